@@ -1,0 +1,179 @@
+"""The contract that every memory keeps, and the slow scan that says what a fast one must compute.
+
+Sizes: `T` time, `B` parallel environments, `F` features in, `D` features out. Sequences are `[T, B, ...]`,
+states `[B, ...]`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+State = tuple[Tensor, ...]
+"""A flat NamedTuple of tensors, each with the batch first."""
+
+StateT = TypeVar("StateT", bound=State)
+
+
+class Context(NamedTuple):
+    """How far back a memory reaches (arXiv 2412.06531), in inputs, the current one included."""
+
+    K: int
+    """Inputs that the memory reads directly."""
+    K_eff: float
+    """Inputs reachable through its mechanism, K or more; `math.inf` where nothing bounds them."""
+
+
+def reset(state: StateT, fresh: StateT, start: Tensor) -> StateT:
+    """The rows of `state` where `start` [B] bool is true become those of `fresh`.
+
+    A selection, not a product with zero: what stood in a finished episode's state, NaN included, is gone, and a
+    fresh state need not be zeros.
+    """
+
+    def pick(old: Tensor, new: Tensor) -> Tensor:
+        return torch.where(start.view(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return type(state)(*map(pick, state, fresh))
+
+
+class Memory(nn.Module):
+    """What an agent remembers with: a recurrence from features [B, F] to features [B, D].
+
+    A memory defines `initial_state` and `step`; a faster one overrides `scan` with a form that equals the loop
+    here, values and gradients, for any T (0 too), any `start` and any split of the sequence. Nothing random
+    happens in `step` or `scan`: the update scans the rollout again and must see what acting saw.
+
+    Args:
+        input_size: F, features per input; 1 or more.
+        output_size: D, features per output; 1 or more.
+    """
+
+    input_size: int
+    output_size: int
+    num_places: int = 1
+    """Places that `place` may name; 1 where a memory does not use it."""
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__()
+        check_at_least("input_size", input_size, 1)
+        check_at_least("output_size", output_size, 1)
+        self.input_size = input_size
+        self.output_size = output_size
+
+    def initial_state(self, batch_size: int) -> Any:
+        """What the memory holds before an episode's first input, for `batch_size` rows.
+
+        Floats in the module's dtype and everything on its device; counters and slots int64.
+        """
+        raise NotImplementedError
+
+    def step(
+        self, x: Tensor, state: Any, place: Tensor | None = None, strategy: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Read one input. The caller resets: there is no start flag here.
+
+        Args:
+            x: [B, F] in the module's dtype.
+            state: as `initial_state` or the step before gave it.
+            place: [B] int64, where each agent is; ignored by memories that do not use it.
+            strategy: [B] int64, the allocation to use; read at a fresh state's first step, then held in the state.
+
+        Returns:
+            y [B, D] and the next state.
+        """
+        raise NotImplementedError
+
+    def scan(
+        self,
+        x: Tensor,
+        start: Tensor,
+        state: Any,
+        place: Tensor | None = None,
+        strategy: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
+        """Read a sequence. This loop is the reference for every faster form.
+
+        Args:
+            x: [T, B, F] in the module's dtype; T may be 0.
+            start: [T, B] bool, true where x[t, b] opens an episode. It acts before x is read and selects the
+                initial state.
+            state: at the sequence's first step. It is never detached here.
+            place: [T, B] int64 or None, as in `step`.
+            strategy: [T, B] int64 or None, as in `step`.
+
+        Returns:
+            y [T, B, D] and the state after the last input.
+
+        Raises:
+            ValueError: the shapes or the type of `start` do not fit.
+        """
+        T, B = self.check_sequence(x, start)
+        fresh = self.initial_state(B)
+        ys = []
+        for t in range(T):
+            state = reset(state, fresh, start[t])
+            y, state = self.step(
+                x[t],
+                state,
+                None if place is None else place[t],
+                None if strategy is None else strategy[t],
+            )
+            ys.append(y)
+        return (torch.stack(ys) if ys else x.new_empty(0, B, self.output_size)), state
+
+    def context(self) -> Context:
+        """Inputs seen directly and inputs reachable through the mechanism (arXiv 2412.06531)."""
+        raise NotImplementedError
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """What to watch of the last scan, detached; the number of dimensions says how it is shown.
+
+        [] is a scalar, [N] a distribution, [H, W] an image in 0 to 1, and [T, B, N] a quantity at every step,
+        which agents/ averages over steps that show an event and over the others.
+        """
+        return {}
+
+    def check_sequence(self, x: Tensor, start: Tensor) -> tuple[int, int]:
+        """T and B of a sequence, or a ValueError that says what does not fit."""
+        if x.ndim != 3 or x.shape[2] != self.input_size:
+            raise ValueError(f"x must be [T, B, F] with F = {self.input_size}; got {list(x.shape)}")
+        T, B, _ = x.shape
+        if start.shape != (T, B) or start.dtype != torch.bool:
+            raise ValueError(
+                f"start must be [T, B] = [{T}, {B}] bool, one flag per input; "
+                f"got {list(start.shape)} {str(start.dtype).removeprefix('torch.')}"
+            )
+        return T, B
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the module's parameters."""
+        return next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module's parameters are."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+
+def check_at_least(name: str, value: int, low: int) -> None:
+    """Refuse an argument that is not an integer of `low` or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise ValueError(f"{name} must be an integer, {low} or more; got {value!r}")
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse an argument that is none of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+
+
+def check_divides(part_name: str, part: int, whole_name: str, whole: int) -> None:
+    """Refuse a number of parts that does not divide the whole."""
+    if whole % part:
+        raise ValueError(
+            f"{whole_name} must be a multiple of {part_name}; got {whole_name}={whole}, {part_name}={part}"
+        )

@@ -1,0 +1,143 @@
+"""Names of memories: one line each, read by `make`, the command line, the tests, the benchmarks and the docs.
+
+Listing names imports no torch: a memory's module is imported when it is first made.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memory.base import Memory
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry knows of a memory."""
+
+    target: str
+    """Where it is, as "module:Class"."""
+    meaning: str
+    """One sentence."""
+    source: str
+    """The paper, as an arXiv number or author and year."""
+    erases: bool
+    """Whether an input can erase what an earlier one wrote."""
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register(name: str, target: str, meaning: str, source: str = "", erases: bool = False) -> None:
+    """Add a memory under `name`.
+
+    Args:
+        name: what `make` and `--memory` will call it.
+        target: "module:Class"; the class is a `memory.Memory` whose first argument is `input_size`.
+        meaning: one sentence for lists.
+        source: the paper.
+        erases: whether an input can erase on demand what an earlier one wrote.
+
+    Raises:
+        ValueError: the name is taken, or the target does not read "module:Class".
+    """
+    if name in _ENTRIES:
+        raise ValueError(f"memory {name!r} is already {_ENTRIES[name].target}; choose another name")
+    if target.count(":") != 1:
+        raise ValueError(f'target must read "module:Class"; got {target!r}')
+    _ENTRIES[name] = Entry(target, meaning, source, erases)
+
+
+def names() -> list[str]:
+    """The registered names, in the order of registration."""
+    return list(_ENTRIES)
+
+
+def entry(name: str) -> Entry:
+    """The registry's line for `name`; ValueError with the closest name if there is none."""
+    if name not in _ENTRIES:
+        close = difflib.get_close_matches(name, _ENTRIES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown memory {name!r}{hint} Known: {', '.join(_ENTRIES)}")
+    return _ENTRIES[name]
+
+
+def memory_class(name: str) -> type[Memory]:
+    """The class registered under `name`, imported now."""
+    module, _, attribute = entry(name).target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def make(name: str, input_size: int, **kwargs: Any) -> Memory:
+    """Build the memory registered under `name`.
+
+    Args:
+        name: one of `names()`.
+        input_size: F, features per input.
+        **kwargs: the class's other arguments.
+
+    Raises:
+        ValueError: the name or an argument is not known (the closest known one is named), or a value does not fit.
+    """
+    cls = memory_class(name)
+    allowed = [p for p in inspect.signature(cls).parameters if p != "input_size"]
+    for key in kwargs:
+        if key not in allowed:
+            close = difflib.get_close_matches(key, allowed, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"memory {name!r} has no argument {key!r}{hint} Allowed: {', '.join(allowed)}")
+    return cls(input_size, **kwargs)
+
+
+register(
+    "rewrite",
+    "memory.rewrite:RewriteMemory",
+    "Gated delta tables that forget and overwrite by separate, logged gates.",
+    "ours, on arXiv 2412.06464",
+    erases=True,
+)
+register(
+    "ffm",
+    "memory.ffm:FFM",
+    "Fast and Forgetful Memory: complex traces with learned decay and frequency.",
+    "arXiv 2310.04128",
+)
+register(
+    "hcam",
+    "memory.hcam:HCAM",
+    "Hierarchical Chunk Attention Memory: find the best chunks of the past, then attend inside them.",
+    "arXiv 2105.14039",
+)
+register(
+    "sat",
+    "memory.sat:SpatiallyAwareTransformer",
+    "Spatially-Aware Transformer: slots stamped with time and place, and a strategy for which to drop.",
+    "arXiv 2402.15160",
+)
+register(
+    "lstm",
+    "memory.recurrent:LSTM",
+    "Long short-term memory.",
+    "Hochreiter and Schmidhuber 1997",
+    erases=True,
+)
+register("gru", "memory.recurrent:GRU", "Gated recurrent unit.", "arXiv 1406.1078", erases=True)
+register("rnn", "memory.recurrent:RNN", "Elman's recurrent network with tanh.", "Elman 1990", erases=True)
+register(
+    "gtrxl",
+    "memory.gtrxl:GTrXL",
+    "Gated Transformer-XL: attention over a sliding window of layer inputs.",
+    "arXiv 1910.06764",
+)
+register(
+    "shm",
+    "memory.shm:SHM",
+    "Stable Hadamard Memory: a matrix calibrated element by element at every step.",
+    "arXiv 2410.10132",
+    erases=True,
+)
+register("none", "memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "")
