@@ -1,0 +1,1 @@
+"""What an agent must remember: batched worlds with three faces."""

@@ -1,4 +1,4 @@
-"""Arguments that make each memory small enough for its laws, yet close chunks, fill windows and drop slots in 20 steps."""
+"""Arguments that make each memory small, yet close chunks, fill windows and drop slots within 20 steps."""
 
 SMALL: dict[str, dict] = {
     "rewrite": dict(output_size=6, num_layers=2, num_heads=2, key_size=3, value_size=4),
