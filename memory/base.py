@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -127,6 +128,9 @@ class Memory(nn.Module):
     def context(self) -> Context:
         """Inputs seen directly and inputs reachable through the mechanism (arXiv 2412.06531)."""
         raise NotImplementedError
+
+    def redraw(self, rng: np.random.Generator) -> None:
+        """Draw anew what the memory holds at random; called before a rollout, never inside one. Most hold nothing."""
 
     def diagnostics(self) -> dict[str, Tensor]:
         """What to watch of the last scan, detached; the number of dimensions says how it is shown.

@@ -1,5 +1,11 @@
 """Arguments that make each memory small, yet close chunks, fill windows and drop slots within 20 steps."""
 
+import torch
+
+import memory
+
+FEATURES = 5
+
 SMALL: dict[str, dict] = {
     "rewrite": dict(output_size=6, num_layers=2, num_heads=2, key_size=3, value_size=4),
     "ffm": dict(output_size=6, memory_size=5, context_size=3, max_period=16),
@@ -12,3 +18,32 @@ SMALL: dict[str, dict] = {
     "shm": dict(output_size=6, memory_size=4, num_rows=8),
     "none": dict(output_size=6),
 }
+
+VARIANTS: dict[str, tuple[str, dict]] = {
+    "hcam-two-chunks": ("hcam", dict(num_chunks=3, top_k=2, detach=False)),
+    "sat-adaptive": ("sat", dict(allocator="adaptive")),
+    "sat-place": ("sat", dict(layout="place", read="hierarchical")),
+}
+"""Other forms of a registered memory that the laws hold for too: case -> (name, what differs from `SMALL`)."""
+
+GRADIENT_REACH: dict[str, int] = {"hcam": 3}
+"""Inputs, the current one included, that gradients reach where that is fewer than the memory's K: a chunk of
+HCAM is detached when it is stored."""
+
+
+def cases() -> list[str]:
+    """What the laws are tested on: every registered memory, then the variants."""
+    return [*memory.names(), *VARIANTS]
+
+
+def make_small(case: str, dtype: torch.dtype = torch.float64) -> "memory.Memory":
+    """The memory of `case` with small sizes and no parameter at a special value.
+
+    Noise is added because a gate or a bias that starts at zero would hide a wrong term.
+    """
+    name, different = VARIANTS.get(case, (case, {}))
+    made = memory.make(name, FEATURES, **SMALL.get(name, {}) | different).to(dtype)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return made

@@ -1,0 +1,186 @@
+"""What happens beside training: evaluations, checkpoints, the progress bar."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import safe_mean
+
+EVALUATION_FIELDS = ("step", "success", "return_mean", "return_std", "length_mean", "episodes", "stalled")
+
+
+class BetweenIterations(BaseCallback):
+    """Calls `work` between an update and the next rollout, whenever `every` more steps were made, and at the end.
+
+    Args:
+        every: environment steps; 0 for never.
+        at_end: whether the end of training counts.
+    """
+
+    def __init__(self, every: int, at_end: bool = True) -> None:
+        super().__init__()
+        self.every = every
+        self.at_end = at_end
+        self._last = 0
+
+    def work(self) -> None:
+        """What is to be done."""
+        raise NotImplementedError
+
+    def _on_training_start(self) -> None:
+        self._last = self.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        if self.every and self.num_timesteps - self._last >= self.every:
+            self._last = self.num_timesteps
+            self.work()
+
+    def _on_training_end(self) -> None:
+        if self.at_end and self.every:
+            self.work()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class EvaluationCallback(BetweenIterations):
+    """Greedy evaluation at intervals: a row of a CSV file, and `eval/` in the logger.
+
+    Args:
+        evaluate: gives a result as `agents.evaluate` does.
+        path: the CSV file; rows are appended.
+        every: environment steps between evaluations; 0 for never.
+        on_best: called after an evaluation that is the best so far, by success, then by return.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[], dict[str, Any]],
+        path: Path,
+        every: int,
+        on_best: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        super().__init__(every)
+        self.evaluate = evaluate
+        self.path = path
+        self.on_best = on_best
+        self.best: tuple[float, float] | None = None
+
+    def work(self) -> None:
+        """Evaluate now."""
+        result = self.evaluate()
+        row = {"step": self.num_timesteps, **{name: result[name] for name in EVALUATION_FIELDS[1:]}}
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, EVALUATION_FIELDS)
+            if new:
+                writer.writeheader()
+            writer.writerow({name: "" if value is None else value for name, value in row.items()})
+        for name in ("success", "return_mean", "length_mean"):
+            if result[name] is not None:
+                self.logger.record(f"eval/{name}", result[name])
+        score = (result["success"] or 0.0, result["return_mean"])
+        if self.best is None or score > self.best:
+            self.best = score
+            if self.on_best is not None:
+                self.on_best(row)
+
+
+class CheckpointCallback(BetweenIterations):
+    """Calls `save(step)` at intervals, between iterations.
+
+    Args:
+        save: writes a checkpoint.
+        every: environment steps between checkpoints; 0 for never.
+    """
+
+    def __init__(self, save: Callable[[int], None], every: int) -> None:
+        super().__init__(every)
+        self.save = save
+
+    def work(self) -> None:
+        """Save now."""
+        self.save(self.num_timesteps)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.fields['rate']:,.0f} steps/s" if task.fields["rate"] else "- steps/s")
+
+
+class ProgressCallback(BaseCallback):
+    """A live line: steps, steps/s, return, success rate, time left; on a plain stream one line every ten seconds.
+
+    Args:
+        total: environment steps in the whole run.
+        console: where it is drawn.
+    """
+
+    PLAIN_SECONDS = 10.0
+
+    def __init__(self, total: int, console: Console) -> None:
+        super().__init__()
+        self.total = total
+        self.console = console
+        self.progress: Progress | None = None
+        self._began = self._spoke = 0.0
+        self._first = 0
+
+    def _on_training_start(self) -> None:
+        self._began = self._spoke = time.monotonic()
+        self._first = self.num_timesteps
+        if not self.console.is_terminal:
+            return
+        self.progress = Progress(
+            TextColumn("{task.completed:>11,.0f} / {task.total:,.0f} steps"),
+            BarColumn(),
+            _Rate(),
+            TextColumn("{task.fields[scores]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.progress.start()
+        self._task = self.progress.add_task("", total=self.total, completed=self.num_timesteps, rate=0, scores="")
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        now = time.monotonic()
+        rate = (self.num_timesteps - self._first) / max(now - self._began, 1e-9)
+        if self.progress is not None:
+            self.progress.update(self._task, completed=self.num_timesteps, rate=rate, scores=self._scores())
+        elif now - self._spoke >= self.PLAIN_SECONDS:
+            self._spoke = now
+            left = max(self.total - self.num_timesteps, 0) / max(rate, 1e-9)
+            self.console.print(
+                f"{self.num_timesteps:,} / {self.total:,} steps  {rate:,.0f} steps/s  {self._scores()}  "
+                f"{left:,.0f} s left",
+                highlight=False,
+            )
+
+    def _on_training_end(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was; safe to call twice."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def _scores(self) -> str:
+        parts = []
+        episodes, successes = self.model.ep_info_buffer, self.model.ep_success_buffer
+        if episodes:
+            parts.append(f"return {safe_mean([episode['r'] for episode in episodes]):.2f}")
+        if successes:
+            parts.append(f"success {safe_mean(list(successes)):.0%}")
+        return "  ".join(parts)

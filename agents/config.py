@@ -1,0 +1,344 @@
+"""What a run is made of, as data: two frozen dataclasses, the command line's and the run directory's.
+
+Importing this module imports neither torch nor gymnasium, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import tomli_w
+
+EVALUATION_SEED = 1_000_000_007
+"""First seed of evaluation episodes; training's seeds stay below it."""
+
+CONFIG_FILE = "config.toml"
+"""The configuration's name in a run directory."""
+
+ConfigT = TypeVar("ConfigT", bound="_Config")
+Arguments = dict[str, Any]
+"""A constructor's keyword arguments: plain values, sequences as tuples."""
+
+
+@dataclass(frozen=True)
+class _Config:
+    """Checks that every field has the type it is declared with and lies in its range."""
+
+    _ranges: ClassVar[dict[str, tuple[float, float | None]]] = {}
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))
+        for spec in dataclasses.fields(self):
+            value = _typed(spec.name, getattr(self, spec.name), hints[spec.name])
+            object.__setattr__(self, spec.name, value)
+            if spec.name in self._ranges and value is not None:
+                _check_range(spec.name, value, *self._ranges[spec.name])
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Config):
+    """A training run."""
+
+    env: str = "Palimpsest/EndlessTMaze-v0"
+    """Any registered gymnasium id, or "module:id" to import the module that registers it."""
+    env_args: Arguments = field(default_factory=dict)
+    """Arguments of the environment."""
+    memory: str = "rewrite"
+    """A registered memory; `list` shows them."""
+    memory_args: Arguments = field(default_factory=dict)
+    """Arguments of the memory."""
+    carry_over: float = 0.5
+    """Chance that a memory is kept, not reset, when a training episode ends; 0 to 1."""
+    share_memory: bool = True
+    """One memory for actor and critic, or one each."""
+    total_timesteps: int = 1_000_000
+    """Environment steps to train for, over all environments; rounded up to whole rollouts."""
+    num_envs: int = 64
+    """Environments that are stepped together."""
+    seed: int = 0
+    """Of parameters, actions, minibatches, carry-over and environments (`seed` and the `num_envs - 1` after it)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    threads: int | None = None
+    """Threads for torch; chosen by the sizes where not given. Exact repetition needs the same number."""
+    run_dir: Path | None = None
+    """Where everything is written, a directory that does not exist yet; a new one under runs/ where not given."""
+    resume: Path | None = None
+    """A run directory to continue from its last checkpoint, with its configuration."""
+    n_steps: int = 128
+    """Steps of every environment per rollout; gradients through the memory reach back no further."""
+    n_epochs: int = 4
+    """Passes over each rollout."""
+    num_minibatches: int = 4
+    """Minibatches per pass, each of whole environments; divides `num_envs`."""
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    anneal: bool = True
+    """Lower the learning rate linearly to 0 over the run."""
+    gamma: float = 0.99
+    """Discount per step."""
+    gae_lambda: float = 0.95
+    """λ of generalised advantage estimation."""
+    ent_coef: float = 0.02
+    """Weight of the entropy."""
+    clip_range: float = 0.2
+    """PPO's clipping of the ratio of probabilities."""
+    vf_coef: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """Gradients are scaled down to this norm."""
+    width: int = 64
+    """Units of the encoder's layer and of each head's layer."""
+    eval_every: int = 50_000
+    """Environment steps between greedy evaluations; 0 for none but the closing one."""
+    eval_episodes: int = 100
+    """Episodes per evaluation."""
+    checkpoint_every: int = 100_000
+    """Environment steps between checkpoints; 0 for none but the last."""
+    keep_checkpoints: int = 3
+    """Checkpoints kept beside the best; older ones are deleted."""
+    progress: bool = True
+    """Show the progress bar."""
+
+    _ranges: ClassVar[dict[str, tuple[float, float | None]]] = {
+        "carry_over": (0, 1),
+        "total_timesteps": (1, None),
+        "num_envs": (1, 1_000_000),
+        "seed": (0, EVALUATION_SEED - 1),
+        "threads": (1, 1024),
+        "n_steps": (1, 1_000_000),
+        "n_epochs": (1, None),
+        "num_minibatches": (1, None),
+        "learning_rate": (0, None),
+        "gamma": (0, 1),
+        "gae_lambda": (0, 1),
+        "ent_coef": (0, None),
+        "clip_range": (0, None),
+        "vf_coef": (0, None),
+        "max_grad_norm": (0, None),
+        "width": (1, 65_536),
+        "eval_every": (0, None),
+        "eval_episodes": (1, None),
+        "checkpoint_every": (0, None),
+        "keep_checkpoints": (1, None),
+    }
+
+    UNSAVED: ClassVar[frozenset[str]] = frozenset({"run_dir", "resume"})
+    """Fields that say where a run is, not what it is: they are left out of its file."""
+
+    FREE_ON_RESUME: ClassVar[frozenset[str]] = frozenset({"device", "progress", "run_dir", "resume"})
+    """Fields that may differ when a run is resumed; another value of any other would be another run."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_device(self.device)
+        for name in ("learning_rate", "clip_range", "max_grad_norm"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} must be above 0; got 0")
+        if self.num_envs % self.num_minibatches:
+            divisors = [str(n) for n in range(1, min(self.num_envs, 64) + 1) if self.num_envs % n == 0]
+            raise ValueError(
+                f"num_minibatches must divide num_envs={self.num_envs}, as a minibatch is whole environments; "
+                f"got {self.num_minibatches}; use one of {', '.join(divisors)}"
+            )
+        if self.seed + self.num_envs > EVALUATION_SEED:
+            raise ValueError(
+                f"seed + num_envs must stay within {EVALUATION_SEED}, where the seeds of evaluation begin; "
+                f"got {self.seed} + {self.num_envs}"
+            )
+        if self.resume is not None and self.run_dir not in (None, self.resume):
+            raise ValueError(
+                f"a resumed run stays in its directory, {str(self.resume)!r}; got run_dir {str(self.run_dir)!r}; "
+                "leave run_dir out"
+            )
+
+    @property
+    def rollout_size(self) -> int:
+        """Environment steps in one rollout."""
+        return self.num_envs * self.n_steps
+
+    @property
+    def minibatch_size(self) -> int:
+        """Samples in one minibatch, `batch_size` of `MemoryPPO`."""
+        return self.rollout_size // self.num_minibatches
+
+    @property
+    def num_iterations(self) -> int:
+        """Rollouts, each followed by an update, in the whole run."""
+        return math.ceil(self.total_timesteps / self.rollout_size)
+
+    def new_run_dir(self, root: Path = Path("runs"), now: datetime | None = None) -> Path:
+        """A directory name that is not taken: root/env-memory-seed-date-time, numbered where that exists."""
+        stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
+        env = re.sub(r"[^A-Za-z0-9.]+", "-", self.env.rpartition("/")[2].rpartition(":")[2])
+        name = f"{env}-{self.memory}-{self.seed}-{stamp}"
+        path, count = root / name, 1
+        while path.exists():
+            count += 1
+            path = root / f"{name}-{count}"
+        return path
+
+    def to_toml(self) -> str:
+        """The configuration as a TOML document; fields that are None are left out, and so are `UNSAVED` ones."""
+        values = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
+        return tomli_w.dumps(
+            {name: _to_toml(v) for name, v in values.items() if v is not None and name not in self.UNSAVED}
+        )
+
+    @classmethod
+    def from_toml(cls, text: str) -> TrainConfig:
+        """The configuration that `to_toml` wrote; fields that are missing have their defaults.
+
+        Raises:
+            ValueError: not TOML, an unknown key (the closest known one is named), a value that does not fit.
+        """
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"not a TOML document: {error}") from None
+        known = [spec.name for spec in dataclasses.fields(cls) if spec.name not in cls.UNSAVED]
+        for name in document:
+            if name not in known:
+                raise ValueError(f"unknown key {name!r}{closest(name, known)}; known: {', '.join(known)}")
+        return cls(**{name: _from_toml(value) for name, value in document.items()})
+
+    @classmethod
+    def load(cls, path: Path) -> TrainConfig:
+        """Read a configuration file, or the one in a run directory.
+
+        Raises:
+            ValueError: the file cannot be read, or what `from_toml` refuses; the message names the file.
+        """
+        path = path / CONFIG_FILE if path.is_dir() else path
+        try:
+            return cls.from_toml(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"cannot read the configuration {str(path)!r}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(_Config):
+    """An evaluation of a finished or running run."""
+
+    run_dir: Path
+    """The directory of the run."""
+    episodes: int = 200
+    """Episodes to play, each from its own seed and with a fresh memory."""
+    env: str | None = None
+    """A registered gymnasium id; the one that the run was trained on where not given."""
+    env_args: Arguments = field(default_factory=dict)
+    """Arguments of the environment; on the run's own environment they replace its arguments one by one."""
+    deterministic: bool = True
+    """Take the likeliest actions, or sample."""
+    seed: int = 0
+    """Which set of episodes; any value is apart from the seeds of training."""
+    json: Path | None = None
+    """A file to write the result to."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    max_steps: int | None = None
+    """Steps after which an episode counts as failed and is stopped; the environment's own limit where not given."""
+
+    _ranges: ClassVar[dict[str, tuple[float, float | None]]] = {
+        "episodes": (1, 100_000_000),
+        "seed": (0, 1_000_000_000),
+        "max_steps": (1, None),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_device(self.device)
+
+    @property
+    def first_seed(self) -> int:
+        """The seed of the first episode."""
+        return EVALUATION_SEED + self.seed
+
+
+def closest(name: str, known: typing.Iterable[str]) -> str:
+    """What to add to an error: the known name that is close to `name`, or nothing. Case is no difference."""
+    folded = {candidate.casefold(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return f"; did you mean {folded[found[0]]!r}?" if found else ""
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _typed(name: str, value: Any, annotation: Any) -> Any:
+    """`value` as the annotation wants it: an int for a float, a string for a path; ValueError where it is not."""
+    optional = isinstance(annotation, types.UnionType) and type(None) in typing.get_args(annotation)
+    if optional:
+        if value is None:
+            return None
+        (annotation,) = [part for part in typing.get_args(annotation) if part is not type(None)]
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if annotation is Path and isinstance(value, str):
+        value = Path(value)
+    if annotation == Arguments:
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return type(value)((key, _as_tuples(part)) for key, part in value.items())
+        raise ValueError(f"{name} must map names to values; got {value!r}")
+    if not isinstance(value, annotation) or (isinstance(value, bool) and annotation is not bool):
+        raise ValueError(f"{name} must be {_NAMES[annotation]}; got {value!r}")
+    return value
+
+
+_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
+
+
+def _as_tuples(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(map(_as_tuples, value))
+    if isinstance(value, dict):
+        return {key: _as_tuples(part) for key, part in value.items()}
+    return value
+
+
+def _check_range(name: str, value: float, low: float, high: float | None) -> None:
+    if not (low <= value <= (math.inf if high is None else high)) or math.isinf(value):
+        allowed = f"{low} or more" if high is None else f"{low} to {high}"
+        raise ValueError(f"{name} must be {allowed}; got {value!r}")
+
+
+def _check_device(device: str) -> None:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps; got {device!r}")
+
+
+_TOML_NONE = {"none": True}
+"""Stands for None inside arguments, which TOML cannot write."""
+
+
+def _to_toml(value: Any) -> Any:
+    if value is None:
+        return _TOML_NONE
+    if isinstance(value, dict):
+        return {key: _to_toml(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return [_to_toml(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _from_toml(value: Any) -> Any:
+    if value == _TOML_NONE:
+        return None
+    if isinstance(value, dict):
+        return {key: _from_toml(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_from_toml(part) for part in value]
+    return value

@@ -1,0 +1,369 @@
+"""Actor-critic policies with a memory between the encoder and the heads.
+
+observation -> features -> encoder -> memory -> (actor head, critic head)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, MlpExtractor, create_mlp
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor, nn
+
+import memory as memories
+from agents.extractors import DictExtractor, ImageExtractor
+from agents.tree import tree_map
+from memory.base import Memory, reset
+
+Observation = Tensor | dict[str, Tensor]
+State = tuple[Any, ...]
+
+
+class PairState(NamedTuple):
+    """The states of an actor's and a critic's own memories."""
+
+    actor: State
+    critic: State
+
+
+class Evaluation(NamedTuple):
+    """What a sequence looks like to the current policy; each [T, B]."""
+
+    values: Tensor
+    log_prob: Tensor
+    entropy: Tensor | None
+
+
+class MemoryActorCriticPolicy(ActorCriticPolicy):
+    """SB3's actor-critic policy with a memory, for sequences [T, B, ...] and for single steps [B, ...].
+
+    Args:
+        observation_space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of them.
+        action_space: Discrete, MultiDiscrete, MultiBinary or Box.
+        lr_schedule: learning rate by remaining progress (1 to 0).
+        memory: a name of `memory.names()`.
+        memory_kwargs: the memory's arguments, without `input_size`.
+        share_memory: whether actor and critic read one memory; if not, each has its own and the state is a pair.
+        encoder_arch: widths of the layers between the features and the memory.
+        net_arch: widths of the layers between the memory and the heads, as in SB3; default one of 64 each.
+        **kwargs: SB3's other arguments.
+
+    Raises:
+        ValueError: an unknown memory or argument, or a memory whose places the observations do not give.
+    """
+
+    default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        memory: str = "rewrite",
+        memory_kwargs: dict[str, Any] | None = None,
+        share_memory: bool = True,
+        encoder_arch: list[int] | tuple[int, ...] = (64,),
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if share_memory and not kwargs.get("share_features_extractor", True):
+            raise ValueError(
+                "share_memory=True needs share_features_extractor=True, for one memory reads one stream of features; "
+                "set share_memory=False to keep two extractors"
+            )
+        self.memory_name = memory
+        self.memory_kwargs = dict(memory_kwargs or {})
+        self.shares_memory = share_memory
+        self.encoder_arch = list(encoder_arch)
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch={"pi": [64], "vf": [64]} if net_arch is None else net_arch,
+            features_extractor_class=features_extractor_class or self.default_extractor,
+            **kwargs,
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.encoder, width = self._make_encoder()
+        self.memory = memories.make(self.memory_name, width, **self.memory_kwargs)
+        if self.shares_memory:
+            self.encoder_critic, self.memory_critic = self.encoder, self.memory
+        else:
+            self.encoder_critic = self.encoder if self.share_features_extractor else self._make_encoder()[0]
+            self.memory_critic = memories.make(self.memory_name, width, **self.memory_kwargs)
+        self._check_place()
+        super()._build(lr_schedule)
+
+    def _make_encoder(self) -> tuple[nn.Sequential, int]:
+        layers = create_mlp(self.features_dim, -1, self.encoder_arch, self.activation_fn) if self.encoder_arch else []
+        encoder = nn.Sequential(*layers)
+        if self.ortho_init:
+            encoder.apply(partial(self.init_weights, gain=np.sqrt(2)))
+        return encoder, self.encoder_arch[-1] if self.encoder_arch else self.features_dim
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = MlpExtractor(
+            self.memory.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
+        )
+
+    def _check_place(self) -> None:
+        if self.memory.num_places == 1:
+            return
+        allowed = f"a Discrete observation key 'place' with n <= num_places={self.memory.num_places}"
+        space = self.observation_space.spaces.get("place") if isinstance(self.observation_space, spaces.Dict) else None
+        if not isinstance(space, spaces.Discrete) or space.n > self.memory.num_places:
+            raise ValueError(
+                f"memory {self.memory_name!r} with num_places={self.memory.num_places} needs {allowed}; "
+                f"got {self.observation_space}. Add the key, or set num_places=1"
+            )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {
+            "memory": self.memory_name,
+            "memory_kwargs": self.memory_kwargs,
+            "share_memory": self.shares_memory,
+            "encoder_arch": self.encoder_arch,
+        }
+
+    def memories(self) -> list[Memory]:
+        """The memories, each once: one, or the actor's and the critic's."""
+        return [self.memory] if self.shares_memory else [self.memory, self.memory_critic]
+
+    def initial_state(self, batch_size: int) -> State:
+        """What is remembered before an episode, for `batch_size` rows: the memory's state, or a pair of them."""
+        if self.shares_memory:
+            return self.memory.initial_state(batch_size)
+        return PairState(self.memory.initial_state(batch_size), self.memory_critic.initial_state(batch_size))
+
+    def place(self, obs: Observation) -> Tensor | None:
+        """Where each agent is, int64 with the shape of the batch; None where the memory does not ask."""
+        if self.memory.num_places == 1:
+            return None
+        assert isinstance(obs, dict)
+        assert isinstance(self.observation_space, spaces.Dict)
+        space = self.observation_space.spaces["place"]
+        assert isinstance(space, spaces.Discrete)
+        return obs["place"].long() - int(space.start)
+
+    def forward(  # type: ignore[override]
+        self,
+        obs: Observation,
+        state: State,
+        start: Tensor | None = None,
+        strategy: Tensor | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        """Act for one step.
+
+        Args:
+            obs: tree of [B, ...], as the environments give it.
+            state: after the step before.
+            start: [B] bool, rows whose memory begins anew; None for none.
+            strategy: [B] int64 for memories that choose an allocation.
+            deterministic: the likeliest action instead of a sample.
+
+        Returns:
+            Actions [B, ...], values [B], log-probabilities [B], next state.
+        """
+        latent_pi, latent_vf, state = self._remember(obs, state, self._step(obs, start, strategy))
+        distribution = self._actor(latent_pi)
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        values = self._critic(latent_vf)
+        return actions.reshape((-1, *self.action_space.shape)), values, log_prob, state  # type: ignore[misc]
+
+    def evaluate_actions(  # type: ignore[override]
+        self,
+        obs: Observation,
+        actions: Tensor,
+        state: State,
+        start: Tensor,
+        strategy: Tensor | None = None,
+    ) -> Evaluation:
+        """Values, log-probabilities and entropies of a whole rollout.
+
+        Args:
+            obs: tree of [T, B, ...].
+            actions: [T, B, ...].
+            state: before the first step, batch B.
+            start: [T, B] bool, where the memory begins anew.
+            strategy: [T, B] int64 or None.
+        """
+        T, B = start.shape
+        flat = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
+        place = self.place(obs)
+
+        def read(memory: Memory, features: Tensor, state: State) -> tuple[Tensor, State]:
+            y, state = memory.scan(features.unflatten(0, (T, B)), start, state, place, strategy)
+            return y.flatten(0, 1), state
+
+        latent_pi, latent_vf, _ = self._remember(flat, state, read)
+        distribution = self._actor(latent_pi)
+        log_prob = distribution.log_prob(actions.flatten(0, 1))
+        entropy = distribution.entropy()
+        return Evaluation(
+            self._critic(latent_vf).view(T, B),
+            log_prob.view(T, B),
+            None if entropy is None else entropy.view(T, B),
+        )
+
+    def predict_values(  # type: ignore[override]
+        self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None
+    ) -> Tensor:
+        """Values [B] of observations [B, ...] that follow `state`; the state after them is discarded."""
+        _, latent_vf, _ = self._remember(obs, state, self._step(obs, start, strategy))
+        return self._critic(latent_vf)
+
+    def get_distribution(  # type: ignore[override]
+        self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None
+    ) -> tuple[Distribution, State]:
+        """The distribution of the next actions, and the state after `obs`."""
+        latent_pi, _, state = self._remember(obs, state, self._step(obs, start, strategy))
+        return self._actor(latent_pi), state
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[Any, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[Any, ...] | None]:
+        """Actions for observations, as SB3's `evaluate_policy` asks for them.
+
+        Args:
+            observation: one observation, or a batch of them.
+            state: what the call before returned; None at the beginning.
+            episode_start: [B] bool, rows that begin an episode; None for none.
+            deterministic: the likeliest action instead of a sample.
+
+        Returns:
+            Actions, and the state as a tuple of numpy arrays, batch first.
+
+        Raises:
+            ValueError: an observation does not fit the space or is not finite, or the state has another batch size.
+        """
+        self.set_training_mode(False)
+        if isinstance(self.observation_space, spaces.Dict) and isinstance(observation, dict):
+            missing = [key for key in self.observation_space.spaces if key not in observation]
+            if missing:
+                raise ValueError(f"observation lacks {missing}; it needs {list(self.observation_space.spaces)}")
+            observation = {key: observation[key] for key in self.observation_space.spaces}
+        check_finite(observation)
+        obs, vectorized = self.obs_to_tensor(observation)
+        B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        if state is None:
+            tensors = self.initial_state(B)
+        else:
+            tensors = tree_map(lambda leaf: torch.as_tensor(leaf, device=self.device), state)
+            tree_map(lambda leaf: _check_rows(leaf, B), tensors)
+        start = None
+        if episode_start is not None:
+            start = torch.as_tensor(np.asarray(episode_start, dtype=bool).reshape(-1), device=self.device)
+            if start.shape != (B,):
+                raise ValueError(f"episode_start must be [B] = [{B}]; got {list(start.shape)}")
+        with torch.no_grad():
+            distribution, tensors = self.get_distribution(obs, tensors, start, self._greedy_strategy(obs, B))
+            actions = distribution.get_actions(deterministic=deterministic)
+        array = actions.cpu().numpy()
+        if isinstance(self.action_space, spaces.Box):
+            if self.squash_output:
+                array = self.unscale_action(array)
+            else:
+                array = np.clip(array, self.action_space.low, self.action_space.high)
+        if not vectorized:
+            array = array.squeeze(axis=0)
+        return array, tree_map(lambda leaf: leaf.cpu().numpy(), tensors)
+
+    def task(self, obs: Observation, batch_size: int) -> Tensor:
+        """The task that each row is about, int64 [B], from the observation key "task"; zeros where there is none."""
+        task = obs.get("task") if isinstance(obs, dict) else None
+        if task is None:
+            return torch.zeros(batch_size, dtype=torch.int64)
+        return (task.argmax(-1) if task.ndim > 1 else task).long().cpu()
+
+    def _greedy_strategy(self, obs: Observation, batch_size: int) -> Tensor | None:
+        values = getattr(self.memory, "strategy_values", None)
+        if values is None:
+            return None
+        choice = values.choose(self.task(obs, batch_size), 0.0, np.random.default_rng(0))
+        return torch.as_tensor(choice, device=self.device)
+
+    def _remember(
+        self,
+        obs: Observation,
+        state: State,
+        read: Callable[[Memory, Tensor, State], tuple[Tensor, State]],
+    ) -> tuple[Tensor, Tensor, State]:
+        """What the heads see of `obs` (tree of [N, ...]) when each memory reads it with `read`."""
+        features = self.extract_features(obs)
+        if self.shares_memory:
+            y, state = read(self.memory, self.encoder(features), state)
+            return y, y, state
+        pi, vf = (features, features) if isinstance(features, Tensor) else features
+        y_pi, actor = read(self.memory, self.encoder(pi), state[0])
+        y_vf, critic = read(self.memory_critic, self.encoder_critic(vf), state[1])
+        return y_pi, y_vf, PairState(actor, critic)
+
+    def _step(
+        self, obs: Observation, start: Tensor | None, strategy: Tensor | None
+    ) -> Callable[[Memory, Tensor, State], tuple[Tensor, State]]:
+        place = self.place(obs)
+
+        def read(memory: Memory, features: Tensor, state: State) -> tuple[Tensor, State]:
+            if start is not None:
+                state = reset(state, memory.initial_state(len(features)), start)
+            return memory.step(features, state, place, strategy)
+
+        return read
+
+    def _actor(self, latent: Tensor) -> Distribution:
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
+
+    def _critic(self, latent: Tensor) -> Tensor:
+        return self.value_net(self.mlp_extractor.forward_critic(latent)).squeeze(-1)
+
+
+class MlpMemoryPolicy(MemoryActorCriticPolicy):
+    """For flat observations; images are flattened."""
+
+
+class CnnMemoryPolicy(MemoryActorCriticPolicy):
+    """For images: NatureCNN, or categories where a side is below 36 pixels."""
+
+    default_extractor = ImageExtractor
+
+
+class MultiInputMemoryPolicy(MemoryActorCriticPolicy):
+    """For Dict observations."""
+
+    default_extractor = DictExtractor
+
+
+def check_finite(observation: np.ndarray | dict[str, np.ndarray], when: str = "") -> None:
+    """Refuse observations [B, ...] that hold NaN or infinity, naming the key, the row and `when`."""
+    for key, array in observation.items() if isinstance(observation, dict) else [("", observation)]:
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            name = f"observation[{key!r}]" if key else "observation"
+            raise ValueError(
+                f"{name} holds {array[bad]} at index {list(bad)} (environment row first){when}; observations must be "
+                "finite: check the environment, or VecNormalize's statistics"
+            )
+
+
+def _check_rows(leaf: Tensor, batch_size: int) -> None:
+    if leaf.shape[:1] != (batch_size,):
+        raise ValueError(
+            f"state must have one row per observation, {batch_size}; got {list(leaf.shape)}. "
+            "Pass state=None when the number of environments changes"
+        )

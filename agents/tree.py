@@ -1,0 +1,19 @@
+"""Observations and states as trees: one function for arrays, dicts and (named) tuples of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Apply `function` to the leaves of `tree`, and to the leaves of `others` that stand in the same places.
+
+    Dicts, tuples and NamedTuples are branches and keep their types; anything else is a leaf.
+    """
+    if isinstance(tree, dict):
+        return {key: tree_map(function, leaf, *(other[key] for other in others)) for key, leaf in tree.items()}
+    if isinstance(tree, tuple):
+        leaves = [tree_map(function, *leaf) for leaf in zip(tree, *others, strict=True)]
+        return type(tree)(*leaves) if hasattr(tree, "_fields") else tuple(leaves)
+    return function(tree, *others)

@@ -1,0 +1,198 @@
+"""The recurrent networks that agents usually get: LSTM, GRU and Elman's network, with resets inside a scan.
+
+Equations in `memory.kernels.gated`; layers are stacked, the output is the last layer's h.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from memory.base import Context, Memory, check_at_least
+from memory.kernels.gated import Weights, gru_scan, lstm_scan, rnn_scan
+
+
+class HiddenState(NamedTuple):
+    """State of GRU and RNN."""
+
+    h: Tensor
+    """[B, L, D], output of each of L layers."""
+
+
+class CellState(NamedTuple):
+    """State of LSTM."""
+
+    h: Tensor
+    """[B, L, D], output of each of L layers, in (-1, 1)."""
+    c: Tensor
+    """[B, L, D], the cells."""
+
+
+class Recurrent(Memory):
+    """What the three share: weights under torch's names and layout, layers, one state per layer.
+
+    Initial weights and biases are uniform in +-1 / sqrt(D), as torch's modules have them.
+
+    Args:
+        input_size: F, features per input.
+        output_size: D, units of every layer.
+        num_layers: L, layers stacked; 1 or more.
+    """
+
+    num_gates: ClassVar[int]
+    state_type: ClassVar[type]
+
+    def __init__(self, input_size: int, output_size: int = 128, num_layers: int = 1) -> None:
+        super().__init__(input_size, output_size)
+        check_at_least("num_layers", num_layers, 1)
+        self.num_layers = num_layers
+        bound = 1 / math.sqrt(output_size)
+        G = self.num_gates * output_size
+        for layer in range(num_layers):
+            sizes = {
+                "weight_ih": (G, output_size if layer else input_size),
+                "weight_hh": (G, output_size),
+                "bias_ih": (G,),
+                "bias_hh": (G,),
+            }
+            for name, size in sizes.items():
+                parameter = nn.Parameter(torch.empty(size).uniform_(-bound, bound))
+                self.register_parameter(f"{name}_l{layer}", parameter)
+
+    def layer_weights(self, layer: int) -> Weights:
+        """weight_ih, weight_hh, bias_ih, bias_hh of a layer."""
+        own = self._parameters
+        return tuple(own[f"{name}_l{layer}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))  # type: ignore[return-value]
+
+    def initial_state(self, batch_size: int) -> Any:
+        """Zeros."""
+        zeros = torch.zeros(batch_size, self.num_layers, self.output_size, dtype=self.dtype, device=self.device)
+        return self.state_type(*(zeros.clone() for _ in self.state_type._fields))
+
+    def step(
+        self, x: Tensor, state: Any, place: Tensor | None = None, strategy: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Map x [B, F] to y [B, D] by torch's cell, layer by layer."""
+        lasts = []
+        for layer in range(self.num_layers):
+            last = self.cell(x, tuple(s[:, layer] for s in state), self.layer_weights(layer))
+            lasts.append(last)
+            x = last[0]
+        return x, self.state_type(*(torch.stack(s, 1) for s in zip(*lasts)))
+
+    def scan(
+        self,
+        x: Tensor,
+        start: Tensor,
+        state: Any,
+        place: Tensor | None = None,
+        strategy: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
+        """Map x [T, B, F] to y [T, B, D] by a kernel per layer; see `memory.kernels.gated`."""
+        self.check_sequence(x, start)
+        lasts = []
+        for layer in range(self.num_layers):
+            x, last = self.layer_scan(x, start, tuple(s[:, layer] for s in state), self.layer_weights(layer))
+            lasts.append(last)
+        return x, self.state_type(*(torch.stack(s, 1) for s in zip(*lasts)))
+
+    def context(self) -> Context:
+        """One input is read directly; the state may carry any earlier one."""
+        return Context(1, math.inf)
+
+    def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
+        """One step of a layer: x [B, *] and its state to the next state, h [B, D] first."""
+        raise NotImplementedError
+
+    def layer_scan(
+        self, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """A layer over a sequence x [T, B, *]: h at every step and the last state."""
+        raise NotImplementedError
+
+
+class LSTM(Recurrent):
+    """Long short-term memory with a forget gate.
+
+    The forget gate's biases start as torch's: two uniform draws in +-1 / sqrt(D), so that the gate opens at about
+    one half. A start at 1 or more helps tasks with long lags (arXiv 1506.01187?); here the baseline is the one that people have, the `nn.LSTM` under sb3-contrib's
+    RecurrentPPO and CleanRL.
+
+    Args:
+        input_size: F, features per input.
+        output_size: D, units of every layer.
+        num_layers: L, layers stacked; 1 or more.
+    State:
+        h, c [B, L, D].
+    Source: Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000.
+    """
+
+    num_gates = 4
+    state_type = CellState
+
+    def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
+        """One step of a layer by torch's cell."""
+        return torch.lstm_cell(x, state, *weights)
+
+    def layer_scan(
+        self, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """A layer over a sequence."""
+        return lstm_scan(x, start, state[0], state[1], weights)
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit; its reset gate acts after the recurrent product, as in torch and cuDNN.
+
+    Args:
+        input_size: F, features per input.
+        output_size: D, units of every layer.
+        num_layers: L, layers stacked; 1 or more.
+    State:
+        h [B, L, D].
+    Source: arXiv 1406.1078, in the form of its version 1 (the reset gate after the product).
+    """
+
+    num_gates = 3
+    state_type = HiddenState
+
+    def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
+        """One step of a layer by torch's cell."""
+        return (torch.gru_cell(x, state[0], *weights),)
+
+    def layer_scan(
+        self, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """A layer over a sequence."""
+        y, last = gru_scan(x, start, state[0], weights)
+        return y, (last,)
+
+
+class RNN(Recurrent):
+    """Elman's network: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
+
+    Args:
+        input_size: F, features per input.
+        output_size: D, units of every layer.
+        num_layers: L, layers stacked; 1 or more.
+    State:
+        h [B, L, D].
+    Source: Elman 1990.
+    """
+
+    num_gates = 1
+    state_type = HiddenState
+
+    def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
+        """One step of a layer by torch's cell."""
+        return (torch.rnn_tanh_cell(x, state[0], *weights),)
+
+    def layer_scan(
+        self, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """A layer over a sequence."""
+        y, last = rnn_scan(x, start, state[0], weights)
+        return y, (last,)
