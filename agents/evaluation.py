@@ -11,12 +11,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 import envs
+from agents.config import EVALUATION_SEED
 from agents.ppo import MemoryPPO
 from agents.tree import tree_map
 from agents.vec_env import chance_level
-
-EVALUATION_SEED = 1_000_000_007
-"""First seed of evaluation episodes; training's seeds are checked to stay below it."""
 
 STALL_STEPS = 500
 """An agent that repeats one observation and action this often in a row has failed: nothing will change."""
@@ -45,6 +43,7 @@ def evaluate(
     env_args: dict[str, Any] | None = None,
     seed: int = EVALUATION_SEED,
     device: str = "auto",
+    max_steps: int | None = None,
 ) -> dict[str, Any]:
     """Play `episodes` whole episodes and report what came of them.
 
@@ -59,6 +58,7 @@ def evaluate(
         env_args: the environment's arguments; for a run they replace those it was trained with, one by one.
         seed: of the first episode.
         device: for a run's model.
+        max_steps: steps after which an episode is stopped and counted as failed; None for the environment's limit.
 
     Returns:
         env, env_args, episodes, deterministic, seed, success (fraction, None where the environment does not say),
@@ -88,7 +88,7 @@ def evaluate(
     env = MemoryPPO._wrap_env(envs.make_vec(env_id, rows, seed=seed, **env_args))
     try:
         check_spaces(model, env)
-        played = play(model, env, episodes, deterministic, seed)
+        played = play(model, env, episodes, deterministic, seed, max_steps)
         chance = chance_level(env)
     finally:
         env.close()
@@ -114,7 +114,14 @@ def summary(played: Episodes) -> dict[str, Any]:
     }
 
 
-def play(model: Any, env: VecEnv, episodes: int, deterministic: bool = True, seed: int = EVALUATION_SEED) -> Episodes:
+def play(
+    model: Any,
+    env: VecEnv,
+    episodes: int,
+    deterministic: bool = True,
+    seed: int = EVALUATION_SEED,
+    max_steps: int | None = None,
+) -> Episodes:
     """Play `episodes` episodes in waves: each wave resets every row and plays one episode in each.
 
     Args:
@@ -123,15 +130,17 @@ def play(model: Any, env: VecEnv, episodes: int, deterministic: bool = True, see
         episodes: how many, 1 or more.
         deterministic: the likeliest actions instead of samples.
         seed: of the first row in the first wave.
+        max_steps: steps after which an episode is stopped and counted as failed; None for no limit but the
+            environment's.
     """
     waves = []
     for first in range(0, episodes, env.num_envs):
         env.seed(seed + first)
-        waves.append(_wave(model, env, min(env.num_envs, episodes - first), deterministic))
+        waves.append(_wave(model, env, min(env.num_envs, episodes - first), deterministic, max_steps))
     return Episodes(*(np.concatenate(parts) for parts in zip(*waves, strict=True)))
 
 
-def _wave(model: Any, env: VecEnv, count: int, deterministic: bool) -> Episodes:
+def _wave(model: Any, env: VecEnv, count: int, deterministic: bool, max_steps: int | None) -> Episodes:
     B = env.num_envs
     result = Episodes(np.zeros(B), np.zeros(B, np.int64), np.full(B, np.nan), np.zeros(B, bool))
     playing = np.arange(B) < count
@@ -151,10 +160,12 @@ def _wave(model: Any, env: VecEnv, count: int, deterministic: bool) -> Episodes:
             success = infos[row].get("is_success")
             if success is not None:
                 result.successes[row] = float(success)
-        stalled = playing & ~start & (repeats >= STALL_STEPS)
-        result.stalled[stalled] = True
-        result.successes[stalled] = 0.0
-        playing &= ~start & ~stalled
+        stopped = playing & ~start & (repeats >= STALL_STEPS)
+        result.stalled[stopped] = True
+        if max_steps is not None:
+            stopped |= playing & ~start & (result.lengths >= max_steps)
+        result.successes[stopped] = 0.0
+        playing &= ~start & ~stopped
     return Episodes(*(part[:count] for part in result))
 
 

@@ -67,3 +67,8 @@ def chance_level(env: VecEnv) -> float | None:
     if not env.has_attr("chance_level"):
         return None
     return float(env.env_method("chance_level", indices=[0])[0])
+
+
+def closing_settings(env: VecEnv) -> list[dict[str, Any]]:
+    """Arguments under which the environment wants a finished agent tested, beside those it was trained with."""
+    return list(env.get_attr("closing_settings")[0]) if env.has_attr("closing_settings") else []

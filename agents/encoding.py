@@ -1,0 +1,280 @@
+"""A tree of plain values as JSON and tensors, and back, with nothing in it that could run.
+
+Numbers, strings, dicts, lists, tuples, deques, numpy scalars and arrays, torch tensors, random generators,
+gymnasium spaces and SB3's schedules are written in full. Every other object, class or function is written as its
+qualified name alone, and reading asks the caller for it: no name from a file is ever imported.
+
+A JSON object stands for a dict, unless it has a single key that begins with "$", which says what it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+from torch import Tensor
+
+MOST_DEPTH = 100
+"""Levels of nesting, more than any state has and fewer than Python's stack allows."""
+
+_BIT_GENERATORS = {cls.__name__: cls for cls in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937)} | {
+    cls.__name__: cls for cls in (np.random.Philox, np.random.SFC64)
+}
+_DTYPES = {
+    str(np.dtype(kind)): np.dtype(kind)
+    for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
+}
+_TORCH_DTYPES = {
+    name: getattr(torch, name)
+    for name in ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
+}
+_SPACES: dict[type, tuple[str, ...]] = {
+    spaces.Box: ("low", "high", "dtype"),
+    spaces.Discrete: ("n", "start", "dtype"),
+    spaces.MultiDiscrete: ("nvec", "start", "dtype"),
+    spaces.MultiBinary: ("n",),
+    spaces.Text: ("max_length", "min_length", "charset"),
+    spaces.Dict: ("spaces",),
+    spaces.Tuple: ("spaces",),
+}
+_SCHEDULES: dict[type, tuple[str, ...]] = {
+    ConstantSchedule: ("val",),
+    LinearSchedule: ("start", "end", "end_fraction"),
+    FloatSchedule: ("value_schedule",),
+}
+_SPACE_NAMES = {cls.__name__: cls for cls in _SPACES}
+_SCHEDULE_NAMES = {cls.__name__: cls for cls in _SCHEDULES}
+
+
+def qualified_name(value: Any) -> str:
+    """`module.qualname` of a class or function, or of the class of any other object."""
+    named = value if hasattr(value, "__qualname__") and hasattr(value, "__module__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+class Encoder:
+    """Turns trees into JSON nodes; the tensors that they refer to gather in `tensors`."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._names: dict[Any, str] = {}
+        self._kept: list[Any] = []
+
+    def encode(self, value: Any, path: str = "", depth: int = 0) -> Any:
+        """The JSON node of `value`, which stands at `path`; ValueError where it cannot be written."""
+        if depth > MOST_DEPTH:
+            raise ValueError(f"{path[:80]!r} is nested deeper than {MOST_DEPTH} levels, or holds itself")
+
+        def inner(part: Any, key: Any) -> Any:
+            return self.encode(part, f"{path}.{key}" if path else str(key), depth + 1)
+
+        def sequence(parts: Any) -> list[Any]:
+            return [inner(part, index) for index, part in enumerate(parts)]
+
+        if value is None or type(value) in (bool, int, str):
+            return value
+        if type(value) is float:
+            return value if math.isfinite(value) else {"$float": repr(value)}
+        if type(value) is bytes:
+            return {"$bytes": value.hex()}
+        if isinstance(value, np.generic) and value.dtype.name in _DTYPES:
+            return {"$scalar": [value.dtype.name, _little(np.asarray(value)).tobytes().hex()]}
+        if isinstance(value, np.ndarray):
+            return {"$array": self._array(value, path)}
+        if isinstance(value, Tensor):
+            return {"$tensor": self._tensor(value, path)}
+        if isinstance(value, torch.dtype) and str(value).removeprefix("torch.") in _TORCH_DTYPES:
+            return {"$dtype": str(value).removeprefix("torch.")}
+        if isinstance(value, torch.device):
+            return {"$device": str(value)}
+        if isinstance(value, dict):
+            if all(type(key) is str for key in value) and not (len(value) == 1 and next(iter(value))[:1] == "$"):
+                return {key: inner(part, key) for key, part in value.items()}
+            return {"$dict": [[self._key(key, path), inner(part, key)] for key, part in value.items()]}
+        if isinstance(value, tuple):
+            return {"$tuple": sequence(value)}
+        if isinstance(value, deque):
+            return {"$deque": [value.maxlen, sequence(value)]}
+        if isinstance(value, list):
+            return sequence(value)
+        if isinstance(value, np.random.Generator) and type(value.bit_generator).__name__ in _BIT_GENERATORS:
+            return {"$generator": inner(value.bit_generator.state, "state")}
+        if type(value) in _SPACES:
+            return {"$space": [type(value).__name__, inner(_space_arguments(value), "space")]}
+        if type(value) in _SCHEDULES:
+            arguments = [getattr(value, name) for name in _SCHEDULES[type(value)]]
+            return {"$schedule": [type(value).__name__, *sequence(arguments)]}
+        return {"$named": qualified_name(value)}
+
+    def _key(self, key: Any, path: str) -> Any:
+        if key is None or isinstance(key, str | bool | int | float | np.generic):
+            return self.encode(key, path)
+        if isinstance(key, tuple):
+            return {"$tuple": [self._key(part, path) for part in key]}
+        raise ValueError(f"a key of {path!r} must be a plain value; got {key!r}")
+
+    def _array(self, array: np.ndarray, path: str) -> list[Any]:
+        if array.dtype.name not in _DTYPES:
+            raise ValueError(f"{path!r} is an array of {array.dtype}, which cannot be stored; allowed: numbers")
+        if not array.dtype.isnative or not array.flags.writeable:
+            array = array.astype(array.dtype.newbyteorder("="))
+        if any(stride < 0 for stride in array.strides):
+            array = array.copy()
+        return self._tensor(torch.from_numpy(array), path)
+
+    def _tensor(self, tensor: Tensor, path: str) -> list[Any]:
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise ValueError(f"{path!r} is a {tensor.layout} tensor, which cannot be stored; make it dense")
+        tensor = tensor.detach()
+        self._kept.append(tensor)  # an address says which tensor it is only while the tensor lives
+        empty = tensor.numel() == 0
+        place = len(self._kept) if empty else (str(tensor.device), tensor.data_ptr(), tensor.stride())
+        key = (place, tensor.shape, tensor.dtype, tensor.is_conj(), tensor.is_neg())
+        if key not in self._names:
+            self._names[key] = f"t{len(self._names)}"
+            dense = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+            self.tensors[self._names[key]] = dense.resolve_neg().cpu().contiguous().clone()
+        return [self._names[key], tensor.is_complex()]
+
+
+class Decoder:
+    """Turns JSON nodes back into trees.
+
+    Args:
+        tensors: what the nodes refer to.
+        custom_objects: what stands for the names in the file, by qualified name or by place in the tree
+            ("policy_kwargs.activation_fn"; the last parts suffice).
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], custom_objects: Mapping[str, Any] | None = None) -> None:
+        self.tensors = tensors
+        self.custom_objects = custom_objects or {}
+        self.used: set[str] = set()
+        self.missing: dict[str, str] = {}
+        self._complex: dict[str, Tensor] = {}
+        self._kinds: dict[str, Callable[[Any, str], Any]] = {
+            "$float": lambda node, path: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[node],
+            "$bytes": lambda node, path: bytes.fromhex(node),
+            "$scalar": _scalar,
+            "$array": lambda node, path: self._tensor(*node).numpy(),
+            "$tensor": lambda node, path: self._tensor(*node),
+            "$dtype": lambda node, path: _TORCH_DTYPES[node],
+            "$device": lambda node, path: torch.device(node),
+            "$dict": self._dict,
+            "$tuple": lambda node, path: tuple(self._list(node, path)),
+            "$deque": lambda node, path: deque(self._list(node[1], path), maxlen=node[0]),
+            "$generator": self._generator,
+            "$space": self._space,
+            "$schedule": self._schedule,
+            "$named": self._named,
+        }
+
+    def decode(self, node: Any, path: str = "") -> Any:
+        """What `node`, which stands at `path`, was made from.
+
+        Names that `custom_objects` does not resolve become None and are noted in `missing` (name -> place).
+
+        Raises:
+            ValueError: a node that `Encoder` does not write.
+        """
+        if isinstance(node, list):
+            return self._list(node, path)
+        if not isinstance(node, dict):
+            return node
+        if len(node) != 1 or next(iter(node))[:1] != "$":
+            return {key: self.decode(part, f"{path}.{key}" if path else key) for key, part in node.items()}
+        ((kind, content),) = node.items()
+        if kind not in self._kinds:
+            raise ValueError(f"unknown kind {kind!r} at {path!r}")
+        try:
+            return self._kinds[kind](content, path)
+        except (LookupError, TypeError, AttributeError, OverflowError, RuntimeError, AssertionError) as error:
+            if isinstance(error, RecursionError):
+                raise
+            raise ValueError(f"malformed {kind} at {path!r}: {type(error).__name__}: {error}") from None
+
+    def _list(self, nodes: list[Any], path: str) -> list[Any]:
+        if not isinstance(nodes, list):
+            raise TypeError(f"expected a list, got {type(nodes).__name__}")
+        return [self.decode(part, f"{path}.{index}" if path else str(index)) for index, part in enumerate(nodes)]
+
+    def _dict(self, pairs: list[Any], path: str) -> dict[Any, Any]:
+        found = {}
+        for key, part in pairs:
+            plain = self.decode(key, path)
+            found[plain] = self.decode(part, f"{path}.{plain}" if path else str(plain))
+        return found
+
+    def _tensor(self, name: str, is_complex: bool) -> Tensor:
+        self.used.add(name)
+        if not is_complex:
+            return self.tensors[name]
+        if name not in self._complex:
+            self._complex[name] = torch.view_as_complex(self.tensors[name])
+        return self._complex[name]
+
+    def _generator(self, node: Any, path: str) -> np.random.Generator:
+        state = self.decode(node, path)
+        bits = _BIT_GENERATORS[state["bit_generator"]](0)
+        bits.state = state
+        return np.random.Generator(bits)
+
+    def _space(self, node: list[Any], path: str) -> spaces.Space:
+        name, arguments = node
+        return _make_space(_SPACE_NAMES[name], self.decode(arguments, path))
+
+    def _schedule(self, node: list[Any], path: str) -> Any:
+        cls = _SCHEDULE_NAMES[node[0]]
+        arguments = self._list(node[1:], path)
+        unresolved = cls is FloatSchedule and arguments == [None]
+        if not unresolved and not all(isinstance(a, float | int) or type(a) in _SCHEDULES for a in arguments):
+            custom = cls is FloatSchedule and len(arguments) == 1 and callable(arguments[0])
+            if not custom:
+                raise TypeError(f"a schedule is made of numbers, got {arguments!r}")
+        return None if unresolved else cls(*arguments)
+
+    def _named(self, name: str, path: str) -> Any:
+        if name in self.custom_objects:
+            return self.custom_objects[name]
+        parts = path.split(".")
+        for first in range(len(parts)):
+            place = ".".join(parts[first:])
+            if place in self.custom_objects:
+                return self.custom_objects[place]
+        self.missing.setdefault(str(name), path)
+        return None
+
+
+def _little(array: np.ndarray) -> np.ndarray:
+    return array.astype(array.dtype.newbyteorder("<"))
+
+
+def _scalar(node: list[Any], path: str) -> np.generic:
+    name, digits = node
+    (value,) = np.frombuffer(bytes.fromhex(digits), dtype=_DTYPES[name].newbyteorder("<"))
+    return _DTYPES[name].type(value)
+
+
+def _space_arguments(space: spaces.Space) -> dict[str, Any]:
+    arguments = {name: getattr(space, name) for name in _SPACES[type(space)] if hasattr(space, name)}
+    if "dtype" in arguments:
+        arguments["dtype"] = np.dtype(arguments["dtype"]).name
+    if isinstance(space, spaces.Text):
+        arguments["charset"] = "".join(space.character_list)
+    if isinstance(space, spaces.Dict):
+        arguments["spaces"] = list(space.spaces.items())
+    return arguments
+
+
+def _make_space(cls: type[spaces.Space], arguments: dict[str, Any]) -> spaces.Space:
+    if set(arguments) != set(_SPACES[cls]):
+        raise KeyError(f"{cls.__name__} takes {_SPACES[cls]}, got {tuple(arguments)}")
+    if "dtype" in arguments:
+        arguments["dtype"] = _DTYPES[arguments["dtype"]].type
+    return cls(**arguments)
