@@ -85,6 +85,8 @@ class Encoder:
             return {"$bytes": value.hex()}
         if isinstance(value, np.generic) and value.dtype.name in _DTYPES:
             return {"$scalar": [value.dtype.name, _little(np.asarray(value)).tobytes().hex()]}
+        if isinstance(value, np.str_):
+            return str(value)
         if isinstance(value, np.ndarray):
             return {"$array": self._array(value, path)}
         if isinstance(value, Tensor):
@@ -122,10 +124,9 @@ class Encoder:
     def _array(self, array: np.ndarray, path: str) -> list[Any]:
         if array.dtype.name not in _DTYPES:
             raise ValueError(f"{path!r} is an array of {array.dtype}, which cannot be stored; allowed: numbers")
-        if not array.dtype.isnative or not array.flags.writeable:
-            array = array.astype(array.dtype.newbyteorder("="))
-        if any(stride < 0 for stride in array.strides):
-            array = array.copy()
+        plain = array.flags.writeable and array.flags.aligned and array.dtype.isnative
+        if not plain or any(stride < 0 or stride % array.itemsize for stride in array.strides):
+            array = array.astype(array.dtype.newbyteorder("="), order="C")
         return self._tensor(torch.from_numpy(array), path)
 
     def _tensor(self, tensor: Tensor, path: str) -> list[Any]:
@@ -150,20 +151,27 @@ class Decoder:
         tensors: what the nodes refer to.
         custom_objects: what stands for the names in the file, by qualified name or by place in the tree
             ("policy_kwargs.activation_fn"; the last parts suffice).
+        device: where tensors go; arrays stay on the CPU.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], custom_objects: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        custom_objects: Mapping[str, Any] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.tensors = tensors
+        self.device = device
         self.custom_objects = custom_objects or {}
         self.used: set[str] = set()
         self.missing: dict[str, str] = {}
-        self._complex: dict[str, Tensor] = {}
+        self._ready: dict[tuple[str, torch.device], Tensor] = {}
         self._kinds: dict[str, Callable[[Any, str], Any]] = {
             "$float": lambda node, path: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[node],
             "$bytes": lambda node, path: bytes.fromhex(node),
             "$scalar": _scalar,
-            "$array": lambda node, path: self._tensor(*node).numpy(),
-            "$tensor": lambda node, path: self._tensor(*node),
+            "$array": lambda node, path: self._tensor(node, "cpu").numpy(),
+            "$tensor": lambda node, path: self._tensor(node, self.device),
             "$dtype": lambda node, path: _TORCH_DTYPES[node],
             "$device": lambda node, path: torch.device(node),
             "$dict": self._dict,
@@ -211,13 +219,14 @@ class Decoder:
             found[plain] = self.decode(part, f"{path}.{plain}" if path else str(plain))
         return found
 
-    def _tensor(self, name: str, is_complex: bool) -> Tensor:
+    def _tensor(self, node: list[Any], device: torch.device | str) -> Tensor:
+        name, is_complex = node
         self.used.add(name)
-        if not is_complex:
-            return self.tensors[name]
-        if name not in self._complex:
-            self._complex[name] = torch.view_as_complex(self.tensors[name])
-        return self._complex[name]
+        key = (name, torch.device(device))
+        if key not in self._ready:
+            tensor = self.tensors[name]
+            self._ready[key] = (torch.view_as_complex(tensor) if is_complex else tensor).to(device)
+        return self._ready[key]
 
     def _generator(self, node: Any, path: str) -> np.random.Generator:
         state = self.decode(node, path)
@@ -232,12 +241,12 @@ class Decoder:
     def _schedule(self, node: list[Any], path: str) -> Any:
         cls = _SCHEDULE_NAMES[node[0]]
         arguments = self._list(node[1:], path)
-        unresolved = cls is FloatSchedule and arguments == [None]
-        if not unresolved and not all(isinstance(a, float | int) or type(a) in _SCHEDULES for a in arguments):
-            custom = cls is FloatSchedule and len(arguments) == 1 and callable(arguments[0])
-            if not custom:
-                raise TypeError(f"a schedule is made of numbers, got {arguments!r}")
-        return None if unresolved else cls(*arguments)
+        if cls is FloatSchedule and arguments == [None]:
+            return None  # the custom function inside it is missing
+        wanted = callable if cls is FloatSchedule else _is_number
+        if not all(map(wanted, arguments)):
+            raise TypeError(f"{cls.__name__} is not made of {arguments!r}")
+        return cls(*arguments)
 
     def _named(self, name: str, path: str) -> Any:
         if name in self.custom_objects:
@@ -255,6 +264,10 @@ def _little(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("<"))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int)
+
+
 def _scalar(node: list[Any], path: str) -> np.generic:
     name, digits = node
     (value,) = np.frombuffer(bytes.fromhex(digits), dtype=_DTYPES[name].newbyteorder("<"))
@@ -265,6 +278,8 @@ def _space_arguments(space: spaces.Space) -> dict[str, Any]:
     arguments = {name: getattr(space, name) for name in _SPACES[type(space)] if hasattr(space, name)}
     if "dtype" in arguments:
         arguments["dtype"] = np.dtype(arguments["dtype"]).name
+    if isinstance(space, spaces.Discrete) and arguments["dtype"] == "int64":
+        del arguments["dtype"]  # the default, and an argument that older versions lack
     if isinstance(space, spaces.Text):
         arguments["charset"] = "".join(space.character_list)
     if isinstance(space, spaces.Dict):
@@ -273,7 +288,7 @@ def _space_arguments(space: spaces.Space) -> dict[str, Any]:
 
 
 def _make_space(cls: type[spaces.Space], arguments: dict[str, Any]) -> spaces.Space:
-    if set(arguments) != set(_SPACES[cls]):
+    if set(_SPACES[cls]) - {"dtype"} != set(arguments) - {"dtype"}:
         raise KeyError(f"{cls.__name__} takes {_SPACES[cls]}, got {tuple(arguments)}")
     if "dtype" in arguments:
         arguments["dtype"] = _DTYPES[arguments["dtype"]].type

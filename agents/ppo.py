@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -13,13 +14,15 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.utils import FloatSchedule, explained_variance, get_device, get_system_info
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional
 
 from agents.buffers import MemoryRolloutBuffer, Minibatch
+from agents.checkpoint import File, load_model, save_model
 from agents.diagnostics import record_memory
+from agents.files import read_tree
 from agents.policies import (
     CnnMemoryPolicy,
     MemoryActorCriticPolicy,
@@ -228,6 +231,55 @@ class MemoryPPO(OnPolicyAlgorithm):
     ) -> SelfMemoryPPO:
         """Train for at least `total_timesteps` environment steps, in whole rollouts; arguments as in SB3."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:  # type: ignore[override]
+        """Write the model as JSON and safetensors in a ZIP; arguments as in SB3.
+
+        Classes and functions among the arguments (an activation, a schedule that is a lambda) are written as their
+        names only.
+        """
+        save_model(self, path, exclude, include)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfMemoryPPO],
+        path: File,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfMemoryPPO:
+        """Make a model from what `save` wrote; arguments as in SB3. Nothing in the file is executed or imported.
+
+        Args:
+            path: a path or a binary file.
+            env: environments to train on; their number may differ.
+            device: "auto", "cpu", "cuda", ...
+            custom_objects: attribute, or qualified name of a class or function -> the object to use for it.
+            print_system_info: print this system's versions.
+            force_reset: whether `learn` begins with a reset.
+            **kwargs: attributes to change.
+
+        Raises:
+            CorruptFile: the file is torn, altered, or not one of ours.
+            ValueError: a name that `custom_objects` lacks, spaces that do not fit, a model of SB3's own.
+        """
+        if print_system_info:
+            get_system_info()
+        return load_model(cls, path, env, device, custom_objects, force_reset, **kwargs)
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, Any],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """Load parameters from a dict of state dicts, or from a file that `save` wrote; as in SB3."""
+        if not isinstance(load_path_or_dict, dict):
+            load_path_or_dict = read_tree(load_path_or_dict, {}, get_device(device))["parameters"]
+        super().set_parameters(load_path_or_dict, exact_match, device)  # type: ignore[arg-type]
 
     def collect_rollouts(  # type: ignore[override]
         self,

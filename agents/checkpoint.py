@@ -1,0 +1,135 @@
+"""Models as files: what of a `MemoryPPO` is written, and how it is made again without running any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+import numpy as np
+import torch
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import check_for_correct_spaces, get_device
+from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+
+from agents.files import CorruptFile, read_tree, write_tree
+
+if TYPE_CHECKING:
+    from agents.ppo import MemoryPPO
+
+ModelT = TypeVar("ModelT", bound="MemoryPPO")
+File = str | Path | BinaryIO
+
+PLACE_IN_ROLLOUT = frozenset(
+    {
+        "_last_obs",
+        "_last_episode_starts",
+        "_last_original_obs",
+        "_last_state",
+        "_last_memory_starts",
+        "_last_strategy",
+        "_return_so_far",
+    }
+)
+"""Attributes that belong to the environments a model was trained in; without these they mean nothing."""
+
+REBUILT = frozenset({"policy", "lr_schedule"})
+"""Attributes that `_setup_model` makes from the others."""
+
+
+def save_model(
+    model: MemoryPPO, file: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+) -> None:
+    """Write a model as JSON and safetensors; arguments as those of SB3's `save`."""
+    left_out = {*model._excluded_save_params(), *PLACE_IN_ROLLOUT, *REBUILT, *(exclude or ())} - set(include or ())
+    tree = {name: value for name, value in vars(model).items() if name not in left_out}
+    aliases = {cls: name for name, cls in model.policy_aliases.items()}
+    tree["policy_class"] = aliases.get(model.policy_class, model.policy_class)
+    tree["parameters"] = model.get_parameters()
+    normalize = model.get_vec_normalize_env()
+    tree["vec_normalize"] = None if normalize is None else normalize_statistics(normalize)
+    write_tree(file, tree)
+
+
+def load_model(
+    cls: type[ModelT],
+    file: File,
+    env: GymEnv | None = None,
+    device: torch.device | str = "auto",
+    custom_objects: Mapping[str, Any] | None = None,
+    force_reset: bool = True,
+    **kwargs: Any,
+) -> ModelT:
+    """Make a model from a file; arguments as those of SB3's `load`.
+
+    Statistics of a `VecNormalize` that the model was trained under go into the one around `env`, if there is one.
+
+    Raises:
+        CorruptFile: the file is torn, altered, or not one of ours.
+        ValueError: a class or function that the file knows by name only, spaces that do not fit.
+    """
+    tree = read_tree(file, custom_objects, get_device(device))
+    if not isinstance(tree, dict) or not {"parameters", "policy_class", "observation_space", "action_space"} <= set(
+        tree
+    ):
+        raise CorruptFile(f"{file} holds no model")
+    parameters, statistics = tree.pop("parameters"), tree.pop("vec_normalize", None)
+    tree |= {name: value for name, value in (custom_objects or {}).items() if name in tree}
+    _check_policy_kwargs(tree, kwargs)
+    tree |= kwargs
+    if env is not None:
+        env = cls._wrap_env(env, tree["verbose"])
+        check_for_correct_spaces(env, tree["observation_space"], tree["action_space"])
+        tree["n_envs"] = env.num_envs
+        normalize = unwrap_vec_normalize(env)
+        if normalize is not None and statistics is not None:
+            restore_normalize(normalize, statistics)
+    model = cls(tree["policy_class"], env, device=device, _init_setup_model=False)
+    unknown = set(tree) - set(vars(model)) - {"observation_space", "action_space", "n_envs", "rng"}
+    if unknown:
+        raise CorruptFile(f"{file} names what a {cls.__name__} does not have: {', '.join(sorted(unknown))}")
+    vars(model).update(tree, policy_class=model.policy_class)
+    rng = tree.get("rng")
+    model._setup_model()
+    if rng is not None:
+        model.rng = rng
+    model.set_parameters(parameters, exact_match=True, device=device)
+    if force_reset:
+        model._last_obs = None
+    if model.use_sde:
+        model.policy.reset_noise()
+    return model
+
+
+def _check_policy_kwargs(tree: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    if "policy_kwargs" in kwargs and kwargs["policy_kwargs"] != tree["policy_kwargs"]:
+        raise ValueError(
+            f"policy_kwargs must be those of the file, {tree['policy_kwargs']}; got {kwargs['policy_kwargs']}. "
+            "Leave them out"
+        )
+
+
+def normalize_statistics(normalize: VecNormalize) -> dict[str, Any]:
+    """The running means, variances and counts of observations (by key where they are a Dict) and returns."""
+    obs = getattr(normalize, "obs_rms", None)
+    parts = obs if isinstance(obs, dict) else {"": obs} if obs is not None else {}
+    moments = {key: (rms.mean, rms.var, rms.count) for key, rms in parts.items()}
+    returns = normalize.ret_rms
+    return {
+        "obs": moments,
+        "ret": (returns.mean, returns.var, returns.count),
+        "returns": np.array(normalize.returns),
+    }
+
+
+def restore_normalize(normalize: VecNormalize, statistics: dict[str, Any]) -> None:
+    """Put `normalize_statistics` back; ValueError where the observations are not the same ones."""
+    obs = getattr(normalize, "obs_rms", None)
+    parts = obs if isinstance(obs, dict) else {"": obs} if obs is not None else {}
+    if set(parts) != set(statistics["obs"]):
+        raise ValueError(f"the file has statistics for {sorted(statistics['obs'])}; VecNormalize keeps {sorted(parts)}")
+    for key, rms in parts.items():
+        rms.mean, rms.var, rms.count = statistics["obs"][key]
+    normalize.ret_rms.mean, normalize.ret_rms.var, normalize.ret_rms.count = statistics["ret"]
+    if len(statistics["returns"]) == normalize.num_envs:
+        normalize.returns = statistics["returns"]
