@@ -279,7 +279,7 @@ class MemoryPPO(OnPolicyAlgorithm):
         """Load parameters from a dict of state dicts, or from a file that `save` wrote; as in SB3."""
         if not isinstance(load_path_or_dict, dict):
             load_path_or_dict = read_tree(load_path_or_dict, {}, get_device(device))["parameters"]
-        super().set_parameters(load_path_or_dict, exact_match, device)  # type: ignore[arg-type]
+        super().set_parameters(load_path_or_dict, exact_match, device)
 
     def collect_rollouts(  # type: ignore[override]
         self,
