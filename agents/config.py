@@ -34,10 +34,10 @@ Arguments = dict[str, Any]
 class _Config:
     """Checks that every field has the type it is declared with and lies in its range."""
 
-    _ranges: ClassVar[dict[str, tuple[float, float | None]]] = {}
+    _ranges: ClassVar[dict[str, tuple[float, float]]] = {}
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = typing.get_type_hints(type(self))
         for spec in dataclasses.fields(self):
             value = _typed(spec.name, getattr(self, spec.name), hints[spec.name])
             object.__setattr__(self, spec.name, value)
@@ -110,27 +110,27 @@ class TrainConfig(_Config):
     progress: bool = True
     """Show the progress bar."""
 
-    _ranges: ClassVar[dict[str, tuple[float, float | None]]] = {
+    _ranges: ClassVar[dict[str, tuple[float, float]]] = {
         "carry_over": (0, 1),
-        "total_timesteps": (1, None),
-        "num_envs": (1, 1_000_000),
+        "total_timesteps": (1, 10**15),
+        "num_envs": (1, 10**6),
         "seed": (0, EVALUATION_SEED - 1),
         "threads": (1, 1024),
-        "n_steps": (1, 1_000_000),
-        "n_epochs": (1, None),
-        "num_minibatches": (1, None),
-        "learning_rate": (0, None),
+        "n_steps": (1, 10**6),
+        "n_epochs": (1, 10**4),
+        "num_minibatches": (1, 10**6),
+        "learning_rate": (1e-12, 10),
         "gamma": (0, 1),
         "gae_lambda": (0, 1),
-        "ent_coef": (0, None),
-        "clip_range": (0, None),
-        "vf_coef": (0, None),
-        "max_grad_norm": (0, None),
-        "width": (1, 65_536),
-        "eval_every": (0, None),
-        "eval_episodes": (1, None),
-        "checkpoint_every": (0, None),
-        "keep_checkpoints": (1, None),
+        "ent_coef": (0, 10**6),
+        "clip_range": (1e-6, 10**6),
+        "vf_coef": (0, 10**6),
+        "max_grad_norm": (1e-12, 10**12),
+        "width": (1, 2**16),
+        "eval_every": (0, 10**15),
+        "eval_episodes": (1, 10**8),
+        "checkpoint_every": (0, 10**15),
+        "keep_checkpoints": (1, 10**6),
     }
 
     UNSAVED: ClassVar[frozenset[str]] = frozenset({"run_dir", "resume"})
@@ -142,9 +142,6 @@ class TrainConfig(_Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_device(self.device)
-        for name in ("learning_rate", "clip_range", "max_grad_norm"):
-            if getattr(self, name) == 0:
-                raise ValueError(f"{name} must be above 0; got 0")
         if self.num_envs % self.num_minibatches:
             divisors = [str(n) for n in range(1, min(self.num_envs, 64) + 1) if self.num_envs % n == 0]
             raise ValueError(
@@ -251,10 +248,10 @@ class EvaluateConfig(_Config):
     max_steps: int | None = None
     """Steps after which an episode counts as failed and is stopped; the environment's own limit where not given."""
 
-    _ranges: ClassVar[dict[str, tuple[float, float | None]]] = {
-        "episodes": (1, 100_000_000),
-        "seed": (0, 1_000_000_000),
-        "max_steps": (1, None),
+    _ranges: ClassVar[dict[str, tuple[float, float]]] = {
+        "episodes": (1, 10**8),
+        "seed": (0, 10**9),
+        "max_steps": (1, 10**15),
     }
 
     def __post_init__(self) -> None:
@@ -270,12 +267,8 @@ class EvaluateConfig(_Config):
 def closest(name: str, known: typing.Iterable[str]) -> str:
     """What to add to an error: the known name that is close to `name`, or nothing. Case is no difference."""
     folded = {candidate.casefold(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    return f"; did you mean {folded[found[0]]!r}?" if found else ""
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    found = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f" (did you mean {folded[found[0]]!r}?)" if found else ""
 
 
 def _typed(name: str, value: Any, annotation: Any) -> Any:
@@ -309,10 +302,9 @@ def _as_tuples(value: Any) -> Any:
     return value
 
 
-def _check_range(name: str, value: float, low: float, high: float | None) -> None:
-    if not (low <= value <= (math.inf if high is None else high)) or math.isinf(value):
-        allowed = f"{low} or more" if high is None else f"{low} to {high}"
-        raise ValueError(f"{name} must be {allowed}; got {value!r}")
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {low} to {high}; got {value!r}")
 
 
 def _check_device(device: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from memory.base import Context, Memory, check_at_least
-from memory.kernels.gated import Weights, gru_scan, lstm_scan, rnn_scan
+from memory.kernels import gated
 
 
 class HiddenState(NamedTuple):
@@ -42,8 +42,9 @@ class Recurrent(Memory):
         num_layers: L, layers stacked; 1 or more.
     """
 
+    kind: ClassVar[gated.Cell]
     num_gates: ClassVar[int]
-    state_type: ClassVar[type]
+    state_type: ClassVar[type[HiddenState] | type[CellState]]
 
     def __init__(self, input_size: int, output_size: int = 128, num_layers: int = 1) -> None:
         super().__init__(input_size, output_size)
@@ -62,7 +63,7 @@ class Recurrent(Memory):
                 parameter = nn.Parameter(torch.empty(size).uniform_(-bound, bound))
                 self.register_parameter(f"{name}_l{layer}", parameter)
 
-    def layer_weights(self, layer: int) -> Weights:
+    def layer_weights(self, layer: int) -> gated.Weights:
         """weight_ih, weight_hh, bias_ih, bias_hh of a layer."""
         own = self._parameters
         return tuple(own[f"{name}_l{layer}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))  # type: ignore[return-value]
@@ -75,7 +76,7 @@ class Recurrent(Memory):
     def step(
         self, x: Tensor, state: Any, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, Any]:
-        """Map x [B, F] to y [B, D] by torch's cell, layer by layer."""
+        """Map x [B, F] to y [B, D] layer by layer."""
         lasts = []
         for layer in range(self.num_layers):
             last = self.cell(x, tuple(s[:, layer] for s in state), self.layer_weights(layer))
@@ -95,7 +96,7 @@ class Recurrent(Memory):
         self.check_sequence(x, start)
         lasts = []
         for layer in range(self.num_layers):
-            x, last = self.layer_scan(x, start, tuple(s[:, layer] for s in state), self.layer_weights(layer))
+            x, last = gated.scan(self.kind, x, start, tuple(s[:, layer] for s in state), self.layer_weights(layer))
             lasts.append(last)
         return x, self.state_type(*(torch.stack(s, 1) for s in zip(*lasts)))
 
@@ -103,23 +104,17 @@ class Recurrent(Memory):
         """One input is read directly; the state may carry any earlier one."""
         return Context(1, math.inf)
 
-    def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
-        """One step of a layer: x [B, *] and its state to the next state, h [B, D] first."""
-        raise NotImplementedError
-
-    def layer_scan(
-        self, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """A layer over a sequence x [T, B, *]: h at every step and the last state."""
+    def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
+        """One step of a layer by torch's cell: x [B, *] and state [B, D] each to the next state, h first."""
         raise NotImplementedError
 
 
 class LSTM(Recurrent):
     """Long short-term memory with a forget gate.
 
-    The forget gate's biases start as torch's: two uniform draws in +-1 / sqrt(D), so that the gate opens at about
-    one half. A start at 1 or more helps tasks with long lags (arXiv 1506.01187?); here the baseline is the one that people have, the `nn.LSTM` under sb3-contrib's
-    RecurrentPPO and CleanRL.
+    The forget gate's biases start as torch's do, the sum of two uniform draws in +-1 / sqrt(D), so that at first half
+    of a cell is forgotten at every step. A start at +1 remembers longer (Gers, Schmidhuber and Cummins 2000), but the
+    baseline is the LSTM that people have: `nn.LSTM`, as in sb3-contrib's RecurrentPPO.
 
     Args:
         input_size: F, features per input.
@@ -130,18 +125,13 @@ class LSTM(Recurrent):
     Source: Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000.
     """
 
+    kind = gated.LSTM
     num_gates = 4
     state_type = CellState
 
-    def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
-        """One step of a layer by torch's cell."""
+    def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
+        """One step of a layer."""
         return torch.lstm_cell(x, state, *weights)
-
-    def layer_scan(
-        self, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """A layer over a sequence."""
-        return lstm_scan(x, start, state[0], state[1], weights)
 
 
 class GRU(Recurrent):
@@ -156,19 +146,13 @@ class GRU(Recurrent):
     Source: arXiv 1406.1078, in the form of its version 1 (the reset gate after the product).
     """
 
+    kind = gated.GRU
     num_gates = 3
     state_type = HiddenState
 
-    def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
-        """One step of a layer by torch's cell."""
+    def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
+        """One step of a layer."""
         return (torch.gru_cell(x, state[0], *weights),)
-
-    def layer_scan(
-        self, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """A layer over a sequence."""
-        y, last = gru_scan(x, start, state[0], weights)
-        return y, (last,)
 
 
 class RNN(Recurrent):
@@ -183,16 +167,10 @@ class RNN(Recurrent):
     Source: Elman 1990.
     """
 
+    kind = gated.RNN
     num_gates = 1
     state_type = HiddenState
 
-    def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
-        """One step of a layer by torch's cell."""
+    def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
+        """One step of a layer."""
         return (torch.rnn_tanh_cell(x, state[0], *weights),)
-
-    def layer_scan(
-        self, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """A layer over a sequence."""
-        y, last = rnn_scan(x, start, state[0], weights)
-        return y, (last,)

@@ -3,15 +3,7 @@
 All are h_t = cell(x_t, h_{t-1}) with h_{t-1} = 0 where start_t is true. Gates, their order and the layout of the
 weights are torch's, so that weights can be copied from `nn.LSTM`, `nn.GRU` and `nn.RNN`.
 
-Columns are cut at their starts, and the pieces run side by side, longest first:
-
-    t           0 1 2 3 4        pieces  c c c c        c: column 1, from 1
-    column 0    a a a b b                a a a          a: column 0, from 0 on the incoming state
-    column 1    d c c c c                b b            b: column 0, from 3
-    starts at (3, 0), (1, 1)             d              d: column 1, from 0 on the incoming state
-
-No reset is left inside a piece. Step s of all pieces is one matrix product over those longer than s, which are
-always the first ones, and there are only as many steps as the longest piece has.
+Columns are cut at their starts and the pieces run side by side: see `memory.kernels.gated_pieces`.
 """
 
 from __future__ import annotations
@@ -22,11 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
-from torch.nn import functional
 
 from memory.kernels import gated_cells as cells
+from memory.kernels.gated_pieces import blocks, carried_pieces, cut, opening_state
 
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 """weight_ih [G, F], weight_hh [G, H], bias_ih [G], bias_hh [G], as torch has them; G is the gates' number times H."""
@@ -37,21 +28,19 @@ class Cell(NamedTuple):
 
     forward: Callable[..., None]
     backward: Callable[..., None]
-    saved: int
-    """Numbers per unit that `backward` needs of every step."""
-    gradients: int
-    """2 where input and recurrent product have different gradients."""
+    width: int
+    """Columns of `gates` per unit, S / H. The input's product fills the first G of S, the recurrent one the last G."""
+    turn: int
+    """By how many gates the input's gates are rotated, so that those with both products are neighbours."""
     torch_scan: Callable[..., Any]
 
 
-LSTM = Cell(cells.lstm_forward, cells.lstm_backward, 6, 1, torch.lstm)
-GRU = Cell(cells.gru_forward, cells.gru_backward, 4, 2, torch.gru)
-RNN = Cell(cells.rnn_forward, cells.rnn_backward, 0, 1, torch.rnn_tanh)
+LSTM = Cell(cells.lstm_forward, cells.lstm_backward, 4, 0, torch.lstm)
+GRU = Cell(cells.gru_forward, cells.gru_backward, 4, 1, torch.gru)
+RNN = Cell(cells.rnn_forward, cells.rnn_backward, 1, 0, torch.rnn_tanh)
 
 
-def lstm_scan(
-    x: Tensor, start: Tensor, h: Tensor, c: Tensor, weights: Weights
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def lstm_scan(x: Tensor, start: Tensor, h: Tensor, c: Tensor, weights: Weights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Long short-term memory with resets, one layer (gates i, f, g, o).
 
         i, f, o = sigmoid(...), g = tanh(...) of W_ih x_t + b_ih + W_hh h_{t-1} + b_hh
@@ -68,7 +57,7 @@ def lstm_scan(
     Returns:
         h at every step [T, B, H], and the last (h, c), [B, H] each.
     """
-    y, last = _scan(LSTM, x, start, (h, c), weights)
+    y, last = scan(LSTM, x, start, (h, c), weights)
     return y, (last[0], last[1])
 
 
@@ -88,7 +77,7 @@ def gru_scan(x: Tensor, start: Tensor, h: Tensor, weights: Weights) -> tuple[Ten
     Returns:
         h at every step [T, B, H], and the last [B, H].
     """
-    y, last = _scan(GRU, x, start, (h,), weights)
+    y, last = scan(GRU, x, start, (h,), weights)
     return y, last[0]
 
 
@@ -97,141 +86,126 @@ def rnn_scan(x: Tensor, start: Tensor, h: Tensor, weights: Weights) -> tuple[Ten
 
     Arguments and results as in `gru_scan`, with the weights of `nn.RNN`, G = H.
     """
-    y, last = _scan(RNN, x, start, (h,), weights)
+    y, last = scan(RNN, x, start, (h,), weights)
     return y, last[0]
 
 
-def _scan(
+def scan(
     cell: Cell, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The numba kernels where they can run, torch's own recurrences elsewhere."""
+    """One layer of `cell` over x [T, B, F]: h at every step and the last state, [B, H] each.
+
+    By the numba kernels where they can run, by torch's own recurrences elsewhere.
+    """
     if start.numel() == 0:
         return x.new_empty(*start.shape, state[0].shape[1]), state
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    if not _compiled(x):
         return torch_scan(cell, x, start, state, weights)
-    weight_ih, weight_hh, bias_ih, bias_hh = weights
-    y, *last = _GatedScan.apply(cell, start, functional.linear(x, weight_ih, bias_ih), weight_hh, bias_hh, *state)
+    y, *last = _GatedScan.apply(cell, start, x, *weights, *state)
     return y, tuple(last)
 
 
-class Pieces(NamedTuple):
-    """Columns cut at their starts, longest piece first."""
-
-    first: np.ndarray
-    """[N] int64, the row of each piece's first input among the T * B rows."""
-    active: np.ndarray
-    """[length of the longest] int64, how many pieces are longer than s."""
-    carried: np.ndarray
-    """[N] bool, whether a piece continues the incoming state."""
-    last: np.ndarray
-    """[B] int64, the piece that ends each column."""
+def _compiled(x: Tensor) -> bool:
+    """Whether the numba kernels can read x."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
-@njit(cache=True)
-def _cut(start):  # type: ignore[no-untyped-def]
-    """The fields of `Pieces` for `start` [T, B] bool with T, B >= 1."""
-    T, B = start.shape
-    first = np.empty(T * B, np.int64)
-    length = np.empty(T * B, np.int64)
-    ends_column = np.empty(T * B, np.int64)
-    count = 0
-    for b in range(B):
-        opened = 0
-        for t in range(1, T + 1):
-            if t == T or start[t, b]:
-                first[count] = opened * B + b
-                length[count] = t - opened
-                ends_column[count] = b if t == T else -1
-                opened = t
-                count += 1
-    active = np.zeros(length[:count].max(), np.int64)
-    for p in range(count):
-        active[length[p] - 1] += 1
-    for s in range(len(active) - 2, -1, -1):
-        active[s] += active[s + 1]
-    # a counting sort: pieces of length l follow the active[l] longer ones, in the order of the columns
-    place = np.append(active, 0)
-    ordered = np.empty(count, np.int64)
-    carried = np.empty(count, np.bool_)
-    last = np.empty(B, np.int64)
-    for p in range(count):
-        slot = place[length[p]]
-        place[length[p]] += 1
-        ordered[slot] = first[p]
-        carried[slot] = first[p] < B and not start[0, first[p]]
-        if ends_column[p] >= 0:
-            last[ends_column[p]] = slot
-    return ordered, active, carried, last
+def _projection(cell: Cell, weights: Weights) -> tuple[Tensor, Tensor]:
+    """What multiplies x, [F, G], and the biases of all sums, [S], in the order of `gates`."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    G, H = w_hh.shape
+    if cell.width * H == G:
+        return w_ih.t(), b_ih + b_hh
+    bias = b_hh.new_zeros(cell.width * H)
+    bias[:G] += b_ih.roll(cell.turn * H)
+    bias[-G:] += b_hh
+    return w_ih.roll(cell.turn * H, 0).t(), bias
 
 
-def cut(start: Tensor) -> Pieces:
-    """Cut the columns of `start` [T, B] bool, T and B >= 1."""
-    return Pieces(*_cut(start.detach().cpu().numpy()))
+def _unpacked(packed: Tensor, rows: Tensor | slice) -> Tensor:
+    """Packed rows [R, *] in the order of x; `rows` is a slice where that is the packed order."""
+    return packed if isinstance(rows, slice) else torch.empty_like(packed).index_copy_(0, rows, packed)
 
 
-def _opening(state: tuple[Tensor, ...], pieces: Pieces) -> list[Tensor]:
-    """[N, H] each: the incoming state where a piece continues it, zeros where an episode starts."""
-    carried = torch.from_numpy(np.flatnonzero(pieces.carried)).to(state[0].device)
-    column = torch.from_numpy(pieces.first[pieces.carried]).to(state[0].device)
-    return [s.new_zeros(len(pieces.first), s.shape[1]).index_copy(0, carried, s[column]) for s in state]
+BLOCK_ROWS = 512
+"""Rows whose input products and gradients are computed at once: many for speed, few enough for the cache."""
 
 
 class _GatedScan(torch.autograd.Function):
-    """(cell, start, inputs [T, B, G], weight_hh, bias_hh, *state) -> (y [T, B, H], *last state)."""
+    """(cell, start, x [T, B, F], weight_ih, weight_hh, bias_ih, bias_hh, *state) -> (y [T, B, H], *last state)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, cell: Cell, start: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor, *state: Tensor
-    ) -> tuple[Tensor, ...]:
-        T, B, G = inputs.shape
-        H = weight.shape[1]
+    def forward(ctx: Any, cell: Cell, start: Tensor, x: Tensor, *weights_and_state: Tensor) -> tuple[Tensor, ...]:
+        w_ih, w_hh, b_ih, b_hh, *state = weights_and_state
+        (T, B, F), (G, H) = x.shape, w_hh.shape
+        R, S = T * B, cell.width * H
         pieces = cut(start)
-        opening = _opening(state, pieces)
-        carried = [s.clone() for s in opening]
-        recurrent = inputs.new_empty(len(pieces.first), G)
-        saved = inputs.new_empty(T * B, cell.saved * H)
-        y = inputs.new_empty(T * B, H)
-        arrays = [
-            a.detach().numpy() for a in (inputs.contiguous().view(T * B, G), recurrent, bias, saved, y, *carried)
-        ]
-        transposed = weight.t().contiguous()
-        n = 0
-        for s, count in enumerate(pieces.active.tolist()):
-            if count != n:
-                n = count
-                before, product = carried[0][:n], recurrent[:n]
-            torch.mm(before, transposed, out=product)
-            cell.forward(s, n, pieces.first, B, *arrays)
-        ctx.cell, ctx.pieces, ctx.shape = cell, pieces, (T, B, G, H)
-        ctx.save_for_backward(weight, saved, y, *opening)
-        last = torch.from_numpy(pieces.last)
-        return (y.view(T, B, H), *(s[last] for s in carried))
+        # without a start inside, the packed order is the order of x
+        rows = torch.from_numpy(pieces.rows) if len(pieces.carried) > B else slice(None)
+        x = x.reshape(R, F)[rows]
+        to_gates, bias = _projection(cell, (w_ih, w_hh, b_ih, b_hh))
+        back = w_hh.t().contiguous()
+        gates = x.new_empty(R, S)
+        outputs = [x.new_empty(R, H) for _ in state]
+        opening = opening_state(tuple(state), pieces)
+        h, before, row_before = opening[0], [o.numpy() for o in opening], 0
+        arrays = [a.numpy() for a in (gates, *outputs)]
+        begin, active = pieces.begin.tolist(), pieces.active.tolist()
+        sums, hs = gates[:, S - G :].split(active), outputs[0].split(active)
+        for steps, block in blocks(pieces, BLOCK_ROWS):
+            torch.addmm(bias[:G], x[block], to_gates, out=gates[block, :G])
+            gates[block, G:] = bias[G:]
+            for s in steps:
+                n = active[s]
+                sums[s].addmm_(h if len(h) == n else h[:n], back)
+                cell.forward(n, begin[s], row_before, *arrays, *before)
+                h, before, row_before = hs[s], arrays[1:], begin[s]
+        ctx.cell, ctx.pieces, ctx.rows, ctx.shape = cell, pieces, rows, (T, B, F)
+        ctx.save_for_backward(x, w_ih, w_hh, gates, *opening, *outputs)
+        last = torch.from_numpy(pieces.last_row)
+        return (_unpacked(outputs[0], rows).view(T, B, H), *(o[last] for o in outputs))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        T, B, G, H = ctx.shape
-        weight, saved, y, *opening = ctx.saved_tensors
-        pieces: Pieces = ctx.pieces
-        through = dy.new_empty(len(pieces.first), G)
-        previous = dy.new_empty(T * B, H)
-        gradients = [dy.new_empty(T * B, G) for _ in range(ctx.cell.gradients)]
+    def backward(ctx: Any, dy: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:
+        x, w_ih, w_hh, gates, *states = ctx.saved_tensors
+        cell, pieces, (T, B, F) = ctx.cell, ctx.pieces, ctx.shape
+        opening, outputs = states[: len(d_last)], states[len(d_last) :]
+        (R, S), (G, H) = gates.shape, w_hh.shape
+        parts = blocks(pieces, BLOCK_ROWS)
+        most = max(block.stop - block.start for _, block in parts)
+        dy = dy.reshape(R, H)[ctx.rows].contiguous()
+        d, previous = dy.new_empty(most, S), dy.new_empty(most, H)
         last = torch.from_numpy(pieces.last)
-        d_carried = [torch.zeros_like(o).index_copy_(0, last, d) for o, d in zip(opening, d_last)]
-        tensors = (saved, y, *opening, previous, dy.contiguous().view(T * B, H), through, *d_carried, *gradients)
-        arrays = [a.numpy() for a in tensors]
-        n = 0
-        for s in range(len(pieces.active) - 1, -1, -1):
-            if pieces.active[s] != n:
-                n = int(pieces.active[s])
-                before, product = d_carried[0][:n], through[:n]
-            ctx.cell.backward(s, n, pieces.first, B, *arrays)
-            before.addmm_(product, weight)
-        d_inputs, d_recurrent = gradients[0], gradients[-1]
-        carried = torch.from_numpy(np.flatnonzero(pieces.carried))
-        column = torch.from_numpy(pieces.first[pieces.carried])
-        d_state = [d.new_zeros(B, H).index_copy_(0, column, d[carried]) for d in d_carried]
-        return None, None, d_inputs.view(T, B, G), d_recurrent.t() @ previous, d_recurrent.sum(0), *d_state
+        d_state = [torch.zeros_like(o).index_copy_(0, last, g) for o, g in zip(opening, d_last)]
+        to_gates = w_ih.roll(cell.turn * H, 0)
+        dx = torch.empty_like(x) if ctx.needs_input_grad[2] else None
+        d_ih, d_hh, d_bias = torch.zeros_like(w_ih), torch.zeros_like(w_hh), dy.new_zeros(S)
+        opening_arrays, output_arrays = [a.numpy() for a in opening], [a.numpy() for a in outputs]
+        gates_array, others = gates.numpy(), [a.numpy() for a in (dy, d, previous, *d_state)]
+        begin, active = pieces.begin.tolist(), pieces.active.tolist()
+        dh = d_state[0][:0]
+        for steps, block in reversed(parts):
+            sums = d[: block.stop - block.start, S - G :].split(active[steps.start : steps.stop])
+            for s in reversed(steps):
+                n, row = active[s], begin[s]
+                before, row_before = (output_arrays, begin[s - 1]) if s else (opening_arrays, 0)
+                cell.backward(n, row, row_before, row - block.start, gates_array, *output_arrays, *before, *others)
+                dh = dh if len(dh) == n else d_state[0][:n]
+                dh.addmm_(sums[s - steps.start], w_hh)
+            d_block = d[: block.stop - block.start]
+            d_in, d_back = d_block[:, :G], d_block[:, S - G :]
+            d_ih.addmm_(d_in.t(), x[block])
+            d_hh.addmm_(d_back.t(), previous[: len(d_block)])
+            d_bias += d_block.sum(0)
+            if dx is not None:
+                torch.mm(d_in, to_gates, out=dx[block])
+        if dx is not None:
+            dx = _unpacked(dx, ctx.rows).view(T, B, F)
+        piece, column = carried_pieces(pieces, dy.device)
+        d_first = [g.new_zeros(B, H).index_copy_(0, column, g[piece]) for g in d_state]
+        turn = -cell.turn * H
+        return None, None, dx, d_ih.roll(turn, 0), d_hh, d_bias[:G].roll(turn), d_bias[S - G :], *d_first
 
 
 def torch_scan(
@@ -240,13 +214,12 @@ def torch_scan(
     """The same through torch's recurrences over packed sequences: cuDNN on CUDA, differentiable as often as theirs."""
     T, B, F = x.shape
     pieces = cut(start)
-    rows = np.concatenate([pieces.first[:n] + s * B for s, n in enumerate(pieces.active)])
-    opening = [o.unsqueeze(0) for o in _opening(state, pieces)]
+    opening = [o.unsqueeze(0) for o in opening_state(state, pieces)]
     with warnings.catch_warnings():
         # parameters of a module of ours do not share one block of memory, which cuDNN only regrets
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
         packed, *last = cell.torch_scan(
-            x.reshape(T * B, F)[torch.from_numpy(rows).to(x.device)],
+            x.reshape(T * B, F)[torch.from_numpy(pieces.rows).to(x.device)],
             torch.from_numpy(pieces.active),
             opening if len(opening) > 1 else opening[0],
             weights,
@@ -256,6 +229,6 @@ def torch_scan(
             torch.is_grad_enabled(),
             False,
         )
-    y = packed[torch.from_numpy(np.argsort(rows)).to(x.device)].view(T, B, -1)
+    y = packed[torch.from_numpy(np.argsort(pieces.rows)).to(x.device)].view(T, B, -1)
     ends = torch.from_numpy(pieces.last).to(x.device)
     return y, tuple(s[0, ends] for s in last)

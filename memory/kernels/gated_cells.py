@@ -1,35 +1,29 @@
-"""The element-wise part of the gated recurrences in `memory.kernels.gated`: gates, their gradients, in numba.
+"""The element-wise part of the gated recurrences in `memory.kernels.gated`, forward and backward, in numba.
 
-Step s of the first n pieces; input row = `first[p] + s * B` of the flattened [T * B, ...] arrays. G is the number of
-gates times H. All write in place. Each forward kernel takes
+One call is one step of n pieces. Its rows lie together, from `row` on, in the packed arrays gates [R, S] and
+y [R, H]; those of the step before from `row_before` on in `h_before` (and `c_before`). S is the width of `gates`:
 
-    s, n, first [N], B, inputs [T*B, G], recurrent [N, G], bias [G], saved [T*B, *], y [T*B, H], carried h [N, H] ...
+    LSTM  4 H: i f g o        RNN  H        GRU  4 H: n r z m, with m = W_hn h + b_hn
 
-and each backward kernel, whose `dh` (and `dc`) hold what later steps want and leave with what earlier steps get other
-than through the recurrent matrix,
-
-    s, n, first, B, saved, y, opening h [N, H] ..., previous [T*B, H], dy [T*B, H], through [N, G], dh [N, H] ...,
-    gradients of inputs [T*B, G] ...
-
-`through` is the gradient of the recurrent product, to be multiplied with the recurrent matrix; `previous` is filled
-with h_{t-1} as the cell saw it.
+A forward kernel finds sums in `gates` and leaves what its backward kernel needs; only GRU's m stays. A backward
+kernel writes the gradient of the sums to d [*, S] and h_{t-1} to previous [*, H], from row `at` on. `dh` [N, H] (and
+`dc`) hold what later steps hand back, and leave with what this step hands back other than through the recurrent
+matrix.
 """
 
 from __future__ import annotations
 
 import math
 
-
 import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-# error_model: a division that may raise is not vectorised. "contract" lets a * b + c be one instruction; nothing may
-# be reassociated, which would undo the rounding trick in `_exp32` and the handling of NaN.
-_OPTIONS = dict(error_model="numpy", fastmath={"contract"})
+# Every kernel has error_model="numpy", since a division that may raise is not vectorised, and fastmath={"contract"}, so
+# that a * b + c is one instruction; reassociation would undo the rounding trick in `_exp32`.
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(inline="always", error_model="numpy", fastmath={"contract"})
 def _exp32(x):  # type: ignore[no-untyped-def]
     """exp(x) in float32 to 2e-7, without a branch or a call, so that loops over it are vectorised; NaN stays NaN.
 
@@ -59,148 +53,112 @@ def sigmoid(x: float) -> float:
 
 
 def tanh(x: float) -> float:
-    """tanh(x) inside a kernel: exact in float64, to 2e-7 in float32."""
+    """Hyperbolic tangent inside a kernel: exact in float64, to 2e-7 in float32."""
     raise NotImplementedError
 
 
-@overload(sigmoid, jit_options=_OPTIONS)
+@overload(sigmoid, jit_options={"error_model": "numpy", "fastmath": {"contract"}})
 def _sigmoid(x):  # type: ignore[no-untyped-def]
     if x == types.float32:
         return lambda x: np.float32(1) / (np.float32(1) + _exp32(-x))
     return lambda x: 1.0 / (1.0 + math.exp(-x))
 
 
-@overload(tanh, jit_options=_OPTIONS)
+@overload(tanh, jit_options={"error_model": "numpy", "fastmath": {"contract"}})
 def _tanh(x):  # type: ignore[no-untyped-def]
     if x == types.float32:
         return lambda x: np.float32(2) / (np.float32(1) + _exp32(np.float32(-2) * x)) - np.float32(1)
     return lambda x: math.tanh(x)
 
 
-@njit(cache=True, **_OPTIONS)
-def lstm_forward(s, n, first, B, inputs, recurrent, bias, saved, y, h, c):  # type: ignore[no-untyped-def]
-    """i, f, o = sigmoid, g = tanh; c' = f c + i g; h' = o tanh(c'). Saves i, f, g, o, c', tanh(c')."""
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def lstm_forward(n, row, row_before, gates, y, cells, h_before, c_before):  # type: ignore[no-untyped-def]
+    """i, f, o = sigmoid; g = tanh; c = f c_before + i g; h = o tanh(c)."""
     H = y.shape[1]
     for p in range(n):
-        row = first[p] + s * B
+        # two loops over range(H): LLVM vectorises neither one loop over all arrays nor one from 2 H to 3 H
         for j in range(H):
-            i = sigmoid(inputs[row, j] + recurrent[p, j] + bias[j])
-            f = sigmoid(inputs[row, H + j] + recurrent[p, H + j] + bias[H + j])
-            g = tanh(inputs[row, 2 * H + j] + recurrent[p, 2 * H + j] + bias[2 * H + j])
-            o = sigmoid(inputs[row, 3 * H + j] + recurrent[p, 3 * H + j] + bias[3 * H + j])
-            cell = f * c[p, j] + i * g
-            squashed = tanh(cell)
-            saved[row, j] = i
-            saved[row, H + j] = f
-            saved[row, 2 * H + j] = g
-            saved[row, 3 * H + j] = o
-            saved[row, 4 * H + j] = cell
-            saved[row, 5 * H + j] = squashed
-            c[p, j] = cell
-            h[p, j] = o * squashed
-            y[row, j] = o * squashed
+            gates[row + p, j] = sigmoid(gates[row + p, j])
+            gates[row + p, H + j] = sigmoid(gates[row + p, H + j])
+            gates[row + p, 2 * H + j] = tanh(gates[row + p, 2 * H + j])
+            gates[row + p, 3 * H + j] = sigmoid(gates[row + p, 3 * H + j])
+        for j in range(H):
+            kept = gates[row + p, H + j] * c_before[row_before + p, j]
+            c = kept + gates[row + p, j] * gates[row + p, 2 * H + j]
+            cells[row + p, j] = c
+            y[row + p, j] = gates[row + p, 3 * H + j] * tanh(c)
 
 
-@njit(cache=True, **_OPTIONS)
-def lstm_backward(s, n, first, B, saved, y, h0, c0, previous, dy, through, dh, dc, d_inputs):  # type: ignore[no-untyped-def]
-    """Gradients of one LSTM step."""
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def lstm_backward(  # type: ignore[no-untyped-def]
+    n, row, row_before, at, gates, y, cells, h_before, c_before, dy, d, previous, dh, dc
+):
+    """Gradients of `lstm_forward`."""
     H = y.shape[1]
     for p in range(n):
-        row = first[p] + s * B
-        h_before = h0[p] if s == 0 else y[row - B]
-        c_before = c0[p] if s == 0 else saved[row - B, 4 * H : 5 * H]
-        previous[row] = h_before
         for j in range(H):
-            i = saved[row, j]
-            f = saved[row, H + j]
-            g = saved[row, 2 * H + j]
-            o = saved[row, 3 * H + j]
-            squashed = saved[row, 5 * H + j]
-            d_h = dh[p, j] + dy[row, j]
+            i = gates[row + p, j]
+            f = gates[row + p, H + j]
+            g = gates[row + p, 2 * H + j]
+            o = gates[row + p, 3 * H + j]
+            squashed = tanh(cells[row + p, j])
+            d_h = dh[p, j] + dy[row + p, j]
             d_c = dc[p, j] + d_h * o * (1 - squashed * squashed)
-            d_i = d_c * g * i * (1 - i)
-            d_f = d_c * c_before[j] * f * (1 - f)
-            d_g = d_c * i * (1 - g * g)
-            d_o = d_h * squashed * o * (1 - o)
-            through[p, j] = d_i
-            through[p, H + j] = d_f
-            through[p, 2 * H + j] = d_g
-            through[p, 3 * H + j] = d_o
-            d_inputs[row, j] = d_i
-            d_inputs[row, H + j] = d_f
-            d_inputs[row, 2 * H + j] = d_g
-            d_inputs[row, 3 * H + j] = d_o
+            d[at + p, j] = d_c * g * i * (1 - i)
+            d[at + p, H + j] = d_c * c_before[row_before + p, j] * f * (1 - f)
+            d[at + p, 2 * H + j] = d_c * i * (1 - g * g)
+            d[at + p, 3 * H + j] = d_h * squashed * o * (1 - o)
             dc[p, j] = d_c * f
-            dh[p, j] = 0
+        dh[p] = 0
+        previous[at + p] = h_before[row_before + p]
 
 
-@njit(cache=True, **_OPTIONS)
-def gru_forward(s, n, first, B, inputs, recurrent, bias, saved, y, h):  # type: ignore[no-untyped-def]
-    """r, z = sigmoid; m = recurrent + bias; n = tanh(input + r m); h' = n + z (h - n). Saves r, z, n, m."""
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def gru_forward(n, row, row_before, gates, y, h_before):  # type: ignore[no-untyped-def]
+    """r, z = sigmoid; n = tanh(input + r m); h = n + z (h_before - n)."""
     H = y.shape[1]
     for p in range(n):
-        row = first[p] + s * B
         for j in range(H):
-            r = sigmoid(inputs[row, j] + recurrent[p, j] + bias[j])
-            z = sigmoid(inputs[row, H + j] + recurrent[p, H + j] + bias[H + j])
-            m = recurrent[p, 2 * H + j] + bias[2 * H + j]
-            new = tanh(inputs[row, 2 * H + j] + r * m)
-            after = new + z * (h[p, j] - new)
-            saved[row, j] = r
-            saved[row, H + j] = z
-            saved[row, 2 * H + j] = new
-            saved[row, 3 * H + j] = m
-            h[p, j] = after
-            y[row, j] = after
+            gates[row + p, H + j] = sigmoid(gates[row + p, H + j])
+            gates[row + p, 2 * H + j] = sigmoid(gates[row + p, 2 * H + j])
+        for j in range(H):
+            new = tanh(gates[row + p, j] + gates[row + p, H + j] * gates[row + p, 3 * H + j])
+            gates[row + p, j] = new
+            y[row + p, j] = new + gates[row + p, 2 * H + j] * (h_before[row_before + p, j] - new)
 
 
-@njit(cache=True, **_OPTIONS)
-def gru_backward(s, n, first, B, saved, y, h0, previous, dy, through, dh, d_inputs, d_recurrent):  # type: ignore[no-untyped-def]
-    """Gradients of one GRU step; input and recurrent product differ by r in the third gate."""
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def gru_backward(n, row, row_before, at, gates, y, h_before, dy, d, previous, dh):  # type: ignore[no-untyped-def]
+    """Gradients of `gru_forward`."""
     H = y.shape[1]
     for p in range(n):
-        row = first[p] + s * B
-        h_before = h0[p] if s == 0 else y[row - B]
-        previous[row] = h_before
         for j in range(H):
-            r = saved[row, j]
-            z = saved[row, H + j]
-            new = saved[row, 2 * H + j]
-            d_h = dh[p, j] + dy[row, j]
+            new = gates[row + p, j]
+            r = gates[row + p, H + j]
+            z = gates[row + p, 2 * H + j]
+            d_h = dh[p, j] + dy[row + p, j]
             d_new = d_h * (1 - z) * (1 - new * new)
-            d_r = d_new * saved[row, 3 * H + j] * r * (1 - r)
-            d_z = d_h * (h_before[j] - new) * z * (1 - z)
-            through[p, j] = d_r
-            through[p, H + j] = d_z
-            through[p, 2 * H + j] = d_new * r
-            d_inputs[row, j] = d_r
-            d_inputs[row, H + j] = d_z
-            d_inputs[row, 2 * H + j] = d_new
-            d_recurrent[row, j] = d_r
-            d_recurrent[row, H + j] = d_z
-            d_recurrent[row, 2 * H + j] = d_new * r
+            d[at + p, j] = d_new
+            d[at + p, H + j] = d_new * gates[row + p, 3 * H + j] * r * (1 - r)
+            d[at + p, 2 * H + j] = d_h * (h_before[row_before + p, j] - new) * z * (1 - z)
+            d[at + p, 3 * H + j] = d_new * r
             dh[p, j] = d_h * z
+        previous[at + p] = h_before[row_before + p]
 
 
-@njit(cache=True, **_OPTIONS)
-def rnn_forward(s, n, first, B, inputs, recurrent, bias, saved, y, h):  # type: ignore[no-untyped-def]
-    """h' = tanh(input + recurrent + bias). Saves nothing."""
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def rnn_forward(n, row, row_before, gates, y, h_before):  # type: ignore[no-untyped-def]
+    """H = tanh."""
     for p in range(n):
-        row = first[p] + s * B
         for j in range(y.shape[1]):
-            after = tanh(inputs[row, j] + recurrent[p, j] + bias[j])
-            h[p, j] = after
-            y[row, j] = after
+            y[row + p, j] = tanh(gates[row + p, j])
 
 
-@njit(cache=True, **_OPTIONS)
-def rnn_backward(s, n, first, B, saved, y, h0, previous, dy, through, dh, d_inputs):  # type: ignore[no-untyped-def]
-    """Gradients of one step of Elman's network."""
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def rnn_backward(n, row, row_before, at, gates, y, h_before, dy, d, previous, dh):  # type: ignore[no-untyped-def]
+    """Gradients of `rnn_forward`."""
     for p in range(n):
-        row = first[p] + s * B
-        previous[row] = h0[p] if s == 0 else y[row - B]
         for j in range(y.shape[1]):
-            d = (dh[p, j] + dy[row, j]) * (1 - y[row, j] * y[row, j])
-            through[p, j] = d
-            d_inputs[row, j] = d
-            dh[p, j] = 0
+            d[at + p, j] = (dh[p, j] + dy[row + p, j]) * (1 - y[row + p, j] * y[row + p, j])
+        dh[p] = 0
+        previous[at + p] = h_before[row_before + p]

@@ -1,0 +1,56 @@
+# make train   set up, then the main job (ARGS="..." are flags of train.py)
+# make test    set up, then every test that takes less than minutes
+# make check   format, lint, types and fast tests
+# make test-slow, make bench, make help
+
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+BENCH_READY = $(VENV)/.ready-bench
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+JOBS ?= 2
+# scripts that measure when run without arguments; generalisation.py trains for hours and has commands of its own
+BENCHES ?= $(filter-out benchmarks/generalisation.py,$(shell grep -l __main__ benchmarks/*.py))
+
+.DEFAULT_GOAL = help
+.PHONY: help setup train test check test-slow bench clean
+
+help:  ## show these lines
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: $(READY)  ## make .venv and install what constraints.txt says, if that changed
+
+train: $(READY)  ## train on the main job, or as ARGS="..." says; see train.py --help
+	$(BIN)/python train.py $(ARGS)
+
+test: $(READY)  ## all tests but those that train for minutes
+	$(PYTEST) -n $(JOBS) -m "not slow"
+
+check: $(READY)  ## format, lint, types, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(PYTEST) -n $(JOBS) -m "not learning and not slow"
+
+test-slow: $(READY)  ## the tests that train for minutes
+	$(PYTEST) -m slow
+
+bench: $(BENCH_READY)  ## run the benchmarks whose figures the README shows
+	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:  ## remove caches and builds; .venv and runs stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find agents envs memory tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+		if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then echo "Python 3.11 or newer is needed; install it and run make again" >&2; exit 2; fi; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then $$python -m venv --clear $(VENV); fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	@touch $@

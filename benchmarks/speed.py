@@ -1,0 +1,286 @@
+"""How fast training is, beside sb3-contrib and torch's own recurrences, on the same work in the same process.
+
+    python benchmarks/speed.py --quick          # under three minutes
+    python benchmarks/speed.py --out docs/speed.md
+
+Contestants take turns, every figure is the median of its repeats after a warm-up, compile time is not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from gymnasium import spaces
+from plain import PlainEndlessTMaze
+from sb3_contrib import RecurrentPPO
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor, nn
+
+import memory
+from agents import MemoryPPO
+from agents.experiment import versions
+from memory.base import Memory
+
+N_STEPS, N_EPOCHS, MINIBATCHES = 128, 4, 4
+HEADS = {"pi": [64], "vf": [64]}
+WIDTH = 128
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare speeds."""
+
+    quick: bool = False
+    """Fewer sizes and repeats."""
+    threads: int = 1
+    """Threads for torch, for every contestant."""
+    only: tuple[str, ...] = ("training", "scans", "acting")
+    """Which tables."""
+    out: Path | None = None
+    """A Markdown file to write beside printing; the raw figures go beside it as JSON."""
+
+
+def side_by_side(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each call; they take turns, so that a noisy moment hits them alike. One warm-up each."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(repeats + 1):
+        for name, run in contestants.items():
+            began = time.perf_counter()
+            run()
+            if turn:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def training(options: Options) -> list[list[Any]]:
+    """Env steps per second of whole iterations, rollout and update, on plain-Python environments."""
+    rows = []
+    for n_envs in (64,) if options.quick else (8, 64):
+        contestants: dict[str, Any] = {
+            "sb3-contrib, default (two LSTMs)": theirs(n_envs),
+            "sb3-contrib, shared LSTM": theirs(n_envs, shared_lstm=True, enable_critic_lstm=False),
+            "ours, lstm (default, shared)": ours(n_envs, "lstm"),
+            "ours, lstm, share_memory=False": ours(n_envs, "lstm", share_memory=False),
+            "ours, ffm": ours(n_envs, "ffm"),
+            "ours, rewrite (one layer)": ours(n_envs, "rewrite", memory_kwargs={"num_layers": 1}),
+        }
+        steps = N_STEPS * n_envs
+        calls = {name: learner(model, steps) for name, model in contestants.items()}
+        seconds = side_by_side(calls, 2 if options.quick else 5)
+        floor = training_floor(n_envs, 2 if options.quick else 5)
+        base = seconds["sb3-contrib, default (two LSTMs)"]
+        shared = seconds["sb3-contrib, shared LSTM"]
+        for name, found in seconds.items():
+            rows.append([n_envs, name, steps / found, base / found, shared / found])
+        rows.append([n_envs, "matrix products of lstm alone", steps / floor, base / floor, shared / floor])
+    return rows
+
+
+def theirs(n_envs: int, **policy: Any) -> RecurrentPPO:
+    """RecurrentPPO on plain-Python environments."""
+    return RecurrentPPO(
+        "MlpLstmPolicy",
+        plain_envs(n_envs),
+        n_steps=N_STEPS,
+        batch_size=N_STEPS * n_envs // MINIBATCHES,
+        n_epochs=N_EPOCHS,
+        policy_kwargs={"lstm_hidden_size": WIDTH, "net_arch": HEADS, **policy},
+        device="cpu",
+        seed=0,
+    )
+
+
+def ours(n_envs: int, name: str, memory_kwargs: dict[str, Any] | None = None, **policy: Any) -> MemoryPPO:
+    """MemoryPPO on the same environments, without an encoder, as theirs has none."""
+    return MemoryPPO(
+        "MlpMemoryPolicy",
+        plain_envs(n_envs),
+        n_steps=N_STEPS,
+        batch_size=N_STEPS * n_envs // MINIBATCHES,
+        n_epochs=N_EPOCHS,
+        policy_kwargs={
+            "memory": name,
+            "memory_kwargs": {"output_size": WIDTH, **(memory_kwargs or {})},
+            "encoder_arch": [],
+            "net_arch": HEADS,
+            **policy,
+        },
+        device="cpu",
+        seed=0,
+    )
+
+
+def plain_envs(n_envs: int) -> DummyVecEnv:
+    """Plain-Python environments as SB3 users have them."""
+    return DummyVecEnv([lambda: Monitor(PlainEndlessTMaze())] * n_envs)
+
+
+def learner(model: Any, steps: int) -> Callable[[], Any]:
+    """One whole iteration."""
+    return lambda: model.learn(steps, reset_num_timesteps=False)
+
+
+def training_floor(n_envs: int, repeats: int) -> float:
+    """Seconds of the matrix products of one iteration with a shared LSTM: acting, update, forward and backward."""
+    rows = N_STEPS * n_envs // MINIBATCHES
+    shapes = [(3, 4 * WIDTH), (WIDTH, 64), (WIDTH, 64), (64, 3), (64, 1)]
+    recurrent = torch.randn(WIDTH, 4 * WIDTH)
+
+    def products(batch: int, columns: int, steps: int, passes: int) -> None:
+        for inputs, outputs in shapes:
+            a, b = torch.randn(batch, inputs), torch.randn(inputs, outputs)
+            for _ in range(passes):
+                torch.mm(a, b)
+        h = torch.randn(columns, WIDTH)
+        for _ in range(steps * passes):
+            torch.mm(h, recurrent)
+
+    def run() -> None:
+        with torch.no_grad():
+            for _ in range(N_STEPS):
+                products(n_envs, n_envs, 1, 1)
+            for _ in range(N_EPOCHS * MINIBATCHES):
+                products(rows, n_envs // MINIBATCHES, N_STEPS, 3)
+
+    return side_by_side({"": run}, repeats)[""]
+
+
+def scans(options: Options) -> list[list[Any]]:
+    """Tokens per second forward and backward, starts with probability 1/50, beside nn.LSTM and nn.GRU without any."""
+    rows = []
+    sizes = [(256, 16)] if options.quick else [(T, B) for T in (64, 256, 1024) for B in (16, 64)]
+    for T, B in sizes:
+        x = torch.randn(T, B, 64)
+        start = torch.rand(T, B) < 1 / 50
+        contestants: dict[str, Callable[[], Any]] = {
+            "nn.LSTM, no resets": plain_recurrence(nn.LSTM(64, WIDTH), x),
+            "nn.GRU, no resets": plain_recurrence(nn.GRU(64, WIDTH), x),
+        }
+        for label, made in {
+            "lstm": memory.make("lstm", 64),
+            "gru": memory.make("gru", 64),
+            "ffm": memory.make("ffm", 64),
+            "rewrite (1 layer, 4 x 16 x 16)": memory.make("rewrite", 64, num_layers=1, value_size=16),
+            "rewrite": memory.make("rewrite", 64),
+            "hcam": memory.make("hcam", 64),
+            "gtrxl": memory.make("gtrxl", 64),
+        }.items():
+            contestants[label] = scanner(made, x, start, type(made).scan)
+        for label in ("lstm", "ffm", "rewrite"):
+            contestants[f"{label}, loop over steps"] = scanner(memory.make(label, 64), x, start, Memory.scan)
+        seconds = side_by_side(contestants, 3 if options.quick else 7)
+        for name, found in seconds.items():
+            rows.append([T, B, name, T * B / found, seconds["nn.LSTM, no resets"] / found])
+    return rows
+
+
+def plain_recurrence(module: nn.Module, x: Tensor) -> Callable[[], None]:
+    """Forward and backward of torch's own recurrence."""
+
+    def run() -> None:
+        module.zero_grad()
+        module(x)[0].square().mean().backward()
+
+    return run
+
+
+def scanner(made: Memory, x: Tensor, start: Tensor, scan: Callable[..., Any]) -> Callable[[], None]:
+    """Forward and backward of a memory's scan."""
+    state = made.initial_state(x.shape[1])
+
+    def run() -> None:
+        made.zero_grad()
+        scan(made, x, start, state)[0].square().mean().backward()
+
+    return run
+
+
+def acting(options: Options) -> list[list[Any]]:
+    """Milliseconds of one policy step with 64 rows, observation array to action array."""
+    B, obs = 64, np.random.default_rng(0).random((64, 3)).astype(np.float32)
+    contrib = theirs(B)
+    zeros = torch.zeros(1, B, WIDTH)
+    states = RNNStates((zeros, zeros), (zeros, zeros))
+    starts = torch.zeros(B)
+
+    def their_step() -> None:
+        with torch.no_grad():
+            contrib.policy(torch.as_tensor(obs), states, starts)[0].numpy()
+
+    def our_step(model: MemoryPPO) -> Callable[[], None]:
+        state = model.policy.initial_state(B)
+
+        def run() -> None:
+            with torch.no_grad():
+                model.policy(torch.as_tensor(obs), state)[0].numpy()
+
+        return run
+
+    contestants = {"sb3-contrib": their_step} | {
+        "lstm": our_step(ours(B, "lstm")),
+        "ffm": our_step(ours(B, "ffm")),
+        "rewrite (one layer)": our_step(ours(B, "rewrite", memory_kwargs={"num_layers": 1})),
+        "rewrite": our_step(ours(B, "rewrite")),
+    }
+    seconds = side_by_side(contestants, 200 if options.quick else 1000)
+    return [[name, 1e3 * found, seconds["sb3-contrib"] / found] for name, found in seconds.items()]
+
+
+TABLES: dict[str, tuple[Callable[[Options], list[list[Any]]], list[str]]] = {
+    "training": (training, ["envs", "agent", "env steps/s", "x sb3-contrib default", "x sb3-contrib shared"]),
+    "scans": (scans, ["T", "B", "scan", "tokens/s", "x nn.LSTM"]),
+    "acting": (acting, ["policy step, 64 rows", "ms", "x sb3-contrib"]),
+}
+
+
+def markdown(head: list[str], rows: list[list[Any]]) -> str:
+    """A table."""
+
+    def cell(value: Any) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+    lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(options: Options) -> None:
+    """Measure, print, save."""
+    assert isinstance(PlainEndlessTMaze().action_space, spaces.Discrete)
+    torch.set_num_threads(options.threads)
+    record = {"cpu": cpu_name(), "cores": os.cpu_count(), **versions()}
+    parts = [f"Medians of repeats taken in turns; {json.dumps(record)}"]
+    raw: dict[str, Any] = {"versions": record}
+    for name in options.only:
+        measure, head = TABLES[name]
+        raw[name] = rows = measure(options)
+        summary = (measure.__doc__ or "").strip()
+        parts.append(f"### {name}\n\n{summary}\n\n{markdown(head, rows)}")
+        print(parts[-1], flush=True)
+    if options.out is not None:
+        options.out.write_text("\n\n".join(parts) + "\n")
+        options.out.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n")
+
+
+def cpu_name() -> str:
+    """The processor's name where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+    return names[0] if names else "unknown"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

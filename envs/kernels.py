@@ -1,0 +1,159 @@
+"""What the families' compiled code shares: random numbers, and the loop over rows that each kernel is.
+
+A family writes three functions of one row, and a kernel that hands them to the loop:
+
+    @compiled
+    def begin(rules, state, i): ...             an episode's first state; draws with `draw(state.rng, i, n)`
+    @compiled
+    def move(rules, state, i, action): ...      one step -> (reward, terminated, success)
+    @compiled
+    def observe(rules, state, i, obs, j): ...   writes every element of obs[j]; changes nothing else
+    @compiled
+    def kernel(rules, state, io, mode):
+        return run_rows(begin, move, observe, rules, state, io, mode)
+
+Compiled code is cached beside the family's file and renewed when that file changes; after a change to this file
+alone, touch the families.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+# No reference counting: it costs ten times the work of a step where arrays pass through small functions. In turn
+# compiled code must not create arrays; scratch space belongs to the state. Division follows numpy (no exceptions).
+_OPTIONS = {"error_model": "numpy", "_nrt": False}
+compiled = njit(cache=True, **_OPTIONS)
+"""Decorator of everything that a family compiles."""
+
+RESTART, OBSERVE, STEP, STEP_AND_RESTART = range(4)
+"""What a kernel is asked for. The first two touch only rows whose `io.mask` is true; the last restarts the rows
+that end within the same step."""
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_27, _30, _31, _32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+_ONE = np.uint64(1)
+
+
+class IO(NamedTuple):
+    """What goes into a kernel and comes out of it, for B rows. Allocated once, overwritten by every call.
+
+    `row`, `success`, `length` and `final_obs` are lists of the rows that ended, in ascending order; a kernel that
+    steps returns how many entries count.
+    """
+
+    num_actions: int
+    mask: np.ndarray
+    """[B] bool, rows that RESTART and OBSERVE mean."""
+    action: np.ndarray
+    """[B] int64, 0 to num_actions - 1."""
+    obs: Any
+    """[B, ...] in the dtype of the space; for a Dict space a NamedTuple of such arrays."""
+    reward: np.ndarray
+    """[B] float64"""
+    terminated: np.ndarray
+    """[B] bool"""
+    truncated: np.ndarray
+    """[B] bool; never true where `terminated` is."""
+    row: np.ndarray
+    """[B] int64, which row ended."""
+    success: np.ndarray
+    """[B] bool, whether it had won."""
+    length: np.ndarray
+    """[B] int64, steps of the episode that ended."""
+    final_obs: Any
+    """As `obs`: the last observation of the episode that ended; written by STEP_AND_RESTART alone."""
+
+
+@njit(inline="always", **_OPTIONS)
+def run_rows(begin: Any, move: Any, observe: Any, rules: Any, state: Any, io: IO, mode: int) -> int:
+    """Do what `mode` asks for in every row. Rows share nothing, so that their order does not matter.
+
+    Args:
+        begin, move, observe: the family's compiled functions of one row.
+        rules: NamedTuple of numbers, `limit` (steps until truncation) among them.
+        state: NamedTuple of arrays [B, ...], `rng` [B] uint64 and `steps` [B] int64 among them. `steps` counts the
+            steps finished: `move` sees it before its own step is added, `observe` after.
+        io: where actions are read and results written.
+        mode: RESTART, OBSERVE, STEP or STEP_AND_RESTART.
+
+    Returns:
+        How many rows ended; -1 - i where row i's action is illegal, and then nothing has changed.
+    """
+    ends = 0
+    if mode <= OBSERVE:
+        for i in range(io.mask.shape[0]):
+            if io.mask[i]:
+                if mode == RESTART:
+                    state.steps[i] = 0
+                    begin(rules, state, i)
+                observe(rules, state, i, io.obs, i)
+    else:
+        for i in range(io.action.shape[0]):
+            if io.action[i] < 0 or io.action[i] >= io.num_actions:
+                ends = -1 - i
+                break
+        if ends == 0:
+            for i in range(io.action.shape[0]):
+                reward, terminated, success = move(rules, state, i, io.action[i])
+                state.steps[i] += 1
+                truncated = state.steps[i] >= rules.limit and not terminated
+                io.reward[i] = reward
+                io.terminated[i] = terminated
+                io.truncated[i] = truncated
+                if terminated or truncated:
+                    io.row[ends] = i
+                    io.success[ends] = success
+                    io.length[ends] = state.steps[i]
+                    if mode == STEP_AND_RESTART:
+                        observe(rules, state, i, io.final_obs, ends)
+                        state.steps[i] = 0
+                        begin(rules, state, i)
+                    ends += 1
+                observe(rules, state, i, io.obs, i)
+    return ends
+
+
+@compiled
+def random_bits(rng: np.ndarray, i: int) -> np.uint64:
+    """64 random bits from row i's generator (SplitMix64: Steele, Lea and Flood 2014)."""
+    z = rng[i] + _GAMMA
+    rng[i] = z
+    z = (z ^ (z >> _30)) * _MIX_1
+    z = (z ^ (z >> _27)) * _MIX_2
+    return z ^ (z >> _31)
+
+
+@compiled
+def draw(rng: np.ndarray, i: int, n: int) -> int:
+    """A uniform integer in 0 to n - 1, n from 1 to 2^32 - 1, by multiplication (arXiv 1805.10941).
+
+    Exactly uniform: fewer than n in 2^32 draws are taken again, so that the cost does not depend on n.
+    """
+    bound = np.uint64(n)
+    product = (random_bits(rng, i) >> _32) * bound
+    if (product & _LOW) < bound:
+        threshold = ((_ONE << _32) - bound) % bound
+        while (product & _LOW) < threshold:
+            product = (random_bits(rng, i) >> _32) * bound
+    return np.int64(product >> _32)
+
+
+@compiled
+def chance(rng: np.ndarray, i: int) -> float:
+    """A uniform number in [0, 1), with 53 random bits."""
+    return np.float64(random_bits(rng, i) >> np.uint64(11)) * (1.0 / (1 << 53))
+
+
+def seeded(seeds: np.ndarray) -> np.ndarray:
+    """Generator states for `seeds` [N] uint64: mixed, so that neighbouring seeds share no part of their streams."""
+    z = seeds + _GAMMA
+    z = (z ^ (z >> _30)) * _MIX_1
+    z = (z ^ (z >> _27)) * _MIX_2
+    return z ^ (z >> _31)

@@ -1,0 +1,89 @@
+"""Pictures of grids: cells, discs, arrows and small capitals on a numpy canvas."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Colour = tuple[int, int, int]
+
+WALL: Colour = (58, 62, 74)
+FLOOR: Colour = (236, 236, 230)
+INK: Colour = (250, 250, 250)
+AGENT: Colour = (214, 64, 52)
+CUE: Colour = (36, 105, 190)
+GOAL: Colour = (44, 148, 84)
+PALETTE: tuple[Colour, ...] = (
+    (214, 64, 52),
+    (36, 105, 190),
+    (44, 148, 84),
+    (230, 171, 36),
+    (132, 78, 170),
+    (226, 120, 38),
+    (60, 170, 180),
+    (206, 90, 150),
+    (120, 86, 60),
+    (120, 128, 140),
+)
+"""Colours of things that differ only in colour."""
+
+# Each glyph is three pixels wide and five high, one octal digit per line.
+_GLYPHS = dict(
+    zip(
+        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ/-?:+.=<> ",
+        """75557 26227 71747 71717 55711 74717 74757 71111 75757 75717 25755 65656 34443 65556 74647 74644 34553 55755
+        72227 11152 55655 44447 57755 65555 25552 65644 25573 65655 34216 72222 55557 55552 55775 55255 55222 71247
+        11244 00700 61202 02020 02720 00002 07070 12421 42124 00000""".split(),
+        strict=True,
+    )
+)
+
+
+def faded(colour: Colour, ground: Colour = FLOOR) -> Colour:
+    """`colour` as it is drawn where the player cannot see it."""
+    return tuple(round(0.3 * c + 0.7 * g) for c, g in zip(colour, ground))  # type: ignore[return-value]
+
+
+class Canvas:
+    """A picture of `height` × `width` cells; positions are (row, column) of a cell and may be fractions.
+
+    Args:
+        height: rows of cells.
+        width: columns of cells.
+        cell: pixels along a cell's side.
+        ground: what is not drawn on.
+    """
+
+    def __init__(self, height: int, width: int, cell: int = 24, ground: Colour = WALL) -> None:
+        self.cell = cell
+        self.pixels = np.empty((height * cell, width * cell, 3), np.uint8)
+        self.pixels[:] = ground
+        self._y = (np.arange(height * cell)[:, None] + 0.5) / cell
+        self._x = (np.arange(width * cell)[None, :] + 0.5) / cell
+
+    def box(
+        self, row: float, column: float, colour: Colour, height: float = 1, width: float = 1, margin: float = 0.04
+    ) -> None:
+        """A box whose first cell is (row, column)."""
+        inside_y = (self._y >= row + margin) & (self._y < row + height - margin)
+        self.pixels[inside_y & (self._x >= column + margin) & (self._x < column + width - margin)] = colour
+
+    def disc(self, row: float, column: float, colour: Colour, radius: float = 0.32) -> None:
+        """A disc in the middle of a cell."""
+        self.pixels[(self._y - row - 0.5) ** 2 + (self._x - column - 0.5) ** 2 < radius**2] = colour
+
+    def arrow(self, row: float, column: float, towards: str, colour: Colour, size: float = 0.32) -> None:
+        """A triangle in the middle of a cell that points "up", "down", "left" or "right"."""
+        y, x = self._y - row - 0.5, self._x - column - 0.5
+        along, across = {"up": (-y, x), "down": (y, x), "left": (-x, y), "right": (x, y)}[towards]
+        self.pixels[(along > -size) & (2 * np.abs(across) < size - along)] = colour
+
+    def label(self, row: float, column: float, text: str, colour: Colour = INK) -> None:
+        """`text` in capitals, a cell's height tall with its margins, from (row, column) rightwards; cut at the edge."""
+        scale = max(1, self.cell // 8)
+        top, left = round(row * self.cell) + (self.cell - 5 * scale) // 2, round(column * self.cell) + scale
+        for glyph in (_GLYPHS.get(letter, _GLYPHS["?"]) for letter in text.upper()):
+            lines = np.array([[int(line) >> bit & 1 for bit in (2, 1, 0)] for line in glyph], bool)
+            large = lines.repeat(scale, 0).repeat(scale, 1)
+            area = self.pixels[top : top + 5 * scale, left : left + 3 * scale]
+            area[large[: area.shape[0], : area.shape[1]]] = colour
+            left += 4 * scale

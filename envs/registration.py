@@ -1,0 +1,155 @@
+"""Ids of environments: one line each, read by gymnasium, `make_vec`, the command line, the tests and the docs.
+
+Registering and listing import no compiled code: a family's module is imported when it is first made.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+from envs.arguments import check_int, check_keys, closest
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+NAMESPACE = "Palimpsest"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry knows of an id."""
+
+    target: str
+    """The family, as "module:Class"."""
+    meaning: str
+    """One sentence."""
+    presets: dict[str, Any]
+    """Arguments of the family that the id fixes unless others are given."""
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register(id: str, target: str, meaning: str, **presets: Any) -> None:
+    """Add an environment on a batched world.
+
+    Args:
+        id: "Palimpsest/Name-v0".
+        target: "module:Class"; the class is an `envs.core.World`.
+        meaning: one sentence for lists.
+        **presets: arguments of the class.
+
+    Raises:
+        ValueError: the id is taken, or the target does not read "module:Class".
+    """
+    if id in _ENTRIES:
+        raise ValueError(f"environment {id!r} is already {_ENTRIES[id].target}; choose another id")
+    if target.count(":") != 1:
+        raise ValueError(f'target must read "module:Class"; got {target!r}')
+    _ENTRIES[id] = Entry(target, meaning, presets)
+    gym.register(
+        id,
+        entry_point=target,
+        vector_entry_point=f"envs.vector:{target.partition(':')[2]}",
+        kwargs=presets,
+        order_enforce=False,  # a world refuses a step before reset itself
+        disable_env_checker=True,  # the tests run the whole checker; here it would slow every step
+    )
+
+
+def ids() -> list[str]:
+    """The registered ids, in the order of registration."""
+    return list(_ENTRIES)
+
+
+def entry(id: str) -> Entry:
+    """The registry's line for one of our ids; ValueError with the closest id if there is none."""
+    if id not in _ENTRIES:
+        raise ValueError(f"unknown environment {id!r}{closest(id, _ENTRIES)}; ours: {', '.join(_ENTRIES)}")
+    return _ENTRIES[id]
+
+
+def describe(id: str) -> str:
+    """One sentence on what the environment asks for."""
+    return entry(id).meaning
+
+
+def families() -> dict[str, Callable[[], Any]]:
+    """Class name -> a function that imports and returns the class, for every family that has an id."""
+    return {e.target.partition(":")[2]: functools.partial(_load, e.target) for e in _ENTRIES.values()}
+
+
+def family(id: str) -> Any:
+    """The class behind one of our ids, imported now."""
+    return _load(entry(id).target)
+
+
+def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any) -> VecEnv:
+    """An SB3 VecEnv of `num_envs` rows, with episode statistics in its infos.
+
+    Ours is one batched world (`envs.sb3.WorldVecEnv`); any other registered gymnasium id becomes SB3's DummyVecEnv
+    of `gym.make`, each under a Monitor.
+
+    Args:
+        id: a registered gymnasium id, also as "module:id".
+        num_envs: B, 1 or more.
+        seed: row i is reset with seed + i; None for unpredictable seeds.
+        **kwargs: the environment's arguments, `render_mode` among them.
+
+    Raises:
+        ValueError: an unknown id or argument (the closest known one is named), or a value that does not fit.
+    """
+    from envs.sb3 import WorldVecEnv, dummy_vec_env
+
+    check_int("num_envs", num_envs, 1, 1 << 20)
+    if seed is not None:
+        check_int("seed", seed, 0, 2**63 - 1)
+    module, _, id = id.rpartition(":")
+    if module:
+        _import(module)
+    if id in _ENTRIES:
+        cls = family(id)
+        check_keys(id, kwargs, cls)
+        venv: VecEnv = WorldVecEnv(cls, num_envs, spec=gym.spec(id), **{**_ENTRIES[id].presets, **kwargs})
+    else:
+        spec = gym.registry.get(id)
+        if spec is None:
+            known = [*_ENTRIES, *gym.registry]
+            raise ValueError(f"unknown environment {id!r}{closest(id, known)}; ours: {', '.join(_ENTRIES)}")
+        creator = spec.entry_point
+        if isinstance(creator, str):
+            creator = gym.envs.registration.load_env_creator(creator)
+        if creator is not None and not any(
+            p.kind is p.VAR_KEYWORD for p in inspect.signature(creator).parameters.values()
+        ):
+            check_keys(id, kwargs, creator)
+        venv = dummy_vec_env(id, num_envs, kwargs)
+    if seed is not None:
+        venv.seed(seed)
+    return venv
+
+
+def _load(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"cannot import {module!r}, which the id names before ':'; is it installed?") from error
+
+
+register(
+    "Palimpsest/EndlessTMaze-v0",
+    "envs.endless_tmaze:EndlessTMaze",
+    "A chain of corridors; each cue says where to turn next and makes the last one false.",
+)

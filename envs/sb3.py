@@ -1,0 +1,314 @@
+"""SB3's VecEnv over a batched world, and over any gymnasium VectorEnv. The only file here that touches SB3."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from envs.arguments import check_int
+from envs.core import World
+from envs.kernels import STEP_AND_RESTART
+from envs.vector import MOST_ROWS
+
+
+class Ends(NamedTuple):
+    """The N episodes that ended in a step, in ascending order of row."""
+
+    rows: np.ndarray
+    """[N] int64"""
+    final_obs: Any
+    """[N, ...], or a dict of such arrays: the last observations, before the rows began anew."""
+    truncated: np.ndarray
+    """[N] bool, ended by a step limit alone."""
+    success: np.ndarray | None
+    """[N] bool; None where the environment does not say."""
+    returns: np.ndarray
+    """[N] float64, sums of rewards."""
+    lengths: np.ndarray
+    """[N] int64, steps."""
+
+
+class EpisodicVecEnv(VecEnv):
+    """A VecEnv that keeps the statistics of episodes itself, as SB3's Monitor does for single environments.
+
+    The info dict of a row is empty except at an episode's end, where it holds `episode` {r, l, t},
+    `terminal_observation`, `TimeLimit.truncated` and, where known, `success` and `is_success`. Each row owns one
+    dict, cleared at the next step: copy one to keep it. `last_ends` says the same in arrays, without dicts.
+    """
+
+    def __init__(self, num_envs: int, observation_space: gym.Space, action_space: gym.Space) -> None:
+        super().__init__(num_envs, observation_space, action_space)
+        self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+        self._returns = np.zeros(num_envs)
+        self._began = time.time()
+        self.last_ends: Ends | None = None
+        """The episodes that ended in the last step, None for none: the fast path beside the info dicts."""
+
+    def _begin(self) -> None:
+        """Every row starts an episode; seeds and options have been used."""
+        self._reset_seeds()
+        self._reset_options()
+        self._returns[:] = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        """Empty the infos of the rows that ended in the last step."""
+        if self.last_ends is not None:
+            for row in self.last_ends.rows.tolist():
+                self._infos[row].clear()
+            self.last_ends = None
+
+    def _end(
+        self, rows: np.ndarray, final_obs: Any, truncated: np.ndarray, success: np.ndarray | None, lengths: np.ndarray
+    ) -> None:
+        """Report the ends of `rows`; all arguments as in `Ends`, their arrays given away."""
+        returns = self._returns[rows]
+        self._returns[rows] = 0
+        self.last_ends = Ends(rows, final_obs, truncated, success, returns, lengths)
+        seconds = round(time.time() - self._began, 6)
+        columns = zip(rows.tolist(), truncated.tolist(), returns.tolist(), lengths.tolist())
+        for k, (row, cut, total, length) in enumerate(columns):
+            info = self._infos[row]
+            info["episode"] = {"r": round(total, 6), "l": length, "t": seconds}
+            info["TimeLimit.truncated"] = cut
+            if isinstance(final_obs, dict):
+                info["terminal_observation"] = {key: part[k] for key, part in final_obs.items()}
+            else:
+                info["terminal_observation"] = final_obs[k]
+            if success is not None:
+                info["is_success"] = info["success"] = bool(success[k])
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """True for Monitor, whose statistics the infos hold; false for any other wrapper."""
+        return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
+
+    def _options_given(self) -> dict[str, Any]:
+        """The options of all rows as one dict."""
+        merged: dict[str, Any] = {}
+        for options in self._options:
+            merged.update(options)
+        return merged
+
+
+class WorldVecEnv(EpisodicVecEnv):
+    """Rows of one world; a row that ends begins its next episode in the same step.
+
+    `env_method` and `get_attr` reach a row as a world of its own (`World.row`), which answers questions but cannot
+    be stepped alone; `set_attr` keeps attributes of the caller's own and refuses the world's. `seed` and
+    `set_options` (of {"hidden_state": ...}, for the whole batch) count at the next `reset`, as in SB3.
+
+    Args:
+        family: the world's class.
+        num_envs: B, 1 to 1,048,576.
+        spec: gymnasium's registration of the id, for `get_attr("spec")`.
+        **kwargs: the family's arguments.
+
+    Raises:
+        ValueError: an argument that the family does not allow.
+    """
+
+    def __init__(
+        self, family: type[World], num_envs: int, spec: gym.envs.registration.EnvSpec | None = None, **kwargs: Any
+    ) -> None:
+        check_int("num_envs", num_envs, 1, MOST_ROWS)
+        self.world = family(**kwargs)
+        self.world.allocate(num_envs)
+        if spec is not None:
+            self.world.spec = deepcopy(spec)
+            self.world.spec.kwargs = {**spec.kwargs, **kwargs}
+        self._rows: dict[int, World] = {}
+        super().__init__(num_envs, self.world.observation_space, self.world.action_space)
+
+    def reset(self) -> Any:
+        """Start an episode in every row."""
+        world = self.world
+        world.begin(np.ones(self.num_envs, bool), self._seeds, lambda: world.np_random, self._options_given())
+        self._begin()
+        return world.copied(world.io.obs)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Take the actions [B] of the next `step_wait`; ValueError where they do not fit."""
+        self.world.take(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """One step in every row: observations, rewards [B] float32, dones [B] bool, infos."""
+        world, io = self.world, self.world.io
+        ends = world.run(STEP_AND_RESTART)
+        self._returns += io.reward
+        self._clear()
+        if ends:
+            rows = io.row[:ends].copy()
+            final_obs = world.copied(io.final_obs, ends)
+            self._end(rows, final_obs, io.truncated[rows], io.success[:ends].copy(), io.length[:ends].copy())
+        return world.copied(io.obs), io.reward.astype(np.float32), io.terminated | io.truncated, self._infos
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of each row."""
+        return [getattr(row, attr_name) for row in self._chosen(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of the caller's own on each row; ValueError for one that the world defines."""
+        if hasattr(self.world, attr_name):
+            raise ValueError(f"{attr_name!r} belongs to the world and cannot be set; make the environment anew")
+        for row in self._chosen(indices):
+            setattr(row, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Call a method of each row; ValueError for those that would move a row alone."""
+        if method_name in ("step", "reset", "begin", "allocate", "run", "take"):
+            raise ValueError(f"rows move together: call step() and reset() of the VecEnv, not {method_name!r} of a row")
+        return [getattr(row, method_name)(*args, **kwargs) for row in self._chosen(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """One picture per row, None where the render mode gives none."""
+        return self.env_method("render") if self.render_mode == "rgb_array" else [None] * self.num_envs
+
+    def _chosen(self, indices: VecEnvIndices) -> Iterable[World]:
+        for i in self._get_indices(indices):
+            if i not in self._rows:
+                self._rows[i] = self.world.row(range(self.num_envs)[i])
+            yield self._rows[i]
+
+
+class VectorEnvAdaptor(EpisodicVecEnv):
+    """Any gymnasium VectorEnv that resets its rows in the step in which they end, or can be made to.
+
+    Autoreset mode SAME_STEP is served as it is. SyncVectorEnv and AsyncVectorEnv in another mode are reset here,
+    through `reset(options={"reset_mask": ended})`. What else the environment's infos say of a row stands in that
+    row's info.
+
+    Args:
+        env: the vector environment.
+
+    Raises:
+        ValueError: an autoreset mode that cannot be served; at a step, an end without its final observation.
+    """
+
+    def __init__(self, env: VectorEnv) -> None:
+        mode = env.metadata.get("autoreset_mode")
+        self._resets_itself = mode == AutoresetMode.SAME_STEP
+        if not self._resets_itself and not isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+            raise ValueError(
+                f"{env} has autoreset mode {mode}, in which the last observation of an episode and the first of the "
+                "next come in different steps; make it with AutoresetMode.SAME_STEP, or as Sync- or AsyncVectorEnv"
+            )
+        self.env = env
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self._lengths = np.zeros(env.num_envs, np.int64)
+        self._actions: Any = None
+
+    def reset(self) -> Any:
+        """Start an episode in every row."""
+        obs, infos = self.env.reset(seed=self._seeds[0], options=self._options_given() or None)
+        self._begin()
+        self._lengths[:] = 0
+        self.reset_infos = [_of_row(infos, i) for i in range(self.num_envs)]
+        return obs
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Take the actions [B, ...] of the next `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """One step in every row: observations, rewards [B] float32, dones [B] bool, infos."""
+        obs, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        self._returns += rewards
+        self._lengths += 1
+        for info in self._infos:
+            info.clear()
+        self._clear()
+        ended = terminated | truncated
+        rows = np.flatnonzero(ended)
+        if len(rows):
+            final_obs, final_info = self._finals(rows, obs, infos)
+            if not self._resets_itself:
+                obs, infos = self.env.reset(options={"reset_mask": ended})
+        if infos:
+            for i, info in enumerate(self._infos):
+                info.update(_of_row(infos, i, skip=("final_obs", "final_info")))
+        if len(rows):
+            for row, last in zip(rows.tolist(), final_info):
+                self._infos[row].update(last)
+            told = [last.get("is_success", last.get("success")) for last in final_info]
+            success = None if None in told else np.array(told, bool)
+            cut = (truncated & ~terminated)[rows]
+            self._end(rows, final_obs, cut, success, self._lengths[rows])
+            self._lengths[rows] = 0
+        return obs, rewards.astype(np.float32), ended, self._infos
+
+    def _finals(self, rows: np.ndarray, obs: Any, infos: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
+        """Last observations of `rows`, stacked, and what their last infos say."""
+        if not self._resets_itself:
+            final_obs = {k: part[rows] for k, part in obs.items()} if isinstance(obs, dict) else obs[rows]
+            return final_obs, [_of_row(infos, row) for row in rows.tolist()]
+        given = infos.get("final_obs", [None] * self.num_envs)
+        lacking = [row for row in rows.tolist() if given[row] is None]
+        if lacking:
+            raise ValueError(
+                f"{self.env} ended rows {lacking} without infos['final_obs']; a SAME_STEP vector environment must give "
+                "the last observation of every episode"
+            )
+        parts = [given[row] for row in rows.tolist()]
+        final_obs = (
+            {k: np.stack([part[k] for part in parts]) for k in parts[0]}
+            if isinstance(parts[0], dict)
+            else np.stack(parts)
+        )
+        return final_obs, [_of_row(infos.get("final_info", {}), row) for row in rows.tolist()]
+
+    def close(self) -> None:
+        """Close the vector environment."""
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of each row, or the vector environment's own where it keeps none by row."""
+        whole = self.env.unwrapped
+        if attr_name == "render_mode" or not hasattr(whole, "get_attr"):
+            values: Sequence[Any] = [getattr(self.env, attr_name)] * self.env.num_envs
+        else:
+            values = whole.get_attr(attr_name)
+        return [values[i] for i in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of every row."""
+        if indices is not None or not hasattr(self.env.unwrapped, "set_attr"):
+            raise ValueError(f"{self.env} sets attributes of all its rows at once, if at all; got indices {indices!r}")
+        self.env.unwrapped.set_attr(attr_name, [value] * self.num_envs)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Call a method of every row and give the results of `indices`."""
+        if not hasattr(self.env.unwrapped, "call"):
+            raise ValueError(f"{self.env} has no rows to call {method_name!r} of; call the vector environment's own")
+        results = self.env.unwrapped.call(method_name, *args, **kwargs)
+        return [results[i] for i in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """One picture per row, None where the render mode gives none."""
+        return list(self.env.render() or ()) if self.render_mode == "rgb_array" else [None] * self.num_envs
+
+
+def _of_row(infos: dict[str, Any], i: int, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a vector environment's infos say of row i."""
+    found = {}
+    for key, value in infos.items():
+        mask = infos.get(f"_{key}")
+        if key not in skip and mask is not None and mask[i]:
+            found[key] = _of_row(value, i) if isinstance(value, dict) else value[i]
+    return found
+
+
+def dummy_vec_env(id: str, num_envs: int, kwargs: dict[str, Any]) -> DummyVecEnv:
+    """SB3's DummyVecEnv of a registered id, each row under a Monitor."""
+    return DummyVecEnv([lambda: Monitor(gym.make(id, **kwargs))] * num_envs)

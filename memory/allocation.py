@@ -1,0 +1,191 @@
+"""Which slot an entry takes: four strategies, and who reads what over a sequence.
+
+With every slot taken, the incoming entry replaces
+
+    fifo  the oldest entry,
+    lifo  the newest,
+    mvfo  the oldest entry of the most visited place that still holds one,
+    lvfo  the oldest entry of the least visited place that still holds one.
+
+The visits of a place are the entries ever stored from it in this episode, the incoming one counted after the
+replacement; ties go to the lowest index. None of this depends on what the entries hold, so it is done for a whole
+sequence before anything is read. The kernels work on integers and run on the CPU for every device.
+
+Source: arXiv 2402.15160.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+STRATEGIES = ("fifo", "lifo", "mvfo", "lvfo")
+"""The strategies; a `strategy` tensor holds indices into them."""
+
+Integers = NDArray[np.int64]
+
+
+class Slots(NamedTuple):
+    """What is known of the slots besides their contents; `allocate` writes into it. S slots, P places."""
+
+    time: Integers
+    """[B, S], the step of its episode at which an entry was stored; -1 where the slot is empty."""
+    place: Integers
+    """[B, S], the place an entry comes from."""
+    visits: Integers
+    """[B, P], entries ever stored from a place in this episode."""
+    steps: Integers
+    """[B], inputs read in this episode; 0 where the state is fresh."""
+    strategy: Integers
+    """[B], index into `STRATEGIES`."""
+
+
+def allocate(
+    slots: Slots, place: Integers, start: NDArray[np.bool_], strategy: Integers, by_place: bool
+) -> tuple[Integers, Integers]:
+    """Choose the slot of every entry of a sequence and bring `slots` up to its end, in place.
+
+    Args:
+        slots: C-contiguous arrays, as before the first input.
+        place: [T, B], 0 to P - 1.
+        start: [T, B], true where an episode opens: the slots are emptied before the entry is stored.
+        strategy: [T, B], index into `STRATEGIES`; read at the first input of an episode and kept.
+        by_place: every place has S // P slots of its own, in the order of places, instead of all sharing S.
+
+    Returns:
+        The slot of every entry and its step in its episode, from 0 on, [T, B] each.
+
+    Raises:
+        ValueError: a place, or a strategy that is read, is out of range.
+    """
+    slot, now = np.empty_like(place), np.empty_like(place)
+    t, b = _allocate(*slots, place, start, strategy, by_place, slot, now)
+    if t >= 0:
+        P = slots.visits.shape[1]
+        if not 0 <= place[t, b] < P:
+            raise ValueError(f"place must be 0 to num_places - 1 = {P - 1}; got {place[t, b]} at input {t} of row {b}")
+        known = ", ".join(f"{i} {name}" for i, name in enumerate(STRATEGIES))
+        raise ValueError(f"strategy must be one of {known}; got {strategy[t, b]} at input {t} of row {b}")
+    return slot, now
+
+
+@njit(cache=True)
+def _allocate(time, held, visits, steps, strategy, place, start, chosen, by_place, slot, now):  # type: ignore[no-untyped-def]
+    """Fill slot and now; the first (t, b) with a value out of range, or (-1, -1)."""
+    T, B = place.shape
+    S, P = time.shape[1], visits.shape[1]
+    for b in range(B):
+        for t in range(T):
+            if start[t, b]:
+                time[b] = -1
+                held[b] = 0
+                visits[b] = 0
+                steps[b] = 0
+            if steps[b] == 0:
+                if not 0 <= chosen[t, b] < 4:
+                    return t, b
+                strategy[b] = chosen[t, b]
+            p = place[t, b]
+            if not 0 <= p < P:
+                return t, b
+            first, end = (p * (S // P), (p + 1) * (S // P)) if by_place else (0, S)
+            s = _choose(time[b], held[b], visits[b], strategy[b], first, end)
+            time[b, s] = steps[b]
+            held[b, s] = p
+            visits[b, p] += 1
+            slot[t, b] = s
+            now[t, b] = steps[b]
+            steps[b] += 1
+    return -1, -1
+
+
+@njit(cache=True)
+def _choose(time, held, visits, strategy, first, end):  # type: ignore[no-untyped-def]
+    """The slot among first to end - 1 for the next entry of one row: an empty one, or what the strategy drops."""
+    for s in range(first, end):
+        if time[s] < 0:
+            return s
+    only = -1
+    if strategy >= 2:
+        sign = 1 if strategy == 2 else -1
+        for s in range(first, end):
+            p = held[s]
+            more = 0 if only < 0 else sign * (visits[p] - visits[only])
+            if only < 0 or more > 0 or (more == 0 and p < only):
+                only = p
+    best = -1
+    for s in range(first, end):
+        if only >= 0 and held[s] != only:
+            continue
+        if best < 0 or (time[s] > time[best] if strategy == 1 else time[s] < time[best]):
+            best = s
+    return best
+
+
+class Reads(NamedTuple):
+    """Who reads what, in chunks of C steps; N chunks, S slots.
+
+    Rows of a table hold the entries: first the B * S incoming slots, row b * S + s, then the N * B * C inputs,
+    row B * S + (n * B + b) * C + i for step n * C + i. A chunk's keys are the S slots as it finds them, then its C
+    inputs.
+    """
+
+    held: Integers
+    """[N, B, S], the table's rows in the slots at a chunk's beginning; any row where none is readable."""
+    readable: NDArray[np.bool_]
+    """[N, B, C, S + C], the keys that a step reads, its own entry included; a step beyond T reads its own alone."""
+    last: Integers
+    """[B, S], the table's rows in the slots at the end; -1 where a slot was emptied and not filled since."""
+
+
+def reads(occupied: NDArray[np.bool_], slot: Integers, start: NDArray[np.bool_], chunk: int) -> Reads:
+    """Follow the entries through the slots.
+
+    Args:
+        occupied: [B, S], slots that hold an entry before the first input.
+        slot: [T, B], as `allocate` chose; T is 1 or more.
+        start: [T, B].
+        chunk: C, steps per chunk.
+    """
+    T, B = slot.shape
+    N, S = -(-T // chunk), occupied.shape[1]
+    held = np.empty((N, B, S), dtype=np.int64)
+    readable = np.zeros((N, B, chunk, S + chunk), dtype=np.bool_)
+    last = np.empty((B, S), dtype=np.int64)
+    _reads(occupied, slot, start, held, readable, last)
+    return Reads(held, readable, last)
+
+
+@njit(cache=True)
+def _reads(occupied, slot, start, held, readable, last):  # type: ignore[no-untyped-def]
+    """Fill held, readable and last."""
+    T, B = slot.shape
+    N, _, C, _ = readable.shape
+    S = occupied.shape[1]
+    key = np.empty(S, dtype=np.int64)  # the column of each slot's entry among the chunk's keys; -1 where empty
+    for b in range(B):
+        row = last[b]
+        for s in range(S):
+            row[s] = b * S + s
+            key[s] = s if occupied[b, s] else -1
+        for n in range(N):
+            for s in range(S):
+                held[n, b, s] = max(row[s], 0)
+                if key[s] >= 0:
+                    key[s] = s
+            for i in range(C):
+                t = n * C + i
+                if t >= T:
+                    readable[n, b, i, S + i] = True
+                    continue
+                if start[t, b]:
+                    row[:] = -1
+                    key[:] = -1
+                row[slot[t, b]] = B * S + (n * B + b) * C + i
+                key[slot[t, b]] = S + i
+                for s in range(S):
+                    if key[s] >= 0:
+                        readable[n, b, i, key[s]] = True

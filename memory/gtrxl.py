@@ -1,0 +1,370 @@
+"""Gated Transformer-XL: attention over a sliding window of layer inputs, with gates in place of residual sums.
+
+Layer l reads its input E_t and those of the `memory_length` steps before, as far as the episode goes:
+
+    H = LN(E),  q = W_q H_t,  k_j = W_k H_j,  v_j = W_v H_j,  r_d = W_r sinusoid(d)       per head
+    a_d = softmax_d ((q + u) k_{t-d} + (q + w) r_d) / sqrt(head size)                     0 <= d <= memory_length
+    Y_t = gate(E_t, relu(W_o sum_d a_d v_{t-d}))
+    E'_t = gate(Y_t, relu(mlp(LN(Y_t))))
+
+    gate(x, y):  r = sigmoid(W_r y + U_r x),  z = sigmoid(W_z y + U_z x - b_g),  h = tanh(W_g y + U_g (r * x))
+                 (1 - z) * x + z * h
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from memory.base import Context, Memory, check_at_least, check_divides, reset
+
+_SMALLEST_BLOCK = 16
+"""Queries that `scan` handles together even where memory_length is less."""
+
+
+class GTrXLState(NamedTuple):
+    """State of GTrXL: the window that the next input will see."""
+
+    inputs: Tensor
+    """[B, L, M, D], the last M inputs of each of L layers, newest last, each at mean 0 and variance 1 as every read of
+    them makes it; zeros where there were none."""
+    filled: Tensor
+    """[B] int64 in [0, M], how many of them are of this episode."""
+
+
+class GTrXL(Memory):
+    """Gated Transformer-XL with GRU-type gates and identity-map reordering.
+
+    Layer norm stands in front of each sublayer and a relu behind it; the output is the last layer's, not normalised.
+    Position is Transformer-XL's: sinusoids of the distance, with biases u and w learned per layer. b_g starts at 2, so
+    that a new network nearly is its linear embedding. The paper's window lies before the rollout and carries no
+    gradient. Here nothing is detached inside a scan: gradients reach every input of the window that the scan holds,
+    and the window before it has no graph, because agents/ hands the state in without one. Two things that the paper
+    leaves open are the Transformer's: the mlp has 4 D hidden units, weights start as Xavier's with biases at 0.
+
+    Args:
+        input_size: F, features per input.
+        output_size: D, width of every layer.
+        num_layers: L; 1 or more.
+        num_heads: heads that share D; they must divide it.
+        memory_length: M, inputs before the current one that a layer sees; 1 or more.
+    State:
+        inputs [B, L, M, D], filled [B] int64.
+
+    Raises:
+        ValueError: a size is not an integer of 1 or more, or output_size is no multiple of num_heads.
+    Source: arXiv 1910.06764; positions: arXiv 1901.02860.
+    """
+
+    sinusoids: Tensor
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        memory_length: int = 64,
+    ) -> None:
+        super().__init__(input_size, output_size)
+        check_at_least("num_layers", num_layers, 1)
+        check_at_least("num_heads", num_heads, 1)
+        check_at_least("memory_length", memory_length, 1)
+        check_divides("num_heads", num_heads, "output_size", output_size)
+        self.num_layers = num_layers
+        self.memory_length = memory_length
+        self.embedding = maps(input_size, output_size, bias=True)
+        self.layers = nn.ModuleList(Layer(output_size, num_heads) for _ in range(num_layers))
+        self.register_buffer("sinusoids", sinusoids(memory_length + 1, output_size), persistent=False)
+        self._last: dict[str, Tensor] = {}
+
+    def initial_state(self, batch_size: int) -> GTrXLState:
+        """An empty window."""
+        return GTrXLState(
+            torch.zeros(
+                batch_size,
+                self.num_layers,
+                self.memory_length,
+                self.output_size,
+                dtype=self.dtype,
+                device=self.device,
+            ),
+            torch.zeros(batch_size, dtype=torch.int64, device=self.device),
+        )
+
+    def step(
+        self, x: Tensor, state: GTrXLState, place: Tensor | None = None, strategy: Tensor | None = None
+    ) -> tuple[Tensor, GTrXLState]:
+        """Map x [B, F] to y [B, D]; keys and values of the window are never formed."""
+        M = self.memory_length
+        x = self.embedding(x)
+        age = torch.arange(M, 0, -1, device=x.device)
+        seen = age <= state.filled.unsqueeze(1)
+        newest = []
+        for number, layer in enumerate(cast("list[Layer]", self.layers)):
+            newest.append(standardise(x))
+            x = layer.step(x, newest[-1], state.inputs[:, number], seen, self.sinusoids)
+        inputs = torch.cat([state.inputs[:, :, 1:], torch.stack(newest, 1).unsqueeze(2)], 2)
+        return x, GTrXLState(inputs, (state.filled + 1).clamp(max=M))
+
+    def scan(
+        self,
+        x: Tensor,
+        start: Tensor,
+        state: GTrXLState,
+        place: Tensor | None = None,
+        strategy: Tensor | None = None,
+    ) -> tuple[Tensor, GTrXLState]:
+        """Map x [T, B, F] to y [T, B, D] in one pass per layer; its memory grows linearly with T."""
+        T, B = self.check_sequence(x, start)
+        if T == 0:
+            return x.new_empty(0, B, self.output_size), state
+        M = self.memory_length
+        state = reset(state, self.initial_state(B), start[0])
+        window = Window(start.t(), state.filled, M, self.dtype)
+        x = self.embedding(x.transpose(0, 1))
+        inputs, openness, attention = [], [], torch.zeros(M + 1, dtype=x.dtype, device=x.device)
+        for number, layer in enumerate(cast("list[Layer]", self.layers)):
+            known = torch.cat([state.inputs[:, number], standardise(x)], 1)
+            inputs.append(known[:, -M:])
+            x, z, weights = layer.scan(x, known, window, self.sinusoids)
+            openness.append(z)
+            attention += weights / self.num_layers
+        self._last = {"attention": attention, "gate_openness": torch.cat(openness, 2).transpose(0, 1)}
+        episode, ending = window.key_ids[:, T : T + M], window.query_ids[:, T - 1 : T]
+        over = (episode != ending) & (ending > 0)
+        last = torch.stack(inputs, 1).masked_fill(over[:, None, :, None], 0)
+        kept = (episode == ending).sum(1)
+        return x.transpose(0, 1), GTrXLState(last, kept)
+
+    def context(self) -> Context:
+        """A layer sees M + 1 inputs; L of them, each on the layer inputs of the one below, reach L M + 1."""
+        return Context(self.memory_length + 1, self.num_layers * self.memory_length + 1)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Of the last scan: mean attention by distance [M + 1], and mean z of the 2 L gates [T, B, 2 L]."""
+        return dict(self._last)
+
+
+class Window:
+    """Which keys each query of a sequence sees, in blocks of Q queries; Q >= M unless one block is all.
+
+    Keys are the M inputs before the sequence, then its T inputs. Block n holds queries n Q to n Q + Q - 1 and the
+    M + Q keys from n Q on, so that query i of a block sees a band of M + 1 keys, from i to its own at i + M:
+
+        M = 3, Q = 4      key    0 1 2 3 4 5 6
+                          query  0 0 0 0 . . .
+                                 . 1 1 1 1 . .
+                                 . . 2 2 2 2 .
+                                 . . . 3 3 3 3
+
+    Of the band it sees the keys of its own episode. The last block is filled up behind the sequence's end with queries
+    that see one another and that nothing sees.
+
+    Args:
+        start: [B, T] bool, T of 1 or more.
+        filled: [B] int64, how many of the M inputs before the sequence are of the episode under way.
+        M: memory_length.
+        dtype: of the scores.
+    """
+
+    def __init__(self, start: Tensor, filled: Tensor, M: int, dtype: torch.dtype) -> None:
+        B, T = start.shape
+        Q = min(T, max(M, _SMALLEST_BLOCK))
+        self.blocks = -(-T // Q)
+        self.Q, self.T, self.M = Q, T, M
+        self.padding = self.blocks * Q - T
+        # 0 for the episode under way, one more at every start; -1 where there was no input, -2 behind the end
+        episode = functional.pad(start.long().cumsum(1), (0, self.padding), value=-2)
+        age = torch.arange(M, 0, -1, device=start.device)
+        before = (age <= filled.unsqueeze(1)).long() - 1
+        self.query_ids = episode
+        self.key_ids = torch.cat([before, episode], 1)
+        distance = torch.arange(M, M + Q, device=start.device).unsqueeze(1) - torch.arange(M + Q, device=start.device)
+        band = (distance >= 0) & (distance <= M)
+        same = self.in_blocks(self.key_ids, 1).unsqueeze(2) == episode.view(B, self.blocks, Q, 1)
+        self.seen = same & band
+        """[B, blocks, Q, M + Q] bool."""
+        self.unseen = torch.zeros(self.seen.shape, dtype=dtype, device=start.device).masked_fill_(~self.seen, -math.inf)
+        """What to add to scores [B, heads, blocks, Q, M + Q]: 0 or -inf."""
+
+    def in_blocks(self, keys: Tensor, dim: int) -> Tensor:
+        """What stands at every key, M + blocks * Q at `dim`, to what each block sees, [blocks, M + Q] there."""
+        if self.blocks == 1:
+            return keys.unsqueeze(dim)
+        own = keys.narrow(dim, self.M, self.blocks * self.Q).unflatten(dim, (self.blocks, self.Q))
+        before = keys.narrow(dim, 0, self.blocks * self.Q).unflatten(dim, (self.blocks, self.Q))
+        return torch.cat([before.narrow(dim + 1, 0, self.M), own], dim + 1)
+
+    def shift(self, bands: Tensor) -> Tensor:
+        """Scores along the band [..., Q, M + 1], farthest first, to their keys [..., Q, M + Q].
+
+        A row more of zeros than fits makes each row begin one key after the row above.
+        """
+        flat = functional.pad(bands, (0, self.Q)).flatten(-2)
+        return flat[..., : self.Q * (self.M + self.Q)].unflatten(-1, (self.Q, self.M + self.Q))
+
+    def by_distance(self, weights: Tensor) -> Tensor:
+        """Mean over real queries and heads of weights [B, heads, blocks, Q, M + Q] at distances 0 to M."""
+        B, heads, _, Q, _ = weights.shape
+        total = weights.sum((0, 1)).flatten(0, 1)
+        total[self.T :] = 0
+        flat = total.view(self.blocks, -1).sum(0)
+        bands = functional.pad(flat, (0, Q)).view(Q, self.M + Q + 1)[:, : self.M + 1]
+        return bands.sum(0).flip(0) / (B * self.T * heads)
+
+
+class Layer(nn.Module):
+    """One layer: windowed attention and an mlp, each with layer norm in front, relu and gate behind.
+
+    Args:
+        size: D.
+        num_heads: H; D / H is a head's size.
+    """
+
+    def __init__(self, size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attention_norm = nn.LayerNorm(size)
+        self.query = maps(size, size)
+        self.key_value = maps(size, size, parts=2)
+        self.position = maps(size, size)
+        self.content_bias = nn.Parameter(torch.zeros(num_heads, size // num_heads))
+        self.position_bias = nn.Parameter(torch.zeros(num_heads, size // num_heads))
+        self.merge = maps(size, size)
+        self.attention_gate = Gate(size)
+        self.mlp_norm = nn.LayerNorm(size)
+        self.mlp = nn.Sequential(maps(size, 4 * size, bias=True), nn.ReLU(), maps(4 * size, size, bias=True))
+        self.mlp_gate = Gate(size)
+
+    def step(self, x: Tensor, now: Tensor, before: Tensor, seen: Tensor, sinusoids: Tensor) -> Tensor:
+        """One query per row.
+
+        Keys and values of the window would cost M D^2 each. One query needs neither: its product with W_k meets the
+        inputs themselves, and W_v meets their weighted sum.
+
+        Args:
+            x: [B, D], the layer's input.
+            now: [B, D], x standardised.
+            before: [B, M, D], those before it.
+            seen: [B, M] bool, which of them the query sees.
+            sinusoids: [M + 1, D], farthest first.
+
+        Returns:
+            the next layer's input [B, D].
+        """
+        B, M, D = before.shape
+        H = self.num_heads
+        gain, shift = self.attention_norm.weight, self.attention_norm.bias
+        key, value = (w.view(H, D // H, D) for w in self.key_value.weight.chunk(2))
+        to_content, to_position = self._queries(now)
+        to_content = torch.einsum("bhe,hed->bhd", to_content, key)
+        # what `shift` adds to a score is the same for every key, and softmax takes it off
+        to_content = to_content * gain
+        now = now.unsqueeze(1)
+        scores = torch.cat([to_content @ before.transpose(1, 2), to_content @ now.transpose(1, 2)], 2)
+        scores = scores + torch.einsum("bhe,mhe->bhm", to_position, self.position(sinusoids).view(M + 1, H, -1))
+        seen = torch.cat([seen, seen.new_ones(B, 1)], 1)
+        weights = scores.masked_fill(~seen.unsqueeze(1), -math.inf).softmax(2)
+        mixed = (weights[..., :M] @ before + weights[..., M:] * now) * gain + shift
+        return self._finish(x, torch.einsum("bhd,hed->bhe", mixed, value).flatten(1))[0]
+
+    def scan(self, x: Tensor, known: Tensor, window: Window, sinusoids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All queries of a sequence.
+
+        Args:
+            x: [B, T, D], the layer's inputs.
+            known: [B, M + T, D], those before the sequence and x, standardised.
+            window: who sees whom.
+            sinusoids: [M + 1, D], farthest first.
+
+        Returns:
+            the next layer's inputs [B, T, D], mean z of both gates [B, T, 2], mean attention by distance [M + 1].
+        """
+        B, T, D = x.shape
+        M, H = window.M, self.num_heads
+        # weight 0 times NaN is NaN: what is not finite is taken out, and given back to those who see it
+        broken = known.detach().mul(0).sum(2) != 0
+        safe = functional.pad(known.masked_fill(broken.unsqueeze(2), 0), (0, 0, 0, window.padding))
+        broken = window.in_blocks(functional.pad(broken, (0, window.padding)), 1).unsqueeze(2) & window.seen
+        to_content, to_position = (
+            q.view(B, window.blocks, window.Q, H, -1).permute(0, 3, 1, 2, 4) for q in self._queries(safe[:, M:])
+        )
+        key, value = (
+            window.in_blocks(a.unflatten(2, (H, -1)).transpose(1, 2), 2)
+            for a in self._of_inputs(self.key_value, safe).chunk(2, 2)
+        )
+        position = self.position(sinusoids).view(M + 1, H, -1).permute(1, 2, 0).unsqueeze(1)
+        scores = (to_content @ key.transpose(3, 4)).add_(window.shift(to_position @ position))
+        weights = scores.add_(window.unseen.unsqueeze(1)).softmax(4)
+        read = (weights @ value).permute(0, 2, 3, 1, 4).reshape(B, window.blocks, window.Q, D)
+        read = read.masked_fill(broken.any(3, keepdim=True), math.nan).flatten(1, 2)[:, :T]
+        x, openness = self._finish(x, read)
+        return x, openness, window.by_distance(weights.detach())
+
+    def _of_inputs(self, linear: nn.Linear, standardised: Tensor) -> Tensor:
+        """The linear map of the normed inputs [..., D]: gain and shift of the norm act on the map's weights."""
+        gain, shift = self.attention_norm.weight, self.attention_norm.bias
+        return functional.linear(standardised, linear.weight * gain, linear.weight @ shift)
+
+    def _queries(self, standardised: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., D] to what meets keys and what meets positions, [..., H, D / H] each, scaled."""
+        q = self._of_inputs(self.query, standardised).unflatten(-1, (self.num_heads, -1))
+        scale = q.shape[-1] ** -0.5
+        return (q + self.content_bias) * scale, (q + self.position_bias) * scale
+
+    def _finish(self, x: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+        """From what attention read [..., D] to the layer's output, and mean z of both gates [..., 2]."""
+        x, attention_z = self.attention_gate(x, self.merge(read).relu())
+        x, mlp_z = self.mlp_gate(x, self.mlp(self.mlp_norm(x)).relu())
+        return x, torch.stack([attention_z.detach().mean(-1), mlp_z.detach().mean(-1)], -1)
+
+
+def standardise(x: Tensor) -> Tensor:
+    """[..., D] at mean 0 and variance 1: layer norm before its gain and shift."""
+    return functional.layer_norm(x, x.shape[-1:])
+
+
+class Gate(nn.Module):
+    """GRU-type gate between a stream x and what a sublayer adds to it, y; equations above.
+
+    Args:
+        size: D of both.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.W = maps(size, size, parts=3)
+        self.U = maps(size, size, parts=2)
+        self.U_g = maps(size, size)
+        self.b_g = nn.Parameter(torch.full((size,), 2.0))
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x and y [..., D] to the new x and z, how far the gate is open."""
+        W_r, W_z, W_g = self.W(y).chunk(3, -1)
+        U_r, U_z = self.U(x).chunk(2, -1)
+        r = (W_r + U_r).sigmoid()
+        z = (W_z + U_z - self.b_g).sigmoid()
+        h = (W_g + self.U_g(r * x)).tanh()
+        return torch.lerp(x, h, z), z
+
+
+def maps(size: int, output_size: int, parts: int = 1, bias: bool = False) -> nn.Linear:
+    """Several linear maps from one input as one product, each initialised alone as Xavier's, biases at 0."""
+    linear = nn.Linear(size, parts * output_size, bias=bias)
+    for part in linear.weight.detach().chunk(parts):
+        nn.init.xavier_uniform_(part)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def sinusoids(length: int, size: int) -> Tensor:
+    """[length, size]: sines, then cosines, of the distances length - 1 down to 0 at wavelengths of 2 pi to 20000 pi."""
+    frequency = 10000 ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
+    angle = torch.arange(length - 1, -1, -1, dtype=torch.float64).unsqueeze(1) * frequency
+    return torch.cat([angle.sin(), angle.cos()], 1)[:, :size].to(torch.get_default_dtype())

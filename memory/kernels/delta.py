@@ -1,0 +1,196 @@
+"""The gated delta rule with resets: a table per head that is forgotten by one gate and rewritten by another.
+
+    S <- 0                                  where start_t is true
+    S <- alpha_t S                          how much of everything survives
+    S <- S + beta_t k_t (v_t - S^T k_t)^T   what stands under key k_t is erased by beta_t before v_t is written
+    read_t = S^T q_t
+
+S is [K, V] per row and head. With S transposed this is equation 10 of arXiv 2412.06464,
+S_t = S_{t-1} alpha_t (I - beta_t k_t k_t^T) + beta_t v_t k_t^T.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from memory.kernels.delta_loops import EPS, SEGMENT, compiled
+
+
+def gated_delta_scan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    start: Tensor,
+    state: Tensor,
+    normalise: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The recurrence above over a sequence: numba on the CPU, the chunked form elsewhere.
+
+    Args:
+        q: [T, B, H, K] floats, queries.
+        k: [T, B, H, K], keys.
+        v: [T, B, H, V], values.
+        alpha: [T, B, H] in [0, 1], how much survives.
+        beta: [T, B, H] in [0, 2], how much of what stands under the key is replaced; 1 is an exact overwrite of a key
+            of unit length.
+        start: [T, B] bool.
+        state: [B, H, K, V], the tables before the first step.
+        normalise: scale queries and keys to unit length first: x / sqrt(|x|^2 + EPS).
+
+    Returns:
+        What is read [T, B, H, V], and the last tables [B, H, K, V].
+    """
+    if q.device.type != "cpu" or q.dtype not in (torch.float32, torch.float64):
+        return gated_delta_chunked(q, k, v, alpha, beta, start, state, normalise)
+    read, last = _DeltaScan.apply(q, k, v, alpha, beta, start, state, normalise)
+    return read, last
+
+
+class _DeltaScan(torch.autograd.Function):
+    """The numba form with its gradient."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        alpha: Tensor,
+        beta: Tensor,
+        start: Tensor,
+        state: Tensor,
+        normalise: bool,
+    ) -> tuple[Tensor, Tensor]:
+        T, B, H, V = v.shape
+        K = q.shape[3]
+        keep = any(ctx.needs_input_grad)
+        read, error = v.new_empty(T, B, H, V), v.new_empty(T if keep else 0, B, H, V)
+        kept = v.new_empty(-(-T // SEGMENT) if keep else 0, B, H, K * V)
+        table = state.detach().clone(memory_format=torch.contiguous_format)
+        gates = (alpha.detach().numpy(), beta.detach().numpy(), start.numpy())
+        out = (read.numpy(), error.numpy(), kept.numpy(), table.view(B, H, K * V).numpy())
+        compiled(K, V)[0](*_flat(q), *_flat(k), *_flat(v), *gates, normalise, *out)
+        ctx.save_for_backward(q, k, alpha, beta, start, error, kept)
+        ctx.normalise = normalise
+        return read, table
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_read: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, alpha, beta, start, error, kept = ctx.saved_tensors
+        B, H, K, V = d_last.shape
+        dq, dk, dv = q.new_empty(q.shape), q.new_empty(k.shape), q.new_empty(error.shape)
+        d_alpha, d_beta = q.new_empty(alpha.shape), q.new_empty(alpha.shape)
+        d_table = d_last.clone(memory_format=torch.contiguous_format)
+        gates = (alpha.numpy(), beta.numpy(), start.numpy())
+        d_gates = (d_alpha.numpy(), d_beta.numpy(), d_table.view(B, H, K * V).numpy())
+        given = (*_flat(q), *_flat(k), *gates, ctx.normalise, error.numpy(), kept.numpy(), *_flat(d_read))
+        compiled(K, V)[1](*given, *_flat(dq), *_flat(dk), *_flat(dv), *d_gates)
+        return dq, dk, dv, d_alpha, d_beta, None, d_table, None
+
+
+def _flat(x: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The memory of x [..., N] as one axis, and the strides of all its axes but the last, which must be 1.
+
+    numba does not vectorise over an axis whose stride it learns at run time; so views, such as slices of a projection,
+    are read in place, and only a strided last axis is copied.
+    """
+    x = x.detach()
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    strides = x.stride()
+    extent = 1 + sum((n - 1) * s for n, s in zip(x.shape, strides)) if x.numel() else 0
+    return x.as_strided((extent,), (1,)).numpy(), strides[:-1]
+
+
+def gated_delta_chunked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    start: Tensor,
+    state: Tensor,
+    normalise: bool = False,
+    chunk_size: int = 32,
+) -> tuple[Tensor, Tensor]:
+    """The same in matrix products, on any device: the WY form of arXiv 2412.06464, section 3.3.
+
+    Within a chunk of C steps, with D[t, s] the product of the alphas of s + 1 ... t, and s = 0 before the chunk,
+
+        u_t = beta_t (v_t - D[t, 0] S_0^T k_t - sum_{0<s<t} D[t, s] (k_s . k_t) u_s)
+        S_t = D[t, 0] S_0 + sum_{0<s<=t} D[t, s] k_s u_s^T
+
+    so all u of all chunks come from one triangular solve, and only S_0 goes from chunk to chunk. The paper divides by
+    products of alphas, which overflows; D is formed without a division. A start is an alpha of zero, and what it
+    separates from the incoming table is masked, so that not even NaN passes.
+
+    Args:
+        q: to `normalise` as in `gated_delta_scan`.
+        chunk_size: C, steps per chunk; 1 or more.
+    """
+    T, B, H, V = v.shape
+    K, C = q.shape[3], chunk_size
+    if T == 0:
+        return v.new_empty(0, B, H, V), state
+    if normalise:
+        q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPS) for x in (q, k))
+    alpha = torch.where(start.unsqueeze(-1), 0, alpha)
+    chunks = -(-T // C)
+
+    def chunked(x: Tensor, fill: float = 0) -> Tensor:
+        """[T, B, H, ...] to [chunks, B, H, C, ...]; the last one is filled up."""
+        x = functional.pad(x, (0, 0) * (x.ndim - 1) + (0, chunks * C - T), value=fill)
+        return x.unflatten(0, (chunks, C)).movedim(1, 3)
+
+    q, k, v = chunked(q), chunked(k), chunked(v)
+    beta = chunked(beta).unsqueeze(-1)
+    decay = _Decays.apply(functional.pad(chunked(alpha, 1.0), (1, 0), value=1.0))
+    carried, decay = decay[..., 1:, :1], decay[..., 1:, 1:]
+    open_ = chunked(start.unsqueeze(-1).to(q.dtype)).cumsum(3).unsqueeze(-1) == 0  # no start yet in the chunk
+    overlap = (k @ k.mT) * decay
+    system = torch.eye(C, dtype=q.dtype, device=q.device) + beta * overlap.tril(-1)
+    solved = torch.linalg.solve_triangular(
+        system, torch.cat((beta * v, beta * carried * k), -1), upper=False, unitriangular=True
+    )
+    writes, erases = solved.split((V, K), -1)
+    erases = torch.where(open_, erases, 0)
+    queries = torch.where(open_, carried * q, 0)
+    within = (q @ k.mT) * decay
+    keys = k * decay[..., -1, :].unsqueeze(-1)
+    reads = []
+    for n in range(chunks):
+        u = writes[n] - torch.where(open_[n], erases[n] @ state, 0)
+        reads.append(torch.where(open_[n], queries[n] @ state, 0) + within[n] @ u)
+        state = carried[n, ..., -1:, :] * torch.where(open_[n, ..., -1:, :], state, 0) + keys[n].mT @ u
+    return torch.stack(reads).movedim(3, 1).flatten(0, 1)[:T], state
+
+
+class _Decays(torch.autograd.Function):
+    """alphas [..., C] -> D [..., C, C], D[t, s] = product of the alphas of s + 1 ... t; zero above the diagonal.
+
+    torch's own gradient of a product divides by its factors, or is slow where one is zero. Here
+    d alpha_j = sum over t >= j > s of dD[t, s] D[t, j] D[j - 1, s], a matrix product.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor) -> Tensor:  # type: ignore[override]
+        C = alpha.shape[-1]
+        below = torch.ones(C, C, dtype=torch.bool, device=alpha.device).tril(-1)
+        decay = torch.where(below, alpha.unsqueeze(-1), 1).cumprod(-2).tril()
+        ctx.save_for_backward(decay)
+        return decay
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_decay: Tensor) -> Tensor:  # type: ignore[override]
+        (decay,) = ctx.saved_tensors
+        after = (decay.mT @ d_decay.tril())[..., 1:, :]
+        return functional.pad((after * decay[..., :-1, :]).sum(-1), (1, 0))

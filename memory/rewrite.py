@@ -1,0 +1,244 @@
+"""The flagship: tables that forget and overwrite by two separate gates, on the gated delta rule.
+
+Per layer and head, with x what the layer reads and a table S [K, V]:
+
+    q, k, v, g, a, b = W x + c                  q, k of unit length
+    alpha = gate(a) in [0, 1]                   how much of everything survives
+    beta = 2 gate(b) in [0, 2]                  1 overwrites what stands under k exactly, 2 flips its sign
+    S <- alpha S;  S <- S + beta k (v - S^T k)^T
+    stream <- stream + W_out (sigmoid(g) bounded(S^T q))
+
+Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. Recurrence and its gradient: `memory.kernels.delta`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from memory.base import Context, Memory, check_at_least, check_choice
+from memory.kernels.delta import gated_delta_scan
+from memory.recurrent import LSTM, CellState
+
+EPS = 0.1
+"""Added to mean squares before roots are taken: what is much smaller than sqrt(EPS) stays small."""
+
+STRETCH = 0.1
+"""How far a hard gate's sigmoid reaches beyond 0 and 1 before it is clipped."""
+
+KEEP_AT_START = (0.95, 0.99)
+"""alpha of the first and the last head of a layer before training: memories of 20 to 100 steps."""
+
+
+class RewriteState(NamedTuple):
+    """State of `RewriteMemory`; fields of parts that it was built without have no elements."""
+
+    table: Tensor
+    """[B, L, H, K, V], a table per layer and head."""
+    tail: Tensor
+    """[B, conv_size - 1, F], the last inputs, oldest first, zeros where the episode is younger."""
+    h: Tensor
+    """[B, 1, controller_size], output of the controller."""
+    c: Tensor
+    """[B, 1, controller_size], cells of the controller."""
+
+
+class RewriteMemory(Memory):
+    """Delta-rule tables with a forget and a rewrite gate per head and step.
+
+    Args:
+        input_size: F, features per input.
+        output_size: D, width of the stream that layers add to.
+        num_layers: L, layers; 1 or more.
+        num_heads: H, tables per layer.
+        key_size: K, rows of a table: so many things can stand in it without disturbing each other.
+        value_size: V, columns of a table.
+        controller: None, or "lstm": a small LSTM reads the input, and the layers read the LSTM.
+        controller_size: units of the controller.
+        gates: "sigmoid", or "hard": stretched by STRETCH to both sides and clipped, so that 0 and 1 (2 for beta) are
+            reached.
+        read: "norm", reads divided by the root of their mean square (+ EPS) per head, or "tanh".
+        bound_values: squash v by tanh before it is written.
+        conv_size: inputs under a causal convolution, feature by feature, before the first layer; 0 for none.
+    State:
+        `RewriteState`: table [B, L, H, K, V]; tail, h, c where the convolution and the controller are used.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        key_size: int = 16,
+        value_size: int = 32,
+        controller: str | None = None,
+        controller_size: int = 64,
+        gates: str = "sigmoid",
+        read: str = "norm",
+        bound_values: bool = False,
+        conv_size: int = 0,
+    ) -> None:
+        super().__init__(input_size, output_size)
+        for name, value in (
+            ("num_layers", num_layers),
+            ("num_heads", num_heads),
+            ("key_size", key_size),
+            ("value_size", value_size),
+            ("controller_size", controller_size),
+        ):
+            check_at_least(name, value, 1)
+        check_at_least("conv_size", conv_size, 0)
+        check_choice("gates", gates, ("sigmoid", "hard"))
+        check_choice("read", read, ("norm", "tanh"))
+        if controller is not None:
+            check_choice("controller", controller, ("lstm",))
+        self.table_shape = (num_layers, num_heads, key_size, value_size)
+        self.tail_length = max(conv_size - 1, 0)
+        self.taps = nn.Parameter(torch.zeros(conv_size, input_size)) if conv_size else None
+        if self.taps is not None:
+            nn.init.ones_(self.taps.data[0])
+        self.controller = LSTM(input_size, controller_size) if controller else None
+        features = controller_size if controller else input_size
+        self.enter = nn.Linear(features, output_size)
+        sizes = (num_heads, key_size, value_size)
+        self.layers = nn.ModuleList(
+            DeltaLayer(output_size if layer else features, output_size, *sizes, gates, read, bound_values)
+            for layer in range(num_layers)
+        )
+        self._gates: list[tuple[Tensor, Tensor]] = []
+
+    def initial_state(self, batch_size: int) -> RewriteState:
+        """Empty tables, no inputs, a controller at zero."""
+        zeros = torch.zeros(batch_size, *self.table_shape, dtype=self.dtype, device=self.device)
+        units = self.controller.output_size if self.controller is not None else 0
+        h, c = zeros.new_zeros(batch_size, 1, units), zeros.new_zeros(batch_size, 1, units)
+        return RewriteState(zeros, zeros.new_zeros(batch_size, self.tail_length, self.input_size), h, c)
+
+    def step(
+        self, x: Tensor, state: RewriteState, place: Tensor | None = None, strategy: Tensor | None = None
+    ) -> tuple[Tensor, RewriteState]:
+        """Map x [B, F] to y [B, D]."""
+        same = torch.zeros(1, len(x), dtype=torch.bool, device=x.device)
+        x, tail = self._convolve(x.unsqueeze(0), same, state.tail)
+        h, c = state.h, state.c
+        if self.controller is not None:
+            out, (h, c) = self.controller.step(x[0], CellState(h, c))
+            x = out.unsqueeze(0)
+        y, table, _ = self._layers(x, same, state.table)
+        return y[0], RewriteState(table, tail, h, c)
+
+    def scan(
+        self,
+        x: Tensor,
+        start: Tensor,
+        state: RewriteState,
+        place: Tensor | None = None,
+        strategy: Tensor | None = None,
+    ) -> tuple[Tensor, RewriteState]:
+        """Map x [T, B, F] to y [T, B, D]: everything but the recurrences happens at all steps at once."""
+        self.check_sequence(x, start)
+        x, tail = self._convolve(x, start, state.tail)
+        h, c = state.h, state.c
+        if self.controller is not None:
+            x, (h, c) = self.controller.scan(x, start, CellState(h, c))
+        y, table, gates = self._layers(x, start, state.table)
+        self._gates = [(alpha.detach(), beta.detach()) for alpha, beta in gates]
+        return y, RewriteState(table, tail, h, c)
+
+    def context(self) -> Context:
+        """One input is read directly (the convolution's are); a table may keep any earlier one."""
+        return Context(1 + self.tail_length, math.inf)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """alpha as "keep" and beta as "rewrite" of the last scan, [T, B, L * H] each."""
+        if not self._gates:
+            return {}
+        keep, rewrite = zip(*self._gates)
+        return {"keep": torch.cat(keep, -1), "rewrite": torch.cat(rewrite, -1)}
+
+    def _layers(
+        self, x: Tensor, start: Tensor, table: Tensor
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """The layers over x [T, B, *]: the stream [T, B, D], the last tables, alpha and beta of each layer."""
+        stream = self.enter(x)
+        tables, gates = [], []
+        for number, layer in enumerate(self.layers):
+            reads = mean_square_norm(stream) if number else x
+            added, last, alpha, beta = layer(reads, start, table[:, number])
+            stream = stream + added
+            tables.append(last)
+            gates.append((alpha, beta))
+        return stream, torch.stack(tables, 1), gates
+
+    def _convolve(self, x: Tensor, start: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """sum_j taps[j] x[t - j] over the inputs of the same episode, and the last inputs of it [B, n, F]."""
+        if self.taps is None:
+            return x, tail
+        T, n = len(x), self.tail_length
+        past = torch.cat((tail.transpose(0, 1), x))
+        opens = torch.cat((start.new_zeros(n, start.shape[1]), start))
+        y = x * self.taps[0]
+        same = torch.ones_like(start)
+        for j in range(1, n + 1):
+            same = same & ~opens[n - j + 1 : n - j + 1 + T]
+            y = y + torch.where(same.unsqueeze(-1), past[n - j : n - j + T], 0) * self.taps[j]
+        # what lies before the last start is forgotten: input i of the tail, if any input after it opens an episode
+        later = torch.cat((opens[T + 1 :], opens.new_zeros(min(n, 1), start.shape[1])))
+        gone = later.flip(0).cumsum(0).flip(0).bool()
+        return y, torch.where(gone.unsqueeze(-1), 0, past[T:]).transpose(0, 1)
+
+
+class DeltaLayer(nn.Module):
+    """One layer: x [T, B, F] to what it adds to the stream [T, B, D]. Arguments as in `RewriteMemory`."""
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        num_heads: int,
+        key_size: int,
+        value_size: int,
+        gates: str,
+        read: str,
+        bound_values: bool,
+    ) -> None:
+        super().__init__()
+        H, K, V = num_heads, key_size, value_size
+        self.sizes = (H * K, H * K, H * V, H * V, H, H)
+        self.heads = (H, -1)
+        self.hard_gates, self.tanh_read, self.bound_values = gates == "hard", read == "tanh", bound_values
+        self.project = nn.Linear(input_size, sum(self.sizes))
+        self.leave = nn.Linear(H * V, output_size)
+        keep = torch.linspace(*KEEP_AT_START, H)
+        if self.hard_gates:
+            keep = (keep + STRETCH) / (1 + 2 * STRETCH)
+        with torch.no_grad():
+            alpha, beta = self.project.bias[-2 * H :].split(H)
+            alpha.copy_(torch.logit(keep))
+            beta.zero_()
+
+    def forward(self, x: Tensor, start: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What is added [T, B, D], the last tables [B, H, K, V], alpha and beta [T, B, H]."""
+        q, k, v, g, a, b = self.project(x).split(self.sizes, -1)
+        if self.bound_values:
+            v = torch.tanh(v)
+        alpha, beta = self.gate(a), 2 * self.gate(b)
+        q, k, v = (y.unflatten(-1, self.heads) for y in (q, k, v))
+        read, last = gated_delta_scan(q, k, v, alpha, beta, start, table, normalise=True)
+        read = torch.tanh(read) if self.tanh_read else mean_square_norm(read)
+        return self.leave(read.flatten(-2) * torch.sigmoid(g)), last, alpha, beta
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The sigmoid, or one that reaches 0 and 1."""
+        opened = torch.sigmoid(x)
+        return (opened * (1 + 2 * STRETCH) - STRETCH).clamp(0, 1) if self.hard_gates else opened
+
+
+def mean_square_norm(x: Tensor) -> Tensor:
+    """x / sqrt(mean x^2 + EPS) over the last axis: near zero it is x / sqrt(EPS), not noise at full size."""
+    return functional.rms_norm(x, x.shape[-1:], eps=EPS)

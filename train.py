@@ -1,0 +1,271 @@
+"""Train, evaluate and list agents that remember: `python train.py --help`.
+
+Exit codes: 0 done; 1 a failure while running, the run directory is kept; 2 wrong usage, nothing is made;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import sys
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from agents.arguments import describe, read_value, split_key_values
+from agents.config import Arguments, EvaluateConfig, TrainConfig, closest
+from agents.names import Given, environment_arguments, memory_arguments
+
+PROGRAM = "train.py"
+ConfigT = TypeVar("ConfigT")
+
+
+class Usage(Exception):
+    """Wrong usage, told in one line."""
+
+
+@dataclass(frozen=True)
+class TrainCommand(TrainConfig):
+    """Train an agent.
+
+    Other commands: "train.py evaluate --help" tests a run, "train.py list" shows environments and memories. Flags
+    without a command mean "train"; every flag has a default.
+    """
+
+    config: Path | None = None
+    """A configuration file, or a run directory, whose values are the defaults; other flags replace them, KEY=VALUE
+    arguments one by one as long as the environment or memory is the same."""
+
+    def __post_init__(self) -> None:
+        _or_usage(super().__post_init__)
+        if self.config is not None and self.resume is not None:
+            raise Usage("--resume takes the run's own configuration; leave out --config")
+
+
+@dataclass(frozen=True)
+class EvaluateCommand(EvaluateConfig):
+    """Evaluate the agent of a run."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
+    """The directory of the run."""
+
+    def __post_init__(self) -> None:
+        _or_usage(super().__post_init__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line (default: that of the process) and return its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not argv or argv[0].startswith("-"):
+            return _train(argv)
+        commands = {"train": _train, "evaluate": _evaluate, "list": _list}
+        if argv[0] not in commands:
+            raise Usage(f"unknown command {argv[0]!r}{closest(argv[0], commands)}; known: {', '.join(commands)}")
+        return commands[argv[0]](argv[1:])
+    except Usage as error:
+        return _fail(error, 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+
+
+def _train(argv: list[str]) -> int:
+    saved = TrainConfig()
+    source = _value_of(argv, "--resume") or _value_of(argv, "--config")
+    if source is not None:
+        saved = _or_usage(lambda: TrainConfig.load(Path(source)))
+    command = _parse(TrainCommand, argv, TrainCommand(**_fields(saved, TrainConfig)))
+    config = TrainConfig(**_fields(command, TrainConfig))
+    config = _or_usage(lambda: _resolved(config, saved))
+    if config.resume is not None:
+        _check_resumed(config, saved)
+    else:
+        config = dataclasses.replace(config, run_dir=config.run_dir or config.new_run_dir())
+    directory = config.resume or config.run_dir
+    assert directory is not None
+    if config.resume is None and (directory.exists() or directory.is_symlink()):
+        raise Usage(f"run directory {str(directory)!r} exists; choose another --run-dir, or leave it out")
+
+    from agents import experiment
+
+    try:
+        experiment.train(config)
+    except (ValueError, OSError) as error:
+        return _fail(error, 1 if directory.exists() else 2)
+    return 0
+
+
+def _evaluate(argv: list[str]) -> int:
+    config = EvaluateConfig(**_fields(_parse(EvaluateCommand, argv), EvaluateConfig))
+    trained = _or_usage(lambda: TrainConfig.load(config.run_dir))
+    if config.json is not None and not config.json.absolute().parent.is_dir():
+        raise Usage(f"the directory of --json {str(config.json)!r} does not exist; make it first")
+    env_args = _or_usage(lambda: environment_arguments(config.env or trained.env, config.env_args))
+    config = dataclasses.replace(config, env_args=env_args)
+
+    from agents import experiment
+    from agents.files import CorruptFile
+
+    try:
+        result = experiment.evaluate(config)
+    except (CorruptFile, OSError) as error:
+        return _fail(error, 1)
+    except ValueError as error:
+        return _fail(error, 2)
+    for name, value in result.items():
+        print(f"{name:<15} {value if not isinstance(value, float) else format(value, '.4g')}")
+    return 0
+
+
+def _list(argv: list[str]) -> int:
+    if argv in (["--help"], ["-h"]):
+        print(f"usage: {PROGRAM} list\n\nShow the environments and memories, one line of meaning each.")
+        return 0
+    if argv:
+        raise Usage(f"list takes no arguments; got {' '.join(argv)!r}")
+
+    from agents import listing
+
+    listing.show()
+    return 0
+
+
+def _parse(cls: type[ConfigT], argv: list[str], default: ConfigT | None = None) -> ConfigT:
+    """What tyro reads from `argv`, its complaints as `Usage`."""
+    for flag in ("--env-args", "--memory-args"):
+        if sum(_dashed(word) == flag for word in argv) > 1:
+            raise Usage(f"{flag} is given twice; give all its KEY=VALUE arguments after one")
+    name = "evaluate" if cls is EvaluateCommand else "train"
+    complaint = io.StringIO()
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(complaint):
+            config, unknown = tyro.cli(
+                cls,
+                prog=f"{PROGRAM} {name}",
+                args=argv,
+                registry=_REGISTRY,
+                return_unknown_args=True,
+                **given,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise Usage(f"{_first_paragraph(complaint.getvalue())}; see {PROGRAM} {name} --help") from None
+    if unknown:
+        flags = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        word = unknown[0]
+        hint = closest(_dashed(word), flags) if word.startswith("-") else ""
+        raise Usage(f"unknown argument {word!r}{hint}; see {PROGRAM} {name} --help")
+    return config
+
+
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _key_values(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """KEY=VALUE words, kept as texts until it is known whose arguments they are."""
+    if info.type != Arguments:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="KEY=VALUE ...",
+        instance_from_str=lambda words: Given(_or_usage(lambda: split_key_values(words))),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [f"{key}={part}" for key, part in value.items()] or ["none"],
+    )
+
+
+@_REGISTRY.primitive_rule
+def _plain(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Numbers, strings, paths, and None where one may be left out, refused in our words."""
+    optional = isinstance(info.type, types.UnionType)
+    (kind,) = [part for part in typing.get_args(info.type) if part is not type(None)] if optional else [info.type]
+    metavars = {int: "INT", float: "NUMBER", str: "NAME", Path: "PATH"}
+    if kind not in metavars:
+        return None
+
+    def read(words: list[str]) -> Any:
+        try:
+            return read_value(words[0], kind)
+        except ValueError:
+            raise ValueError(f"must be {describe(kind)}; got {words[0]!r}") from None
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavars[kind],
+        instance_from_str=read,
+        is_instance=lambda value: value is None if value is None else isinstance(value, kind),
+        str_from_instance=lambda value: ["none" if value is None else str(value)],
+    )
+
+
+def _resolved(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
+    """Names checked, KEY=VALUE texts read as the constructors want them and laid over the saved arguments."""
+    merged: dict[str, Any] = {}
+    for name, resolve in (("env", environment_arguments), ("memory", memory_arguments)):
+        chosen, arguments = getattr(config, name), getattr(config, f"{name}_args")
+        base = getattr(saved, f"{name}_args") if chosen == getattr(saved, name) else {}
+        if not isinstance(arguments, Given):
+            arguments = {}
+        merged[f"{name}_args"] = {**resolve(chosen, base), **resolve(chosen, arguments)}
+    return dataclasses.replace(config, **merged)
+
+
+def _check_resumed(config: TrainConfig, saved: TrainConfig) -> None:
+    for name, value in _fields(config, TrainConfig).items():
+        if name not in TrainConfig.FREE_ON_RESUME and value != getattr(saved, name):
+            raise Usage(
+                f"{name} is {getattr(saved, name)!r} in the run to resume; got {value!r}, which would be another run: "
+                f"leave it out, or start one with --config {config.resume}"
+            )
+
+
+def _or_usage(work: Callable[[], Any]) -> Any:
+    """What `work` returns, its ValueError as `Usage`."""
+    try:
+        return work()
+    except ValueError as error:
+        raise Usage(str(error)) from None
+
+
+def _fields(config: Any, cls: type) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(cls)}
+
+
+def _value_of(argv: list[str], flag: str) -> str | None:
+    """The word that follows `flag`, or stands after its "="."""
+    for index, word in enumerate(argv):
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+        if word == flag and index + 1 < len(argv):
+            return argv[index + 1]
+    return None
+
+
+def _dashed(word: str) -> str:
+    return word.partition("=")[0].replace("_", "-")
+
+
+def _first_paragraph(box: str) -> str:
+    """What a boxed message says before its first rule, in one line."""
+    lines = [line.strip("│╭╮╰╯─. ") for line in box.splitlines()[1:]]
+    said = lines[: lines.index("")] if "" in lines else lines
+    return " ".join(said).removeprefix("Error parsing ").replace(": must be", " must be") or "The arguments do not fit."
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
