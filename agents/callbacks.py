@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,22 @@ from rich.text import Text
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import safe_mean
 
+from agents.files import write_atomically
+from agents.resume import Interrupted, StopSignals
+
 EVALUATION_FIELDS = ("step", "success", "return_mean", "return_std", "length_mean", "episodes", "stalled")
 
 
 class BetweenIterations(BaseCallback):
-    """Calls `work` between an update and the next rollout, whenever `every` more steps were made, and at the end.
+    """Calls `work` between an update and the next rollout, whenever a multiple of `every` was passed, and at the end.
 
     Args:
         every: environment steps; 0 for never.
-        at_end: whether the end of training counts.
     """
 
-    def __init__(self, every: int, at_end: bool = True) -> None:
+    def __init__(self, every: int) -> None:
         super().__init__()
         self.every = every
-        self.at_end = at_end
         self._last = 0
 
     def work(self) -> None:
@@ -39,12 +41,12 @@ class BetweenIterations(BaseCallback):
         self._last = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
-        if self.every and self.num_timesteps - self._last >= self.every:
-            self._last = self.num_timesteps
+        if self.every and self.num_timesteps // self.every > self._last // self.every:
             self.work()
+        self._last = self.num_timesteps
 
     def _on_training_end(self) -> None:
-        if self.at_end and self.every:
+        if self.every:
             self.work()
 
     def _on_step(self) -> bool:
@@ -72,7 +74,7 @@ class EvaluationCallback(BetweenIterations):
         self.evaluate = evaluate
         self.path = path
         self.on_best = on_best
-        self.best: tuple[float, float] | None = None
+        self.best = max((_score(row) for row in read_evaluations(path)), default=None)
 
     def work(self) -> None:
         """Evaluate now."""
@@ -87,28 +89,63 @@ class EvaluationCallback(BetweenIterations):
         for name in ("success", "return_mean", "length_mean"):
             if result[name] is not None:
                 self.logger.record(f"eval/{name}", result[name])
-        score = (result["success"] or 0.0, result["return_mean"])
+        score = _score(row)
         if self.best is None or score > self.best:
             self.best = score
             if self.on_best is not None:
                 self.on_best(row)
 
 
+def read_evaluations(path: Path) -> list[dict[str, str]]:
+    """The rows of an evaluations file; none where it is not there."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def cut_evaluations(path: Path, step: int) -> None:
+    """Drop the rows after `step`, so that a resumed run writes them once."""
+    rows = [row for row in read_evaluations(path) if int(row["step"]) <= step]
+    if path.exists():
+        text = io.StringIO()
+        writer = csv.DictWriter(text, EVALUATION_FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(path, text.getvalue().encode())
+
+
+def _score(row: Mapping[str, Any]) -> tuple[float, float]:
+    """What makes an evaluation the best: success, then return."""
+    return float(row["success"] or 0.0), float(row["return_mean"])
+
+
 class CheckpointCallback(BetweenIterations):
-    """Calls `save(step)` at intervals, between iterations.
+    """Saves at intervals, and, when a signal asks the run to stop, saves and raises `Interrupted`.
 
     Args:
         save: writes a checkpoint.
-        every: environment steps between checkpoints; 0 for never.
+        every: environment steps between checkpoints; 0 for none but the last.
+        signals: what was asked.
     """
 
-    def __init__(self, save: Callable[[int], None], every: int) -> None:
+    def __init__(self, save: Callable[[], None], every: int, signals: StopSignals) -> None:
         super().__init__(every)
         self.save = save
+        self.signals = signals
 
     def work(self) -> None:
         """Save now."""
-        self.save(self.num_timesteps)
+        self.save()
+
+    def _on_rollout_start(self) -> None:
+        if self.signals.number is not None:
+            self.save()
+            raise Interrupted(self.signals.number)
+        super()._on_rollout_start()
+
+    def _on_training_end(self) -> None:
+        self.save()
 
 
 class _Rate(ProgressColumn):

@@ -38,9 +38,13 @@ REBUILT = frozenset({"policy", "lr_schedule"})
 
 
 def save_model(
-    model: MemoryPPO, file: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    model: MemoryPPO,
+    file: File,
+    exclude: Iterable[str] | None = None,
+    include: Iterable[str] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model as JSON and safetensors; arguments as those of SB3's `save`."""
+    """Write a model as JSON and safetensors; arguments as those of SB3's `save`, and `extra` entries beside it."""
     left_out = {*model._excluded_save_params(), *PLACE_IN_ROLLOUT, *REBUILT, *(exclude or ())} - set(include or ())
     tree = {name: value for name, value in vars(model).items() if name not in left_out}
     aliases = {cls: name for name, cls in model.policy_aliases.items()}
@@ -48,7 +52,7 @@ def save_model(
     tree["parameters"] = model.get_parameters()
     normalize = model.get_vec_normalize_env()
     tree["vec_normalize"] = None if normalize is None else normalize_statistics(normalize)
-    write_tree(file, tree)
+    write_tree(file, tree | dict(extra or {}))
 
 
 def load_model(
@@ -58,9 +62,10 @@ def load_model(
     device: torch.device | str = "auto",
     custom_objects: Mapping[str, Any] | None = None,
     force_reset: bool = True,
+    extra: Iterable[str] = (),
     **kwargs: Any,
-) -> ModelT:
-    """Make a model from a file; arguments as those of SB3's `load`.
+) -> tuple[ModelT, dict[str, Any]]:
+    """Make a model from a file, and give back its `extra` entries; other arguments as those of SB3's `load`.
 
     Statistics of a `VecNormalize` that the model was trained under go into the one around `env`, if there is one.
 
@@ -73,6 +78,7 @@ def load_model(
         tree
     ):
         raise CorruptFile(f"{file} holds no model")
+    beside = {name: tree.pop(name, None) for name in extra}
     parameters, statistics = tree.pop("parameters"), tree.pop("vec_normalize", None)
     tree |= {name: value for name, value in (custom_objects or {}).items() if name in tree}
     _check_policy_kwargs(tree, kwargs)
@@ -98,7 +104,7 @@ def load_model(
         model._last_obs = None
     if model.use_sde:
         model.policy.reset_noise()
-    return model
+    return model, beside
 
 
 def _check_policy_kwargs(tree: dict[str, Any], kwargs: dict[str, Any]) -> None:

@@ -20,18 +20,20 @@ from gymnasium import spaces
 from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
+from torch.utils.tensorboard import SummaryWriter
 
 import envs
-from agents.callbacks import CheckpointCallback, EvaluationCallback, ProgressCallback
+from agents.callbacks import CheckpointCallback, EvaluationCallback, ProgressCallback, cut_evaluations
 from agents.config import CONFIG_FILE, EvaluateConfig, TrainConfig
 from agents.evaluation import evaluate as evaluate_model
 from agents.evaluation import play, summary
 from agents.plots import learning_curve
 from agents.ppo import MemoryPPO
+from agents.resume import Checkpoints, Interrupted, StopSignals, locked
 from agents.vec_env import chance_level, closing_settings
 
 PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba", "numpy", "minigrid")
@@ -97,7 +99,7 @@ def policy_name(space: spaces.Space) -> str:
 
 
 def train(config: TrainConfig, console: Console | None = None) -> Run:
-    """Train as configured and leave everything in the run directory.
+    """Train as configured, or go on with the run that `config.resume` names, and leave everything in its directory.
 
     Args:
         config: what to do.
@@ -105,22 +107,31 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
 
     Raises:
         ValueError: something does not fit; then no directory was made.
+        Interrupted: a signal asked to stop; the last checkpoint is whole.
     """
     console = console or Console()
-    directory = config.run_dir or config.new_run_dir()
-    if directory.exists():
+    directory = config.resume or config.run_dir or config.new_run_dir()
+    if config.resume is None and directory.exists():
         raise ValueError(f"run directory {str(directory)!r} exists; choose another --run-dir, or leave it out")
+    checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints)
     env = make_env(config)
     evaluation_env = None
     try:
-        model = make_model(config, env)
+        if config.resume is None:
+            model = make_model(config, env)
+            directory.mkdir(parents=True)
+            _write_origin(config, directory)
+            console.print(f"{config.memory} on {config.env}, into {directory}", highlight=False)
+        else:
+            set_threads(config)
+            model = checkpoints.load(env, config.device)
+            cut_evaluations(directory / "evaluations.csv", model.num_timesteps)
+            console.print(f"{directory} goes on from step {model.num_timesteps:,}", highlight=False)
         evaluation_env = MemoryPPO._wrap_env(
             envs.make_vec(config.env, min(config.eval_episodes, 128), seed=config.seed, **config.env_args)
         )
-        directory.mkdir(parents=True)
-        _write_origin(config, directory)
-        console.print(f"{config.memory} on {config.env}, into {directory}", highlight=False)
-        _learn(config, directory, model, evaluation_env, console)
+        with locked(directory), StopSignals() as signals:
+            _learn(config, directory, model, evaluation_env, checkpoints, signals, console)
     finally:
         env.close()
         if evaluation_env is not None:
@@ -130,16 +141,16 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
     return run
 
 
-def _learn(config: TrainConfig, directory: Path, model: MemoryPPO, evaluation_env: VecEnv, console: Console) -> None:
-    model.set_logger(configure(str(directory), ["tensorboard"]))
-    checkpoints = directory / "checkpoints"
-    checkpoints.mkdir()
-
-    def save(step: int) -> None:
-        model.save(checkpoints / f"{step:012d}.zip")
-        for old in sorted(checkpoints.glob("*.zip"))[: -config.keep_checkpoints]:
-            old.unlink()
-
+def _learn(
+    config: TrainConfig,
+    directory: Path,
+    model: MemoryPPO,
+    evaluation_env: VecEnv,
+    checkpoints: Checkpoints,
+    signals: StopSignals,
+    console: Console,
+) -> None:
+    model.set_logger(run_logger(directory, model.num_timesteps))
     progress = ProgressCallback(config.num_iterations * config.rollout_size, console)
     callbacks = CallbackList(
         [
@@ -149,17 +160,30 @@ def _learn(config: TrainConfig, directory: Path, model: MemoryPPO, evaluation_en
                 config.eval_every,
                 on_best=lambda row: model.save(directory / "best.zip"),
             ),
-            CheckpointCallback(save, config.checkpoint_every),
+            CheckpointCallback(lambda: checkpoints.save(model), config.checkpoint_every, signals),
             *([progress] if config.progress else []),
         ]
     )
     try:
-        model.learn(config.total_timesteps, callbacks)
+        if model.num_timesteps < config.total_timesteps:
+            model.learn(config.total_timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
+    except Interrupted:
+        console.print(f"go on with: python train.py --resume {directory}", highlight=False)
+        raise
     finally:
         progress.close()
         model.logger.close()
         _draw(config, directory, evaluation_env)
     model.save(directory / "model.zip")
+
+
+def run_logger(directory: Path, step: int) -> Logger:
+    """TensorBoard in the run's directory; what an earlier process wrote after `step` is hidden (`purge_step`)."""
+    board = TensorBoardOutputFormat(str(directory))
+    if step:
+        board.writer.close()
+        board.writer = SummaryWriter(str(directory), purge_step=step + 1)
+    return Logger(str(directory), [board])
 
 
 def _draw(config: TrainConfig, directory: Path, env: VecEnv) -> None:

@@ -268,7 +268,7 @@ class MemoryPPO(OnPolicyAlgorithm):
         """
         if print_system_info:
             get_system_info()
-        return load_model(cls, path, env, device, custom_objects, force_reset, **kwargs)
+        return load_model(cls, path, env, device, custom_objects, force_reset, **kwargs)[0]
 
     def set_parameters(
         self,

@@ -42,13 +42,16 @@ def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
 
 def check_keys(name: str, keys: Iterable[str], target: Callable[..., Any]) -> None:
     """ValueError with the closest name unless `target`, called `name`, takes all of `keys` as keywords."""
-    allowed = list(inspect.signature(target).parameters)
+    parameters = inspect.signature(target).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    allowed = list(parameters)
     for key in keys:
         if key not in allowed:
             raise ValueError(f"{name} has no argument {key!r}{closest(key, allowed)}; allowed: {', '.join(allowed)}")
 
 
 def closest(given: Any, known: Iterable[str]) -> str:
-    """ " (did you mean ...?)" where `given` resembles one of `known`, else nothing."""
+    """The hint "(did you mean ...?)", after a space, where `given` resembles one of `known`; else nothing."""
     found = difflib.get_close_matches(str(given), list(known), n=1)
     return f" (did you mean {found[0]!r}?)" if found else ""

@@ -52,9 +52,10 @@ class World(gym.Env):
     ) -> None:
         if render_mode is not None:
             check_choice("render_mode", render_mode, RENDER_MODES)
-        self.rules = rules
+        self.rules: Any = rules
         self.observation_space = observation_space
         self.action_space = spaces.Discrete(num_actions)
+        self.num_actions = num_actions
         self.render_mode = render_mode
         self._call: Callable[..., int] | None = None
         self.allocate(1)
@@ -151,7 +152,7 @@ class World(gym.Env):
         unknown = set(options) - {"hidden_state"}
         if unknown:
             raise ValueError(f"options may hold 'hidden_state'; got {sorted(unknown)}")
-        for i in np.flatnonzero(mask):
+        for i in np.flatnonzero(mask).tolist():
             seed = seeds[i]
             if seed is None and not self.seeded[i]:
                 seed = int(generator().integers(2**63))
@@ -202,7 +203,7 @@ class World(gym.Env):
         if self.over[0]:
             raise ValueError("step needs an episode that goes on; call reset() first")
         integer = type(action) is int or (getattr(action, "dtype", np.dtype("O")).kind in "iu" and np.ndim(action) == 0)
-        if not integer or not 0 <= action < self.action_space.n:
+        if not integer or not 0 <= action < self.num_actions:
             raise ValueError(self.illegal(action))
         io = self.io
         io.action[0] = action
@@ -235,7 +236,7 @@ class World(gym.Env):
 
     def illegal(self, action: Any, where: str = "") -> str:
         """The refusal of `action`."""
-        return f"actions must be integers from 0 to {self.action_space.n - 1}; got {action!r} {where}".rstrip()
+        return f"actions must be integers from 0 to {self.num_actions - 1}; got {action!r} {where}".rstrip()
 
     def _buffers(self, rows: int) -> IO:
         def array(space: spaces.Space) -> np.ndarray:
@@ -249,7 +250,7 @@ class World(gym.Env):
             return self.observed(**{key: array(part) for key, part in space.spaces.items()})  # type: ignore[call-arg]
 
         return IO(
-            num_actions=int(self.action_space.n),
+            num_actions=self.num_actions,
             mask=np.zeros(rows, bool),
             action=np.zeros(rows, np.int64),
             obs=observations(),

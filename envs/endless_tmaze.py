@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from envs.arguments import check_choice, check_int
 from envs.core import World
-from envs.kernels import compiled, draw, run_rows
+from envs.kernels import IO, compiled, draw, run_rows
 from envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, faded
 
 MOST_CELLS = 40
@@ -42,7 +42,7 @@ class State(NamedTuple):
 
 
 @compiled
-def enter(rules, state, i):  # type: ignore[no-untyped-def]
+def enter(rules: Rules, state: State, i: int) -> None:
     """Stand at the start of a new corridor."""
     state.x[i] = 0
     state.cue[i] = draw(state.rng, i, 2)
@@ -50,14 +50,14 @@ def enter(rules, state, i):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def begin(rules, state, i):  # type: ignore[no-untyped-def]
+def begin(rules: Rules, state: State, i: int) -> None:
     """The first corridor."""
     state.corridor[i] = 0
     enter(rules, state, i)
 
 
 @compiled
-def move(rules, state, i, action):  # type: ignore[no-untyped-def]
+def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
     """Action 0 forward, 1 left, 2 right."""
     if state.x[i] < state.length[i]:
         state.x[i] += action == 0
@@ -72,7 +72,7 @@ def move(rules, state, i, action):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def observe(rules, state, i, obs, j):  # type: ignore[no-untyped-def]
+def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
     """The cue is visible at the start cell alone."""
     obs[j, 0] = state.x[i] == 0 and state.cue[i] == 0
     obs[j, 1] = state.x[i] == 0 and state.cue[i] == 1
@@ -80,7 +80,7 @@ def observe(rules, state, i, obs, j):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def kernel(rules, state, io, mode):  # type: ignore[no-untyped-def]
+def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
     """All rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
 

@@ -25,8 +25,8 @@ from numba import njit
 
 # No reference counting: it costs ten times the work of a step where arrays pass through small functions. In turn
 # compiled code must not create arrays; scratch space belongs to the state. Division follows numpy (no exceptions).
-_OPTIONS = {"error_model": "numpy", "_nrt": False}
-compiled = njit(cache=True, **_OPTIONS)
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
+compiled: Any = njit(cache=True, **_OPTIONS)
 """Decorator of everything that a family compiles."""
 
 RESTART, OBSERVE, STEP, STEP_AND_RESTART = range(4)
@@ -76,7 +76,9 @@ def run_rows(begin: Any, move: Any, observe: Any, rules: Any, state: Any, io: IO
     """Do what `mode` asks for in every row. Rows share nothing, so that their order does not matter.
 
     Args:
-        begin, move, observe: the family's compiled functions of one row.
+        begin: the family's compiled (rules, state, i) -> None.
+        move: its (rules, state, i, action) -> (reward, terminated, success).
+        observe: its (rules, state, i, obs, j) -> None.
         rules: NamedTuple of numbers, `limit` (steps until truncation) among them.
         state: NamedTuple of arrays [B, ...], `rng` [B] uint64 and `steps` [B] int64 among them. `steps` counts the
             steps finished: `move` sees it before its own step is added, `observe` after.
@@ -142,7 +144,7 @@ def draw(rng: np.ndarray, i: int, n: int) -> int:
         threshold = ((_ONE << _32) - bound) % bound
         while (product & _LOW) < threshold:
             product = (random_bits(rng, i) >> _32) * bound
-    return np.int64(product >> _32)
+    return np.int64(product >> _32)  # type: ignore[return-value]
 
 
 @compiled

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -123,13 +122,8 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
         if spec is None:
             known = [*_ENTRIES, *gym.registry]
             raise ValueError(f"unknown environment {id!r}{closest(id, known)}; ours: {', '.join(_ENTRIES)}")
-        creator = spec.entry_point
-        if isinstance(creator, str):
-            creator = gym.envs.registration.load_env_creator(creator)
-        if creator is not None and not any(
-            p.kind is p.VAR_KEYWORD for p in inspect.signature(creator).parameters.values()
-        ):
-            check_keys(id, kwargs, creator)
+        creator: Any = spec.entry_point
+        check_keys(id, kwargs, _load(creator) if isinstance(creator, str) else creator)
         venv = dummy_vec_env(id, num_envs, kwargs)
     if seed is not None:
         venv.seed(seed)

@@ -296,7 +296,8 @@ class VectorEnvAdaptor(EpisodicVecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """One picture per row, None where the render mode gives none."""
-        return list(self.env.render() or ()) if self.render_mode == "rgb_array" else [None] * self.num_envs
+        frames: Any = self.env.render() if self.render_mode == "rgb_array" else [None] * self.num_envs
+        return list(frames)
 
 
 def _of_row(infos: dict[str, Any], i: int, skip: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -70,8 +69,7 @@ def _written_first(name: str) -> Callable[..., Any]:
     return call
 
 
-for _name in """__contains__ __delitem__ __eq__ __getitem__ __ior__ __iter__ __len__ __ne__ __or__ __repr__ __reversed__
-    __ror__ __setitem__ clear copy get items keys pop popitem setdefault update values""".split():
+for _name in set(dir(dict)) - set(dir(object)) - {"__class_getitem__", "fromkeys"} | {"__eq__", "__ne__", "__repr__"}:
     setattr(FinalInfos, _name, _written_first(_name))
 
 

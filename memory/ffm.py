@@ -203,7 +203,7 @@ class _Scan(torch.autograd.Function):
         normal, y, scale = x.new_empty(T * B, D), x.new_empty(T, B, D), x.new_empty(T * B)
         block = _Block(x, start, weight, bias, a, b)
         y_rows, normal_rows, scale_rows = y.view(-1, D).numpy(), normal.numpy(), scale.numpy()
-        columns, mix_bias_row = mix.t(), mix_bias.detach().numpy()
+        columns, mix_bias_row = mix.t().contiguous(), mix_bias.detach().numpy()
         borders = [state]
         for t in range(0, T, block.steps):
             rows = slice(t * B, min(t + block.steps, T) * B)
@@ -211,13 +211,13 @@ class _Scan(torch.autograd.Function):
             borders.append(states[-1].clone())
             torch.mm(states.view(-1, mix.shape[1]), columns, out=normal[rows])
             _output_forward(block.maps.numpy(), mix_bias_row, normal_rows[rows], scale_rows[rows], y_rows[rows])
-        ctx.save_for_backward(x, weight, bias, mix, alpha, omega, start, normal, scale, a, b, *borders[:-1])
+        ctx.save_for_backward(x, weight, bias, mix, alpha, start, normal, scale, a, b, *borders[:-1])
         return y, borders[-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mix, alpha, omega, start, normal, scale, a, b, *borders = ctx.saved_tensors
+        x, weight, bias, mix, alpha, start, normal, scale, a, b, *borders = ctx.saved_tensors
         T, B, F = x.shape
         m, D = len(alpha), len(mix)
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
@@ -246,7 +246,7 @@ class _Scan(torch.autograd.Function):
             d_bias += d_maps.sum(0)
             if dx is not None:
                 torch.mm(d_maps, weight, out=dx.view(-1, F)[rows])
-        d_alpha, d_omega = decay.rate_gradients(alpha, omega, torch.from_numpy(da), torch.from_numpy(db))
+        d_alpha, d_omega = decay.rate_gradients(alpha, a, b, torch.from_numpy(da), torch.from_numpy(db))
         return dx, d_weight, d_bias, d_mix, d_mix_bias, d_alpha, d_omega, None, d_state
 
 
@@ -258,7 +258,7 @@ class _Block:
         self.steps = min(T, max(1, _BLOCK // self.batch))
         C, self.m = a.shape
         self.x, self.start = x.view(-1, F), start.numpy()
-        self.columns, self.bias = weight.t(), bias
+        self.columns, self.bias = weight.t().contiguous(), bias
         self.a, self.b = a.numpy(), b.numpy()
         self._maps = x.new_empty(self.steps * self.batch, len(weight))
         self._value = x.new_empty(self.steps * self.batch, self.m)

@@ -261,6 +261,18 @@ def test_nan_of_a_finished_episode_reaches_no_gradient(kwargs):
     assert_close(found[1:], expected[1:], **EXACT)
 
 
+def test_nan_input_of_a_finished_episode_reaches_no_later_input():
+    module = make()
+    x, start, place, _ = sequence(module, 30, 1, starts=0.0)
+    start[20] = True
+    x[10] = math.nan
+    x.requires_grad_()
+    y, _ = module.scan(x, start, module.initial_state(1), place)
+    (gradient,) = torch.autograd.grad(y[20:].sum(), x)
+    assert gradient[20:].isfinite().all()
+    assert gradient[20:].any()
+
+
 def test_whoever_reads_nan_gets_nan():
     module = make(capacity=3)
     x, start, place, _ = sequence(module, 12, 1, starts=0.0)

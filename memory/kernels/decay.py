@@ -116,12 +116,11 @@ def rates(alpha: Tensor, omega: Tensor, steps: int = 1) -> tuple[Tensor, Tensor]
     return (decay * angle.cos()).to(alpha.dtype), (decay * angle.sin()).to(alpha.dtype)
 
 
-def rate_gradients(alpha: Tensor, omega: Tensor, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
+def rate_gradients(alpha: Tensor, a: Tensor, b: Tensor, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of alpha [M] and omega [C] from those of a and b, [C, M] each."""
-    a, b = rates(alpha, omega)
-    d_alpha = -alpha.detach().sign() * (a * da + b * db).sum(0)
+    d_alpha = -alpha.sign() * (a * da + b * db).sum(0)
     d_omega = (a * db - b * da).sum(1)
-    return d_alpha.to(alpha.dtype), d_omega.to(omega.dtype)
+    return d_alpha.to(a.dtype), d_omega.to(a.dtype)
 
 
 class _DecayScan(torch.autograd.Function):
@@ -138,15 +137,14 @@ class _DecayScan(torch.autograd.Function):
             decay_forward(x.numpy(), a.numpy(), b.numpy(), start.numpy(), state.numpy(), states.numpy())
         else:
             states = _torch_forward(x, alpha, omega, start, state)
-        ctx.save_for_backward(alpha, omega, start, state, states)
+        ctx.save_for_backward(alpha, omega, start, state, states, a, b)
         ctx.compiled = compiled
         return states, states[-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_states: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
-        alpha, omega, start, state, states = ctx.saved_tensors
-        a, b = rates(alpha, omega)
+        alpha, omega, start, state, states, a, b = ctx.saved_tensors
         if ctx.compiled:
             T, B, _, C, M = states.shape
             dx, carried = states.new_empty(T, B, M), d_last.clone(memory_format=torch.contiguous_format)
@@ -155,7 +153,7 @@ class _DecayScan(torch.autograd.Function):
             decay_backward(*(array.numpy() for array in arrays))
         else:
             dx, carried, da, db = _torch_backward(d_states, d_last, states, alpha, omega, start, state)
-        return dx, *rate_gradients(alpha, omega, da, db), None, carried, None
+        return dx, *rate_gradients(alpha, a, b, da, db), None, carried, None
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})

@@ -1,0 +1,337 @@
+"""Hierarchical Chunk Attention Memory: find the best chunks of the past, then attend inside them.
+
+The episode's inputs are cut into chunks of C = chunk_size, counted from its start. In each of L layers, with p_i the
+sinusoid of place i in a chunk, at step t with place i = t mod C and c = floor(t / C) chunks finished:
+
+    h_t   = LN(x_t)
+    local = MHA of h_t + p_i over {h_s + p_j : s in the running chunk, s <= t}
+    r_m   = W_q h_t . W_k mean(chunk m) / sqrt(D)                      m in the last min(c, num_chunks)
+    best  = the min(top_k, those) chunks of highest r_m                of equals the newest
+    mem   = sum over m in best of softmax_best(r)_m MHA of h_t over {h_s + p_j : s in chunk m}
+    x_t   = x_t + local + mem
+    x_t   = x_t + MLP(LN(x_t))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from memory.attention import attend_slices, best_candidates, softmax_where
+from memory.base import Context, Memory, check_at_least
+from memory.chunks import plan_chunks
+
+
+class HCAMState(NamedTuple):
+    """L layers, C inputs in a chunk, N chunks stored."""
+
+    steps: Tensor
+    """[B] int64, inputs read since the episode's start."""
+    running: Tensor
+    """[B, L, C, D], h of the unfinished chunk's inputs, zeros after them."""
+    chunks: Tensor
+    """[B, L, N, C, D], h of finished chunks; the episode's m-th stands in slot m mod N."""
+    summaries: Tensor
+    """[B, L, N, D], the mean of each."""
+
+
+class ChunkLayer(nn.Module):
+    """The maps of one layer. Query, key and value maps have no biases; `merge` holds both output maps side by side,
+    so that its bias is the local attention's and mem is zero where nothing is read.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.local_query = nn.Linear(width, width, bias=False)
+        self.local_key = nn.Linear(width, width, bias=False)
+        self.local_value = nn.Linear(width, width, bias=False)
+        self.score_query = nn.Linear(width, width, bias=False)
+        self.score_key = nn.Linear(width, width, bias=False)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.merge = nn.Linear(2 * width, width)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
+        )
+
+    def output(self, x: Tensor, local: Tensor, mem: Tensor) -> Tensor:
+        """The residual stream x [..., D] plus local plus mem, then the residual MLP."""
+        x = x + self.merge(torch.cat([local, mem], -1))
+        return x + self.mlp(x)
+
+
+class HCAM(Memory):
+    """Hierarchical Chunk Attention Memory.
+
+    A full chunk is stored after its last step's read and readable from the next step; when all slots are taken the
+    oldest leaves. Each layer has a memory of its own, of its own inputs h.
+
+    The paper's attention has public code, without the storage and the agent around it. Followed here: scores by one
+    scaled head without biases, keys from a chunk's mean, a softmax over the chosen chunks alone. Different from it:
+
+    - With fewer than top_k finished chunks it still reads top_k, unfinished ones included; here only finished ones
+      are read, and mem is zero while there is none, so that nothing depends on what an empty slot holds.
+    - It counts places in a chunk from the chunk's end; here from its beginning, because the running chunk's end is
+      not known yet and its local attention uses the same sinusoid.
+    - It stops gradients into stored chunks always; here `detach` does, and False lets them through.
+
+    Args:
+        input_size: F, features per input.
+        output_size: D, width of every layer.
+        chunk_size: C, inputs in a chunk; 1 or more.
+        num_chunks: N, finished chunks kept per layer; 1 or more.
+        top_k: chunks that a query reads; 1 to num_chunks.
+        num_layers: L; 1 or more.
+        num_heads: heads of both attentions; must divide D.
+        detach: whether gradients stop at a chunk when it is stored. A chunk read within the scan that wrote it then
+            trains the reading, not what was written.
+    State:
+        steps [B] int64, running [B, L, C, D], chunks [B, L, N, C, D], summaries [B, L, N, D].
+
+    Raises:
+        ValueError: a size below 1, top_k above num_chunks, heads that do not divide the width.
+    Source: arXiv 2105.14039, section 2; public code in deepmind-research, hierarchical_transformer_memory.
+    """
+
+    sinusoid: Tensor
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int = 128,
+        chunk_size: int = 16,
+        num_chunks: int = 16,
+        top_k: int = 4,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        detach: bool = True,
+    ) -> None:
+        super().__init__(input_size, output_size)
+        check_at_least("chunk_size", chunk_size, 1)
+        check_at_least("num_chunks", num_chunks, 1)
+        check_at_least("top_k", top_k, 1)
+        check_at_least("num_layers", num_layers, 1)
+        check_at_least("num_heads", num_heads, 1)
+        if top_k > num_chunks:
+            raise ValueError(f"top_k must be 1 to num_chunks = {num_chunks}; got {top_k}")
+        if output_size % num_heads:
+            raise ValueError(
+                f"num_heads must divide output_size = {output_size}; got {num_heads}, which leaves a head of "
+                f"{output_size / num_heads:.2f} features"
+            )
+        self.chunk_size, self.num_chunks, self.top_k = chunk_size, num_chunks, top_k
+        self.num_layers, self.num_heads, self.detach = num_layers, num_heads, detach
+        self.embed = nn.Linear(input_size, output_size)
+        self.layers: Sequence[ChunkLayer] = nn.ModuleList(ChunkLayer(output_size) for _ in range(num_layers))  # type: ignore[assignment]
+        self.register_buffer("sinusoid", sinusoid(chunk_size, output_size), persistent=False)
+        self._reads: list[tuple[Tensor, Tensor]] = []
+
+    def initial_state(self, batch_size: int) -> HCAMState:
+        """Zeros: nothing read, nothing stored."""
+        B, L, N, C, D = batch_size, self.num_layers, self.num_chunks, self.chunk_size, self.output_size
+
+        def zeros(*size: int) -> Tensor:
+            return torch.zeros(size, dtype=self.dtype, device=self.device)
+
+        steps = torch.zeros(B, dtype=torch.int64, device=self.device)
+        return HCAMState(steps, zeros(B, L, C, D), zeros(B, L, N, C, D), zeros(B, L, N, D))
+
+    def step(
+        self, x: Tensor, state: HCAMState, place: Tensor | None = None, strategy: Tensor | None = None
+    ) -> tuple[Tensor, HCAMState]:
+        """Map x [B, F] to y [B, D]. The stored chunks are copied at steps where some row's chunk is full."""
+        B, N, C = len(x), self.num_chunks, self.chunk_size
+        rows, slots, places = (torch.arange(size, device=x.device) for size in (B, N, C))
+        at, finished = state.steps % C, state.steps // C
+        seen = (places <= at[:, None])[:, None]
+        slot_of_age = (finished[:, None] - 1 - slots) % N  # [B, N], the newest first
+        there = slots < finished[:, None]
+        alone = state.running.new_ones(B, 1)
+        place_code = self.sinusoid[at]
+        runnings = []
+        x = self.embed(x)
+        for index, layer in enumerate(self.layers):
+            h = layer.norm(x)
+            running = state.running[:, index].clone()
+            running[rows, at] = h
+            runnings.append(running)
+            local = self.read(
+                layer.local_query(h + place_code), running[:, None], seen, alone, layer.local_key, layer.local_value
+            )
+
+            toward = layer.score_query(h) @ layer.score_key.weight  # q . W s = (Wᵀ q) . s, without N products W s
+            score = (state.summaries[:, index] @ toward[..., None])[..., 0] / math.sqrt(self.output_size)
+            score = score.gather(1, slot_of_age)
+            order = score.masked_fill(~there, -math.inf).sort(dim=1, descending=True, stable=True).indices
+            best = order[:, : self.top_k]
+            weight = softmax_where(score.gather(1, best), there.gather(1, best))
+            where = (rows[:, None] * self.num_layers + index) * N + slot_of_age.gather(1, best)
+            content = state.chunks.flatten(0, 2).index_select(0, where.flatten()).view(B, -1, C, self.output_size)
+            mem = self.read(layer.query(h), content, None, weight, layer.key, layer.value)
+            x = layer.output(x, local, mem)
+
+        running = torch.stack(runnings, 1)
+        chunks, summaries = state.chunks, state.summaries
+        full = at == C - 1
+        row = full.nonzero()[:, 0]
+        if len(row):
+            chunk = running[row].detach() if self.detach else running[row]
+            slot = (finished % N)[row]
+            chunks, summaries = chunks.clone(), summaries.clone()
+            chunks[row, :, slot] = chunk
+            summaries[row, :, slot] = chunk.mean(2)
+            running = torch.where(full[:, None, None, None], 0, running)
+        return x, HCAMState(state.steps + 1, running, chunks, summaries)
+
+    def read(
+        self, query: Tensor, content: Tensor, seen: Tensor | None, weight: Tensor, key: nn.Linear, value: nn.Linear
+    ) -> Tensor:
+        """One query per row attends to J contents of its own, one softmax per content and head, summed by weight.
+
+        For one query it is cheaper to move it into the space of the contents than to make a key and a value of
+        everything: with c a content and p its sinusoid, q . W_k (c + p) = (W_kᵀ q) . (c + p), and the sum of
+        a W_v (c + p) is W_v times the sum of a (c + p).
+
+        Args:
+            query: [B, D], all heads.
+            content: [B, J, C, D], without sinusoid.
+            seen: [B, 1, C] bool, which places may be read; None for all.
+            weight: [B, J].
+            key: the map to keys.
+            value: the map to values.
+
+        Returns:
+            [B, D], all heads.
+        """
+        B, J, C, D = content.shape
+        H = self.num_heads
+        content = content.reshape(B, J * C, D)
+        toward = torch.einsum("bhe,hed->bhd", query.view(B, H, -1), key.weight.view(H, -1, D))
+        score = (toward @ content.mT).view(B, H, J, C) + (toward @ self.sinusoid.T)[:, :, None]
+        score = score / math.sqrt(D // H)
+        if seen is not None:
+            score = score.masked_fill(~seen[:, None], -math.inf)
+        prob = score.softmax(-1) * weight[:, None, :, None]
+        mixed = prob.view(B, H, J * C) @ content + prob.sum(2) @ self.sinusoid
+        return torch.einsum("bhd,hed->bhe", mixed, value.weight.view(H, -1, D)).reshape(B, D)
+
+    def scan(
+        self,
+        x: Tensor,
+        start: Tensor,
+        state: HCAMState,
+        place: Tensor | None = None,
+        strategy: Tensor | None = None,
+    ) -> tuple[Tensor, HCAMState]:
+        """Map x [T, B, F] to y [T, B, D] in one pass over time; time and memory are linear in T.
+
+        A chunk that began before the scan is put together from the state's running inputs and the scan's.
+        """
+        T, B = self.check_sequence(x, start)
+        if T == 0:
+            return x.new_empty(0, B, self.output_size), state
+        C, H, D = self.chunk_size, self.num_heads, self.output_size
+        plan = plan_chunks(start, state.steps, C, self.num_chunks)
+        before = torch.arange(B, device=x.device)[:, None], plan.place[:, : C - 1]
+        untouched = torch.where(plan.untouched[:, None, None, None], state.running, 0)
+        final_chunks, final_summaries, runnings = [], [], []
+        self._reads = []
+        x = self.embed(x.transpose(0, 1))  # [B, T, D]
+        for index, layer in enumerate(self.layers):
+            h = layer.norm(x)
+            held = torch.where(plan.filled, state.running[:, index][before], 0)
+            tokens = torch.cat([held, h], 1)  # [B, E, D]
+            placed = tokens + self.sinusoid[plan.place]
+            local = attend_slices(
+                layer.local_query(placed[:, C - 1 :]).reshape(B * T, H, -1),
+                layer.local_key(placed).view(-1, H, D // H),
+                layer.local_value(placed).view(-1, H, D // H),
+                plan.local_first,
+                plan.local_length,
+                h.new_ones(B * T, 1),
+                C,
+            )
+
+            tokens = tokens.flatten(0, 1)
+            stored_row, stored_slot = plan.stored
+            stored = state.chunks[stored_row, index, stored_slot].flatten(0, 1)
+            source = torch.cat([stored, tokens.detach() if self.detach else tokens])
+            content = source.index_select(0, plan.content).view(-1, C, D)
+            summary = content.mean(1).index_copy(0, plan.stored_index, state.summaries[stored_row, index, stored_slot])
+            best, score = best_candidates(
+                layer.score_query(h).flatten(0, 1),
+                layer.score_key(summary),
+                plan.oldest,
+                plan.finished,
+                self.top_k,
+            )
+            read = best >= 0
+            weight = softmax_where(score, read)
+            placed = content + self.sinusoid
+            mem = attend_slices(
+                layer.query(h).view(B * T, H, -1),
+                layer.key(placed).view(-1, H, D // H),
+                layer.value(placed).view(-1, H, D // H),
+                best * C,
+                torch.where(read, C, 0),
+                weight,
+                C,
+            )
+            x = layer.output(x, local.view(B, T, D), mem.view(B, T, D))
+
+            final_chunks.append(content[plan.final_index])
+            final_summaries.append(summary[plan.final_index])
+            runnings.append(torch.where(plan.running_filled, tokens[plan.running].view(B, C, D), untouched[:, index]))
+            age = torch.where(read, (plan.oldest + plan.finished)[:, None] - 1 - best, 0)
+            self._reads.append((age.view(B, T, -1), weight.detach().view(B, T, -1)))
+
+        row, slot = plan.final
+        chunks = torch.where(plan.kept[:, None, None, None, None], state.chunks, 0)
+        chunks[row, :, slot] = torch.stack(final_chunks, 1)
+        summaries = torch.where(plan.kept[:, None, None, None], state.summaries, 0)
+        summaries[row, :, slot] = torch.stack(final_summaries, 1)
+        return x.transpose(0, 1), HCAMState(plan.steps, torch.stack(runnings, 1), chunks, summaries)
+
+    def context(self) -> Context:
+        """K = C, K_eff = C (L N + 1).
+
+        The running chunk is read directly, C inputs at its last step; local attention never leaves it, so more layers
+        add nothing, and an input further back than C is always read from storage. A layer's oldest chunk begins up to
+        N C inputs before the running one, and what it holds of that time is the output of the layer below, which had
+        read N chunks further back: L N C + C inputs at a chunk's last step, fewer before. With `detach` gradients
+        stop at C.
+        """
+        C = self.chunk_size
+        return Context(C, C * (self.num_layers * self.num_chunks + 1))
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """The last scan's reads.
+
+        `chunks_read_<layer>` [T, N]: weight of each chunk (columns: newest first) for the first row's queries over
+        time. `read_entropy`, `read_age`: entropy of the weights in nats and mean age in chunks (0: the newest), over
+        all queries that had a finished chunk and all layers; 0 where none had.
+        """
+        if not self._reads:
+            return {}
+        shown = {}
+        for index, (age, weight) in enumerate(self._reads):
+            image = weight.new_zeros(age.shape[1], self.num_chunks)
+            shown[f"chunks_read_{index}"] = image.scatter_add_(1, age[0], weight[0])
+        age, weight = (torch.stack(parts) for parts in zip(*self._reads))
+        count = (weight > 0).any(-1).sum().clamp(min=1)
+        shown["read_entropy"] = torch.special.entr(weight).sum() / count
+        shown["read_age"] = (age * weight).sum() / count
+        return shown
+
+
+def sinusoid(length: int, width: int) -> Tensor:
+    """[length, width]: sines, then cosines, of place / 10000^(2 i / width)."""
+    rate = 10_000 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * rate
+    return torch.cat([angle.sin(), angle.cos()], 1)[:, :width].to(torch.get_default_dtype())

@@ -1,0 +1,315 @@
+"""Spatially-Aware Transformer: slots of entries stamped with time and place, read by attention.
+
+An input x_t at place p_t becomes the entry
+
+    e_t = encode(x_t) + place_embedding[p_t],    m_t = LN(e_t)                         [D]
+
+whose m_t is stored in a slot before the step reads, so that a step sees its own entry. An entry of age a = t - tau
+is read by every layer as M = [m_tau, s(a)] with s a sinusoid (`memory.sat_read`); the query is a stream that begins
+as e_t, and y_t is what the last layer makes of it.
+
+read="hierarchical" scores every place by one scaled head between the query and the mean of the place's M, takes the
+best top_k and attends inside each; the results are weighed by a softmax over the scores of those places.
+
+Time is the age of an entry, not the step of the episode: a window of recent entries then looks the same at step ten
+thousand as at step ten.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from memory.allocation import STRATEGIES, Slots, allocate, reads
+from memory.base import Context, Memory, check_at_least, check_choice, check_divides
+from memory.sat_read import RATES, ReadLayer, time_code, view
+from memory.strategy_values import StrategyValues
+
+__all__ = ["STRATEGIES", "SATState", "SpatiallyAwareTransformer", "StrategyValues"]
+
+CHUNK = 32
+"""Steps that are read together; a key costs each of them the same, whether it may read it or not."""
+
+
+class SATState(NamedTuple):
+    """S slots; integers are int64."""
+
+    slots: Tensor
+    """[B, S, D + 16], m and s(tau) of the entries; zeros where a slot is empty."""
+    time: Tensor
+    """[B, S], tau: the step of its episode at which an entry was stored; -1 where the slot is empty."""
+    place: Tensor
+    """[B, S], the place an entry comes from."""
+    visits: Tensor
+    """[B, num_places], entries ever stored from a place in this episode."""
+    steps: Tensor
+    """[B], inputs read in this episode."""
+    strategy: Tensor
+    """[B], index into `STRATEGIES`, as read at the episode's first input."""
+
+
+class SpatiallyAwareTransformer(Memory):
+    """Attention over entries that a strategy keeps or drops, by time and by place.
+
+    Where this differs from the public code (whose memory is a finished sequence, and whose query comes after it):
+    an entry is one step, not a chunk; the query's own entry is stored and read, in place of the query's attention on
+    itself; the query carries its place; m is normalised where the code reads e; the age's sinusoid has 16 features
+    beside m, weighed by the maps to keys and values, where the code adds D features to e; places are learned vectors,
+    as on the paper's page, where the code has sinusoids of the place's index. Memory is the same in every layer, as
+    there. Entries are not detached: gradients reach every input that is read, within one scan.
+
+    Args:
+        input_size: F, features per input.
+        output_size: D, width; a multiple of num_heads.
+        num_places: places that `place` may name; with 1, `place` may be None.
+        capacity: slots.
+        layout: "flat", all places share the slots; "place" (SAT-PM), each has capacity // num_places of its own.
+        read: "flat", one attention over all entries; "hierarchical" (SAT-PM-PH), places first, then inside the best
+            ones; needs layout="place".
+        allocator: what an entry replaces when the slots are taken, one of `STRATEGIES` (layout="place" has fifo and
+            lifo, inside a place), or "adaptive": `strategy` says which.
+        num_layers: layers of attention and MLP.
+        num_heads: heads of each layer.
+        top_k: places that a hierarchical read attends to; fewer where fewer hold an entry.
+        num_tasks: tasks that an adaptive allocator tells apart.
+    State:
+        see `SATState`; capacity * (D + 16) floats a row.
+
+    Attributes:
+        strategy_values: `StrategyValues` with allocator="adaptive", else None. It learns from returns by its own
+            `update`, holds no parameters, and is used neither in `step` nor in `scan`: whoever runs episodes calls
+            `choose` where a memory begins anew and hands the result in as `strategy`.
+    Source: arXiv 2402.15160.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int = 128,
+        num_places: int = 1,
+        capacity: int = 64,
+        layout: str = "flat",
+        read: str = "flat",
+        allocator: str = "fifo",
+        num_layers: int = 2,
+        num_heads: int = 4,
+        top_k: int = 4,
+        num_tasks: int = 1,
+    ) -> None:
+        super().__init__(input_size, output_size)
+        sizes = dict(num_places=num_places, capacity=capacity, num_layers=num_layers, num_heads=num_heads, top_k=top_k)
+        for name, value in sizes.items():
+            check_at_least(name, value, 1)
+        check_choice("layout", layout, ("flat", "place"))
+        check_choice("read", read, ("flat", "hierarchical"))
+        check_choice("allocator", allocator, (*STRATEGIES, "adaptive"))
+        check_divides("num_heads", num_heads, "output_size", output_size)
+        if layout == "place" and allocator not in ("fifo", "lifo"):
+            raise ValueError(
+                f"layout='place' has the allocators 'fifo' and 'lifo'; got {allocator!r}: use layout='flat'"
+            )
+        if layout == "place" and capacity < num_places:
+            raise ValueError(
+                "layout='place' needs a slot for every place, capacity >= num_places; "
+                f"got capacity={capacity}, num_places={num_places}"
+            )
+        if read == "hierarchical" and layout != "place":
+            raise ValueError(f"read='hierarchical' needs layout='place'; got layout={layout!r}")
+        self.num_places = num_places
+        self.layout, self.read, self.allocator = layout, read, allocator
+        self.slots_per_place = capacity // num_places if layout == "place" else capacity
+        self.num_slots = self.slots_per_place * (num_places if layout == "place" else 1)
+        self.encode = nn.Linear(input_size, output_size)
+        self.place_embedding = nn.Parameter(torch.randn(num_places, output_size) / math.sqrt(output_size))
+        self.norm = nn.LayerNorm(output_size)
+        places_read = min(top_k, num_places) if read == "hierarchical" else 0
+        self.layers = nn.ModuleList(ReadLayer(output_size, num_heads, places_read) for _ in range(num_layers))
+        self.strategy_values = StrategyValues(num_tasks) if allocator == "adaptive" else None
+        self._last: tuple[Tensor, ...] | None = None
+
+    def initial_state(self, batch_size: int) -> SATState:
+        """Empty slots."""
+        B, S = batch_size, self.num_slots
+
+        def integers(*size: int) -> Tensor:
+            return torch.zeros(size, dtype=torch.int64, device=self.device)
+
+        return SATState(
+            torch.zeros(B, S, self.output_size + 2 * RATES, dtype=self.dtype, device=self.device),
+            integers(B, S) - 1,
+            integers(B, S),
+            integers(B, self.num_places),
+            integers(B),
+            integers(B),
+        )
+
+    def step(
+        self, x: Tensor, state: SATState, place: Tensor | None = None, strategy: Tensor | None = None
+    ) -> tuple[Tensor, SATState]:
+        """Store one entry and read the slots; see `Memory.step`.
+
+        Raises:
+            ValueError: a place is missing or out of range, or a strategy where a fresh state needs one.
+        """
+        B = len(x)
+        place = self._places(place, B, None)
+        start = np.zeros((1, B), dtype=np.bool_)
+        slots, slot, now = self._allocate(state, place, start, None if strategy is None else strategy[None])
+        h, stored = self._entries(x, place[0], _on(x, now[0]))
+        contents = state.slots.index_put((torch.arange(B, device=x.device), _on(x, slot[0])), stored)
+        after = SATState(contents, *(_on(x, s) for s in slots))
+        origin = self._slot_places().expand(B, -1) if self.read == "hierarchical" else None
+        y = self._read(h[:, None], _on(x, now).T, contents, (after.time >= 0)[:, None], origin)
+        return y.squeeze(1), after
+
+    def scan(
+        self,
+        x: Tensor,
+        start: Tensor,
+        state: SATState,
+        place: Tensor | None = None,
+        strategy: Tensor | None = None,
+    ) -> tuple[Tensor, SATState]:
+        """Store and read a sequence, `CHUNK` steps at once; see `Memory.scan`.
+
+        Raises:
+            ValueError: as `step`, or shapes do not fit.
+        """
+        T, B = self.check_sequence(x, start)
+        place = self._places(place, B, T)
+        if T == 0:
+            return x.new_empty(0, B, self.output_size), state
+        C = min(CHUNK, T)
+        N = -(-T // C)
+        flags = start.cpu().contiguous().numpy()
+        slots, slot, now = self._allocate(state, place, flags, strategy)
+        plan = reads((state.time >= 0).cpu().contiguous().numpy(), slot, flags, C)
+
+        def grouped(sequence: Tensor) -> Tensor:
+            """[T, B, ...] to [N, B, C, ...], zeros beyond T."""
+            padded = functional.pad(sequence, [0, 0] * (sequence.ndim - 1) + [0, N * C - T])
+            return padded.unflatten(0, (N, C)).transpose(1, 2)
+
+        steps, places = grouped(_on(x, now)), grouped(place)
+        h, stored = self._entries(grouped(x), places, steps)
+        S, W = state.slots.shape[1:]
+        table = torch.cat([state.slots.reshape(-1, W), stored.reshape(-1, W)])
+        held = table.index_select(0, _on(x, plan.held).flatten()).view(N, B, S, W)
+        origin = None
+        if self.read == "hierarchical":
+            origin = torch.cat([self._slot_places().expand(N, B, S), places], 2).flatten(0, 1)
+        y = self._read(
+            h.flatten(0, 1),
+            steps.flatten(0, 1),
+            torch.cat([held, stored], 2).flatten(0, 1),
+            _on(x, plan.readable).flatten(0, 1),
+            origin,
+        )
+        y = y.view(N, B, C, -1).transpose(1, 2).flatten(0, 1)[:T]
+
+        last = _on(x, plan.last)
+        contents = table.index_select(0, last.clamp_min(0).flatten()).view(B, S, W)
+        after = SATState(torch.where((last >= 0)[..., None], contents, 0.0), *(_on(x, s) for s in slots))
+        self._last = after[1:]
+        return y, after
+
+    def context(self) -> Context:
+        """K: entries that are read while nothing has been dropped, those of one place where each has its own slots.
+
+        K_eff is K only where the oldest is always dropped; elsewhere an entry may stay for the whole episode.
+        """
+        oldest_leaves = self.allocator != "adaptive" and (
+            self.allocator == "fifo" if self.num_places > 1 else self.allocator != "lifo"
+        )
+        one_queue = self.layout == "flat" or self.num_places == 1
+        return Context(self.slots_per_place, self.slots_per_place if oldest_leaves and one_queue else math.inf)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """After the last scan: "occupancy" [num_places], the share of all slots that each place's entries take.
+
+        With an adaptive allocator also "strategy" [4], the rows that use each of `STRATEGIES`.
+        """
+        if self._last is None:
+            return {}
+        time, place, _, _, strategy = self._last
+        counts = torch.bincount(place[time >= 0], minlength=self.num_places)
+        shown = {"occupancy": counts.to(self.dtype) / max(time.numel(), 1)}
+        if self.strategy_values is not None:
+            shown["strategy"] = torch.bincount(strategy, minlength=len(STRATEGIES)).to(self.dtype)
+        return shown
+
+    def _places(self, place: Tensor | None, B: int, T: int | None) -> Tensor:
+        """`place` of a sequence, or of a step where T is None, as [T, B]."""
+        size = (B,) if T is None else (T, B)
+        if place is None:
+            if self.num_places > 1:
+                raise ValueError(
+                    f"place is missing: num_places={self.num_places} needs it, int64 {list(size)}; "
+                    "give it, or set num_places=1"
+                )
+            place = torch.zeros(size, dtype=torch.int64, device=self.device)
+        if place.shape != size or place.dtype != torch.int64:
+            raise ValueError(f"place must be {list(size)} int64; got {list(place.shape)} {place.dtype}")
+        return place.view(-1, B)
+
+    def _allocate(
+        self, state: SATState, place: Tensor, start: np.ndarray, strategy: Tensor | None
+    ) -> tuple[Slots, np.ndarray, np.ndarray]:
+        """Slots after a sequence, and the slot and the step of every entry, [T, B]."""
+        slots = Slots(*(np.array(s.cpu().numpy(), order="C") for s in state[1:]))
+        if self.strategy_values is None:
+            chosen = np.full(start.shape, STRATEGIES.index(self.allocator))
+        elif strategy is not None:
+            if strategy.shape != start.shape or strategy.dtype != torch.int64:
+                raise ValueError(
+                    f"strategy must have the shape of place, {list(place.shape)} for a sequence, and be int64; "
+                    f"got {list(strategy.shape)} {strategy.dtype}"
+                )
+            chosen = strategy.cpu().contiguous().numpy()
+        elif start.any() or not slots.steps.all():
+            raise ValueError(
+                "strategy is missing: with allocator='adaptive' an episode begins with one of "
+                f"{', '.join(f'{i} {name}' for i, name in enumerate(STRATEGIES))}; see strategy_values.choose"
+            )
+        else:
+            chosen = np.zeros(start.shape, dtype=np.int64)
+        slot, now = allocate(slots, place.cpu().contiguous().numpy(), start, chosen, self.layout == "place")
+        return slots, slot, now
+
+    def _slot_places(self) -> Tensor:
+        """[S], the place that each slot belongs to, where places have slots of their own."""
+        return torch.arange(self.num_places, device=self.device).repeat_interleave(self.slots_per_place)
+
+    def _entries(self, x: Tensor, place: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        """The stream's beginning e [..., D] and what is stored, m and s(now) [..., D + 16]."""
+        e = self.encode(x) + functional.embedding(place, self.place_embedding)
+        return e, torch.cat([self.norm(e), time_code(now, e.dtype)], -1)
+
+    def _read(self, h: Tensor, now: Tensor, keys: Tensor, readable: Tensor, origin: Tensor | None) -> Tensor:
+        """Run the layers for G groups of C steps, each step on its readable ones among its group's J keys.
+
+        h [G, C, D], now [G, C], keys [G, J, D + 16], readable [G, C, J] bool, origin [G, J] the keys' places for a
+        hierarchical read -> y [G, C, D].
+        """
+        spoiled = None
+        # A weight of zero does not silence a NaN. Who may read one gets NaN, and nobody else.
+        if not keys.detach().sum().isfinite():
+            bad = ~keys.isfinite().all(-1)
+            spoiled = (readable & bad[:, None]).any(-1, keepdim=True)
+            keys = torch.where(bad[..., None], 0.0, keys)
+            h = torch.where(spoiled, 0.0, h)
+        among = None if origin is None else functional.one_hot(origin, self.num_places).to(h.dtype)
+        seen = view(now, keys, readable, among)
+        for layer in self.layers:
+            h = layer(h, seen)
+        return h if spoiled is None else torch.where(spoiled, math.nan, h)
+
+
+def _on(x: Tensor, array: np.ndarray) -> Tensor:
+    """A numpy array as a tensor on the device of x."""
+    return torch.from_numpy(array).to(x.device)
