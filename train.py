@@ -1,7 +1,7 @@
 """Train, evaluate and list agents that remember: `python train.py --help`.
 
 Exit codes: 0 done; 1 a failure while running, the run directory is kept; 2 wrong usage, nothing is made;
-130 interrupted.
+128 + n stopped by signal n (130 SIGINT, 143 SIGTERM), with a checkpoint to go on from.
 """
 
 from __future__ import annotations
@@ -94,10 +94,13 @@ def _train(argv: list[str]) -> int:
         raise Usage(f"run directory {str(directory)!r} exists; choose another --run-dir, or leave it out")
 
     from agents import experiment
+    from agents.resume import Interrupted
 
     try:
         experiment.train(config)
-    except (ValueError, OSError) as error:
+    except Interrupted as stop:
+        return _fail(stop, stop.exit_code)
+    except (ValueError, OSError, FloatingPointError) as error:
         return _fail(error, 1 if directory.exists() else 2)
     return 0
 

@@ -290,6 +290,8 @@ class MemoryPPO(OnPolicyAlgorithm):
     ) -> bool:
         """Fill the buffer with `n_rollout_steps` steps of every environment; False if the callback stops it."""
         assert self._last_memory_starts is not None
+        # First of all, so that a checkpoint written here holds the streams before anything of this rollout is drawn.
+        callback.on_rollout_start()
         began = time.perf_counter()
         policy = self.policy
         policy.set_training_mode(False)
@@ -298,7 +300,6 @@ class MemoryPPO(OnPolicyAlgorithm):
         rollout_buffer.begin(self._last_state)
         if self.use_sde:
             policy.reset_noise(env.num_envs)
-        callback.on_rollout_start()
         for t in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and t % self.sde_sample_freq == 0:
                 policy.reset_noise(env.num_envs)

@@ -44,6 +44,8 @@ class World(gym.Env):
     """Compiled (rules, state, io, mode) -> int; see `envs.kernels`."""
     observed: ClassVar[type[tuple] | None] = None
     """For a Dict observation: the NamedTuple of arrays that the kernel's `observe` writes, fields named as the keys."""
+    expert_success: ClassVar[float] = 1.0
+    """Mean success of the expert, or a lower bound where chance decides."""
     closing_settings: ClassVar[tuple[dict[str, Any], ...]] = ()
     """Arguments under which a trained agent should be tested too, beside those it was trained with."""
 
@@ -247,7 +249,7 @@ class World(gym.Env):
             if not isinstance(space, spaces.Dict):
                 return array(space)
             assert self.observed is not None
-            return self.observed(**{key: array(part) for key, part in space.spaces.items()})  # type: ignore[call-arg]
+            return self.observed(**{key: array(part) for key, part in space.spaces.items()})
 
         return IO(
             num_actions=self.num_actions,

@@ -168,7 +168,7 @@ class EndlessTMaze(World):
         for column in range(cells):
             canvas.box(2, column, FLOOR)
         if first == 0:
-            canvas.arrow(2, 0, ("up", "down")[cue], CUE if x == 0 else faded(CUE))
+            canvas.arrow(2, 0, ("up", "down")[cue], CUE if x == 0 else faded(CUE), size=0.44)
         if first + cells == length + 1:
             for turn, row in enumerate((1, 3)):
                 canvas.box(row, cells - 1, faded(GOAL) if turn == cue else FLOOR)

@@ -151,6 +151,21 @@ class WorldVecEnv(EpisodicVecEnv):
             self._end(rows, final_obs, io.truncated[rows], io.success[:ends].copy(), io.length[:ends].copy())
         return world.copied(io.obs), io.reward.astype(np.float32), io.terminated | io.truncated, self._infos
 
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the rows' futures and their episode statistics depend on, as copies of arrays."""
+        return {"hidden_state": self.world.hidden_state(), "returns": self._returns.copy()}
+
+    def restore(self, snapshot: dict[str, Any]) -> Any:
+        """Go on from what `snapshot` gave; the observations [B, ...] of that moment.
+
+        Raises:
+            ValueError: a snapshot of another task or another number of rows.
+        """
+        self.set_options({"hidden_state": snapshot["hidden_state"]})
+        obs = self.reset()
+        self._returns[:] = snapshot["returns"]
+        return obs
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -231,17 +246,17 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         self._clear()
         ended = terminated | truncated
         rows = np.flatnonzero(ended)
+        if infos:
+            for row in np.flatnonzero(~ended).tolist():
+                self._infos[row].update(_of_row(infos, row))
         if len(rows):
             final_obs, final_info = self._finals(rows, obs, infos)
             if not self._resets_itself:
                 obs, infos = self.env.reset(options={"reset_mask": ended})
-        if infos:
-            for i, info in enumerate(self._infos):
-                info.update(_of_row(infos, i, skip=("final_obs", "final_info")))
-        if len(rows):
-            for row, last in zip(rows.tolist(), final_info):
-                self._infos[row].update(last)
-            told = [last.get("is_success", last.get("success")) for last in final_info]
+            for row, info in zip(rows.tolist(), final_info):
+                self._infos[row].update(info)
+                self.reset_infos[row] = _of_row(infos, row)
+            told = [info.get("is_success", info.get("success")) for info in final_info]
             success = None if None in told else np.array(told, bool)
             cut = (truncated & ~terminated)[rows]
             self._end(rows, final_obs, cut, success, self._lengths[rows])
@@ -300,12 +315,12 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         return list(frames)
 
 
-def _of_row(infos: dict[str, Any], i: int, skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What a vector environment's infos say of row i."""
+def _of_row(infos: dict[str, Any], i: int) -> dict[str, Any]:
+    """What a vector environment's infos say of row i now; not of an episode that it has left behind."""
     found = {}
     for key, value in infos.items():
         mask = infos.get(f"_{key}")
-        if key not in skip and mask is not None and mask[i]:
+        if key not in ("final_obs", "final_info") and mask is not None and mask[i]:
             found[key] = _of_row(value, i) if isinstance(value, dict) else value[i]
     return found
 

@@ -75,10 +75,12 @@ class HCAM(Memory):
     The paper's attention has public code, without the storage and the agent around it. Followed here: scores by one
     scaled head without biases, keys from a chunk's mean, a softmax over the chosen chunks alone. Different from it:
 
-    - With fewer than top_k finished chunks it still reads top_k, unfinished ones included; here only finished ones
-      are read, and mem is zero while there is none, so that nothing depends on what an empty slot holds.
+    - It always reads top_k slots: empty ones with next to no weight, or all alike where no chunk is finished. Here only
+      finished chunks are read, and mem is zero while there is none, so nothing depends on what an empty slot holds.
     - It counts places in a chunk from the chunk's end; here from its beginning, because the running chunk's end is
       not known yet and its local attention uses the same sinusoid.
+    - Its query, key and value maps inside a chunk have biases; here they have none, so that `step` can move a query
+      into the space of the contents.
     - It stops gradients into stored chunks always; here `detach` does, and False lets them through.
 
     Args:
@@ -96,7 +98,7 @@ class HCAM(Memory):
 
     Raises:
         ValueError: a size below 1, top_k above num_chunks, heads that do not divide the width.
-    Source: arXiv 2105.14039, section 2; public code in deepmind-research, hierarchical_transformer_memory.
+    Source: arXiv 2105.14039; public code in deepmind-research, hierarchical_transformer_memory.
     """
 
     sinusoid: Tensor

@@ -77,6 +77,15 @@ def test_the_equations(dtype, form):
     assert_close(torch.from_numpy(as_complex(last.S.double())), torch.from_numpy(expected_S), **tolerance(dtype))
 
 
+def scan_in_torch(module, x, start, state):
+    """The form of other devices, on this one."""
+    m, c = module.memory_size, module.context_size
+    weight, bias = module._input_maps()
+    mix = module.mix.weight.view(-1, 2, m, c).transpose(2, 3).flatten(1)
+    y, last = torch_scan(x, weight, bias, mix, module.mix.bias, module.alpha, module.omega, start, state.S)
+    return y, FFMState(last)
+
+
 def values_and_gradients(module, scan, x, state):
     x, S = x.clone().requires_grad_(), state.S.clone().requires_grad_()
     y, last = scan(x, FFMState(S))
@@ -93,16 +102,10 @@ def test_compiled_blocks_equal_the_torch_scan(dtype, T, B, sizes):
     module = small(dtype, **sizes)
     x, start = sequence(T, B, dtype)
     state = random_state(module, B)
-
-    def in_torch(x, state):
-        m, c = module.memory_size, module.context_size
-        weight, bias = module._input_maps()
-        mix = module.mix.weight.view(-1, 2, m, c).transpose(2, 3).flatten(1)
-        y, last = torch_scan(x, weight, bias, mix, module.mix.bias, module.alpha, module.omega, start, state.S)
-        return y, FFMState(last)
-
     compiled = values_and_gradients(module, lambda x, s: module.scan(x, start, s), x, state)
-    for found, wanted in zip(compiled, values_and_gradients(module, in_torch, x, state)):
+    for found, wanted in zip(
+        compiled, values_and_gradients(module, lambda x, s: scan_in_torch(module, x, start, s), x, state)
+    ):
         scale = max(1.0, wanted.abs().amax().item())
         assert_close(found, wanted, rtol=tolerance(dtype)["rtol"], atol=tolerance(dtype)["atol"] * scale)
 
@@ -117,16 +120,33 @@ def test_backward_twice_and_without_a_gradient_to_x():
     assert_close(once, again, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast_the_traces_stay_in_full_precision(dtype):
+@pytest.mark.parametrize("scan", [FFM.scan, scan_in_torch], ids=["compiled", "torch"])
+def test_under_autocast_the_traces_stay_in_full_precision(scan):
     module = small(torch.float32)
     x, start = sequence(30, 2, torch.float32)
     with torch.no_grad():
         exact, _ = module.scan(x, start, module.initial_state(2))
-        with torch.autocast("cpu", dtype):
-            y, last = module.scan(x, start, module.initial_state(2))
+        with torch.autocast("cpu", torch.bfloat16):
+            y, last = scan(module, x, start, module.initial_state(2))
     assert last.S.dtype == torch.float32
     assert_close(y.float(), exact, rtol=0, atol=0.05)
+
+
+@each_dtype
+def test_acting_equals_the_step_with_gradients(dtype):
+    module = small(dtype)
+    x, state = torch.randn(7, 5, dtype=dtype), random_state(module, 7)
+    y, after = module.step(x, state)
+    given = state.S.clone()
+    with torch.no_grad():
+        # a view whose pairs are not next to each other, as the last state of a scan is
+        views = [state, FFMState(state.S.transpose(1, 3).contiguous().transpose(1, 3))]
+        acted = [module.step(x, view) for view in views]
+    assert y.requires_grad
+    for y_acted, after_acted in acted:
+        assert_close(y_acted, y.detach(), **tolerance(dtype))
+        assert_close(after_acted.S, after.S.detach(), **tolerance(dtype))
+    assert torch.equal(state.S, given)
 
 
 def test_a_parameter_may_be_frozen():

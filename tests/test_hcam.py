@@ -31,7 +31,7 @@ def nowhere(T, B=1):
 
 
 def scan(module, x, start=None):
-    """y and the last state of x [T, B, F], from the initial state."""
+    """Scan x [T, B, F] from the initial state: y and the last state."""
     start = nowhere(*x.shape[:2]) if start is None else start
     return module.scan(x, start, module.initial_state(x.shape[1]))
 

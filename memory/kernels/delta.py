@@ -49,51 +49,64 @@ def gated_delta_scan(
     """
     if q.device.type != "cpu" or q.dtype not in (torch.float32, torch.float64):
         return gated_delta_chunked(q, k, v, alpha, beta, start, state, normalise)
-    read, last = _DeltaScan.apply(q, k, v, alpha, beta, start, state, normalise)
+    read, last = _DeltaScan.apply(torch.cat((q, k, v), -1), alpha, beta, start, state, normalise)
     return read, last
 
 
 class _DeltaScan(torch.autograd.Function):
-    """The numba form with its gradient."""
+    """The numba form with its gradient, on queries, keys and values side by side [T, B, H, 2 K + V]."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        alpha: Tensor,
-        beta: Tensor,
-        start: Tensor,
-        state: Tensor,
-        normalise: bool,
+        ctx: Any, z: Tensor, alpha: Tensor, beta: Tensor, start: Tensor, state: Tensor, normalise: bool
     ) -> tuple[Tensor, Tensor]:
-        T, B, H, V = v.shape
-        K = q.shape[3]
-        keep = any(ctx.needs_input_grad)
-        read, error = v.new_empty(T, B, H, V), v.new_empty(T if keep else 0, B, H, V)
-        kept = v.new_empty(-(-T // SEGMENT) if keep else 0, B, H, K * V)
-        table = state.detach().clone(memory_format=torch.contiguous_format)
-        gates = (alpha.detach().numpy(), beta.detach().numpy(), start.numpy())
-        out = (read.numpy(), error.numpy(), kept.numpy(), table.view(B, H, K * V).numpy())
-        compiled(K, V)[0](*_flat(q), *_flat(k), *_flat(v), *gates, normalise, *out)
-        ctx.save_for_backward(q, k, alpha, beta, start, error, kept)
         ctx.normalise = normalise
-        return read, table
+        out, last, kept = scan_forward(z, alpha, beta, start, state, normalise, any(ctx.needs_input_grad))
+        ctx.save_for_backward(z, alpha, beta, start, out, kept)
+        return out[..., : state.shape[3]], last
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_read: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q, k, alpha, beta, start, error, kept = ctx.saved_tensors
-        B, H, K, V = d_last.shape
-        dq, dk, dv = q.new_empty(q.shape), q.new_empty(k.shape), q.new_empty(error.shape)
-        d_alpha, d_beta = q.new_empty(alpha.shape), q.new_empty(alpha.shape)
-        d_table = d_last.clone(memory_format=torch.contiguous_format)
-        gates = (alpha.numpy(), beta.numpy(), start.numpy())
-        d_gates = (d_alpha.numpy(), d_beta.numpy(), d_table.view(B, H, K * V).numpy())
-        given = (*_flat(q), *_flat(k), *gates, ctx.normalise, error.numpy(), kept.numpy(), *_flat(d_read))
-        compiled(K, V)[1](*given, *_flat(dq), *_flat(dk), *_flat(dv), *d_gates)
-        return dq, dk, dv, d_alpha, d_beta, None, d_table, None
+        z = ctx.saved_tensors[0]
+        dz = z.new_empty(z.shape)
+        d_alpha, d_beta, d_state = scan_backward(*ctx.saved_tensors, ctx.normalise, d_read, d_last, dz)
+        return dz, d_alpha, d_beta, None, d_state, None
+
+
+def scan_forward(
+    z: Tensor, alpha: Tensor, beta: Tensor, start: Tensor, state: Tensor, normalise: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Read and error side by side [T, B, H, 2 V], the last tables, and what backward needs if `keep`."""
+    T, B, H = alpha.shape
+    K, V = state.shape[2:]
+    out, last = z.new_empty(T, B, H, 2 * V), state.detach().clone(memory_format=torch.contiguous_format)
+    kept = z.new_empty(-(-T // SEGMENT) if keep else 0, B, H, K * V)
+    gates = (alpha.detach().numpy(), beta.detach().numpy(), start.numpy())
+    compiled(K, V)[0](*_flat(z), *gates, normalise, out.numpy(), kept.numpy(), last.view(B, H, K * V).numpy())
+    return out, last, kept
+
+
+def scan_backward(
+    z: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    start: Tensor,
+    out: Tensor,
+    kept: Tensor,
+    normalise: bool,
+    d_read: Tensor,
+    d_last: Tensor,
+    dz: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fill `dz` with the gradient of z; return those of alpha, beta and the incoming tables."""
+    B, H, K, V = d_last.shape
+    d_alpha, d_beta = alpha.new_empty(alpha.shape), alpha.new_empty(alpha.shape)
+    d_state = d_last.clone(memory_format=torch.contiguous_format)
+    given = (*_flat(z), alpha.numpy(), beta.numpy(), start.numpy(), normalise, out.numpy(), kept.numpy())
+    gradients = (d_alpha.numpy(), d_beta.numpy(), d_state.view(B, H, K * V).numpy())
+    compiled(K, V)[1](*given, *_flat(d_read), *_flat(dz), *gradients)
+    return d_alpha, d_beta, d_state
 
 
 def _flat(x: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -1,16 +1,15 @@
 """The gated delta rule of `memory.kernels.delta` in numba, forward and backward.
 
-Sequences come as flat memory with strides, so that slices of a projection are read in place, and gradients are written
-in the same way. What makes these loops fast:
+Queries, keys and values of a head come side by side, [T, B, H, 2 K + V or more], as flat memory with strides, so that
+a slice of a projection is read in place; their gradients are written in the same way. What makes these loops fast:
 
-- The table's sizes are constants: the loop over one axis unrolls, the loop over the other fills vector registers.
-- A column of the table never meets another one in a step, so one loop over columns does the whole step.
-- Numbers that all columns share (`shared`), numbers per column (`lanes`) and tables lie in different arrays: the
-  compiler can then prove, or check once per loop, that nothing overlaps.
+- The sizes are constants: the loop over one axis of a table unrolls, the loop over the other fills vector registers.
+- A column of a table never meets another one in a step, so one loop over columns does the whole step.
+- No sum over a row is taken: backward keeps the gradient twice, as [K, V] and as [V, K], and takes in each the sums
+  that run across its lanes.
+- Each loop touches few arrays, at constant places: the compiler checks once that they do not overlap, and gives up
+  where there is too much to check. That is why what belongs together lies in one array.
 - Some rows advance together, since neighbouring rows are neighbours in memory.
-
-No sum over a row of the table is taken: backward keeps the gradient twice, as [K, V] and as [V, K], and takes in each
-the sums that run across its lanes.
 """
 
 from __future__ import annotations
@@ -34,119 +33,103 @@ ROWS = 4
 OPTIONS = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 
-@njit(**OPTIONS)
-def inverse_lengths(x, strides, t, b, K, out):  # type: ignore[no-untyped-def]
-    """out[h] = 1 / sqrt(|x[t, b, h]|^2 + EPS)."""
-    one = out.dtype.type(1)
-    for h in range(len(out)):
-        first = t * strides[0] + b * strides[1] + h * strides[2]
-        row = x[first : first + K]
-        length = out.dtype.type(EPS)
-        for i in range(K):
-            length += row[i] * row[i]
-        out[h] = one / np.sqrt(length)
-
-
 @functools.cache
 def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
     """Forward and backward loops for tables [K, V]."""
-    KV = K * V
-    # a row of `turned`: q, k, dq, dk, then [V, K] each: the table before the step, its gradient
-    OLD, NEW, WIDE = 4 * K, 4 * K + KV, 4 * K + 2 * KV
+    KV, QKV = K * V, 2 * K + V
+    # as many rows or columns as the compiler unrolls
+    BK, BV = (max(n for n in range(1, 17) if size % n == 0) for size in (K, V))
 
     @njit(**OPTIONS)
-    def forward(  # type: ignore[no-untyped-def]
-        q, qs, k, ks, v, vs, alpha, beta, start, normalise, read, error, kept, table
-    ):
-        """Advance `table` [B, H, K * V] in place; fill read, error [T, B, H, V] and kept [segments, B, H, K * V].
+    def forward(z, zs, alpha, beta, start, normalise, out, kept, table):  # type: ignore[no-untyped-def]
+        """Advance `table` [B, H, K * V] in place; fill `out` [T, B, H, 2 V] with read and error, and `kept`.
 
-        error = v - alpha S^T k before the step and kept, the tables at the first step of each segment after a reset,
-        are for backward; empty arrays ask for neither.
+        error = v - alpha S^T k before the step, and kept [segments, B, H, K * V], the tables at the first step of each
+        segment after a reset, are for backward; an empty `kept` asks for none.
         """
         T, B, H = alpha.shape
-        keep = len(error) > 0
-        zero = read.dtype.type(0)
-        scale = np.ones((2, H), read.dtype)
-        shared = np.empty(2 * K, read.dtype)
-        lanes = np.empty(3 * V, read.dtype)
+        zero, one, eps = table.dtype.type(0), table.dtype.type(1), table.dtype.type(EPS)
+        scale = np.ones((H, 2), table.dtype)
         for b0 in range(0, B, ROWS):
             for t in range(T):
                 for b in range(b0, min(b0 + ROWS, B)):
                     if normalise:
-                        inverse_lengths(q, qs, t, b, K, scale[0])
-                        inverse_lengths(k, ks, t, b, K, scale[1])
+                        for h in range(H):
+                            z0 = t * zs[0] + b * zs[1] + h * zs[2]
+                            row = z[z0 : z0 + QKV]
+                            q_length, k_length = eps, eps
+                            for i in range(K):
+                                q_length += row[i] * row[i]
+                                k_length += row[K + i] * row[K + i]
+                            scale[h, 0] = one / np.sqrt(q_length)
+                            scale[h, 1] = one / np.sqrt(k_length)
                     fresh = start[t, b]
                     for h in range(H):
+                        S = table[b, h]
                         if fresh:
                             for i in range(KV):
-                                table[b, h, i] = 0
-                        if keep and t % SEGMENT == 0:
+                                S[i] = 0
+                        if len(kept) > 0 and t % SEGMENT == 0:
                             for i in range(KV):
-                                kept[t // SEGMENT, b, h, i] = table[b, h, i]
-                        q0 = t * qs[0] + b * qs[1] + h * qs[2]
-                        k0 = t * ks[0] + b * ks[1] + h * ks[2]
-                        v0 = t * vs[0] + b * vs[1] + h * vs[2]
-                        query, key, value = q[q0 : q0 + K], k[k0 : k0 + K], v[v0 : v0 + V]
-                        for i in range(K):
-                            shared[i] = query[i] * scale[0, h]
-                        for i in range(K):
-                            shared[K + i] = key[i] * scale[1, h]
-                        for j in range(V):
-                            lanes[j] = value[j]
-                        a, rate = alpha[t, b, h], beta[t, b, h]
-                        for j in range(V):
-                            # two sums: one alone would wait for each of its additions
-                            even, odd = zero, zero
-                            for i in range(0, K, 2):
-                                even += shared[K + i] * table[b, h, i * V + j]
-                            for i in range(1, K, 2):
-                                odd += shared[K + i] * table[b, h, i * V + j]
-                            e = lanes[j] - a * (even + odd)
-                            u = rate * e
-                            even, odd = zero, zero
-                            for i in range(0, K, 2):
-                                new = a * table[b, h, i * V + j] + shared[K + i] * u
-                                table[b, h, i * V + j] = new
-                                even += shared[i] * new
-                            for i in range(1, K, 2):
-                                new = a * table[b, h, i * V + j] + shared[K + i] * u
-                                table[b, h, i * V + j] = new
-                                odd += shared[i] * new
-                            lanes[V + j] = even + odd
-                            lanes[2 * V + j] = e
-                        for j in range(V):
-                            read[t, b, h, j] = lanes[V + j]
-                        if keep:
+                                kept[t // SEGMENT, b, h, i] = S[i]
+                        z0 = t * zs[0] + b * zs[1] + h * zs[2]
+                        row, result = z[z0 : z0 + QKV], out[t, b, h]
+                        a, rate, q_scale, k_scale = alpha[t, b, h], beta[t, b, h], scale[h, 0], scale[h, 1]
+                        for c in range(0, K, BK):
+                            part, uniform = S[c * V : (c + BK) * V], row[c : c + K + BK]
                             for j in range(V):
-                                error[t, b, h, j] = lanes[2 * V + j]
+                                # two sums: one alone would wait for each of its additions
+                                even, odd = zero, zero
+                                for i in range(0, BK, 2):
+                                    even += uniform[K + i] * part[i * V + j]
+                                for i in range(1, BK, 2):
+                                    odd += uniform[K + i] * part[i * V + j]
+                                result[V + j] = even + odd + (result[V + j] if c > 0 else zero)
+                        for c in range(0, K, BK):
+                            part, uniform = S[c * V : (c + BK) * V], row[c:]
+                            for j in range(V):
+                                error = row[2 * K + j] - a * k_scale * result[V + j] if c == 0 else result[V + j]
+                                write = rate * k_scale * error
+                                even, odd = zero, zero
+                                for i in range(0, BK, 2):
+                                    new = a * part[i * V + j] + uniform[K + i] * write
+                                    part[i * V + j] = new
+                                    even += uniform[i] * new
+                                for i in range(1, BK, 2):
+                                    new = a * part[i * V + j] + uniform[K + i] * write
+                                    part[i * V + j] = new
+                                    odd += uniform[i] * new
+                                result[V + j] = error
+                                result[j] = q_scale * (even + odd) + (result[j] if c > 0 else zero)
 
     @njit(**OPTIONS)
     def backward(  # type: ignore[no-untyped-def]
-        q, qs, k, ks, alpha, beta, start, normalise, error, kept, d_read, ds,
-        dq, dqs, dk, dks, dv, dvs, d_alpha, d_beta, d_table,
-    ):  # fmt: skip
+        z, zs, alpha, beta, start, normalise, out, kept, d_read, ds, dz, dzs, d_alpha, d_beta, d_table
+    ):
         """Gradients of a scan; `d_table` [B, H, K * V] comes with the last tables' and leaves with the first ones'.
 
         With A = alpha S_{t-1}, e = v - A^T k, u = beta e, S = A + k u^T, read = S^T q, and dS what later steps want:
+
             dS += q d_read^T       dq = S d_read        du = dS^T k        dk = dS u - A de
             d_beta = du . e        de = dv = beta du    dA = dS - k de^T   d_alpha = dA . S_{t-1}
-        and dS = alpha dA for the step before, or zero at a start.
+
+        and dS = alpha dA for the step before, or zero at a start. Through q = x / |x|, dx = (dq - (q . dq) q) / |x|,
+        where q . dq = read . d_read and k . dk = u . du - (v - e) . de.
         """
         T, B, H = alpha.shape
         zero, one, eps = d_alpha.dtype.type(0), d_alpha.dtype.type(1), d_alpha.dtype.type(EPS)
         scale = np.ones((ROWS, SEGMENT, H, 2), d_alpha.dtype)
-        tables = np.empty((ROWS, SEGMENT, H, KV), d_alpha.dtype)
-        turned = np.empty((ROWS, H, WIDE), d_alpha.dtype)
-        shared_k = np.empty(2 * K, d_alpha.dtype)
-        shared_v = np.empty(3 * V, d_alpha.dtype)
-        lanes = np.empty(3 * V, d_alpha.dtype)
+        tables = np.empty((ROWS, H, SEGMENT * KV), d_alpha.dtype)  # [V, K] each
+        turned = np.empty((ROWS, H, KV), d_alpha.dtype)  # dS as [V, K]
+        straight = np.empty((ROWS, H, KV + 3 * V), d_alpha.dtype)  # dS as [K, V], then d_read, u, de
         for b0 in range(0, B, ROWS):
             rows = min(ROWS, B - b0)
             for r in range(rows):
                 for h in range(H):
                     for i in range(K):
                         for j in range(V):
-                            turned[r, h, NEW + j * K + i] = d_table[b0 + r, h, i * V + j]
+                            straight[r, h, i * V + j] = d_table[b0 + r, h, i * V + j]
+                            turned[r, h, j * K + i] = d_table[b0 + r, h, i * V + j]
             for segment in range(len(kept) - 1, -1, -1):
                 t0 = segment * SEGMENT
                 steps = min(SEGMENT, T - t0)
@@ -155,127 +138,123 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                     for r in range(rows):
                         b = b0 + r
                         for h in range(H):
-                            q0 = t * qs[0] + b * qs[1] + h * qs[2]
-                            k0 = t * ks[0] + b * ks[1] + h * ks[2]
-                            query, key = q[q0 : q0 + K], k[k0 : k0 + K]
+                            z0 = t * zs[0] + b * zs[1] + h * zs[2]
+                            row = z[z0 : z0 + QKV]
                             if normalise:
                                 q_length, k_length = eps, eps
                                 for i in range(K):
-                                    q_length += query[i] * query[i]
-                                    k_length += key[i] * key[i]
+                                    q_length += row[i] * row[i]
+                                    k_length += row[K + i] * row[K + i]
                                 scale[r, s, h, 0] = one / np.sqrt(q_length)
                                 scale[r, s, h, 1] = one / np.sqrt(k_length)
                             if s == 0:
                                 for i in range(K):
                                     for j in range(V):
-                                        tables[r, 0, h, j * K + i] = kept[segment, b, h, i * V + j]
+                                        tables[r, h, j * K + i] = kept[segment, b, h, i * V + j]
                             if s + 1 == steps:
                                 continue
-                            old, new = tables[r, s, h], tables[r, s + 1, h]
+                            pair = tables[r, h, s * KV : (s + 2) * KV]
                             if start[t + 1, b]:
                                 for i in range(KV):
-                                    new[i] = 0
-                            else:
+                                    pair[KV + i] = 0
+                                continue
+                            a, rate = alpha[t, b, h], beta[t, b, h] * scale[r, s, h, 1]
+                            for c in range(0, V, BV):
+                                part, error = pair[c * K :], out[t, b, h, V + c : V + c + BV]
                                 for i in range(K):
-                                    turned[r, h, i] = key[i] * scale[r, s, h, 1]
-                                a, rate = alpha[t, b, h], beta[t, b, h]
-                                for j in range(V):
-                                    shared_v[j] = rate * error[t, b, h, j]
-                                for i in range(K):
-                                    for j in range(V):
-                                        new[j * K + i] = a * old[j * K + i] + shared_v[j] * turned[r, h, i]
+                                    key = rate * row[K + i]
+                                    for j in range(BV):
+                                        part[KV + j * K + i] = a * part[j * K + i] + error[j] * key
                 for back in range(steps):
                     s = steps - 1 - back
                     t = t0 + s
                     for r in range(rows):
                         b = b0 + r
+                        fresh = start[t, b]
                         for h in range(H):
-                            q0 = t * qs[0] + b * qs[1] + h * qs[2]
-                            k0 = t * ks[0] + b * ks[1] + h * ks[2]
-                            d0 = t * ds[0] + b * ds[1] + h * ds[2]
-                            query, key, grad = q[q0 : q0 + K], k[k0 : k0 + K], d_read[d0 : d0 + V]
+                            z0 = t * zs[0] + b * zs[1] + h * zs[2]
+                            g0 = t * ds[0] + b * ds[1] + h * ds[2]
+                            o0 = t * dzs[0] + b * dzs[1] + h * dzs[2]
+                            row, grad, result = z[z0 : z0 + QKV], d_read[g0 : g0 + V], out[t, b, h]
+                            into = dz[o0 : o0 + QKV]
                             q_scale, k_scale = scale[r, s, h, 0], scale[r, s, h, 1]
-                            for i in range(K):
-                                turned[r, h, i] = query[i] * q_scale
-                            for i in range(K):
-                                turned[r, h, K + i] = key[i] * k_scale
-                            for i in range(2 * K):
-                                shared_k[i] = turned[r, h, i]
-                            for j in range(V):
-                                lanes[j] = grad[j]
-                            for i in range(KV):
-                                turned[r, h, OLD + i] = tables[r, s, h, i]
                             a, rate = alpha[t, b, h], beta[t, b, h]
+                            dS, dT = straight[r, h], turned[r, h]
+                            for c in range(0, K, BK):
+                                part, uniform = dS[c * V :], row[c:]
+                                sums = dS[KV:]
+                                for j in range(V):
+                                    d = q_scale * grad[j]
+                                    even, odd = zero, zero
+                                    for i in range(0, BK, 2):
+                                        even += uniform[K + i] * (part[i * V + j] + uniform[i] * d)
+                                    for i in range(1, BK, 2):
+                                        odd += uniform[K + i] * (part[i * V + j] + uniform[i] * d)
+                                    sums[j] = even + odd + (sums[j] if c > 0 else zero)
+                            through, d_rate, along_q, along_k = zero, zero, zero, zero
                             for j in range(V):
-                                even, odd = zero, zero
-                                for i in range(0, K, 2):
-                                    even += shared_k[K + i] * (d_table[b, h, i * V + j] + shared_k[i] * lanes[j])
-                                for i in range(1, K, 2):
-                                    odd += shared_k[K + i] * (d_table[b, h, i * V + j] + shared_k[i] * lanes[j])
-                                du = even + odd
+                                du = k_scale * dS[KV + j]
                                 de = rate * du
-                                for i in range(K):
-                                    d_table[b, h, i * V + j] = a * (
-                                        d_table[b, h, i * V + j] + shared_k[i] * lanes[j] - shared_k[K + i] * de
-                                    )
-                                lanes[V + j] = du
-                                lanes[2 * V + j] = de
-                            dot, d_rate = zero, zero
-                            for j in range(V):
-                                e = error[t, b, h, j]
-                                shared_v[j] = lanes[j]
-                                shared_v[V + j] = rate * e
-                                shared_v[2 * V + j] = lanes[2 * V + j]
-                                dot += lanes[j] * rate * e
-                                d_rate += lanes[V + j] * e
+                                e = result[V + j]
+                                d_rate += du * e
+                                through += grad[j] * rate * e
+                                along_q += grad[j] * result[j]
+                                along_k += du * rate * e - (row[2 * K + j] - e) * de
+                                dS[KV + j] = grad[j]
+                                dS[KV + V + j] = rate * e
+                                dS[KV + 2 * V + j] = de
                             d_beta[t, b, h] = d_rate
-                            for i in range(K):
-                                even, odd, lost, lost_too = zero, zero, zero, zero
-                                for j in range(0, V, 2):
-                                    even += shared_v[j] * turned[r, h, OLD + j * K + i]
-                                    lost += shared_v[2 * V + j] * turned[r, h, OLD + j * K + i]
-                                for j in range(1, V, 2):
-                                    odd += shared_v[j] * turned[r, h, OLD + j * K + i]
-                                    lost_too += shared_v[2 * V + j] * turned[r, h, OLD + j * K + i]
-                                turned[r, h, 2 * K + i] = a * (even + odd) + dot * turned[r, h, K + i]
-                                turned[r, h, 3 * K + i] = -a * (lost + lost_too)
+                            if not normalise:
+                                along_q, along_k = zero, zero
+                            for c in range(0, K, BK):
+                                part, uniform = dS[c * V :], row[c:]
+                                sums = dS[KV:]
+                                for j in range(V):
+                                    d = q_scale * sums[j]
+                                    de = k_scale * sums[2 * V + j]
+                                    for i in range(BK):
+                                        part[i * V + j] = a * (part[i * V + j] + uniform[i] * d - uniform[K + i] * de)
                             d_a = zero
-                            for i in range(K):
-                                even, odd, into_a, into_a_too = zero, zero, zero, zero
-                                for j in range(0, V, 2):
-                                    new_ = turned[r, h, NEW + j * K + i] + shared_v[j] * turned[r, h, i]
-                                    even += shared_v[V + j] * new_
-                                    new_ -= shared_v[2 * V + j] * turned[r, h, K + i]
-                                    into_a += new_ * turned[r, h, OLD + j * K + i]
-                                    turned[r, h, NEW + j * K + i] = a * new_
-                                for j in range(1, V, 2):
-                                    new_ = turned[r, h, NEW + j * K + i] + shared_v[j] * turned[r, h, i]
-                                    odd += shared_v[V + j] * new_
-                                    new_ -= shared_v[2 * V + j] * turned[r, h, K + i]
-                                    into_a_too += new_ * turned[r, h, OLD + j * K + i]
-                                    turned[r, h, NEW + j * K + i] = a * new_
-                                turned[r, h, 3 * K + i] += even + odd
-                                d_a += into_a + into_a_too
-                            d_alpha[t, b, h] = d_a
-                            if start[t, b]:
-                                for i in range(KV):
-                                    d_table[b, h, i] = 0
-                                for i in range(KV):
-                                    turned[r, h, NEW + i] = 0
-                            along_q, along_k = zero, zero
-                            if normalise:
+                            for c in range(0, V, BV):
+                                old, new, sums = tables[r, h, s * KV + c * K :], dT[c * K :], dS[KV + c :]
                                 for i in range(K):
-                                    along_q += turned[r, h, i] * turned[r, h, 2 * K + i]
-                                    along_k += turned[r, h, K + i] * turned[r, h, 3 * K + i]
-                            q0 = t * dqs[0] + b * dqs[1] + h * dqs[2]
-                            k0 = t * dks[0] + b * dks[1] + h * dks[2]
-                            v0 = t * dvs[0] + b * dvs[1] + h * dvs[2]
-                            query, key, value = dq[q0 : q0 + K], dk[k0 : k0 + K], dv[v0 : v0 + V]
-                            for i in range(K):
-                                query[i] = q_scale * (turned[r, h, 2 * K + i] - along_q * turned[r, h, i])
-                            for i in range(K):
-                                key[i] = k_scale * (turned[r, h, 3 * K + i] - along_k * turned[r, h, K + i])
+                                    query, key = q_scale * row[i], k_scale * row[K + i]
+                                    dq, dk, lost, da = zero, zero, zero, zero
+                                    for j in range(0, BV, 2):
+                                        x = new[j * K + i] + sums[j] * query
+                                        dq += sums[j] * old[j * K + i]
+                                        dk += sums[V + j] * x
+                                        lost += sums[2 * V + j] * old[j * K + i]
+                                        x -= sums[2 * V + j] * key
+                                        da += x * old[j * K + i]
+                                        new[j * K + i] = a * x
+                                    dq_odd, dk_odd, lost_odd, da_odd = zero, zero, zero, zero
+                                    for j in range(1, BV, 2):
+                                        x = new[j * K + i] + sums[j] * query
+                                        dq_odd += sums[j] * old[j * K + i]
+                                        dk_odd += sums[V + j] * x
+                                        lost_odd += sums[2 * V + j] * old[j * K + i]
+                                        x -= sums[2 * V + j] * key
+                                        da_odd += x * old[j * K + i]
+                                        new[j * K + i] = a * x
+                                    d_a += da + da_odd
+                                    dq = a * (dq + dq_odd) + (into[i] if c > 0 else zero)
+                                    dk = dk + dk_odd - a * (lost + lost_odd) + (into[K + i] if c > 0 else zero)
+                                    if c + BV == V:
+                                        dq = q_scale * (dq + through * key - along_q * query)
+                                        dk = k_scale * (dk - along_k * key)
+                                    into[i] = dq
+                                    into[K + i] = dk
+                            d_alpha[t, b, h] = d_a
                             for j in range(V):
-                                value[j] = lanes[2 * V + j]
+                                into[2 * K + j] = dS[KV + 2 * V + j]
+                            if fresh:
+                                for i in range(KV):
+                                    dS[i] = 0
+                                    dT[i] = 0
+            for r in range(rows):
+                for h in range(H):
+                    for i in range(KV):
+                        d_table[b0 + r, h, i] = straight[r, h, i]
 
     return forward, backward

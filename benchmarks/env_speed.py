@@ -1,0 +1,205 @@
+"""How fast the worlds are: the bare kernel, each face on it, and the same rules in plain Python.
+
+    python benchmarks/env_speed.py --quick
+    python benchmarks/env_speed.py --out docs/env_speed.md
+
+All contestants of a family play random actions in the same process and take turns in chunks of about a millisecond,
+so that a noisy moment hits them alike. Ends and restarts are part of what is timed; compiling is not.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import tyro
+from plain import PlainEndlessTMaze
+
+import envs
+from agents.experiment import versions
+from envs.core import World
+from envs.kernels import STEP_AND_RESTART
+
+Play = Callable[[int], int]
+"""Plays that many steps of all rows; gives the number of rows."""
+
+COLUMNS = ("environment", "contestant", "rows", "million steps/s", "of the kernel", "times plain")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One id to time."""
+
+    id: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    plain: Callable[[], gym.Env] | None = None
+    """Makes the same rules as a single environment in plain Python."""
+
+
+FAMILIES = (Family("Palimpsest/EndlessTMaze-v0", {}, PlainEndlessTMaze),)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Time the environments."""
+
+    quick: bool = False
+    """Fewer repeats."""
+    rows: int = 1024
+    """Rows of the kernel and of the VectorEnv."""
+    sb3_rows: int = 64
+    """Rows of SB3's VecEnv."""
+    only: tuple[str, ...] = ()
+    """Ids whose text contains one of these; none for all."""
+    out: Path | None = None
+    """A Markdown file to write beside printing; the figures go beside it as CSV."""
+
+
+def actions(world: World, rows: int) -> np.ndarray:
+    """[64, rows] random actions, drawn before the clock starts."""
+    return np.random.default_rng(0).integers(world.num_actions, size=(64, rows))
+
+
+def kernel(family: Family, rows: int) -> Play:
+    """The compiled code alone, with its actions copied in and its results left where it writes them."""
+    world = gym.make(family.id, **family.kwargs).unwrapped
+    assert isinstance(world, World)
+    world.allocate(rows)
+    world.begin(np.ones(rows, bool), list(range(rows)), lambda: world.np_random, None)
+    io, script = world.io, actions(world, rows)
+
+    def play(steps: int) -> int:
+        for k in range(steps):
+            io.action[:] = script[k & 63]
+            world.run(STEP_AND_RESTART)
+        return rows
+
+    return play
+
+
+def vector(family: Family, rows: int) -> Play:
+    """Gymnasium's VectorEnv."""
+    env = gym.make_vec(family.id, rows, vectorization_mode="vector_entry_point", **family.kwargs)
+    env.reset(seed=0)
+    script = actions(env.unwrapped.world, rows)  # type: ignore[attr-defined]
+
+    def play(steps: int) -> int:
+        for k in range(steps):
+            env.step(script[k & 63])
+        return rows
+
+    return play
+
+
+def sb3(family: Family, rows: int) -> Play:
+    """SB3's VecEnv, episode statistics and all."""
+    env = envs.make_vec(family.id, rows, seed=0, **family.kwargs)
+    env.reset()
+    script = actions(env.world, rows)  # type: ignore[attr-defined]
+
+    def play(steps: int) -> int:
+        for k in range(steps):
+            env.step(script[k & 63])
+        return rows
+
+    return play
+
+
+def single(make: Callable[[], gym.Env]) -> Play:
+    """One gymnasium environment, reset where it ends."""
+    env = make()
+    env.reset(seed=0)
+    script = np.random.default_rng(0).integers(env.action_space.n, size=4096).tolist()  # type: ignore[attr-defined]
+    at = 0
+
+    def play(steps: int) -> int:
+        nonlocal at
+        for _ in range(steps):
+            at = (at + 1) & 4095
+            _, _, terminated, truncated, _ = env.step(script[at])
+            if terminated or truncated:
+                env.reset()
+        return 1
+
+    return play
+
+
+def side_by_side(contestants: dict[str, Play], repeats: int, chunk: float = 1e-3) -> dict[str, tuple[int, float]]:
+    """Rows and median steps per second, all rows counted, of each contestant after a warm-up."""
+    lengths, rates = {}, {name: [] for name in contestants}  # type: tuple[dict[str, int], dict[str, list[float]]]
+    rows = {name: play(64) for name, play in contestants.items()}
+    for name, play in contestants.items():
+        began = time.perf_counter()
+        play(64)
+        lengths[name] = max(1, round(64 * chunk / (time.perf_counter() - began)))
+    for _ in range(repeats):
+        for name, play in contestants.items():
+            began = time.perf_counter()
+            play(lengths[name])
+            rates[name].append(rows[name] * lengths[name] / (time.perf_counter() - began))
+    return {name: (rows[name], statistics.median(found)) for name, found in rates.items()}
+
+
+def measure(family: Family, options: Options) -> list[dict[str, Any]]:
+    """The table's lines for one family."""
+    contestants = {
+        "kernel": kernel(family, options.rows),
+        "gymnasium VectorEnv": vector(family, options.rows),
+        "SB3 VecEnv": sb3(family, options.sb3_rows),
+        "gymnasium Env": single(lambda: gym.make(family.id, **family.kwargs)),
+    }
+    if family.plain is not None:
+        contestants["plain Python Env"] = single(family.plain)
+    found = side_by_side(contestants, 100 if options.quick else 2000)
+    bare = found["kernel"][1]
+    plain = found["plain Python Env"][1] if family.plain is not None else None
+    return [
+        dict(zip(COLUMNS, (family.id, name, rows, rate / 1e6, rate / bare, None if plain is None else rate / plain)))
+        for name, (rows, rate) in found.items()
+    ]
+
+
+def markdown(lines: list[dict[str, Any]]) -> str:
+    """The lines as a table."""
+    shown = {"million steps/s": "{:.3g}", "of the kernel": "{:.2%}", "times plain": "{:.3g}"}
+    table = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    for line in lines:
+        cells = ("" if line[c] is None else shown.get(c, "{}").format(line[c]) for c in COLUMNS)
+        table.append("| " + " | ".join(cells) + " |")
+    return "\n".join(table)
+
+
+def main(options: Options) -> None:
+    """Measure, print, and save if asked."""
+    chosen = [f for f in FAMILIES if not options.only or any(part in f.id for part in options.only)]
+    if not chosen:
+        raise ValueError(f"no environment matches {options.only}; known: {', '.join(f.id for f in FAMILIES)}")
+    lines = [line for family in chosen for line in measure(family, options)]
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    told = versions()
+    origin = (
+        f"Random actions; medians of {100 if options.quick else 2000} turns of about 1 ms each, in one process. "
+        f"{told['machine']}, {os.cpu_count()} CPUs{load}; Python {told['python']}, numba {told.get('numba', '?')}, "
+        f"gymnasium {told.get('gymnasium', '?')}; commit {told['commit']}."
+    )
+    text = f"# Speed of the environments\n\n{markdown(lines)}\n\n{origin}\n"
+    print(text)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text, encoding="utf-8")
+        with options.out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(lines)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

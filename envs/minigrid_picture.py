@@ -1,0 +1,103 @@
+"""Pictures and text of a MiniGrid player's surroundings, what it does not see drawn faded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from envs.minigrid_view import BALL, EAST, EMPTY, KEY, NORTH, PAD, SOUTH, UNSEEN, VIEW, WALL, WEST, Observation, look
+from envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, Colour, faded
+from envs.raster import WALL as WALL_COLOUR
+
+MOST_COLUMNS = 40
+"""Columns that a picture or a text shows."""
+DARK: Colour = faded(FLOOR, WALL_COLOUR)
+"""Floor out of sight."""
+
+
+def grid(state: Any, width: int) -> np.ndarray:
+    """[height, width] uint8: the first row's cells, without the walls around them."""
+    return state.grid[0].reshape(-1, width + 2 * PAD)[PAD:-PAD, PAD:-PAD]
+
+
+def sight(state: Any, width: int) -> np.ndarray:
+    """[height, width] bool: the cells that the first row's player sees."""
+    view = Observation(np.zeros((1, VIEW, VIEW, 3), np.uint8), np.zeros(1, np.int64))
+    look(state, 0, width, view, 0)
+    x, y, d = (int(array[0]) for array in (state.x, state.y, state.direction))
+    ahead = {EAST: (1, 0), SOUTH: (0, 1), WEST: (-1, 0), NORTH: (0, -1)}[d]
+    aside = (-ahead[1], ahead[0])
+    seen = np.zeros_like(grid(state, width), bool)
+    for column, row in np.argwhere(view.image[0, ..., 0] != UNSEEN).tolist():
+        forward, right = VIEW - 1 - row, column - VIEW // 2
+        to_x, to_y = x + forward * ahead[0] + right * aside[0], y + forward * ahead[1] + right * aside[1]
+        if 0 <= to_x < seen.shape[1] and 0 <= to_y < seen.shape[0]:
+            seen[to_y, to_x] = True
+    return seen
+
+
+def paint(state: Any, width: int, cue: tuple[int, int], goal: tuple[int, int]) -> np.ndarray:
+    """The first row as [H, W, 3] uint8.
+
+    Args:
+        state: the batch's state.
+        width: columns of the grid.
+        cue: (x, y) of the object that is the cue, drawn in blue; other objects are yellow.
+        goal: (x, y) of the cell to go to, drawn in green.
+    """
+    cells, seen = grid(state, width), sight(state, width)
+    columns = _columns(state, width)
+    canvas = Canvas(len(cells), len(columns))
+    for y, row in enumerate(cells):
+        for shown, x in enumerate(columns):
+            ground = FLOOR if seen[y, x] else DARK
+            if row[x] != WALL:
+                canvas.box(y, shown, ground)
+            if (x, y) == goal:
+                canvas.box(y, shown, GOAL if seen[y, x] else faded(GOAL, DARK))
+            if row[x] in (KEY, BALL):
+                colour = CUE if (x, y) == cue else OTHER
+                _object(canvas, y, shown, row[x] == BALL, colour if seen[y, x] else faded(colour, DARK), ground)
+    pointing = ("right", "down", "left", "up")[state.direction[0]]
+    canvas.arrow(state.y[0], state.x[0] - columns[0], pointing, AGENT, size=0.36)
+    return canvas.pixels
+
+
+def spell(state: Any, width: int) -> str:
+    """The first row in characters: `#` wall, `.` floor in sight, `K` key, `B` ball, small letters out of sight."""
+    cells, seen = grid(state, width), sight(state, width)
+    columns = _columns(state, width)
+    lines = []
+    for y, row in enumerate(cells):
+        line = "".join("#" if row[x] == WALL else _letter(row[x], seen[y, x]) for x in columns)
+        if y == state.y[0]:
+            here = int(state.x[0]) - columns[0]
+            line = line[:here] + ">v<^"[state.direction[0]] + line[here + 1 :]
+        lines.append(line)
+    return "\n".join(lines)
+
+
+OTHER: Colour = (230, 171, 36)
+
+
+def _columns(state: Any, width: int) -> range:
+    shown = min(width, MOST_COLUMNS)
+    first = min(max(0, int(state.x[0]) - MOST_COLUMNS // 2), width - shown)
+    return range(first, first + shown)
+
+
+def _letter(cell: int, seen: bool) -> str:
+    letter = {EMPTY: ".", KEY: "K", BALL: "B"}[int(cell)]
+    return letter if seen else letter.lower().replace(".", " ")
+
+
+def _object(canvas: Canvas, row: int, column: int, ball: bool, colour: Colour, ground: Colour) -> None:
+    if ball:
+        canvas.disc(row, column, colour)
+        return
+    canvas.disc(row - 0.18, column, colour, radius=0.2)
+    canvas.disc(row - 0.18, column, ground, radius=0.09)
+    canvas.box(row + 0.42, column + 0.44, colour, height=0.44, width=0.12, margin=0)
+    canvas.box(row + 0.56, column + 0.5, colour, height=0.1, width=0.2, margin=0)
+    canvas.box(row + 0.74, column + 0.5, colour, height=0.1, width=0.2, margin=0)

@@ -1,0 +1,441 @@
+"""What holds for every registered environment, on all faces. New families are tested by being registered."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import envs
+import envs.registration
+from envs.core import World
+
+TINY = "Test/Tiny-v0"
+IDS = [*envs.ids(), TINY]
+"""Every registered environment, and one with a Dict observation whatever is registered."""
+ROWS = 5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tiny():
+    envs.register(TINY, "tiny_world:Tiny", "An item shown once, to be named later.", limit=10)
+    yield
+    del envs.registration._ENTRIES[TINY], gym.registry[TINY]
+
+
+def make(id: str, **kwargs: Any) -> World:
+    world = gym.make(id, **kwargs).unwrapped
+    assert isinstance(world, World)
+    return world
+
+
+def make_rows(id: str, rows: int = ROWS, **kwargs: Any) -> Any:
+    return gym.make_vec(id, rows, vectorization_mode="vector_entry_point", **kwargs)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal bit for bit, types and shapes included."""
+    return data_equivalence(a, b, exact=True)
+
+
+def at(obs: Any, i: int) -> Any:
+    """Row i of a batch of observations."""
+    return {key: part[i] for key, part in obs.items()} if isinstance(obs, dict) else obs[i]
+
+
+def play(vector: Any, steps: int, seed: int) -> Iterator[tuple[np.ndarray, tuple]]:
+    """Step, the even rows as the expert mostly, the odd ones at random: so rows end at different steps."""
+    rng = np.random.default_rng(seed)
+    B = vector.num_envs
+    skill = np.where(np.arange(B) % 2 == 0, 0.97, 0.2)
+    for _ in range(steps):
+        actions = rng.integers(vector.single_action_space.n, size=B)
+        actions = np.where(rng.random(B) < skill, vector.expert_action(), actions)
+        yield actions, vector.step(actions)
+
+
+def until_ends(vector: Any, wanted: int = 6, most: int = 4000) -> Iterator[tuple[np.ndarray, tuple]]:
+    """`play` until rows have ended at `wanted` different steps."""
+    for actions, result in play(vector, most, seed=1):
+        yield actions, result
+        wanted -= (result[2] | result[3]).any()
+        if wanted == 0:
+            return
+    raise AssertionError(f"too few ends in {most} steps")
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_gymnasium_accepts_it(id):
+    check_env(make(id))
+
+
+@pytest.mark.filterwarnings("ignore:.*minimal resolution", "ignore:.*unconventional shape")
+@pytest.mark.parametrize("id", IDS)
+def test_sb3_accepts_it(id):
+    sb3_check_env(make(id))
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_rows_equal_singles_on_every_face(id):
+    vector, venv = make_rows(id), envs.make_vec(id, ROWS, seed=7)
+    singles = [make(id) for _ in range(ROWS)]
+    first, _ = vector.reset(seed=7)
+    assert same(first, venv.reset())
+    for i, single in enumerate(singles):
+        assert same(at(first, i), single.reset(seed=7 + i)[0])
+    returns, lengths = np.zeros(ROWS), np.zeros(ROWS, int)
+    for actions, (obs, reward, terminated, truncated, infos) in until_ends(vector):
+        sb3_obs, sb3_reward, sb3_done, sb3_infos = venv.step(actions)
+        assert same(obs, sb3_obs)
+        assert same(reward.astype(np.float32), sb3_reward)
+        assert same(terminated | truncated, sb3_done)
+        assert not (terminated & truncated).any()
+        returns += reward
+        lengths += 1
+        for i, single in enumerate(singles):
+            one = single.step(actions[i])
+            assert (one[1], one[2], one[3]) == (reward[i], terminated[i], truncated[i])
+            if not (one[2] or one[3]):
+                assert same(one[0], at(obs, i))
+                assert one[4] == sb3_infos[i] == {}
+                continue
+            assert same(one[0], infos["final_obs"][i])
+            assert one[4] == {"success": bool(infos["final_info"]["success"][i])}
+            told = dict(sb3_infos[i])
+            assert same(told.pop("terminal_observation"), one[0])
+            assert told.pop("episode").items() >= {"r": round(returns[i], 6), "l": lengths[i]}.items()
+            won = one[4]["success"]
+            assert told == {"is_success": won, "success": won, "TimeLimit.truncated": one[3]}
+            returns[i] = lengths[i] = 0
+            assert same(at(obs, i), single.reset()[0])
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_vector_equals_gymnasiums_own(id):
+    ours = make_rows(id)
+    theirs = SyncVectorEnv([lambda: make(id)] * ROWS, autoreset_mode=AutoresetMode.SAME_STEP)
+    assert same(ours.reset(seed=3), theirs.reset(seed=3))
+    assert ours.observation_space == theirs.observation_space
+    assert ours.action_space == theirs.action_space
+    assert ours.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    for actions, (*results, infos) in until_ends(ours):
+        *their_results, their_infos = theirs.step(actions)
+        assert same(results, their_results)
+        assert same(dict(infos), their_infos)
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_replay_from_hidden_state(id):
+    vector = make_rows(id)
+    vector.reset(seed=5)
+    for _ in play(vector, 20, seed=2):
+        pass
+    hidden = vector.hidden_state()
+    before = {name: array.copy() for name, array in hidden.items()}
+    script = [(actions, result) for actions, result in until_ends(vector)]
+    assert all(same(hidden[name], before[name]) for name in before)
+    for other in (vector, make_rows(id)):
+        obs, _ = other.reset(options={"hidden_state": hidden})
+        assert all(same(other.hidden_state()[name], before[name]) for name in before)
+        for actions, (*results, infos) in script:
+            *again, infos_again = other.step(actions)
+            assert same(results, again)
+            assert same(dict(infos), dict(infos_again))
+    for i in range(ROWS):
+        single = make(id)
+        start, _ = single.reset(options={"hidden_state": {name: a[i : i + 1] for name, a in hidden.items()}})
+        assert same(start, at(obs, i))
+        assert same(single.step(script[0][0][i])[1], float(script[0][1][1][i]))
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_hidden_states_that_do_not_fit_are_refused(id):
+    env = make(id)
+    env.reset(seed=0)
+    hidden = env.hidden_state()
+    with pytest.raises(ValueError, match="options may hold 'hidden_state'"):
+        env.reset(options={"hiden_state": hidden})
+    with pytest.raises(ValueError, match="hidden_state must be what"):
+        env.reset(options={"hidden_state": {"rng": hidden["rng"]}})
+    for name in hidden:
+        with pytest.raises(ValueError, match=rf"hidden_state\['{name}'\] must be"):
+            env.reset(options={"hidden_state": hidden | {name: np.repeat(hidden[name], 2, 0)}})
+
+
+@pytest.mark.parametrize("id", IDS)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**70), length=st.integers(1, 60), data=st.data())
+def test_same_seed_same_episode(id, seed, length, data):
+    a, b = make(id), make(id)
+    assert same(a.reset(seed=seed), b.reset(seed=seed))
+    for action in data.draw(st.lists(st.integers(0, a.num_actions - 1), min_size=length, max_size=length)):
+        one, two = a.step(action), b.step(np.int32(action))
+        assert same(one, two)
+        if one[2] or one[3]:
+            assert same(a.reset(), b.reset())
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_seeds_differ_and_unseeded_rows_differ(id):
+    seeded, unseeded = make_rows(id, 64), make_rows(id, 64)
+    seeded.reset(seed=0)
+    unseeded.reset()
+    for vector in (seeded, unseeded):
+        assert len(np.unique(vector.hidden_state()["rng"])) == 64
+    assert not np.isin(seeded.hidden_state()["rng"], unseeded.hidden_state()["rng"]).any()
+
+
+@pytest.mark.parametrize("id", IDS)
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
+def test_clones_go_on_alike_and_apart(id, clone):
+    vector, venv, single = make_rows(id), envs.make_vec(id, ROWS, seed=0), make(id)
+    vector.reset(seed=0)
+    venv.reset()
+    single.reset(seed=0)
+    for actions, _ in play(vector, 7, seed=3):
+        venv.step(actions)
+    others = clone(vector), clone(venv), clone(single)
+    for actions, (*results, infos) in until_ends(vector, 3):
+        *again, infos_again = others[0].step(actions)
+        assert same(results, again)
+        assert same(dict(infos), dict(infos_again))
+        assert same(venv.step(actions)[:3], others[1].step(actions)[:3])
+    assert same(single.step(0), others[2].step(0))
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_a_million_random_steps_stay_in_the_space(id):
+    B = 1024
+    vector = make_rows(id, B)
+    obs, _ = vector.reset(seed=11)
+    rng = np.random.default_rng(4)
+    space = vector.single_observation_space
+    parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+    for _ in range(1_000_000 // B + 1):
+        for key, part in parts.items():
+            array = obs if key is None else obs[key]
+            low, high = (part.low, part.high) if isinstance(part, spaces.Box) else (part.start, part.start + part.n - 1)
+            assert array.dtype == part.dtype
+            assert array.shape == (B, *(part.shape or ()))
+            assert (array >= low).all()
+            assert (array <= high).all()
+        obs, reward, *_ = vector.step(rng.integers(vector.single_action_space.n, size=B))
+        assert np.isfinite(reward).all()
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_the_expert_wins(id):
+    vector = make_rows(id, 32)
+    vector.reset(seed=0)
+    won: list[bool] = []
+    while len(won) < 200:
+        *_, infos = vector.step(vector.expert_action())
+        if infos:
+            won += infos["final_info"]["success"][infos["_final_info"]].tolist()
+    assert np.mean(won) >= vector.world.expert_success
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_illegal_actions_are_refused_and_move_nothing(id):
+    n = make(id).num_actions
+    vector, venv, single = make_rows(id, 3), envs.make_vec(id, 3, seed=0), make(id)
+    vector.reset(seed=0)
+    venv.reset()
+    single.reset(seed=0)
+    before = vector.hidden_state()
+    allowed = f"actions must be integers from 0 to {n - 1}"
+    for bad in ([0, 0, n], [-1, 0, 0]):
+        for face in (vector, venv):
+            with pytest.raises(ValueError, match=allowed):
+                face.step(np.array(bad))
+    for bad in (np.zeros(3), np.zeros(2, int), np.zeros((3, 1), int), np.ones(3, bool), 0, None):
+        for face in (vector, venv):
+            with pytest.raises(ValueError, match="actions must be one integer per row"):
+                face.step(bad)
+    for bad in (n, -1, 0.0, True, None, "0", np.zeros(1, int)):
+        with pytest.raises(ValueError, match=allowed):
+            single.step(bad)
+    for world in (vector, venv.world):
+        assert all(same(array, before[name]) for name, array in world.hidden_state().items())
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_a_step_needs_an_episode(id):
+    for face in (make_rows(id, 2), envs.make_vec(id, 2)):
+        with pytest.raises(ValueError, match=r"call reset\(\) first"):
+            face.step(np.zeros(2, int))
+    env = make(id)
+    with pytest.raises(ValueError, match=r"call reset\(\) first"):
+        env.step(0)
+    env.reset(seed=0)
+    while True:
+        *_, terminated, truncated, _ = env.step(env.expert_action())
+        if terminated or truncated:
+            break
+    with pytest.raises(ValueError, match=r"call reset\(\) first"):
+        env.step(0)
+    env.reset()
+    env.step(0)
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_the_step_limit_is_exact_and_yields_to_termination(id):
+    vector = make_rows(id, 64)
+    vector.world.rules = vector.world.rules._replace(limit=3)
+    vector.reset(seed=0)
+    steps, truncations = np.zeros(64, int), 0
+    for _, (_, _, terminated, truncated, _) in play(vector, 60, seed=0):
+        steps += 1
+        assert same(truncated, (steps == 3) & ~terminated)
+        truncations += truncated.sum()
+        steps[terminated | truncated] = 0
+    assert truncations > 64
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_what_was_returned_is_never_written_again(id):
+    vector, venv = make_rows(id), envs.make_vec(id, ROWS, seed=2)
+    kept = [vector.reset(seed=2)[0], venv.reset()]
+    for actions, (*results, infos) in until_ends(vector, 3):
+        kept += [*results, *([infos["final_obs"]] if infos else []), *venv.step(actions)[:3]]
+        if venv.last_ends is not None:
+            kept += [part for part in venv.last_ends if part is not None]
+    copies = copy.deepcopy(kept)
+    for actions, _ in play(vector, 20, seed=9):
+        venv.step(actions)
+    assert all(same(a, b) for a, b in zip(kept, copies))
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_partial_resets_touch_only_their_rows(id):
+    vector = make_rows(id)
+    vector.reset(seed=0)
+    for _ in play(vector, 9, seed=0):
+        pass
+    before = vector.hidden_state()
+    mask = np.arange(ROWS) == 2
+    obs, _ = vector.reset(seed=40, options={"reset_mask": mask})
+    after = vector.hidden_state()
+    for name, array in after.items():
+        assert same(array[~mask], before[name][~mask])
+    assert same(at(obs, 2), make(id).reset(seed=42)[0])
+    with pytest.raises(ValueError, match="with a row that is true"):
+        vector.reset(options={"reset_mask": ~mask & mask})
+    with pytest.raises(ValueError, match="never been reset"):
+        make_rows(id).reset(options={"reset_mask": mask})
+    with pytest.raises(ValueError, match="one per row"):
+        vector.reset(seed=[1, 2])
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_what_an_environment_declares(id):
+    env, vector, venv = make(id), make_rows(id), envs.make_vec(id, ROWS, seed=0)
+    horizons = env.memory_horizons()
+    assert isinstance(horizons, tuple)
+    assert list(horizons) == sorted({int(h) for h in horizons})
+    assert horizons[0] >= 1
+    assert 0 <= env.chance_level() <= 1
+    assert venv.env_method("memory_horizons", indices=[0]) == [horizons] == [vector.memory_horizons()]
+    assert venv.env_method("chance_level", indices=0) == [env.chance_level()] == [vector.chance_level()]
+    obs, _ = vector.reset(seed=0)
+    stacked = {k: np.stack([v, v]) for k, v in obs.items()} if isinstance(obs, dict) else np.stack([obs, obs])
+    mask = vector.event_mask(stacked)
+    assert mask.shape == (2, ROWS)
+    assert mask.dtype == bool
+    assert same(mask[0], np.array([env.event_mask(at(obs, i)) for i in range(ROWS)]))
+    for extra in env.closing_settings:
+        make(id, **extra)
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_pictures(id):
+    drawn = make(id, render_mode="rgb_array")
+    written = make(id, render_mode="ansi")
+    with pytest.raises(ValueError, match="call reset"):
+        drawn.render()
+    pictures, texts = [], []
+    for env, frames in ((drawn, pictures), (written, texts)):
+        env.reset(seed=0)
+        frames.append(env.render())
+        over = False
+        while not over:
+            *_, terminated, truncated, _ = env.step(env.expert_action())
+            over = terminated or truncated
+            frames.append(env.render())
+    for picture in pictures:
+        assert picture.dtype == np.uint8
+        assert picture.ndim == 3
+        assert picture.shape == pictures[0].shape
+    assert len({picture.tobytes() for picture in pictures}) > 1
+    assert len(set(texts)) > 1
+    rows = make_rows(id, 3, render_mode="rgb_array")
+    rows.reset(seed=0)
+    assert same(rows.render()[0], pictures[0])
+    with pytest.raises(ValueError, match="render_mode must be one of 'rgb_array', 'ansi'"):
+        type(drawn)(render_mode="movie")
+    with pytest.warns(UserWarning, match="without a render_mode"):
+        assert make(id).render() is None
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_every_way_to_make_it(id):
+    spec = gym.spec(id)
+    assert gym.make(f"envs:{id}").spec.id == id
+    gym.register_envs(envs)
+    assert make_rows(id).spec.id == id
+    assert gym.make_vec(id, 2).num_envs == 2
+    assert envs.make_vec(f"envs:{id}", 2).get_attr("spec")[0].id == id
+    assert gym.make(gym.envs.registration.EnvSpec.from_json(spec.to_json())).spec.id == id
+    assert envs.describe(id)
+    assert envs.family(id) is type(make(id))
+    assert make(id).__doc__
+
+
+def test_wrong_names_are_refused_with_the_closest():
+    known = envs.ids()[0]
+    with pytest.raises(ValueError, match=f"unknown environment .*did you mean '{known}'"):
+        envs.make_vec(known.replace("-v0", "-v1"), 1)
+    with pytest.raises(ValueError, match="unknown environment"):
+        envs.describe("CartPole-v1")
+    with pytest.raises(ValueError, match="cannot import 'no_such_module'"):
+        envs.make_vec(f"no_such_module:{known}", 1)
+    with pytest.raises(ValueError, match=r"has no argument 'rendermode'.*did you mean 'render_mode'.*allowed: "):
+        envs.make_vec(known, 1, rendermode="ansi")
+    with pytest.raises(ValueError, match="has no argument"):
+        envs.make_vec("CartPole-v1", 1, gravity=1)
+    for rows in (0, 1.0, True, "3"):
+        with pytest.raises(ValueError, match="num_envs must be an integer from 1"):
+            envs.make_vec(known, rows)
+    with pytest.raises(ValueError, match="seed must be an integer from 0"):
+        envs.make_vec(known, 1, seed=-1)
+
+
+def test_an_id_is_taken_once():
+    with pytest.raises(ValueError, match="is already"):
+        envs.register(envs.ids()[0], "envs.core:World", "again")
+    with pytest.raises(ValueError, match="module:Class"):
+        envs.register("Palimpsest/New-v0", "envs.core.World", "no colon")
+
+
+def test_importing_envs_is_light():
+    heavy = {"torch", "stable_baselines3", "numba", "minigrid", "agents", "memory"}
+    code = f"import sys, envs; envs.describe(envs.ids()[0]); print({heavy} & sys.modules.keys())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+    light = {"torch", "stable_baselines3"}
+    code = f"import sys, gymnasium; gymnasium.make('envs:{envs.ids()[0]}'); print({light} & sys.modules.keys())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
