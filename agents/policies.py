@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, MlpExtractor, create_mlp
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
@@ -40,6 +41,8 @@ class Evaluation(NamedTuple):
     values: Tensor
     log_prob: Tensor
     entropy: Tensor | None
+    reconstruction: Tensor | None = None
+    """Mean squared error of the observation, decoded from what the memory gives out."""
 
 
 class MemoryActorCriticPolicy(ActorCriticPolicy):
@@ -53,6 +56,8 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         memory_kwargs: the memory's arguments, without `input_size`.
         share_memory: whether actor and critic read one memory; if not, each has its own and the state is a pair.
         encoder_arch: widths of the layers between the features and the memory.
+        reconstruct: whether a linear layer decodes the observation from what the (actor's) memory gives out, for
+            `MemoryPPO`'s `memory_aux_coef`.
         net_arch: widths of the layers between the memory and the heads, as in SB3; default one of 64 each.
         **kwargs: SB3's other arguments.
 
@@ -71,6 +76,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         memory_kwargs: dict[str, Any] | None = None,
         share_memory: bool = True,
         encoder_arch: list[int] | tuple[int, ...] = (64,),
+        reconstruct: bool = False,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         **kwargs: Any,
@@ -84,6 +90,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         self.memory_kwargs = dict(memory_kwargs or {})
         self.shares_memory = share_memory
         self.encoder_arch = list(encoder_arch)
+        self.reconstruct = reconstruct
         super().__init__(
             observation_space,
             action_space,
@@ -102,6 +109,8 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             self.encoder_critic = self.encoder if self.share_features_extractor else self._make_encoder()[0]
             self.memory_critic = memories.make(self.memory_name, width, **self.memory_kwargs)
         self._check_place()
+        if self.reconstruct:
+            self.decoder = nn.Linear(self.memory.output_size, get_flattened_obs_dim(self.observation_space))
         super()._build(lr_schedule)
 
     def _make_encoder(self) -> tuple[nn.Sequential, int]:
@@ -133,6 +142,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             "memory_kwargs": self.memory_kwargs,
             "share_memory": self.shares_memory,
             "encoder_arch": self.encoder_arch,
+            "reconstruct": self.reconstruct,
         }
 
     def memories(self) -> list[Memory]:
@@ -215,7 +225,15 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             self._critic(latent_vf).view(T, B),
             log_prob.view(T, B),
             None if entropy is None else entropy.view(T, B),
+            self._reconstruction(latent_pi, flat).view(T, B) if self.reconstruct else None,
         )
+
+    def _reconstruction(self, latent: Tensor, obs: Observation) -> Tensor:
+        """Squared error [N] of `obs` (tree of [N, ...]) decoded from `latent` [N, D], mean over its numbers."""
+        target = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        parts = target.values() if isinstance(target, dict) else [target]
+        flat = torch.cat([part.flatten(1).to(latent.dtype) for part in parts], dim=1)
+        return (self.decoder(latent) - flat).square().mean(1)
 
     def predict_values(  # type: ignore[override]
         self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None

@@ -62,6 +62,8 @@ class MemoryPPO(OnPolicyAlgorithm):
         memory_carry_over: p in 0 to 1, the chance that a memory is kept, not reset, at the end of a training
             episode, so that the next episode begins on a page already written (state passing,
             arXiv 2507.02782). Values still stop at the episode's end; `env.reset()` and evaluation start fresh.
+        memory_aux_coef: weight of reconstructing the observation from what the memory gives out, a loss that
+            reaches the encoder where reward does not (arXiv 2105.14039 trains HCAM with one); 0 for none.
         strategy_epsilon: exploration of an adaptive allocator, (at the beginning, at the end) of training.
         stats_window_size: episodes over which returns, lengths and successes are averaged.
         tensorboard_log: directory of the event files, None for none.
@@ -102,6 +104,7 @@ class MemoryPPO(OnPolicyAlgorithm):
         sde_sample_freq: int = -1,
         target_kl: float | None = None,
         memory_carry_over: float = 0.0,
+        memory_aux_coef: float = 0.0,
         strategy_epsilon: tuple[float, float] = (1.0, 0.2),
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -120,6 +123,7 @@ class MemoryPPO(OnPolicyAlgorithm):
             ("gae_lambda", gae_lambda, 0, 1),
             ("max_grad_norm", max_grad_norm, 0, None),
             ("memory_carry_over", memory_carry_over, 0, 1),
+            ("memory_aux_coef", memory_aux_coef, 0, None),
         ):
             check_range(name, value, low, high)
         super().__init__(
@@ -151,6 +155,7 @@ class MemoryPPO(OnPolicyAlgorithm):
         self.normalize_advantage = normalize_advantage
         self.target_kl = target_kl
         self.memory_carry_over = memory_carry_over
+        self.memory_aux_coef = memory_aux_coef
         self.strategy_epsilon = strategy_epsilon
         self._last_state: Any = None
         self._last_memory_starts: np.ndarray | None = None
@@ -174,6 +179,7 @@ class MemoryPPO(OnPolicyAlgorithm):
             self.lr_schedule,
             use_sde=self.use_sde,
             **self.policy_kwargs,
+            **({"reconstruct": True} if self.memory_aux_coef else {}),
         ).to(self.device)
         self.rollout_buffer = MemoryRolloutBuffer(
             self.n_steps,
@@ -459,7 +465,7 @@ class MemoryPPO(OnPolicyAlgorithm):
         self, batch: Minibatch, clip_range: float, clip_range_vf: float | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """PPO's loss on a minibatch, and what to log of it."""
-        values, log_prob, entropy = self.policy.evaluate_actions(
+        values, log_prob, entropy, reconstruction = self.policy.evaluate_actions(
             batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
         )
         advantages = batch.advantages
@@ -475,6 +481,8 @@ class MemoryPPO(OnPolicyAlgorithm):
         # Without a closed form, the mean of -log_prob estimates the entropy.
         entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
+        if reconstruction is not None:
+            loss = loss + self.memory_aux_coef * reconstruction.mean()
         with torch.no_grad():
             record = {
                 "loss": loss.detach(),
@@ -484,6 +492,8 @@ class MemoryPPO(OnPolicyAlgorithm):
                 "approx_kl": ((ratio - 1) - log_ratio).mean(),
                 "clip_fraction": ((ratio - 1).abs() > clip_range).float().mean(),
             }
+            if reconstruction is not None:
+                record["reconstruction_loss"] = reconstruction.mean()
         return loss, record
 
     def _record_update(self, records: list[dict[str, Tensor]], clip_range: float, clip_range_vf: float | None) -> None:

@@ -202,7 +202,7 @@ class World(gym.Env):
         Raises:
             ValueError: an action outside the space, or an episode that has not begun or is over.
         """
-        if self.over[0]:
+        if self.over.item(0):
             raise ValueError("step needs an episode that goes on; call reset() first")
         integer = type(action) is int or (getattr(action, "dtype", np.dtype("O")).kind in "iu" and np.ndim(action) == 0)
         if not integer or not 0 <= action < self.num_actions:
@@ -212,8 +212,8 @@ class World(gym.Env):
         info = {}
         if self.run(STEP):
             self.over[0] = True
-            info["success"] = bool(io.success[0])
-        return self.first(io.obs), float(io.reward[0]), bool(io.terminated[0]), bool(io.truncated[0]), info
+            info["success"] = io.success.item(0)
+        return self.first(io.obs), io.reward.item(0), io.terminated.item(0), io.truncated.item(0), info
 
     def render(self) -> Any:
         """The world as `render_mode` says: [H, W, 3] uint8 or text. What is hidden from the player is drawn faded."""

@@ -1,4 +1,4 @@
-"""MiniGrid's Memory environment (minigrid's `MemoryEnv`): an object seen in a room says which way to turn at the end."""
+"""MiniGrid's Memory environment (minigrid's `MemoryEnv`): an object in a room says which way to turn at the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from envs.arguments import check_bool, check_int
 from envs.core import World
 from envs.kernels import IO, compiled, draw, run_rows
-from envs.minigrid_picture import MazePicture
+from envs.minigrid_picture import paint, spell
 from envs.minigrid_view import (
     BALL,
     EAST,
@@ -76,7 +76,7 @@ def cue_in_sight(state: State, i: int, middle: int) -> bool:
         return x <= REACH
     if d == NORTH:
         return x <= 1 + VIEW // 2
-    return x == 1 if d == EAST else state.y[i] < middle and x < REACH
+    return x == 1 if d == EAST else state.y[i] < middle and x <= 1 + VIEW // 2
 
 
 @compiled
@@ -138,3 +138,126 @@ def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> Non
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
     """All rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
+
+
+class MiniGridMemory(World):
+    """An object in the room where it begins says which of two objects, at the ends of a junction, to go to.
+
+    A twin of the package minigrid's `MemoryEnv`, step by step: the same maze, observation, actions, rewards and ends.
+    The mission text, which never changes, is left out.
+
+    The maze is `size` × `size` cells with the player's row in its middle: a room of 3 × 3 whose north-western cell
+    holds the cue (a green key or ball), a hallway to the east, and at its end a junction with a key two cells to one
+    side and a ball two cells to the other. The player begins on the middle row, anywhere from the room's western
+    wall to the hallway's end, and looks east; unless it begins at the western wall, it must turn to see the cue.
+
+    Observation: Dict.
+
+    | key | meaning | space |
+    |---|---|---|
+    | image[i, j, 0] | cell i - 3 to the right, 6 - j ahead: 0 unseen, 1 floor, 2 wall, 5 key, 6 ball | uint8 |
+    | image[i, j, 1] | its colour: 1 green (key, ball), 5 grey (wall), else 0 | uint8 |
+    | image[i, j, 2] | its state, always 0 here | uint8 |
+    | direction | where the player looks: 0 east, 1 south, 2 west, 3 north | Discrete(4) |
+
+    Walls hide what is behind them, as MiniGrid computes it.
+
+    Actions: 0 turn left, 1 turn right, 2 forward; 3 pickup, 4 drop, 5 toggle and 6 done do nothing (minigrid's
+    `MemoryEnv` lets nothing be picked up).
+
+    Rewards: 1 - 0.9 t / limit for success at step t, else 0. limit = 5 size².
+
+    Ends: terminated one cell before the junction's objects, with success before the one like the cue. Truncated after
+    `limit` steps; where both fall on one step minigrid reports both, and here termination wins.
+
+    Horizons Ξ, from the cue's last sight to the turn at the junction, for a player that looks for the cue in the
+    fewest steps and then walks (`expert`): with the hallway's last cell in column h, {h - 3, ..., h + 1} where h ≥ 7,
+    {h - 2, ..., h + 1} for 6, {h - 1, ..., h + 1} for 4 and 5; h = size - 3, and with `random_length` the union over
+    h = 4, ..., size - 3.
+
+    Chance level: 0.5 where h ≥ 7. In shorter mazes (S7, S9 and a part of the random ones) the cue can be seen from
+    the junction: a player without memory that mostly looks back, turns to the side that matches, and goes forward
+    only rarely, wins nearly always, so that success there proves no memory and the bound given is 1 for them. A
+    deterministic player without memory wins no more than half of them.
+
+    Args:
+        size: side of the maze, odd, 7 to 101.
+        random_length: draw h from 4 to size - 3 in every episode; else h = size - 3.
+        render_mode: "rgb_array", "ansi" or None.
+
+    Source: minigrid's `MemoryEnv` (arXiv 2306.13831), version 3. Versions: v0, the first.
+    """
+
+    kernel = kernel
+    observed = Observation
+    closing_settings = ({"size": 17}, {"size": 33}, {"size": 65})
+
+    def __init__(self, size: int = 13, random_length: bool = False, render_mode: str | None = None) -> None:
+        size = check_int("size", size, 7, 101)
+        if size % 2 == 0:
+            raise ValueError(f"size must be odd, so that the hallway is in the middle; got {size}")
+        rules = Rules(5 * size**2, size, check_bool("random_length", random_length))
+        super().__init__(rules, observation_space(), NUM_ACTIONS, render_mode)
+
+    def new_state(self, rows: int) -> State:
+        """Arrays for `rows` rows."""
+        steps, x, y, direction, end, cue, upper = np.zeros((7, rows), np.int64)
+        seen, grid = np.zeros(rows, bool), np.zeros((rows, (self.rules.size + 2 * PAD) ** 2), np.uint8)
+        return State(np.zeros(rows, np.uint64), steps, x, y, direction, end, cue, upper, seen, grid)
+
+    def expert(self) -> np.ndarray:
+        """Look for the cue, unless it has been in sight: west, as far as needed. Then east, and to the matching side.
+
+        It takes the fewest steps that a player can who must see the cue first.
+        """
+        state, middle = self.state, self.rules.size // 2
+        looking = np.array([LEFT, RIGHT, FORWARD, LEFT])[state.direction]
+        wanted = np.where(state.x > state.end, np.where(state.cue == state.upper, NORTH, SOUTH), EAST)
+        in_room = (state.x <= state.end) & (state.y != middle)
+        wanted = np.where(in_room, np.where(state.y < middle, SOUTH, NORTH), wanted)
+        return np.where(state.seen, towards(state.direction, wanted), looking)
+
+    def memory_horizons(self) -> tuple[int, ...]:
+        """From the cue's last sight to the turn at the junction, both included."""
+        found = set()
+        for end in self._ends():
+            for x in range(1, end + 1):
+                last = min(x, REACH)
+                turns = 0 if x == 1 else 1 if x <= 1 + VIEW // 2 else 2
+                found.add(end + 2 - last + turns)
+        return tuple(sorted(found))
+
+    def chance_level(self) -> float:
+        """A guess, except where the junction is near enough to look back: what no player without memory exceeds."""
+        return float(np.mean([1.0 if end + 1 <= REACH else 0.5 for end in self._ends()]))
+
+    def event_mask(self, obs: Any) -> np.ndarray:
+        """The cue is in sight: an object that, as the direction has it, cannot be one of the junction's."""
+        image = obs["image"][..., 0]
+        direction = np.asarray(obs["direction"])
+        thing = (image == KEY & 15) | (image == BALL & 15)
+        beside = thing[..., -1].any(-1)
+        blocked = image[..., VIEW // 2, -2] == WALL & 15
+        free_to_the_right = image[..., 1:, :] == EMPTY
+        return np.select(
+            [direction == EAST, direction == SOUTH, direction == WEST],
+            [beside & ~blocked, beside, thing[..., :-1].any((-1, -2)) | (beside & blocked)],
+            (thing[..., :-1, :] & free_to_the_right).any((-1, -2)),
+        )
+
+    def picture(self) -> np.ndarray:
+        """The maze from above, the cue in blue, the cell to go to in green."""
+        state, middle = self.state, self.rules.size // 2
+        side = -1 if state.cue[0] == state.upper[0] else 1
+        return paint(state, self.rules.size, (1, middle - 1), (int(state.end[0]) + 1, middle + side))
+
+    def text(self) -> str:
+        """The same in characters."""
+        state = self.state
+        side = "north" if state.cue[0] == state.upper[0] else "south"
+        cue = f"cue {('key', 'ball')[state.cue[0]]}, {'has' if state.seen[0] else 'has not'} been in sight"
+        return f"step {state.steps[0]} of {self.rules.limit}, {cue}, go {side}\n{spell(state, self.rules.size)}"
+
+    def _ends(self) -> range:
+        last = self.rules.size - 3
+        return range(4 if self.rules.random_length else last, last + 1)

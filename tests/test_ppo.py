@@ -98,7 +98,7 @@ def test_every_ratio_is_one_before_the_first_gradient_step(name, carry_over):
     collect(model, rollouts=3)
     for batch in model.rollout_buffer.get(1, np.random.default_rng(0)):
         with torch.no_grad():
-            values, log_prob, _ = model.policy.evaluate_actions(
+            values, log_prob, *_ = model.policy.evaluate_actions(
                 batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
             )
         torch.testing.assert_close((log_prob - batch.old_log_prob).exp(), torch.ones_like(log_prob), rtol=0, atol=1e-4)
@@ -110,7 +110,7 @@ def test_separate_memories_keep_the_ratio_law(name):
     model = model_for(name, policy={"share_memory": False}, memory_carry_over=0.5)
     collect(model, rollouts=2)
     batch = next(model.rollout_buffer.get(3, np.random.default_rng(0)))
-    values, log_prob, _ = model.policy.evaluate_actions(
+    values, log_prob, *_ = model.policy.evaluate_actions(
         batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
     )
     torch.testing.assert_close(log_prob, batch.old_log_prob, rtol=0, atol=1e-4)
@@ -243,6 +243,31 @@ def test_spaces_train_and_predict(policy, observation_space, action_space):
     assert any((a != b).any() for a, b in zip(before, model.policy.parameters()))
     assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
     evaluate_policy(model, model.get_env(), n_eval_episodes=2, warn=False)
+
+
+@pytest.mark.parametrize("observation_space", [spaces.Box(-1, 1, (3,)), spaces.Dict(a=spaces.Discrete(3))])
+def test_reconstruction_reaches_the_encoder_and_is_learned(observation_space):
+    env = DummyVecEnv([lambda: Spaces(observation_space, spaces.Discrete(2))] * 4)
+    policy = "MultiInputMemoryPolicy" if isinstance(observation_space, spaces.Dict) else "MlpMemoryPolicy"
+    model = MemoryPPO(
+        policy,
+        env,
+        learning_rate=3e-3,
+        n_steps=32,
+        n_epochs=10,
+        vf_coef=0.0,
+        memory_aux_coef=1.0,
+        policy_kwargs=small_policy("gru") | {"encoder_arch": [16], "memory_kwargs": {"output_size": 16}},
+        seed=0,
+    )
+    losses = []
+    for _ in range(12):
+        model.learn(128, reset_num_timesteps=False)
+        losses.append(model.logger.name_to_value["train/reconstruction_loss"])
+    assert losses[-1] < 0.5 * losses[0]
+    assert model.policy.encoder[0].weight.grad.abs().sum() > 0
+    plain = MemoryPPO(policy, env, policy_kwargs=small_policy("gru"))
+    assert not hasattr(plain.policy, "decoder")
 
 
 def test_generalized_state_dependent_exploration():
