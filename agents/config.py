@@ -61,7 +61,7 @@ class TrainConfig(_Config):
     """Chance that a memory is kept, not reset, when a training episode ends; 0 to 1."""
     share_memory: bool = True
     """One memory for actor and critic, or one each."""
-    total_timesteps: int = 1_000_000
+    total_timesteps: int = 500_000
     """Environment steps to train for, over all environments; rounded up to whole rollouts."""
     num_envs: int = 64
     """Environments that are stepped together."""

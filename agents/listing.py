@@ -15,34 +15,33 @@ WIDTH = 128
 def show(console: Console | None = None) -> None:
     """Print the environments and the memories, one line of meaning each."""
     console = console or Console()
-    console.print(environments())
-    console.print(memories())
-
-
-def environments() -> Table:
-    """Our ids and what each asks of a memory."""
     table = Table("environment", "meaning", title="Environments (any other gymnasium id works too)")
-    for env_id in envs.ids():
-        table.add_row(env_id, envs.describe(env_id))
-    return table
+    for row in environment_rows():
+        table.add_row(*row)
+    console.print(table)
+    title = f"Memories (with their defaults, reading {WIDTH} features)"
+    table = Table("memory", "meaning", "source", "erases", "state", "parameters", title=title)
+    for row in memory_rows():
+        table.add_row(*row)
+    console.print(table)
 
 
-def memories() -> Table:
-    """The registered memories with their default arguments.
+def environment_rows() -> list[list[str]]:
+    """Id and meaning of each of our environments."""
+    return [[env_id, envs.describe(env_id)] for env_id in envs.ids()]
 
-    State is counted in numbers per environment, parameters for `WIDTH` features.
+
+def memory_rows() -> list[list[str]]:
+    """Name, meaning, source, whether it erases on demand, numbers of state per environment, parameters.
+
+    Numbers are those of the default arguments, reading `WIDTH` features.
     """
-    table = Table(
-        "memory", "meaning", "source", "erases", title=f"Memories (with their defaults, reading {WIDTH} features)"
-    )
-    table.add_column("state", justify="right")
-    table.add_column("parameters", justify="right")
+    rows = []
     for name in memory.names():
         entry = memory.entry(name)
         made = memory.make(name, WIDTH)
         state = sum(part.numel() for part in made.initial_state(1))
         parameters = sum(part.numel() for part in made.parameters())
-        table.add_row(
-            name, entry.meaning, entry.source or "-", "yes" if entry.erases else "no", f"{state:,}", f"{parameters:,}"
-        )
-    return table
+        erases = "yes" if entry.erases else "no"
+        rows.append([name, entry.meaning, entry.source or "-", erases, f"{state:,}", f"{parameters:,}"])
+    return rows

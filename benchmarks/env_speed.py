@@ -134,7 +134,8 @@ def single(make: Callable[[], gym.Env]) -> Play:
 
 def side_by_side(contestants: dict[str, Play], repeats: int, chunk: float = 1e-3) -> dict[str, tuple[int, float]]:
     """Rows and median steps per second, all rows counted, of each contestant after a warm-up."""
-    lengths, rates = {}, {name: [] for name in contestants}  # type: tuple[dict[str, int], dict[str, list[float]]]
+    lengths: dict[str, int] = {}
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
     rows = {name: play(64) for name, play in contestants.items()}
     for name, play in contestants.items():
         began = time.perf_counter()

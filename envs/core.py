@@ -154,6 +154,9 @@ class World(gym.Env):
         unknown = set(options) - {"hidden_state"}
         if unknown:
             raise ValueError(f"options may hold 'hidden_state'; got {sorted(unknown)}")
+        restoring = "hidden_state" in options
+        if restoring:
+            self._check_hidden(options["hidden_state"])
         for i in np.flatnonzero(mask).tolist():
             seed = seeds[i]
             if seed is None and not self.seeded[i]:
@@ -163,17 +166,18 @@ class World(gym.Env):
                 self.seeded[i] = True
         self.io.mask[:] = mask
         self.over[mask] = False
-        if "hidden_state" in options:
-            self._restore(mask, options["hidden_state"])
+        if restoring:
+            for name, array in self._hidden().items():
+                array[mask] = options["hidden_state"][name][mask]
         self.ready = not self.over.any()
-        self.run(OBSERVE if "hidden_state" in options else RESTART)
+        self.run(OBSERVE if restoring else RESTART)
 
     def hidden_state(self) -> dict[str, np.ndarray]:
         """Everything that the future depends on, generators included: copies of arrays, rows first.
 
         `reset(options={"hidden_state": d})` goes on from there.
         """
-        return {name: array.copy() for name, array in (*self.state._asdict().items(), ("over", self.over))}
+        return {name: array.copy() for name, array in self._hidden().items()}
 
     def expert_action(self) -> int:
         """What an optimal or near-optimal player, who may read the hidden state, does now."""
@@ -265,20 +269,20 @@ class World(gym.Env):
             final_obs=observations(),
         )
 
-    def _restore(self, mask: np.ndarray, hidden: dict[str, np.ndarray]) -> None:
-        own = {**self.state._asdict(), "over": self.over}
-        if not isinstance(hidden, dict) or hidden.keys() != own.keys():
-            got = sorted(hidden) if isinstance(hidden, dict) else type(hidden).__name__
+    def _hidden(self) -> dict[str, np.ndarray]:
+        return {**self.state._asdict(), "over": self.over}
+
+    def _check_hidden(self, given: Any) -> None:
+        own = self._hidden()
+        if not isinstance(given, dict) or given.keys() != own.keys():
+            got = sorted(given) if isinstance(given, dict) else type(given).__name__
             raise ValueError(f"hidden_state must be what hidden_state() gives, with {sorted(own)}; got {got}")
         for name, array in own.items():
-            given = np.asarray(hidden[name])
-            if given.shape != array.shape or given.dtype != array.dtype:
+            shape, dtype = np.shape(given[name]), getattr(given[name], "dtype", None)
+            if shape != array.shape or dtype != array.dtype:
                 raise ValueError(
-                    f"hidden_state[{name!r}] must be {list(array.shape)} {array.dtype}; "
-                    f"got {list(given.shape)} {given.dtype}"
+                    f"hidden_state[{name!r}] must be {list(array.shape)} {array.dtype}; got {list(shape)} {dtype}"
                 )
-        for name, array in own.items():
-            array[mask] = hidden[name][mask]
 
     def _bind(self) -> Callable[..., int]:
         """The kernel's machine code for this family's types, called without looking the types up at every step."""

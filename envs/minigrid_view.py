@@ -1,5 +1,7 @@
 """MiniGrid's player on a grid, as compiled code: how it moves and what it sees.
 
+Families compile these functions into their kernels: after a change here, touch the families (see `envs.kernels`).
+
 A state that these functions read has the fields `grid` [B, cells] uint8, `x`, `y` and `direction` [B] int64. A grid is
 stored row by row with `PAD` cells of wall around it, so that a view never leaves it. A cell's byte is MiniGrid's object
 index plus 16 times its colour index; none of the objects here has a state (doors would).
@@ -67,33 +69,40 @@ def walk(state: Any, i: int, width: int, action: int) -> None:
 def look(state: Any, i: int, width: int, obs: Any, j: int) -> None:
     """Write the view of row i's player to entry j of `obs`, as MiniGrid's `gen_obs` encodes it.
 
-    The view's rows are seven bits each. From the player's row to the farthest, sight runs along a row to both sides
-    and to the next row, straight and diagonally, out of every lit cell that is no wall (MiniGrid's `process_vis`);
-    the outermost cell of each run does not pass it on.
+    MiniGrid's `process_vis`, on seven bits per row of the view: from the player's row to the farthest, light runs
+    along a row, first rightwards and then leftwards, from every lit cell that is clear into its neighbour, and out of
+    the same cells, except the last in the direction of the run, into the next row, straight and diagonally.
     """
     d = state.direction[i]
     stride = width + 2 * PAD
     ahead = (d == EAST) - (d == WEST) + stride * ((d == SOUTH) - (d == NORTH))
     aside = (d == NORTH) - (d == SOUTH) + stride * ((d == EAST) - (d == WEST))
     first = at(width, state.x[i], state.y[i]) - (VIEW // 2) * aside
+    for column in range(VIEW):
+        for row in range(VIEW):
+            for part in range(3):
+                obs.image[j, column, row, part] = 0
     lit = 1 << (VIEW // 2)
-    for row in range(VIEW - 1, -1, -1):
+    row = VIEW - 1
+    while lit and row >= 0:
         clear = 0
         for column in range(VIEW):
-            clear |= (state.grid[i, first + column * aside] != WALL) << column
-        for _ in range(VIEW - 1):
-            lit |= (lit & clear) << 1
+            clear |= (state.grid[i, np.uint64(first + column * aside)] != WALL) << column
+        lit |= (clear + (lit & clear)) ^ clear  # the carry of the sum runs through the clear cells
         rightwards = lit & clear & 0b0111111
-        for _ in range(VIEW - 1):
-            lit |= (lit & clear & 0b1111110) >> 1
+        pairs = clear & clear << 1  # a cell and the one to its left
+        lit |= (lit & clear) >> 1
+        lit |= (lit & pairs) >> 2
+        lit |= (lit & pairs & pairs << 2) >> 4
         leftwards = lit & clear & 0b1111110
         for column in range(VIEW):
-            cell = state.grid[i, first + column * aside] if lit >> column & 1 else UNSEEN
-            obs.image[j, column, row, 0] = cell & 15
-            obs.image[j, column, row, 1] = cell >> 4
-            obs.image[j, column, row, 2] = 0
+            if lit >> column & 1:
+                cell = state.grid[i, np.uint64(first + column * aside)]
+                obs.image[j, column, row, 0] = cell & 15
+                obs.image[j, column, row, 1] = cell >> 4
         lit = (rightwards | rightwards << 1 | leftwards | leftwards >> 1) & 0b1111111
         first += ahead
+        row -= 1
     obs.direction[j] = d
 
 

@@ -105,8 +105,6 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
     Raises:
         ValueError: an unknown id or argument (the closest known one is named), or a value that does not fit.
     """
-    from envs.sb3 import WorldVecEnv, dummy_vec_env
-
     check_int("num_envs", num_envs, 1, 1 << 20)
     if seed is not None:
         check_int("seed", seed, 0, 2**63 - 1)
@@ -116,6 +114,8 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
     if id in _ENTRIES:
         cls = family(id)
         check_keys(id, kwargs, cls)
+        from envs.sb3 import WorldVecEnv
+
         venv: VecEnv = WorldVecEnv(cls, num_envs, spec=gym.spec(id), **{**_ENTRIES[id].presets, **kwargs})
     else:
         spec = gym.registry.get(id)
@@ -124,6 +124,8 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
             raise ValueError(f"unknown environment {id!r}{closest(id, known)}; ours: {', '.join(_ENTRIES)}")
         creator: Any = spec.entry_point
         check_keys(id, kwargs, _load(creator) if isinstance(creator, str) else creator)
+        from envs.sb3 import dummy_vec_env
+
         venv = dummy_vec_env(id, num_envs, kwargs)
     if seed is not None:
         venv.seed(seed)

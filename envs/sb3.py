@@ -54,7 +54,7 @@ class EpisodicVecEnv(VecEnv):
         """The episodes that ended in the last step, None for none: the fast path beside the info dicts."""
 
     def _begin(self) -> None:
-        """Every row starts an episode; seeds and options have been used."""
+        """Every row is about to start an episode; seeds and options count once."""
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0
@@ -130,9 +130,9 @@ class WorldVecEnv(EpisodicVecEnv):
 
     def reset(self) -> Any:
         """Start an episode in every row."""
-        world = self.world
-        world.begin(np.ones(self.num_envs, bool), self._seeds, lambda: world.np_random, self._options_given())
+        world, seeds, options = self.world, self._seeds, self._options_given()
         self._begin()
+        world.begin(np.ones(self.num_envs, bool), seeds, lambda: world.np_random, options)
         return world.copied(world.io.obs)
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -226,8 +226,9 @@ class VectorEnvAdaptor(EpisodicVecEnv):
 
     def reset(self) -> Any:
         """Start an episode in every row."""
-        obs, infos = self.env.reset(seed=self._seeds[0], options=self._options_given() or None)
+        seed, options = self._seeds[0], self._options_given() or None
         self._begin()
+        obs, infos = self.env.reset(seed=seed, options=options)
         self._lengths[:] = 0
         self.reset_infos = [_of_row(infos, i) for i in range(self.num_envs)]
         return obs

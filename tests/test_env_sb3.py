@@ -123,6 +123,27 @@ def test_options_restore_a_hidden_state():
         np.testing.assert_array_equal(array, hidden[name])
 
 
+def test_a_snapshot_goes_on_where_it_was_taken():
+    venv, other = make(8), make(8)
+    venv.reset()
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        venv.step(rng.integers(3, size=8))
+    snapshot = venv.snapshot()
+    script = rng.integers(3, size=(100, 8))
+    played = [
+        (obs, rewards, dones, [dict(info) for info in infos]) for obs, rewards, dones, infos in map(venv.step, script)
+    ]
+    other.restore(snapshot)
+    for actions, (obs, rewards, dones, infos) in zip(script, played):
+        again = other.step(actions)
+        np.testing.assert_array_equal(again[0], obs)
+        np.testing.assert_array_equal(again[1], rewards)
+        np.testing.assert_array_equal(again[2], dones)
+        for row in np.flatnonzero(dones):
+            assert again[3][row]["episode"] | {"t": 0} == infos[row]["episode"] | {"t": 0}
+
+
 def test_questions_to_rows():
     venv = make(render_mode="rgb_array")
     venv.reset()
