@@ -86,8 +86,8 @@ class FirstAbove(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         recent = self.model.ep_success_buffer
-        full = recent is not None and len(recent) == recent.maxlen
-        if self.step is None and full and np.mean(recent) >= self.threshold:
+        assert recent is not None
+        if self.step is None and len(recent) == recent.maxlen and np.mean(recent) >= self.threshold:
             self.step = self.num_timesteps
 
 
@@ -193,4 +193,4 @@ def main(command: Train | Table) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Train | Table))  # type: ignore[arg-type]
+    main(tyro.cli(Train | Table))

@@ -170,8 +170,8 @@ class MiniGridMemory(World):
     Ends: terminated one cell before the junction's objects, with success before the one like the cue. Truncated after
     `limit` steps; where both fall on one step minigrid reports both, and here termination wins.
 
-    Horizons Ξ, from the cue's last sight to the turn at the junction, for a player that looks for the cue in the
-    fewest steps and then walks (`expert`): with the hallway's last cell in column h, {h - 3, ..., h + 1} where h ≥ 7,
+    Horizons Ξ, from the cue's last sight to the turn at the junction, for a player that looks for the cue first and
+    then walks to the junction (`expert`): with the hallway's last cell in column h, {h - 3, ..., h + 1} where h ≥ 7,
     {h - 2, ..., h + 1} for 6, {h - 1, ..., h + 1} for 4 and 5; h = size - 3, and with `random_length` the union over
     h = 4, ..., size - 3.
 
@@ -208,7 +208,8 @@ class MiniGridMemory(World):
     def expert(self) -> np.ndarray:
         """Look for the cue, unless it has been in sight: west, as far as needed. Then east, and to the matching side.
 
-        It takes the fewest steps that a player can who must see the cue first.
+        No player that sees the cue before it enters the junction takes fewer steps. (Where h ≤ 6 one that looks back
+        from the junction saves up to two turns.)
         """
         state, middle = self.state, self.rules.size // 2
         looking = np.array([LEFT, RIGHT, FORWARD, LEFT])[state.direction]

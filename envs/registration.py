@@ -149,3 +149,37 @@ register(
     "envs.endless_tmaze:EndlessTMaze",
     "A chain of corridors; each cue says where to turn next and makes the last one false.",
 )
+
+for _size, _random in ((7, False), (9, False), (11, False), (13, False), (13, True), (17, True)):
+    register(
+        f"Palimpsest/MiniGridMemory-S{_size}{'Random' if _random else ''}-v0",
+        "envs.minigrid_memory:MiniGridMemory",
+        "MiniGrid's Memory maze: an object in the first room says which way to turn at the hallway's end.",
+        size=_size,
+        random_length=_random,
+    )
+
+register(
+    "Palimpsest/TMaze-v0",
+    "envs.endless_tmaze:EndlessTMaze",
+    "One corridor: the cue at its start says where to turn at its end.",
+    corridors=1,
+)
+register(
+    "Palimpsest/ActiveTMaze-v0",
+    "envs.tmaze:ActiveTMaze",
+    "One corridor; the cue is shown only at an oracle behind the start, which must be visited first.",
+)
+for _task, _kinds, _meaning in (
+    ("invert", ["invert"], "swap the cue"),
+    ("cancel", ["invert", "reset", "cancel"], "swap or replace the cue, or undo the last of these"),
+    ("reset", ["reset"], "show a new cue that replaces the old one"),
+    ("repeat", ["invert", "reset", "repeat"], "swap or replace the cue, or do once more what the last one did"),
+    ("mixed", ["invert", "cancel", "reset", "repeat"], "swap, replace or restore the cue, or repeat the last one"),
+):
+    register(
+        f"Palimpsest/RuneTMaze-{_task}-v0",
+        "envs.rune_tmaze:RuneTMaze",
+        f"A T-Maze in which runes on the way {_meaning}.",
+        kinds=_kinds,
+    )

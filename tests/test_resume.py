@@ -77,8 +77,8 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-def stop_after(monkeypatch, steps: int) -> None:
-    """Die in the middle of the rollout that passes `steps`."""
+def train_and_die(monkeypatch, steps: int, run: TrainConfig) -> None:
+    """Train, and die in the middle of the rollout that passes `steps`."""
     original = callbacks.CheckpointCallback._on_step
 
     def step(self) -> bool:
@@ -86,15 +86,16 @@ def stop_after(monkeypatch, steps: int) -> None:
             raise Killed
         return original(self)
 
-    monkeypatch.setattr(callbacks.CheckpointCallback, "_on_step", step)
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.CheckpointCallback, "_on_step", step)
+        with pytest.raises(Killed):
+            experiment.train(run, quiet())
 
 
 @pytest.mark.parametrize("name", memory.names())
 def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(name, tmp_path, monkeypatch):
     experiment.train(config(tmp_path / "whole", name), quiet())
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_after(patch, 200)
-        experiment.train(config(tmp_path / "killed", name), quiet())
+    train_and_die(monkeypatch, 200, config(tmp_path / "killed", name))
     saved = TrainConfig.load(tmp_path / "killed")
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
@@ -106,9 +107,7 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(name, tmp_path, m
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path, monkeypatch, capsys):
     experiment.train(config(tmp_path / "whole"), quiet())
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_after(patch, 330)
-        experiment.train(config(tmp_path / "killed"), quiet())
+    train_and_die(monkeypatch, 330, config(tmp_path / "killed"))
     newest = Checkpoints(tmp_path / "killed" / "checkpoints", 3).paths()[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
     experiment.train(config(tmp_path / "killed", resume=tmp_path / "killed", run_dir=None), quiet())
@@ -132,9 +131,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
 
 def test_other_environments_are_reset_and_that_is_said(tmp_path, monkeypatch, capsys):
     foreign = dict(env="CartPole-v1", env_args={})
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_after(patch, 200)
-        experiment.train(config(tmp_path / "run", **foreign), quiet())
+    train_and_die(monkeypatch, 200, config(tmp_path / "run", **foreign))
     experiment.train(config(tmp_path / "run", resume=tmp_path / "run", run_dir=None, **foreign), quiet())
     assert "reset with seed 3" in capsys.readouterr().err
     assert (tmp_path / "run" / "model.zip").exists()
@@ -188,9 +185,7 @@ def test_sigkill_and_resume_from_the_command_line(tmp_path):
         return [sys.executable, str(ROOT / "train.py"), *words]
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(
-        command("train", *flags, "--run-dir", str(whole)), check=True, env=environment, capture_output=True
-    )
+    subprocess.run(command("train", *flags, "--run-dir", str(whole)), check=True, env=environment, capture_output=True)
     words = ["train", *flags, "--run-dir", str(killed)]
     for _ in range(3):
         process = subprocess.Popen(command(*words), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

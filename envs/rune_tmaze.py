@@ -1,0 +1,333 @@
+"""Rune T-Maze: on its way the cue is inverted, replaced, changed once more, or brought back (arXiv 2610.00592)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from envs.arguments import check_choice, check_int
+from envs.core import World
+from envs.kernels import IO, compiled, draw, run_rows
+from envs.raster import AGENT, CUE, INK, PALETTE, Canvas, faded
+from envs.tmaze import arms, corridor, window
+
+KINDS = ("invert", "cancel", "reset", "repeat")
+INVERT, CANCEL, RESET, REPEAT = range(4)
+SET_LEFT = 1
+"""What a rune does to the cue is an operation: 0 inverts it, 1 sets it to left, 2 to right."""
+_COLOURS = (PALETTE[4], PALETTE[5], PALETTE[6], PALETTE[7])
+
+
+class Rules(NamedTuple):
+    """What stays the same in all episodes."""
+
+    limit: int
+    corridors: int
+    length: int
+    runes: int
+    kinds: int
+    """The kinds that are drawn, two bits each, the first one lowest."""
+    num_kinds: int
+
+
+class State(NamedTuple):
+    """What changes, one entry per row; R is the most runes that a corridor holds."""
+
+    rng: np.ndarray
+    steps: np.ndarray
+    corridor: np.ndarray
+    """int64, corridors passed"""
+    x: np.ndarray
+    """int64, 0 at the start cell, `length` at the junction"""
+    cue: np.ndarray
+    """int64, 0 left, 1 right: where to turn, by the runes met so far"""
+    first: np.ndarray
+    """int64, the cue that the start cell showed"""
+    total: np.ndarray
+    """int64, runes in this corridor"""
+    met: np.ndarray
+    """int64, how many of them have been met"""
+    depth: np.ndarray
+    """int64, operations that count: done and not undone"""
+    cell: np.ndarray
+    """[B, R] int64, where the runes lie, ascending"""
+    kind: np.ndarray
+    """[B, R] int8, an index of KINDS"""
+    value: np.ndarray
+    """[B, R] int8, the cue that a reset sets"""
+    done: np.ndarray
+    """[B, R] int8, the operations that count, the oldest first"""
+    before: np.ndarray
+    """[B, R] int8, the cue that each of them found"""
+
+
+@compiled
+def enter(rules: Rules, state: State, i: int) -> None:
+    """Stand at the start of a new corridor; lay its runes, every choice of cells alike (Knuth's algorithm S)."""
+    state.x[i] = 0
+    state.met[i] = 0
+    state.depth[i] = 0
+    state.cue[i] = draw(state.rng, i, 2)
+    state.first[i] = state.cue[i]
+    state.total[i] = 1 + draw(state.rng, i, rules.runes)
+    laid = 0
+    for x in range(1, rules.length):
+        if draw(state.rng, i, rules.length - x) < state.total[i] - laid:
+            kind = rules.kinds >> 2 * draw(state.rng, i, rules.num_kinds) & 3
+            state.cell[i, laid] = x
+            state.kind[i, laid] = kind
+            state.value[i, laid] = draw(state.rng, i, 2) if kind == RESET else 0
+            laid += 1
+            if laid == state.total[i]:
+                break
+
+
+@compiled
+def begin(rules: Rules, state: State, i: int) -> None:
+    """The first corridor."""
+    state.corridor[i] = 0
+    enter(rules, state, i)
+
+
+@compiled
+def meet(state: State, i: int) -> None:
+    """The next rune acts."""
+    rune, depth = state.met[i], state.depth[i]
+    kind = state.kind[i, rune]
+    state.met[i] += 1
+    if kind == CANCEL:
+        if depth > 0:
+            state.cue[i] = state.before[i, depth - 1]
+            state.depth[i] = depth - 1
+        return
+    if kind == REPEAT and depth == 0:
+        return
+    done = np.int8(INVERT)
+    if kind == RESET:
+        done = np.int8(SET_LEFT + state.value[i, rune])
+    elif kind == REPEAT:
+        done = state.done[i, depth - 1]
+    state.done[i, depth] = done
+    state.before[i, depth] = state.cue[i]
+    state.depth[i] = depth + 1
+    state.cue[i] = done - SET_LEFT if done >= SET_LEFT else 1 - state.cue[i]
+
+
+@compiled
+def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
+    """Action 0 forward, 1 left, 2 right."""
+    if state.x[i] < rules.length:
+        if action == 0:
+            state.x[i] += 1
+            if state.met[i] < state.total[i] and state.cell[i, state.met[i]] == state.x[i]:
+                meet(state, i)
+        return -0.01, False, False
+    if action != 1 + state.cue[i]:
+        return -1.0, True, False
+    state.corridor[i] += 1
+    if state.corridor[i] == rules.corridors:
+        return 1.0, True, True
+    enter(rules, state, i)
+    return 1.0, False, False
+
+
+@compiled
+def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
+    """A rune is visible from its own cell; the cue at the start and on a reset."""
+    here = -1
+    if state.met[i] > 0 and state.cell[i, state.met[i] - 1] == state.x[i]:
+        here = state.kind[i, state.met[i] - 1]
+    shown = state.x[i] == 0 or here == RESET
+    obs[j, 0] = shown and state.cue[i] == 0
+    obs[j, 1] = shown and state.cue[i] == 1
+    obs[j, 2] = state.x[i] / rules.length
+    for kind in range(4):
+        obs[j, 3 + kind] = here == kind
+
+
+@compiled
+def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
+    """All rows."""
+    return run_rows(begin, move, observe, rules, state, io, mode)
+
+
+class RuneTMaze(World):
+    """A T-Maze whose corridor holds runes that change what its cue says; the turn must follow the resulting cue.
+
+    Observation: Box(0, 1, (7,), float32).
+
+    | index | meaning | range |
+    |---|---|---|
+    | 0 | the cue says left; shown while x = 0 and on a reset rune | 0 or 1 |
+    | 1 | the cue says right; shown while x = 0 and on a reset rune | 0 or 1 |
+    | 2 | position x / length | 0 to 1 |
+    | 3, 4, 5, 6 | on an invert, a cancel, a reset, a repeat rune | 0 or 1 |
+
+    Actions: 0 forward, 1 left, 2 right. Before the junction (x < length) forward moves one cell and a turn stays. At
+    the junction (x = length) the correct turn enters the next corridor, with a new cue and new runes, all else
+    forgotten.
+
+    Runes: each corridor holds 1 to `runes`, each number as likely, in cells 1 to length - 1, every choice as likely;
+    each is of one of `kinds`, independently. A rune acts when its cell is entered, once; it shows as long as the
+    player stays. The operations that count form a stack, empty at the corridor's start; b is the cue.
+
+    | rune | cue becomes | stack |
+    |---|---|---|
+    | invert | 1 - b | pushes "invert" |
+    | reset | v, drawn left or right alike, and shown | pushes "set v" |
+    | repeat | what the operation on top makes of b | pushes that operation again; if empty, nothing happens |
+    | cancel | what it was before the operation on top | pops it; if empty, nothing happens |
+
+    In other words a cancel rune strikes out itself and the last rune that counts, as if neither had been there, and
+    the others act in order; "the last rune" of a repeat is the last that still counts. So two cancels undo two runes
+    (no redo); repeat after cancel repeats the rune before the one undone; cancel after repeat undoes the repetition
+    alone; cancel after reset brings back the cue that was overwritten; repeat after "set v" sets v once more, which
+    changes nothing and shows nothing; repeat after repeat applies the same operation a third time.
+
+    Rewards: +1 for a correct turn, -1 for anything else at a junction, forward included, -0.01 for every other step.
+
+    Ends: terminated by a wrong move at a junction (failure) or by the last correct turn (success); x stays.
+    Truncated after 6 (length + 1) corridors steps.
+
+    Tasks, each with the success (length 20, one corridor) of players who remember less than they must. "First cue"
+    follows, or opposes, what the start showed (`first_cue_level` computes it); "last shown" follows the cue seen
+    last; "ignores" knows all but the rune that names the task.
+
+    | task | kinds | first cue | last shown | ignores |
+    |---|---|---|---|---|
+    | invert | invert | FIRST_LAST_IGNORES |
+
+    Horizons Ξ: {2, ..., length + 1} from the start's cue and the runes to the turn; without length + 1 where all
+    runes are resets, which leave nothing of the first cue. Chance level: 0.5^corridors, a guess at every junction.
+
+    Args:
+        length: cells before a junction, runes + 1 to 1,000,000.
+        runes: the most runes in a corridor, 2 to 1,000 (a single invert would leave nothing to know but the cue).
+        kinds: which runes, names out of "invert", "cancel", "reset", "repeat", none twice, "invert" or "reset" among
+            them (the others alone never change the cue).
+        corridors: how many, one after the other, 1 to 1,000,000.
+        render_mode: "rgb_array", "ansi" or None.
+
+    Source: ours, after arXiv 2610.00592, whose code and exact rules are not public. Versions: v0, the first.
+    """
+
+    kernel = kernel
+    closing_settings = ({"runes": 16}, {"corridors": 10})
+
+    def __init__(
+        self,
+        length: int = 20,
+        runes: int = 8,
+        kinds: Sequence[str] = KINDS,
+        corridors: int = 1,
+        render_mode: str | None = None,
+    ) -> None:
+        most = check_int("runes", runes, 2, 1_000)
+        length = check_int("length", length, most + 1, 1_000_000)
+        n = check_int("corridors", corridors, 1, 1_000_000)
+        if isinstance(kinds, str) or not isinstance(kinds, Sequence):
+            raise ValueError(f"kinds must be a list of names out of {', '.join(map(repr, KINDS))}; got {kinds!r}")
+        codes = [KINDS.index(check_choice("each of kinds", kind, KINDS)) for kind in kinds]
+        if len(set(codes)) < len(codes) or not {INVERT, RESET} & set(codes):
+            raise ValueError(f"kinds must hold 'invert' or 'reset', and nothing twice; got {list(kinds)}")
+        packed = sum(code << 2 * k for k, code in enumerate(codes))
+        self.kinds = tuple(KINDS[code] for code in codes)
+        rules = Rules(6 * (length + 1) * n, n, length, most, packed, len(codes))
+        super().__init__(rules, spaces.Box(0, 1, (7,), np.float32), 3, render_mode)
+
+    def new_state(self, rows: int) -> State:
+        """Arrays for `rows` rows."""
+        shape = (rows, self.rules.runes)
+        counters = [np.zeros(rows, np.int64) for _ in range(8)]
+        runes = [np.zeros(shape, dtype) for dtype in (np.int64, np.int8, np.int8, np.int8, np.int8)]
+        return State(np.zeros(rows, np.uint64), *(counters + runes))
+
+    def expert(self) -> np.ndarray:
+        """Forward, and at the junction where the resulting cue says."""
+        return np.where(self.state.x < self.rules.length, 0, 1 + self.state.cue)
+
+    def memory_horizons(self) -> tuple[int, ...]:
+        """From the start's cue and from every cell that can hold a rune to the turn, both included."""
+        return tuple(range(2, self.rules.length + 1 + (self.kinds != ("reset",))))
+
+    def chance_level(self) -> float:
+        """One guess per corridor."""
+        return 0.5**self.rules.corridors
+
+    def first_cue_level(self) -> float:
+        """Success of the best player who remembers of each corridor only the cue that its start showed, 0 to 1."""
+        share = [(kind in self.kinds) / len(self.kinds) for kind in KINDS]
+        R = self.rules.runes
+        # The kinds of the runes that count do not depend on how many they are, but that the first is no repeat.
+        # weight[operation, b]: the last of them, and whether the cue is the first one (b = 0) or the other (1).
+        weight, cue = np.zeros((3, 2)), np.array([1.0, 0.0])
+        unchanged = [1.0]
+        for _ in range(R):
+            again = share[REPEAT] * weight
+            weight = np.zeros((3, 2))
+            weight[0] = share[INVERT] * cue[::-1] + again[0, ::-1]
+            weight[1, 0], weight[2, 1] = share[RESET] / 2 + again[1:].sum(1)
+            weight /= weight.sum()
+            cue = weight.sum(0)
+            unchanged.append(cue[0])
+        depth = np.eye(R + 1)[0]
+        level = 0.0
+        for _ in range(R):
+            up = (1 - share[CANCEL]) * depth
+            up[0] = (share[INVERT] + share[RESET]) * depth[0]
+            stay = (share[CANCEL] + share[REPEAT]) * depth[0]
+            depth = np.append(share[CANCEL] * depth[1:], 0) + np.append(0, up[:-1])
+            depth[0] += stay
+            level += float(depth @ unchanged) / R
+        return max(level, 1 - level) ** self.rules.corridors
+
+    def event_mask(self, obs: np.ndarray) -> np.ndarray:
+        """A cue or a rune is shown."""
+        return np.asarray((obs[..., [0, 1, 3, 4, 5, 6]] > 0).any(-1))
+
+    def picture(self) -> np.ndarray:
+        """The corridor; runes are I invert, C cancel, R repeat, arrows resets. In green the arm that the cue means."""
+        state, length = self.state, self.rules.length
+        x, cue = int(state.x[0]), int(state.cue[0])
+        first, cells = window(x, length)
+        canvas = Canvas(4, cells + 1)
+        canvas.label(0, 0, f"{state.corridor[0]}/{self.rules.corridors}")
+        corridor(canvas, first, cells, length, cue)
+        if first == 0:
+            canvas.arrow(2, 0, ("up", "down")[state.first[0]], CUE if x == 0 else faded(CUE), size=0.44)
+        for cell, kind, value in self._runes():
+            if not first <= cell < first + cells:
+                continue
+            seen, colour = cell == x, _COLOURS[kind]
+            canvas.box(2, cell - first, colour if seen else faded(colour))
+            if kind == RESET:
+                canvas.arrow(2, cell - first, ("up", "down")[value], CUE if seen else faded(CUE), size=0.44)
+            else:
+                canvas.label(2, cell - first, "IC?R"[kind], INK if seen else colour)
+        canvas.disc(2.29, x - first + 0.29, AGENT, radius=0.19)
+        return canvas.pixels
+
+    def text(self) -> str:
+        """The same in characters; `@` the player, `<` and `>` resets, `*` the arm that the cue means now."""
+        state, length = self.state, self.rules.length
+        x, cue = int(state.x[0]), int(state.cue[0])
+        first, cells = window(x, length)
+        marks = ["."] * cells
+        for cell, kind, value in self._runes():
+            if first <= cell < first + cells:
+                marks[cell - first] = "<>"[value] if kind == RESET else "IC?R"[kind]
+        under = marks[x - first]
+        marks[x - first] = "@"
+        title = (
+            f"passed {state.corridor[0]} of {self.rules.corridors}, cell {x} of {length}, on {under}, "
+            f"cue {('left', 'right')[cue]}, runes that count {state.depth[0]} of {state.met[0]} met"
+        )
+        return "\n".join((title, *arms(marks, first, length, cue)))
+
+    def _runes(self) -> list[tuple[int, int, int]]:
+        state, total = self.state, int(self.state.total[0])
+        columns = (array[0, :total].tolist() for array in (state.cell, state.kind, state.value))
+        return list(zip(*columns))

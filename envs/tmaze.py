@@ -1,0 +1,191 @@
+"""Active T-Maze: the cue must be fetched before it can be remembered (arXiv 2307.03864).
+
+The passive T-Maze is `envs.endless_tmaze` with one corridor.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from envs.arguments import check_int
+from envs.core import World
+from envs.endless_tmaze import MOST_CELLS
+from envs.kernels import IO, compiled, draw, run_rows
+from envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, faded
+
+FORWARD, LEFT, RIGHT, BACK = range(4)
+ORACLE = -1
+"""The oracle's position."""
+
+
+class Rules(NamedTuple):
+    """What stays the same in all episodes."""
+
+    limit: int
+    length: int
+
+
+class State(NamedTuple):
+    """What changes, one entry per row."""
+
+    rng: np.ndarray
+    steps: np.ndarray
+    x: np.ndarray
+    """int64, -1 at the oracle, 0 at the start cell, `length` at the junction"""
+    cue: np.ndarray
+    """int64, 0 left, 1 right"""
+    told: np.ndarray
+    """bool, the oracle has been visited in this episode"""
+
+
+@compiled
+def begin(rules: Rules, state: State, i: int) -> None:
+    """Stand at the start, the oracle behind."""
+    state.x[i] = 0
+    state.cue[i] = draw(state.rng, i, 2)
+    state.told[i] = False
+
+
+@compiled
+def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
+    """Action 0 forward, 1 left, 2 right, 3 back."""
+    x = state.x[i]
+    if action == BACK:
+        state.x[i] = max(x - 1, ORACLE)
+        state.told[i] = state.told[i] or x <= 0
+        return -0.01, False, False
+    if x < rules.length:
+        state.x[i] += action == FORWARD
+        return -0.01, False, False
+    won = action == LEFT + state.cue[i]
+    return (1.0 if won else -1.0), True, won
+
+
+@compiled
+def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
+    """The cue is visible at the oracle alone."""
+    obs[j, 0] = state.x[i] == ORACLE and state.cue[i] == 0
+    obs[j, 1] = state.x[i] == ORACLE and state.cue[i] == 1
+    obs[j, 2] = state.x[i] / rules.length
+
+
+@compiled
+def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
+    """All rows."""
+    return run_rows(begin, move, observe, rules, state, io, mode)
+
+
+class ActiveTMaze(World):
+    """A corridor with a junction at its end, and an oracle behind the start that says which way to turn there.
+
+    Nothing says that the oracle should be visited, and what it costs is repaid only at the end: the task asks for
+    exploration and credit assignment beside memory.
+
+    Observation: Box(-1, 1, (3,), float32).
+
+    | index | meaning | range |
+    |---|---|---|
+    | 0 | the cue says left; shown at the oracle, x = -1 | 0 or 1 |
+    | 1 | the cue says right; shown at the oracle, x = -1 | 0 or 1 |
+    | 2 | position x / length; 0 at the start | -1 / length to 1 |
+
+    Actions: 0 forward, 1 left, 2 right, 3 back. Forward and back move one cell, anywhere; back at the oracle stays,
+    and so does a turn before the junction (x < length).
+
+    Rewards: +1 for the correct turn at the junction, -1 for the other turn or forward there, -0.01 for every other
+    step.
+
+    Ends: terminated by the correct turn (success) or by a wrong move at the junction (failure); x stays. Truncated
+    after 6 (length + 3) steps. A perfect episode takes length + 3: one back, length + 1 forward, the turn.
+
+    Horizons Ξ: {length + 2}, from the oracle to the turn. At the start the player must also know whether it comes
+    from the oracle, which lies one input back. Chance level: 0.5, a guess at the junction; what a player without
+    memory does at the oracle cannot make its turn depend on the cue.
+
+    Args:
+        length: cells from the start to the junction, 1 to 1,000,000.
+        render_mode: "rgb_array", "ansi" or None.
+
+    Source: after arXiv 2307.03864. There the position is hidden between oracle and junction, the oracle answers once,
+    and an episode has exactly length + 3 steps; position and rewards here are those of the Endless T-Maze.
+    Versions: v0, the first.
+    """
+
+    kernel = kernel
+    closing_settings = ({"length": 20}, {"length": 50})
+
+    def __init__(self, length: int = 10, render_mode: str | None = None) -> None:
+        length = check_int("length", length, 1, 1_000_000)
+        low, high = np.array([0, 0, -1], np.float32), np.ones(3, np.float32)
+        super().__init__(Rules(6 * (length + 3), length), spaces.Box(low, high, dtype=np.float32), 4, render_mode)
+
+    def new_state(self, rows: int) -> State:
+        """Arrays for `rows` rows."""
+        steps, x, cue = (np.zeros(rows, np.int64) for _ in range(3))
+        return State(np.zeros(rows, np.uint64), steps, x, cue, np.zeros(rows, bool))
+
+    def expert(self) -> np.ndarray:
+        """Back to the oracle, as a player must that cannot see what is hidden; then forward, and the turn."""
+        state = self.state
+        onward = np.where(state.x < self.rules.length, FORWARD, LEFT + state.cue)
+        return np.where(state.told, onward, BACK)
+
+    def memory_horizons(self) -> tuple[int, ...]:
+        """From the oracle to the turn, both included."""
+        return (self.rules.length + 2,)
+
+    def chance_level(self) -> float:
+        """A guess at the junction."""
+        return 0.5
+
+    def event_mask(self, obs: np.ndarray) -> np.ndarray:
+        """The oracle speaks."""
+        return (obs[..., 0] > 0) | (obs[..., 1] > 0)
+
+    def picture(self) -> np.ndarray:
+        """From the oracle at the left, with its cue, to the junction, the arm that the cue means in green."""
+        x, cue, length = int(self.state.x[0]), int(self.state.cue[0]), self.rules.length
+        first, cells = window(x - ORACLE, length - ORACLE)
+        canvas = Canvas(4, cells + 1)
+        canvas.label(0, 0, "TOLD" if self.state.told[0] else "?")
+        corridor(canvas, first, cells, length - ORACLE, cue)
+        if first == 0:
+            canvas.arrow(2, 0, ("up", "down")[cue], CUE if x == ORACLE else faded(CUE), size=0.44)
+        canvas.disc(2, x - ORACLE - first, AGENT, radius=0.2)
+        return canvas.pixels
+
+    def text(self) -> str:
+        """The same in characters; `@` the player, `?` the oracle, `*` the arm that the cue means."""
+        x, cue, length = int(self.state.x[0]), int(self.state.cue[0]), self.rules.length
+        first, cells = window(x - ORACLE, length - ORACLE)
+        marks = ["?" if first + c == 0 else "." for c in range(cells)]
+        marks[x - ORACLE - first] = "@"
+        shown = "shown" if x == ORACLE else "told" if self.state.told[0] else "not told"
+        title = f"cell {x} of {length}, cue {('left', 'right')[cue]} ({shown})"
+        return "\n".join((title, *arms(marks, first, length - ORACLE, cue)))
+
+
+def window(at: int, last: int) -> tuple[int, int]:
+    """Of cells 0 to `last`, which are shown to a viewer of cell `at`: the first one and how many."""
+    return min(max(0, at - MOST_CELLS // 2), max(0, last + 1 - MOST_CELLS)), min(last + 1, MOST_CELLS)
+
+
+def corridor(canvas: Canvas, first: int, cells: int, last: int, cue: int) -> None:
+    """Draw a window's floor in line 2, and its junction's arms, the cue's in green, in lines 1 and 3."""
+    for column in range(cells):
+        canvas.box(2, column, FLOOR)
+    if first + cells == last + 1:
+        for turn, line in enumerate((1, 3)):
+            canvas.box(line, cells - 1, faded(GOAL) if turn == cue else FLOOR)
+
+
+def arms(marks: list[str], first: int, last: int, cue: int) -> tuple[str, str, str]:
+    """A window's three lines of text: `marks` between the arms, if the junction is in it."""
+    if first + len(marks) <= last:
+        return "", "".join(marks), ""
+    indent = " " * (len(marks) - 1)
+    left, right = ("*", "o") if cue == 0 else ("o", "*")
+    return indent + left, "".join(marks), indent + right
