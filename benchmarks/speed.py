@@ -134,25 +134,27 @@ def learner(model: Any, steps: int) -> Callable[[], Any]:
 
 def training_floor(n_envs: int, repeats: int) -> float:
     """Seconds of the matrix products of one iteration with a shared LSTM: acting, update, forward and backward."""
-    rows = N_STEPS * n_envs // MINIBATCHES
+    columns = n_envs // MINIBATCHES
     shapes = [(3, 4 * WIDTH), (WIDTH, 64), (WIDTH, 64), (64, 3), (64, 1)]
-    recurrent = torch.randn(WIDTH, 4 * WIDTH)
 
-    def products(batch: int, columns: int, steps: int, passes: int) -> None:
-        for inputs, outputs in shapes:
-            a, b = torch.randn(batch, inputs), torch.randn(inputs, outputs)
-            for _ in range(passes):
-                torch.mm(a, b)
-        h = torch.randn(columns, WIDTH)
-        for _ in range(steps * passes):
-            torch.mm(h, recurrent)
+    def products(rows: int) -> list[tuple[Tensor, Tensor]]:
+        return [(torch.randn(rows, inputs), torch.randn(inputs, outputs)) for inputs, outputs in shapes]
+
+    act, update = products(n_envs), products(N_STEPS * columns)
+    recurrent = torch.randn(WIDTH, 4 * WIDTH)
+    h_act, h_update = torch.randn(n_envs, WIDTH), torch.randn(columns, WIDTH)
 
     def run() -> None:
         with torch.no_grad():
             for _ in range(N_STEPS):
-                products(n_envs, n_envs, 1, 1)
-            for _ in range(N_EPOCHS * MINIBATCHES):
-                products(rows, n_envs // MINIBATCHES, N_STEPS, 3)
+                for a, b in [*act, (h_act, recurrent)]:
+                    torch.mm(a, b)
+            # A backward pass has two products for each of the forward pass's.
+            for _ in range(3 * N_EPOCHS * MINIBATCHES):
+                for a, b in update:
+                    torch.mm(a, b)
+                for _ in range(N_STEPS):
+                    torch.mm(h_update, recurrent)
 
     return side_by_side({"": run}, repeats)[""]
 

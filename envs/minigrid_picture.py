@@ -14,6 +14,8 @@ MOST_COLUMNS = 40
 """Columns that a picture or a text shows."""
 DARK: Colour = faded(FLOOR, WALL_COLOUR)
 """Floor out of sight."""
+OTHER: Colour = (230, 171, 36)
+"""Objects that are not the cue."""
 
 
 def grid(state: Any, width: int) -> np.ndarray:
@@ -49,16 +51,16 @@ def paint(state: Any, width: int, cue: tuple[int, int], goal: tuple[int, int]) -
     cells, seen = grid(state, width), sight(state, width)
     columns = _columns(state, width)
     canvas = Canvas(len(cells), len(columns))
-    for y, row in enumerate(cells):
-        for shown, x in enumerate(columns):
-            ground = FLOOR if seen[y, x] else DARK
-            if row[x] != WALL:
-                canvas.box(y, shown, ground)
-            if (x, y) == goal:
-                canvas.box(y, shown, GOAL if seen[y, x] else faded(GOAL, DARK))
-            if row[x] in (KEY, BALL):
-                colour = CUE if (x, y) == cue else OTHER
-                _object(canvas, y, shown, row[x] == BALL, colour if seen[y, x] else faded(colour, DARK), ground)
+    ground = np.where(seen[..., None], FLOOR, DARK)
+    ground[~_inside(state, cells)] = WALL_COLOUR
+    ground[goal[::-1]] = GOAL if seen[goal[::-1]] else faded(GOAL, DARK)
+    canvas.pixels[:] = ground[:, columns].repeat(canvas.cell, 0).repeat(canvas.cell, 1)
+    canvas.pixels[:: canvas.cell] = canvas.pixels[:, :: canvas.cell] = WALL_COLOUR
+    for y, x in np.argwhere((cells == KEY) | (cells == BALL)).tolist():
+        if x in columns:
+            colour = CUE if (x, y) == cue else OTHER
+            colour, under = (colour, FLOOR) if seen[y, x] else (faded(colour, DARK), DARK)
+            _object(canvas, y, x - columns[0], cells[y, x] == BALL, colour, under)
     pointing = ("right", "down", "left", "up")[state.direction[0]]
     canvas.arrow(state.y[0], state.x[0] - columns[0], pointing, AGENT, size=0.36)
     return canvas.pixels
@@ -68,9 +70,10 @@ def spell(state: Any, width: int) -> str:
     """The first row in characters: `#` wall, `.` floor in sight, `K` key, `B` ball, small letters out of sight."""
     cells, seen = grid(state, width), sight(state, width)
     columns = _columns(state, width)
+    inside = _inside(state, cells)
     lines = []
     for y, row in enumerate(cells):
-        line = "".join("#" if row[x] == WALL else _letter(row[x], seen[y, x]) for x in columns)
+        line = "".join(_letter(row[x], seen[y, x]) if inside[y, x] else "#" for x in columns)
         if y == state.y[0]:
             here = int(state.x[0]) - columns[0]
             line = line[:here] + ">v<^"[state.direction[0]] + line[here + 1 :]
@@ -78,7 +81,20 @@ def spell(state: Any, width: int) -> str:
     return "\n".join(lines)
 
 
-OTHER: Colour = (230, 171, 36)
+def _inside(state: Any, cells: np.ndarray) -> np.ndarray:
+    """[height, width] bool: the open cells that are joined to the player's."""
+    inside = np.zeros_like(cells, bool)
+    inside[state.y[0], state.x[0]] = True
+    while True:
+        wider = inside.copy()
+        wider[1:] |= inside[:-1]
+        wider[:-1] |= inside[1:]
+        wider[:, 1:] |= inside[:, :-1]
+        wider[:, :-1] |= inside[:, 1:]
+        wider &= cells != WALL
+        if (wider == inside).all():
+            return inside
+        inside = wider
 
 
 def _columns(state: Any, width: int) -> range:

@@ -78,10 +78,7 @@ def look(state: Any, i: int, width: int, obs: Any, j: int) -> None:
     ahead = (d == EAST) - (d == WEST) + stride * ((d == SOUTH) - (d == NORTH))
     aside = (d == NORTH) - (d == SOUTH) + stride * ((d == EAST) - (d == WEST))
     first = at(width, state.x[i], state.y[i]) - (VIEW // 2) * aside
-    for column in range(VIEW):
-        for row in range(VIEW):
-            for part in range(3):
-                obs.image[j, column, row, part] = 0
+    obs.image[j] = UNSEEN
     lit = 1 << (VIEW // 2)
     row = VIEW - 1
     while lit and row >= 0:

@@ -160,6 +160,14 @@ for _size, _random in ((7, False), (9, False), (11, False), (13, False), (13, Tr
     )
 
 register(
+    "Palimpsest/MiniGridMemoryRewrite-v0",
+    "envs.minigrid_rewrite:MiniGridMemoryRewrite",
+    "A MiniGrid hallway in which the cue is replaced on the way; only the last one says where to turn.",
+)
+# The same rules on the package minigrid, which is imported when it is made: no batched world, so not in `ids()`.
+gym.register("Palimpsest/MiniGridMemoryRewrite-MiniGrid-v0", "envs.minigrid_rewrite_env:MemoryRewriteEnv")
+
+register(
     "Palimpsest/TMaze-v0",
     "envs.endless_tmaze:EndlessTMaze",
     "One corridor: the cue at its start says where to turn at its end.",
@@ -171,15 +179,31 @@ register(
     "One corridor; the cue is shown only at an oracle behind the start, which must be visited first.",
 )
 for _task, _kinds, _meaning in (
-    ("invert", ["invert"], "swap the cue"),
-    ("cancel", ["invert", "reset", "cancel"], "swap or replace the cue, or undo the last of these"),
-    ("reset", ["reset"], "show a new cue that replaces the old one"),
-    ("repeat", ["invert", "reset", "repeat"], "swap or replace the cue, or do once more what the last one did"),
-    ("mixed", ["invert", "cancel", "reset", "repeat"], "swap, replace or restore the cue, or repeat the last one"),
+    ("invert", "invert", "swap the cue"),
+    ("cancel", "invert invert reset cancel cancel", "swap or replace the cue, or undo the last of these"),
+    ("reset", "reset", "show a new cue that replaces the old one"),
+    ("repeat", "invert invert reset repeat repeat", "swap or replace the cue, or do once more what the last did"),
+    ("mixed", "invert invert reset repeat repeat cancel cancel", "swap, replace or restore the cue, or repeat this"),
 ):
     register(
         f"Palimpsest/RuneTMaze-{_task}-v0",
         "envs.rune_tmaze:RuneTMaze",
         f"A T-Maze in which runes on the way {_meaning}.",
-        kinds=_kinds,
+        kinds=_kinds.split(),
     )
+
+register(
+    "Palimpsest/HideAndSeek-v0",
+    "envs.hide_and_seek:HideAndSeek",
+    "Objects are seen being put into boxes of several rooms, some are moved in sight, then one is asked for.",
+)
+register(
+    "Palimpsest/RoomBallet-ShortStay-v0",
+    "envs.room_ballet:RoomBalletShortStay",
+    "A walk through 25 rooms with a dancer in each; then the dance of one room is asked for.",
+)
+register(
+    "Palimpsest/RoomBallet-MultiTask-v0",
+    "envs.room_ballet_tasks:RoomBalletMultiTask",
+    "Eighteen dances in eight rooms; a memory for nine must choose what to drop, and each task wants another choice.",
+)

@@ -16,9 +16,10 @@ from envs.tmaze import arms, corridor, window
 
 KINDS = ("invert", "cancel", "reset", "repeat")
 INVERT, CANCEL, RESET, REPEAT = range(4)
+MIXED = ("invert", "invert", "reset", "repeat", "repeat", "cancel", "cancel")
 SET_LEFT = 1
 """What a rune does to the cue is an operation: 0 inverts it, 1 sets it to left, 2 to right."""
-_COLOURS = (PALETTE[4], PALETTE[5], PALETTE[6], PALETTE[7])
+_COLOURS = (PALETTE[4], PALETTE[5], PALETTE[6], PALETTE[8])
 
 
 class Rules(NamedTuple):
@@ -171,8 +172,8 @@ class RuneTMaze(World):
     forgotten.
 
     Runes: each corridor holds 1 to `runes`, each number as likely, in cells 1 to length - 1, every choice as likely;
-    each is of one of `kinds`, independently. A rune acts when its cell is entered, once; it shows as long as the
-    player stays. The operations that count form a stack, empty at the corridor's start; b is the cue.
+    each is one of `kinds`, drawn alike and independently. A rune acts when its cell is entered, once; it shows as
+    long as the player stays. The operations that count form a stack, empty at the corridor's start; b is the cue.
 
     | rune | cue becomes | stack |
     |---|---|---|
@@ -192,13 +193,19 @@ class RuneTMaze(World):
     Ends: terminated by a wrong move at a junction (failure) or by the last correct turn (success); x stays.
     Truncated after 6 (length + 1) corridors steps.
 
-    Tasks, each with the success (length 20, one corridor) of players who remember less than they must. "First cue"
-    follows, or opposes, what the start showed (`first_cue_level` computes it); "last shown" follows the cue seen
-    last; "ignores" knows all but the rune that names the task.
+    Tasks, each with the success (length 20, 8 runes, one corridor) of players who remember less than they must.
+    "First cue" follows what the start showed (`first_cue_level`), "last shown" the cue seen last, "blind to one" all
+    but the kind of rune that is missed least.
 
-    | task | kinds | first cue | last shown | ignores |
+    | task | kinds | first cue | last shown | blind to one |
     |---|---|---|---|---|
-    | invert | invert | FIRST_LAST_IGNORES |
+    | invert | invert | 0.50 | 0.50 | 0.50 |
+    | cancel | 2 invert, 1 reset, 2 cancel | 0.56 | 0.62 | 0.75 |
+    | reset | reset | 0.50 | 1.00 | 0.50 |
+    | repeat | 2 invert, 1 reset, 2 repeat | 0.52 | 0.64 | 0.79 |
+    | mixed | 2 invert, 1 reset, 2 repeat, 2 cancel | 0.60 | 0.67 | 0.83 |
+
+    Resets are rarer than the others because they make what was before them matter less.
 
     Horizons Ξ: {2, ..., length + 1} from the start's cue and the runes to the turn; without length + 1 where all
     runes are resets, which leave nothing of the first cue. Chance level: 0.5^corridors, a guess at every junction.
@@ -206,8 +213,8 @@ class RuneTMaze(World):
     Args:
         length: cells before a junction, runes + 1 to 1,000,000.
         runes: the most runes in a corridor, 2 to 1,000 (a single invert would leave nothing to know but the cue).
-        kinds: which runes, names out of "invert", "cancel", "reset", "repeat", none twice, "invert" or "reset" among
-            them (the others alone never change the cue).
+        kinds: which runes, up to 16 names out of "invert", "cancel", "reset", "repeat"; a name that comes twice is
+            drawn twice as often. One must be "invert" or "reset": the others alone never change the cue.
         corridors: how many, one after the other, 1 to 1,000,000.
         render_mode: "rgb_array", "ansi" or None.
 
@@ -215,24 +222,25 @@ class RuneTMaze(World):
     """
 
     kernel = kernel
-    closing_settings = ({"runes": 16}, {"corridors": 10})
+    closing_settings = ({"length": 50, "runes": 16}, {"corridors": 10})
 
     def __init__(
         self,
         length: int = 20,
         runes: int = 8,
-        kinds: Sequence[str] = KINDS,
+        kinds: Sequence[str] = MIXED,
         corridors: int = 1,
         render_mode: str | None = None,
     ) -> None:
         most = check_int("runes", runes, 2, 1_000)
         length = check_int("length", length, most + 1, 1_000_000)
         n = check_int("corridors", corridors, 1, 1_000_000)
-        if isinstance(kinds, str) or not isinstance(kinds, Sequence):
-            raise ValueError(f"kinds must be a list of names out of {', '.join(map(repr, KINDS))}; got {kinds!r}")
+        if isinstance(kinds, str) or not isinstance(kinds, Sequence) or not 1 <= len(kinds) <= 16:
+            listed = ", ".join(map(repr, KINDS))
+            raise ValueError(f"kinds must be a list of 1 to 16 names out of {listed}; got {kinds!r}")
         codes = [KINDS.index(check_choice("each of kinds", kind, KINDS)) for kind in kinds]
-        if len(set(codes)) < len(codes) or not {INVERT, RESET} & set(codes):
-            raise ValueError(f"kinds must hold 'invert' or 'reset', and nothing twice; got {list(kinds)}")
+        if not {INVERT, RESET} & set(codes):
+            raise ValueError(f"kinds must hold 'invert' or 'reset', or the cue never changes; got {list(kinds)}")
         packed = sum(code << 2 * k for k, code in enumerate(codes))
         self.kinds = tuple(KINDS[code] for code in codes)
         rules = Rules(6 * (length + 1) * n, n, length, most, packed, len(codes))
@@ -251,7 +259,7 @@ class RuneTMaze(World):
 
     def memory_horizons(self) -> tuple[int, ...]:
         """From the start's cue and from every cell that can hold a rune to the turn, both included."""
-        return tuple(range(2, self.rules.length + 1 + (self.kinds != ("reset",))))
+        return tuple(range(2, self.rules.length + 1 + (set(self.kinds) != {"reset"})))
 
     def chance_level(self) -> float:
         """One guess per corridor."""
@@ -259,7 +267,7 @@ class RuneTMaze(World):
 
     def first_cue_level(self) -> float:
         """Success of the best player who remembers of each corridor only the cue that its start showed, 0 to 1."""
-        share = [(kind in self.kinds) / len(self.kinds) for kind in KINDS]
+        share = [self.kinds.count(kind) / len(self.kinds) for kind in KINDS]
         R = self.rules.runes
         # The kinds of the runes that count do not depend on how many they are, but that the first is no repeat.
         # weight[operation, b]: the last of them, and whether the cue is the first one (b = 0) or the other (1).

@@ -2,13 +2,15 @@
 
 Per layer and head, with x what the layer reads and a table S [K, V]:
 
-    q, k, v, g, a, b = W x + c                  q, k of unit length
-    alpha = gate(a) in [0, 1]                   how much of everything survives
-    beta = 2 gate(b) in [0, 2]                  1 overwrites what stands under k exactly, 2 flips its sign
+    q, k, v, g, a, b = W x + c                    q, k of unit length
+    alpha = gate(a) in [0, 1]                     how much of everything survives
+    beta = 2 gate(b) in [0, 2]                    1 overwrites what stands under k exactly, 2 flips its sign
     S <- alpha S;  S <- S + beta k (v - S^T k)^T
     stream <- stream + W_out (sigmoid(g) bounded(S^T q))
 
-Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. Recurrence and its gradient: `memory.kernels.delta`.
+The stream starts as a linear map of the input; the first layer reads the input, every other the stream, normalised.
+
+Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. Kernels: `memory.kernels.delta` and `delta_layer`.
 """
 
 from __future__ import annotations
@@ -18,17 +20,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from memory.base import Context, Memory, check_at_least, check_choice
-from memory.kernels.delta import gated_delta_scan
+from memory.kernels.delta_layer import STRETCH, DeltaForm, delta_layer, mean_square_norm
 from memory.recurrent import LSTM, CellState
-
-EPS = 0.1
-"""Added to mean squares before roots are taken: what is much smaller than sqrt(EPS) stays small."""
-
-STRETCH = 0.1
-"""How far a hard gate's sigmoid reaches beyond 0 and 1 before it is clipped."""
 
 KEEP_AT_START = (0.95, 0.99)
 """alpha of the first and the last head of a layer before training: memories of 20 to 100 steps."""
@@ -59,9 +54,9 @@ class RewriteMemory(Memory):
         value_size: V, columns of a table.
         controller: None, or "lstm": a small LSTM reads the input, and the layers read the LSTM.
         controller_size: units of the controller.
-        gates: "sigmoid", or "hard": stretched by STRETCH to both sides and clipped, so that 0 and 1 (2 for beta) are
-            reached.
-        read: "norm", reads divided by the root of their mean square (+ EPS) per head, or "tanh".
+        gates: "sigmoid", or "hard": stretched by STRETCH to both sides and clipped, so that 0 and 1 (2 for beta)
+            are reached.
+        read: "norm", reads divided by the root of their mean square (+ NORM_EPS) per head, or "tanh".
         bound_values: squash v by tanh before it is written.
         conv_size: inputs under a causal convolution, feature by feature, before the first layer; 0 for none.
     State:
@@ -105,10 +100,9 @@ class RewriteMemory(Memory):
         self.controller = LSTM(input_size, controller_size) if controller else None
         features = controller_size if controller else input_size
         self.enter = nn.Linear(features, output_size)
-        sizes = (num_heads, key_size, value_size)
+        form = DeltaForm(num_heads, key_size, value_size, gates == "hard", read == "tanh", bound_values)
         self.layers = nn.ModuleList(
-            DeltaLayer(output_size if layer else features, output_size, *sizes, gates, read, bound_values)
-            for layer in range(num_layers)
+            DeltaLayer(output_size if layer else features, output_size, form) for layer in range(num_layers)
         )
         self._gates: list[tuple[Tensor, Tensor]] = []
 
@@ -155,22 +149,19 @@ class RewriteMemory(Memory):
         return Context(1 + self.tail_length, math.inf)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """alpha as "keep" and beta as "rewrite" of the last scan, [T, B, L * H] each."""
+        """Show alpha as "keep" and beta as "rewrite" of the last scan, [T, B, L * H] each."""
         if not self._gates:
             return {}
         keep, rewrite = zip(*self._gates)
         return {"keep": torch.cat(keep, -1), "rewrite": torch.cat(rewrite, -1)}
 
-    def _layers(
-        self, x: Tensor, start: Tensor, table: Tensor
-    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+    def _layers(self, x: Tensor, start: Tensor, table: Tensor) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """The layers over x [T, B, *]: the stream [T, B, D], the last tables, alpha and beta of each layer."""
         stream = self.enter(x)
         tables, gates = [], []
         for number, layer in enumerate(self.layers):
             reads = mean_square_norm(stream) if number else x
-            added, last, alpha, beta = layer(reads, start, table[:, number])
-            stream = stream + added
+            stream, last, alpha, beta = layer(stream, reads, start, table[:, number])
             tables.append(last)
             gates.append((alpha, beta))
         return stream, torch.stack(tables, 1), gates
@@ -194,51 +185,21 @@ class RewriteMemory(Memory):
 
 
 class DeltaLayer(nn.Module):
-    """One layer: x [T, B, F] to what it adds to the stream [T, B, D]. Arguments as in `RewriteMemory`."""
+    """One layer: adds to a stream [T, B, D] what the tables say to x [T, B, F]."""
 
-    def __init__(
-        self,
-        input_size: int,
-        output_size: int,
-        num_heads: int,
-        key_size: int,
-        value_size: int,
-        gates: str,
-        read: str,
-        bound_values: bool,
-    ) -> None:
+    def __init__(self, input_size: int, output_size: int, form: DeltaForm) -> None:
         super().__init__()
-        H, K, V = num_heads, key_size, value_size
-        self.sizes = (H * K, H * K, H * V, H * V, H, H)
-        self.heads = (H, -1)
-        self.hard_gates, self.tanh_read, self.bound_values = gates == "hard", read == "tanh", bound_values
-        self.project = nn.Linear(input_size, sum(self.sizes))
-        self.leave = nn.Linear(H * V, output_size)
-        keep = torch.linspace(*KEEP_AT_START, H)
-        if self.hard_gates:
+        self.form = form
+        self.project = nn.Linear(input_size, form.width)
+        self.leave = nn.Linear(form.heads * form.value_size, output_size, bias=False)
+        keep = torch.linspace(*KEEP_AT_START, form.heads)
+        if form.hard_gates:
             keep = (keep + STRETCH) / (1 + 2 * STRETCH)
         with torch.no_grad():
-            alpha, beta = self.project.bias[-2 * H :].split(H)
-            alpha.copy_(torch.logit(keep))
-            beta.zero_()
+            self.project.bias[-2 * form.heads :] = torch.cat((torch.logit(keep), torch.zeros(form.heads)))
 
-    def forward(self, x: Tensor, start: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What is added [T, B, D], the last tables [B, H, K, V], alpha and beta [T, B, H]."""
-        q, k, v, g, a, b = self.project(x).split(self.sizes, -1)
-        if self.bound_values:
-            v = torch.tanh(v)
-        alpha, beta = self.gate(a), 2 * self.gate(b)
-        q, k, v = (y.unflatten(-1, self.heads) for y in (q, k, v))
-        read, last = gated_delta_scan(q, k, v, alpha, beta, start, table, normalise=True)
-        read = torch.tanh(read) if self.tanh_read else mean_square_norm(read)
-        return self.leave(read.flatten(-2) * torch.sigmoid(g)), last, alpha, beta
-
-    def gate(self, x: Tensor) -> Tensor:
-        """The sigmoid, or one that reaches 0 and 1."""
-        opened = torch.sigmoid(x)
-        return (opened * (1 + 2 * STRETCH) - STRETCH).clamp(0, 1) if self.hard_gates else opened
-
-
-def mean_square_norm(x: Tensor) -> Tensor:
-    """x / sqrt(mean x^2 + EPS) over the last axis: near zero it is x / sqrt(EPS), not noise at full size."""
-    return functional.rms_norm(x, x.shape[-1:], eps=EPS)
+    def forward(self, stream: Tensor, x: Tensor, start: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The new stream, the last tables [B, H, K, V], alpha and beta [T, B, H]."""
+        y, last, alpha, beta = delta_layer(self.project(x), start, table, self.form)
+        stream = torch.addmm(stream.flatten(0, 1), y.flatten(0, 1), self.leave.weight.t()).view(stream.shape)
+        return stream, last, alpha, beta

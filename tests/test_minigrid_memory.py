@@ -105,8 +105,8 @@ def sees_cue(env: MemoryEnv) -> bool:
 
 @each_preset
 def test_every_state_and_action_equal_the_package(size, random_length):
-    """Exhaustive: all mazes, all places of the player, all actions."""
-    mazes = package_mazes(size, random_length)
+    """Exhaustive: all mazes, all places of the player, all actions. S17Random: the mazes longer than S13Random's."""
+    mazes = {key: env for key, env in package_mazes(size, random_length).items() if size < 17 or key[0] > 10}
     cases = [(key, place) for key, env in mazes.items() for place in places(env)]
     rows = [copied(put(mazes[key], *place, steps=k % (5 * size**2))) for k, (key, place) in enumerate(cases)]
     for action in range(7):

@@ -145,9 +145,7 @@ def gated_delta_chunked(
     products of alphas, which overflows; D is formed without a division. A start is an alpha of zero, and what it
     separates from the incoming table is masked, so that not even NaN passes.
 
-    Args:
-        q: to `normalise` as in `gated_delta_scan`.
-        chunk_size: C, steps per chunk; 1 or more.
+    Arguments and results are those of `gated_delta_scan`; chunk_size is C, 1 or more.
     """
     T, B, H, V = v.shape
     K, C = q.shape[3], chunk_size

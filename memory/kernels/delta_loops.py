@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -30,7 +31,7 @@ ROWS = 4
 """Rows of the batch that advance together."""
 
 # error_model: a division that may raise is not vectorised
-OPTIONS = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 
 @functools.cache

@@ -1,0 +1,300 @@
+"""Hide and seek: objects are put into boxes and moved in sight, room by room; then one is asked for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from envs.arguments import check_int
+from envs.core import World
+from envs.kernels import IO, compiled, draw, run_rows
+from envs.raster import AGENT, CUE, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, Colour, faded
+
+BOX: Colour = (206, 198, 180)
+_COLOURS = PALETTE[1:]
+"""Of the objects; the first of the palette is the player's."""
+
+
+class Rules(NamedTuple):
+    """What stays the same in all episodes."""
+
+    limit: int
+    question: int
+    """The step at whose observation the object is asked for."""
+    rooms: int
+    boxes: int
+    """Of one room."""
+    objects: int
+
+
+class State(NamedTuple):
+    """What changes, one entry per row; N objects, M boxes in all rooms together."""
+
+    rng: np.ndarray
+    steps: np.ndarray
+    room: np.ndarray
+    """int64, where the player is"""
+    slot: np.ndarray
+    """int64, the object of this step's event or question, by its number in the order of hiding"""
+    object: np.ndarray
+    """[B, N] int64, a permutation: which object is hidden first, second, ..."""
+    box: np.ndarray
+    """[B, M] int64, a permutation: the boxes of the objects in the order of hiding, then those that stand empty; room
+    r has the boxes from r boxes to (r + 1) boxes - 1"""
+    moved: np.ndarray
+    """[B, N] int64, how often each object, in the order of hiding, has been put into another box"""
+
+
+@compiled
+def swap(array: np.ndarray, i: int, j: int, k: int) -> None:
+    """Exchange two entries of row i."""
+    array[i, j], array[i, k] = array[i, k], array[i, j]
+
+
+@compiled
+def happen(rules: Rules, state: State, i: int, t: int) -> None:
+    """What the observation of step t shows."""
+    N, M = rules.objects, rules.rooms * rules.boxes
+    if t == rules.question:
+        state.slot[i] = draw(state.rng, i, N)
+        state.room[i] = draw(state.rng, i, rules.rooms)
+        return
+    if t < N:
+        state.slot[i] = t
+        swap(state.object, i, t, t + draw(state.rng, i, N - t))
+        swap(state.box, i, t, t + draw(state.rng, i, M - t))
+    elif (t - N) % 2 == 0:
+        state.slot[i] = draw(state.rng, i, N)
+    else:
+        swap(state.box, i, state.slot[i], N + draw(state.rng, i, M - N))
+        state.moved[i, state.slot[i]] += 1
+    state.room[i] = state.box[i, state.slot[i]] // rules.boxes
+
+
+@compiled
+def begin(rules: Rules, state: State, i: int) -> None:
+    """Every box empty, and the first object is hidden."""
+    for k in range(rules.objects):
+        state.object[i, k] = k
+        state.moved[i, k] = 0
+    for k in range(rules.rooms * rules.boxes):
+        state.box[i, k] = k
+    happen(rules, state, i, 0)
+
+
+@compiled
+def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
+    """Any action before the question; then the box of the object asked for."""
+    if state.steps[i] < rules.question:
+        happen(rules, state, i, state.steps[i] + 1)
+        return 0.0, False, False
+    right = action == state.box[i, state.slot[i]]
+    return 1.0 if right else 0.0, True, right
+
+
+class Observation(NamedTuple):
+    """Arrays that `observe` writes."""
+
+    place: np.ndarray
+    seen: np.ndarray
+
+
+@compiled
+def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
+    """The event or the question; nothing after the answer."""
+    t, slot, N, boxes = state.steps[i], state.slot[i], rules.objects, rules.boxes
+    asked, taken = t == rules.question, N <= t < rules.question and (t - N) % 2 == 0
+    put = t < rules.question and not taken
+    obs.place[j] = state.room[i]
+    for k in range(N + boxes + 3):
+        obs.seen[j, k] = 0
+    if t <= rules.question:
+        obs.seen[j, state.object[i, slot]] = 1
+    if put or taken:
+        obs.seen[j, N + state.box[i, slot] % boxes] = 1
+    obs.seen[j, N + boxes] = put
+    obs.seen[j, N + boxes + 1] = taken
+    obs.seen[j, N + boxes + 2] = asked
+
+
+@compiled
+def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
+    """All rows."""
+    return run_rows(begin, move, observe, rules, state, io, mode)
+
+
+class HideAndSeek(World):
+    """Objects are seen being put into boxes, and some into other boxes later; then the player is asked for one.
+
+    The player is led to the room where something happens, one event a step. First every object is put into a box of
+    its own, the objects and the boxes in a drawn order. Then come the moves: an object, each as likely, is taken out
+    of its box (one step) and put into one of the boxes that stood empty before, each as likely, of any room (the next
+    step). At last the player is led to a room drawn anew and asked for one object, each as likely.
+
+    Observation: a Dict.
+
+    | key | space | meaning |
+    |---|---|---|
+    | place | Discrete(rooms) | the room that the player is in |
+    | seen | Box(0, 1, (objects + boxes + 3,), float32) | the event or the question, as follows |
+
+    | index of seen | meaning | range |
+    |---|---|---|
+    | 0 to objects - 1 | the object put, taken or asked for, one-hot | 0 or 1 |
+    | objects to objects + boxes - 1 | the event's box in this room, one-hot; zeros at the question | 0 or 1 |
+    | the last three | an object is put in, is taken out, is asked for | 0 or 1 |
+
+    `seen` is all zeros in the observation that follows the answer.
+
+    Actions: room * boxes + box, 0 to rooms * boxes - 1, answers the question; before it every action does the same,
+    nothing.
+
+    Rewards: +1 for the box that holds the object asked for, 0 for every other step.
+
+    Ends: the answer terminates; it is success if right. Every episode takes objects + 2 moves + 1 steps, so that none
+    is truncated.
+
+    Horizons Ξ, from the last time that the object was put to the question: 2, 4, ..., 2 moves for one put there by a
+    move, 2 moves + 2, ..., 2 moves + objects + 1 for one never moved; {2} with a single object.
+
+    Chance level: 1 / (rooms * boxes), as the question's room is drawn apart from all else and every box is as likely.
+    A player who remembers only first places, and names the box where the object was put first, wins as often as
+    `first_place_level` says: 0.2650 by default. Success by the number of times that the object asked for was moved
+    (`times_moved` at the question) tells retaining (0) from rewriting (1 and more).
+
+    Args:
+        rooms: 2 to 100.
+        boxes: of each room, 1 to 100; a box holds one object.
+        objects: 1 to rooms * boxes - 1, so that there is somewhere to move to.
+        moves: 0 to 1,000,000.
+        render_mode: "rgb_array", "ansi" or None.
+
+    Source: ours; with `place` as the spatially aware memory of arXiv 2402.15160 reads it. Versions: v0, the first.
+    """
+
+    kernel = kernel
+    observed = Observation
+    closing_settings = ({"moves": 32}, {"moves": 128})
+
+    def __init__(
+        self, rooms: int = 4, boxes: int = 4, objects: int = 6, moves: int = 8, render_mode: str | None = None
+    ) -> None:
+        rooms, boxes = check_int("rooms", rooms, 2, 100), check_int("boxes", boxes, 1, 100)
+        self.moves = check_int("moves", moves, 0, 1_000_000)
+        N = check_int("objects", objects, 1, rooms * boxes - 1)
+        question = N + 2 * self.moves
+        space = spaces.Dict({"place": spaces.Discrete(rooms), "seen": spaces.Box(0, 1, (N + boxes + 3,), np.float32)})
+        super().__init__(Rules(question + 1, question, rooms, boxes, N), space, rooms * boxes, render_mode)
+
+    def new_state(self, rows: int) -> State:
+        """Arrays for `rows` rows."""
+        widths = self.rules.objects, self.rules.rooms * self.rules.boxes, self.rules.objects
+        counters = (np.zeros(rows, np.int64) for _ in range(3))
+        return State(np.zeros(rows, np.uint64), *counters, *(np.zeros((rows, width), np.int64) for width in widths))
+
+    def expert(self) -> np.ndarray:
+        """The box of the object asked for; 0 before the question."""
+        return np.where(self.state.steps == self.rules.question, self._of_slot(self.state.box), 0)
+
+    def times_moved(self) -> np.ndarray:
+        """[B] int64: how often the object asked for was moved; -1 in rows that are not at the question."""
+        return np.where(self.state.steps == self.rules.question, self._of_slot(self.state.moved), -1)
+
+    def memory_horizons(self) -> tuple[int, ...]:
+        """From the last time that the object was put to the question, both included."""
+        N, moves = self.rules.objects, self.moves
+        if N == 1:
+            return (2,)
+        return (*range(2, 2 * moves + 1, 2), *range(2 * moves + 2, 2 * moves + N + 2))
+
+    def chance_level(self) -> float:
+        """One box as good as any other."""
+        return 1 / self.num_actions
+
+    def first_place_level(self) -> float:
+        """Success, 0 to 1, of a player who names the box where the object asked for was put first."""
+        N, empty = self.rules.objects, self.num_actions - self.rules.objects
+        # That box holds the object, is empty, or holds another one; how one move leads from each to each.
+        one, other, hit = 1 / N, 1 - 1 / N, 1 / empty
+        step = np.array(
+            [
+                [other, one, 0],
+                [one * hit, 1 - hit, other * hit],
+                [0, one, other],
+            ]
+        )
+        return float(np.linalg.matrix_power(step, self.moves)[0, 0])
+
+    def event_mask(self, obs: dict[str, np.ndarray]) -> np.ndarray:
+        """An object is put into a box."""
+        return obs["seen"][..., self.rules.objects + self.rules.boxes] > 0
+
+    def picture(self) -> np.ndarray:
+        """A line of boxes per room, objects that are out of sight faded; on top the event or the question.
+
+        The box of the event is framed in blue, the box that answers the question in faded green.
+        """
+        kind, slot, room = self._now()
+        boxes, objects = self.rules.boxes, self.state.object[0].tolist()
+        canvas = Canvas(self.rules.rooms + 1, max(boxes + 1, 5))
+
+        def show(row: float, column: float, object: int, seen: bool) -> None:
+            colour = _COLOURS[object % len(_COLOURS)]
+            canvas.disc(row, column, colour if seen else faded(colour, BOX), radius=0.4)
+            canvas.label(row, column + (0.2 if object < 10 else -0.05), str(object), INK if seen else WALL)
+
+        canvas.label(0, 0, kind)
+        if kind:
+            show(0, 4, objects[slot], True)
+        for row in range(self.rules.rooms):
+            canvas.box(row + 1, 0, FLOOR, width=boxes + 1)
+            for box in range(boxes):
+                canvas.box(row + 1, box + 1, BOX, margin=0.08)
+        canvas.disc(room + 1, 0, AGENT)
+        if kind:
+            row, column = divmod(int(self.state.box[0, slot]), boxes)
+            canvas.box(row + 1, column + 1, faded(GOAL) if kind == "ASK" else CUE)
+            canvas.box(row + 1, column + 1, BOX, margin=0.14)
+        for k, box in enumerate(self._boxes()):
+            if not (kind == "TAKE" and k == slot):
+                show(box // boxes + 1, box % boxes + 1, objects[k], kind == "PUT" and k == slot)
+        return canvas.pixels
+
+    def text(self) -> str:
+        """The same in characters; `@` the player's room, objects that are out of sight in brackets."""
+        kind, slot, room = self._now()
+        boxes, objects = self.rules.boxes, self.state.object[0].tolist()
+        held = {box: f"({objects[k]})" for k, box in enumerate(self._boxes())}
+        here = int(self.state.box[0, slot])
+        said = {
+            "PUT": f"object {objects[slot]} is put into box {here % boxes}",
+            "TAKE": f"object {objects[slot]} is taken out of box {here % boxes}",
+            "ASK": f"where is object {objects[slot]}?",
+            "": "over",
+        }[kind]
+        if kind in ("PUT", "TAKE"):
+            held[here] = str(objects[slot]) if kind == "PUT" else "."
+        lines = [f"step {int(self.state.steps[0])}, room {room}: {said}"]
+        for row in range(self.rules.rooms):
+            cells = "".join(f"{held.get(row * boxes + box, '.'):>6}" for box in range(boxes))
+            lines.append(f"{'@' if row == room else ' '} room {row:<3}{cells}")
+        return "\n".join(lines)
+
+    def _of_slot(self, array: np.ndarray) -> np.ndarray:
+        """[B], every row's entry for the object of the event or the question."""
+        return array[np.arange(self.num_rows), self.state.slot]
+
+    def _now(self) -> tuple[str, int, int]:
+        """What happens in the first row, to which object, in which room."""
+        t, question, N = int(self.state.steps[0]), self.rules.question, self.rules.objects
+        if t < question:
+            kind = "TAKE" if t >= N and (t - N) % 2 == 0 else "PUT"
+        else:
+            kind = "ASK" if t == question else ""
+        return kind, int(self.state.slot[0]), int(self.state.room[0])
+
+    def _boxes(self) -> list[int]:
+        """The boxes of the first row's objects hidden so far, in the order of hiding."""
+        return self.state.box[0, : min(int(self.state.steps[0]) + 1, self.rules.objects)].tolist()

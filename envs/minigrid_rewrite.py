@@ -1,0 +1,243 @@
+"""A MiniGrid hallway in which the cue is replaced on the way: only the last one counts. Ours, after MiniGrid's Memory.
+
+The rules are written once more for the package minigrid, in `envs.minigrid_rewrite_env`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs.arguments import check_bool, check_int
+from envs.core import World
+from envs.kernels import IO, compiled, draw, run_rows
+from envs.minigrid_picture import paint, spell
+from envs.minigrid_view import (
+    BALL,
+    EAST,
+    EMPTY,
+    KEY,
+    NORTH,
+    NUM_ACTIONS,
+    PAD,
+    SOUTH,
+    VIEW,
+    WALL,
+    WEST,
+    Observation,
+    at,
+    look,
+    observation_space,
+    towards,
+    walk,
+)
+
+HEIGHT = 7
+"""Rows of the maze, walls included."""
+MIDDLE = HEIGHT // 2
+"""The hallway's row."""
+
+
+class Rules(NamedTuple):
+    """What stays the same in all episodes."""
+
+    limit: int
+    replacements: int
+    length: int
+    random_length: bool
+    width: int
+
+
+class State(NamedTuple):
+    """What changes, one entry per row."""
+
+    rng: np.ndarray
+    steps: np.ndarray
+    x: np.ndarray
+    """int64, column of the player"""
+    y: np.ndarray
+    """int64, its row, downwards"""
+    direction: np.ndarray
+    """int64, 0 east, 1 south, 2 west, 3 north"""
+    shown: np.ndarray
+    """int64, replacements so far: the cue is in this niche"""
+    junction: np.ndarray
+    """int64, column of the junction"""
+    upper: np.ndarray
+    """int64, the object at the junction's northern end, 0 key, 1 ball; the other one is at its southern end"""
+    niches: np.ndarray
+    """[B, replacements + 1] int64, columns of the niches"""
+    cues: np.ndarray
+    """[B, replacements + 1] int64, the cue in each, 0 key, 1 ball"""
+    grid: np.ndarray
+    """[B, cells] uint8, see `envs.minigrid_view`"""
+
+
+@compiled
+def begin(rules: Rules, state: State, i: int) -> None:
+    """A new hallway, with the player at its western end, beside the first cue."""
+    state.x[i], state.y[i], state.direction[i], state.shown[i] = 1, MIDDLE, EAST, 0
+    state.upper[i] = draw(state.rng, i, 2)
+    column = 1
+    for niche in range(rules.replacements + 1):
+        state.niches[i, niche] = column
+        state.cues[i, niche] = draw(state.rng, i, 2)
+        column += VIEW + draw(state.rng, i, rules.length - VIEW + 1) if rules.random_length else rules.length
+    state.junction[i] = column
+    build(rules, state, i)
+
+
+@compiled
+def build(rules: Rules, state: State, i: int) -> None:
+    """Carve hallway, niches and junction out of wall, and place the first objects."""
+    grid, junction = state.grid, state.junction[i]
+    for cell in range(grid.shape[1]):
+        grid[i, cell] = WALL
+    for x in range(1, junction + 1):
+        grid[i, at(rules.width, x, MIDDLE)] = EMPTY
+    for niche in range(rules.replacements + 1):
+        grid[i, at(rules.width, state.niches[i, niche], MIDDLE - 1)] = EMPTY
+    for y in range(MIDDLE - 1, MIDDLE + 2):
+        grid[i, at(rules.width, junction, y)] = EMPTY
+    grid[i, at(rules.width, 1, MIDDLE - 1)] = KEY + state.cues[i, 0]
+    grid[i, at(rules.width, junction, MIDDLE - 2)] = KEY + state.upper[i]
+    grid[i, at(rules.width, junction, MIDDLE + 2)] = BALL - state.upper[i]
+
+
+@compiled
+def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
+    """Passing the next niche replaces the cue; an episode ends one cell before either object at the junction."""
+    walk(state, i, rules.width, action)
+    shown = state.shown[i]
+    if state.y[i] == MIDDLE:
+        if shown < rules.replacements and state.x[i] == state.niches[i, shown + 1]:
+            state.grid[i, at(rules.width, state.niches[i, shown], MIDDLE - 1)] = EMPTY
+            state.grid[i, at(rules.width, state.x[i], MIDDLE - 1)] = KEY + state.cues[i, shown + 1]
+            state.shown[i] = shown + 1
+        return 0.0, False, False
+    if state.x[i] < state.junction[i]:
+        return 0.0, False, False
+    won = (state.y[i] < MIDDLE) == (state.cues[i, shown] == state.upper[i])
+    return 1.0 - 0.9 * ((state.steps[i] + 1) / rules.limit) if won else 0.0, True, won
+
+
+@compiled
+def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
+    """What MiniGrid shows."""
+    look(state, i, rules.width, obs, j)
+
+
+@compiled
+def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
+    """All rows."""
+    return run_rows(begin, move, observe, rules, state, io, mode)
+
+
+class MiniGridMemoryRewrite(World):
+    """The cue is replaced on the way; the last one says which of two objects at the end to go to.
+
+    A hallway runs east. Every `length` cells there is a niche on its northern side, the first one at the start. There
+    is one cue at any time, a green key or ball: it lies in the first niche, and whenever the player comes past the
+    next niche for the first time, it vanishes from where it was and a newly drawn one lies in that niche, beside the
+    player and in its sight. After the last niche the hallway goes on for `length` cells to a junction with a key two
+    cells to one side and a ball two cells to the other.
+
+    Observation, Dict, as in MiniGrid without the mission text:
+
+    | key | meaning | space |
+    |---|---|---|
+    | image[i, j, 0] | cell i - 3 to the right, 6 - j ahead: 0 unseen, 1 floor, 2 wall, 5 key, 6 ball | uint8 |
+    | image[i, j, 1] | its colour: 1 green (key, ball), 5 grey (wall), else 0 | uint8 |
+    | image[i, j, 2] | its state, always 0 here | uint8 |
+    | direction | where the player looks: 0 east, 1 south, 2 west, 3 north | Discrete(4) |
+
+    Actions: 0 turn left, 1 turn right, 2 forward; 3 pickup, 4 drop, 5 toggle and 6 done do nothing.
+
+    Rewards: 1 - 0.9 t / limit for success at step t, else 0. limit = 5 width², width = (replacements + 1) length + 3.
+
+    Ends: terminated one cell before the junction's objects, with success before the one like the last cue. Truncated
+    after `limit` steps; termination wins.
+
+    Horizons Ξ: {length + 1}, from the last cue's niche to the turn at the junction; with `random_length`
+    {8, ..., length + 1}. Chance level: 0.5; a view reaches six cells, so that the cue is never seen from the
+    junction. A perfect episode takes (replacements + 1) length + 2 steps (the longest, with `random_length`).
+
+    Args:
+        replacements: how often the cue is replaced, 0 to 300.
+        length: cells from one niche to the next and from the last one to the junction, 7 to 100.
+        random_length: draw each of these distances from 7 to `length`.
+        render_mode: "rgb_array", "ansi" or None.
+
+    Source: ours, after minigrid's `MemoryEnv`; the same rules on minigrid itself are
+    `envs.minigrid_rewrite_env.MemoryRewriteEnv`. Versions: v0, the first.
+    """
+
+    kernel = kernel
+    observed = Observation
+    closing_settings = ({"replacements": 10}, {"replacements": 30})
+
+    def __init__(
+        self, replacements: int = 3, length: int = 7, random_length: bool = False, render_mode: str | None = None
+    ) -> None:
+        rules = rules_for(replacements, length, random_length)
+        super().__init__(rules, observation_space(), NUM_ACTIONS, render_mode)
+
+    def new_state(self, rows: int) -> State:
+        """Arrays for `rows` rows."""
+        steps, x, y, direction, shown, junction, upper = np.zeros((7, rows), np.int64)
+        niches, cues = np.zeros((2, rows, self.rules.replacements + 1), np.int64)
+        grid = np.zeros((rows, (HEIGHT + 2 * PAD) * (self.rules.width + 2 * PAD)), np.uint8)
+        return State(np.zeros(rows, np.uint64), steps, x, y, direction, shown, junction, upper, niches, cues, grid)
+
+    def expert(self) -> np.ndarray:
+        """East, out of a niche first, and at the junction to the side of the object like the last cue."""
+        state = self.state
+        side = np.where(state.cues[:, -1] == state.upper, NORTH, SOUTH)
+        wanted = np.where(state.x == state.junction, side, np.where(state.y == MIDDLE, EAST, SOUTH))
+        return towards(state.direction, wanted)
+
+    def memory_horizons(self) -> tuple[int, ...]:
+        """From the last niche to the turn at the junction, both included."""
+        return tuple(range(1 + (VIEW if self.rules.random_length else self.rules.length), self.rules.length + 2))
+
+    def chance_level(self) -> float:
+        """A guess at the junction."""
+        return 0.5
+
+    def event_mask(self, obs: Any) -> np.ndarray:
+        """The cue is in sight: an object that, as the direction has it, is in a niche."""
+        image = obs["image"][..., 0]
+        direction = np.asarray(obs["direction"])
+        thing = (image == KEY & 15) | (image == BALL & 15)
+        in_hallway = image[..., VIEW // 2 + 1, -1] == EMPTY
+        return np.select(
+            [direction == EAST, direction == SOUTH, direction == WEST],
+            [thing[..., VIEW // 2 - 1, :].any(-1), False, thing[..., VIEW // 2 + 1, :].any(-1)],
+            thing[..., -2].any(-1) & in_hallway,
+        )
+
+    def picture(self) -> np.ndarray:
+        """The maze from above, the cue in blue, the cell to go to in green."""
+        state = self.state
+        side = -1 if state.cues[0, -1] == state.upper[0] else 1
+        cue = int(state.niches[0, state.shown[0]]), MIDDLE - 1
+        return paint(state, self.rules.width, cue, (int(state.junction[0]), MIDDLE + side))
+
+    def text(self) -> str:
+        """The same in characters."""
+        state = self.state
+        side = "north" if state.cues[0, -1] == state.upper[0] else "south"
+        cue = f"cue {('key', 'ball')[state.cues[0, state.shown[0]]]}"
+        count = f"replaced {state.shown[0]} times of {self.rules.replacements}"
+        return (
+            f"step {state.steps[0]} of {self.rules.limit}, {cue}, {count}, go {side}\n{spell(state, self.rules.width)}"
+        )
+
+
+def rules_for(replacements: int, length: int, random_length: bool) -> Rules:
+    """The rules for these arguments; ValueError where one is out of range."""
+    replacements = check_int("replacements", replacements, 0, 300)
+    length = check_int("length", length, VIEW, 100)
+    width = (replacements + 1) * length + 3
+    return Rules(5 * width**2, replacements, length, check_bool("random_length", random_length), width)

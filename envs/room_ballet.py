@@ -1,0 +1,241 @@
+"""Room Ballet: dances are seen in rooms, and then one room's is asked for (after SAT, arXiv 2402.15160)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from envs.arguments import check_int
+from envs.core import World
+from envs.kernels import IO, compiled, draw, run_rows
+from envs.raster import AGENT, FLOOR, GOAL, INK, PALETTE, Canvas, faded
+
+MOST_DANCES = 64
+
+
+class Rules(NamedTuple):
+    """What stays the same in all episodes."""
+
+    limit: int
+    views: int
+    dances: int
+    side: int
+
+
+class State(NamedTuple):
+    """What changes, one entry per row. An episode is drawn when it begins; `steps` says where in it the player is."""
+
+    rng: np.ndarray
+    steps: np.ndarray
+    place: np.ndarray
+    """[B, views + 1] int64, the room of every view, then the one asked for"""
+    dance: np.ndarray
+    """[B, views + 1] int64, the dance of every view, then the answer"""
+    task: np.ndarray
+    """[B] int64; 0 where there is but one"""
+    rooms: np.ndarray
+    """[B, rooms] int64, scratch: the rooms in the order in which they were first seen, or were dealt"""
+    known: np.ndarray
+    """[B, rooms] int64, scratch: the dance of a room, -1 where it was not seen"""
+
+
+class Observation(NamedTuple):
+    """What the kernel writes."""
+
+    place: np.ndarray
+    seen: np.ndarray
+
+
+@compiled
+def begin(rules: Rules, state: State, i: int) -> None:
+    """Walk at random from a random room, a neighbouring room every step; ask for one that was seen."""
+    side, rooms, known = rules.side, state.rooms, state.known
+    for r in range(side * side):
+        known[i, r] = -1
+    seen = 0
+    row, column = draw(state.rng, i, side), draw(state.rng, i, side)
+    for t in range(rules.views):
+        if t > 0:
+            up, down, left, right = row > 0, row < side - 1, column > 0, column < side - 1
+            door = draw(state.rng, i, up + down + left + right)
+            if up and door == 0:
+                row -= 1
+            elif down and door == up:
+                row += 1
+            elif left and door == up + down:
+                column -= 1
+            else:
+                column += 1
+        r = row * side + column
+        if known[i, r] < 0:
+            known[i, r] = draw(state.rng, i, rules.dances)
+            rooms[i, seen] = r
+            seen += 1
+        state.place[i, t], state.dance[i, t] = r, known[i, r]
+    asked = rooms[i, draw(state.rng, i, seen)]
+    state.place[i, rules.views], state.dance[i, rules.views] = asked, known[i, asked]
+
+
+@compiled
+def move(rules: Any, state: State, i: int, action: int) -> tuple[float, bool, bool]:
+    """Nothing but the answer counts."""
+    if state.steps[i] < rules.views:
+        return 0.0, False, False
+    won = action == state.dance[i, rules.views]
+    return 1.0 if won else 0.0, True, won
+
+
+@compiled
+def show(rules: Any, state: State, i: int, place: np.ndarray, seen: np.ndarray, j: int) -> None:
+    """The room, and the dance or the question."""
+    t = min(state.steps[i], rules.views)
+    place[j] = state.place[i, t]
+    seen[j] = 0
+    if state.steps[i] < rules.views:
+        seen[j, state.dance[i, t]] = 1
+    elif state.steps[i] == rules.views:
+        seen[j, rules.dances] = 1
+
+
+@compiled
+def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
+    """Both keys."""
+    show(rules, state, i, obs.place, obs.seen, j)
+
+
+@compiled
+def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
+    """All rows."""
+    return run_rows(begin, move, observe, rules, state, io, mode)
+
+
+class RoomBallet(World):
+    """What both tasks share: views, one question, an answer. See `RoomBalletShortStay` and `RoomBalletMultiTask`."""
+
+    layout: tuple[int, int]
+    """Rows and columns of rooms in pictures."""
+    task_names: ClassVar[tuple[str, ...]] = ()
+
+    def new_state(self, rows: int) -> State:
+        """Arrays for `rows` rows."""
+        rooms, views = self.layout[0] * self.layout[1], self.rules.views
+        shapes = ((), (views + 1,), (views + 1,), (), (rooms,), (rooms,))
+        return State(np.zeros(rows, np.uint64), *(np.zeros((rows, *shape), np.int64) for shape in shapes))
+
+    def expert(self) -> np.ndarray:
+        """The answer; before the question any action will do, and it takes 0."""
+        return np.where(self.state.steps < self.rules.views, 0, self.state.dance[:, -1])
+
+    def chance_level(self) -> float:
+        """A guess: the dances are drawn independently and evenly."""
+        return 1 / self.rules.dances
+
+    def event_mask(self, obs: Any) -> np.ndarray:
+        """A dance is shown."""
+        return obs["seen"][..., :-1].any(-1)
+
+    def picture(self) -> np.ndarray:
+        """The rooms with the dance last seen in each, faded unless it is shown now; the room asked for in green."""
+        t, place, shown = self._where()
+        height, width = self.layout
+        canvas = Canvas(2 * height + 1, 2 * width)
+        canvas.label(0, 0, self._title())
+        for r in range(height * width):
+            row, column = 1 + 2 * (r // width), 2 * (r % width)
+            here = r == place
+            if here and t >= self.rules.views:
+                canvas.box(row, column, GOAL, 2, 2)
+            canvas.box(row, column, FLOOR, 2, 2, margin=0.15 if here else 0.04)
+            if r in shown:
+                colour = PALETTE[shown[r] % len(PALETTE)]
+                bright = here and t < self.rules.views
+                canvas.disc(row + 0.1, column + 0.75, colour if bright else faded(colour), radius=0.62)
+                label = f"{shown[r]}"
+                canvas.label(row + 0.1, column + (0.5 if len(label) > 1 else 0.8), label, INK)
+            if here:
+                canvas.disc(row + 0.8, column + 0.2, AGENT, radius=0.2)
+        return canvas.pixels
+
+    def text(self) -> str:
+        """The same in characters: `5` a dance seen before, `[5]` the one shown now, `[?]` the room asked for."""
+        t, place, shown = self._where()
+        width = self.layout[1]
+        lines = [self._title()]
+        for row in range(self.layout[0]):
+            cells = []
+            for r in range(row * width, (row + 1) * width):
+                dance = str(shown.get(r, "."))
+                cells.append(f"[{'?' if t >= self.rules.views else dance}]" if r == place else f" {dance} ")
+            lines.append("".join(cell.rjust(4) for cell in cells))
+        return "\n".join(lines)
+
+    def _title(self) -> str:
+        t = min(int(self.state.steps[0]), self.rules.views)
+        task = f" {self.task_names[self.state.task[0]]}" if self.task_names else ""
+        return f"{t}/{self.rules.views}{task}"
+
+    def _where(self) -> tuple[int, int, dict[int, int]]:
+        """Step, room, and the dance last seen in every room so far."""
+        steps = int(self.state.steps[0])
+        t = min(steps, self.rules.views)
+        place, dance = self.state.place[0].tolist(), self.state.dance[0].tolist()
+        seen = min(t + 1, self.rules.views)
+        return t, place[t], dict(zip(place[:seen], dance[:seen]))
+
+
+class RoomBalletShortStay(RoomBallet):
+    """A walk through many rooms, a new one every step and a dancer in each; then: what was danced in that room?
+
+    Rooms lie on a square of side × side. The player is led: it begins in a random room and enters a random
+    neighbouring one at every step. A room's dancer keeps its dance for the episode; dances are drawn evenly and
+    independently, so that two rooms may share one. One step shows one whole dance: an entry of a memory that stores
+    steps is a dance. After `views` of them one room, drawn evenly among those seen, is asked for.
+
+    Observation: Dict.
+
+    | key | meaning | space |
+    |---|---|---|
+    | place | the room the player is in, or is asked about: row × side + column | Discrete(side²) |
+    | seen[d] | dance d is shown | Box(0, 1, (dances + 1,), float32) |
+    | seen[dances] | the question: which dance was seen at `place`? | |
+
+    After the answer `place` stays and `seen` is zeros.
+
+    Actions: 0 to dances - 1, the answer; before the question they do nothing.
+
+    Rewards: +1 for the right answer, 0 for everything else.
+
+    Ends: terminated by the answer, which is step views + 1.
+
+    Horizons Ξ, from the last sight of the room asked for to the question, both included: {2, ..., views + 1}.
+    Chance level: 1 / dances.
+
+    Args:
+        views: steps of the walk, 1 to 100,000.
+        dances: kinds of dances, 2 to 64.
+        side: rooms along a side, 2 to 32.
+        render_mode: "rgb_array", "ansi" or None.
+
+    Source: ours, after the Room Ballet of arXiv 2402.15160 (25 rooms); a reinforcement learning task here, the
+    number of steps and of dances ours. Versions: v0, the first.
+    """
+
+    kernel = kernel
+    observed = Observation
+    closing_settings = ({"views": 80}, {"views": 160})
+
+    def __init__(self, views: int = 40, dances: int = 8, side: int = 5, render_mode: str | None = None) -> None:
+        views = check_int("views", views, 1, 100_000)
+        dances = check_int("dances", dances, 2, MOST_DANCES)
+        side = check_int("side", side, 2, 32)
+        self.layout = (side, side)
+        space = spaces.Dict(
+            {"place": spaces.Discrete(side * side), "seen": spaces.Box(0, 1, (dances + 1,), np.float32)}
+        )
+        super().__init__(Rules(views + 1, views, dances, side), space, dances, render_mode)
+
+    def memory_horizons(self) -> tuple[int, ...]:
+        """From a room's last sight to the question, both included."""
+        return tuple(range(2, self.rules.views + 2))

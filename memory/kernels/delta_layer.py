@@ -1,0 +1,216 @@
+"""What surrounds the gated delta rule in a layer, from the projection of its input to the gated read.
+
+Per head, with z = [q, k, v, g] of every head, then a and b of all heads:
+
+    alpha = gate(a),  beta = 2 gate(b)        gate: the sigmoid, or one that is stretched and clipped
+    read = gated_delta_scan(q / |q|, k / |k|, v, alpha, beta)
+    y = sigmoid(g) bounded(read)              bounded: x / sqrt(mean x^2 + NORM_EPS), or tanh
+
+One function, because on the CPU these small operations cost more than the recurrence when each goes through memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch.nn import functional
+
+from memory.kernels.delta import gated_delta_scan, scan_backward, scan_forward
+from memory.kernels.delta_loops import OPTIONS
+from memory.kernels.gated_cells import sigmoid, tanh
+
+NORM_EPS = 0.1
+"""Added to mean squares before roots are taken: what is much smaller than sqrt(NORM_EPS) stays small."""
+
+STRETCH = 0.1
+"""How far a hard gate's sigmoid reaches beyond 0 and 1 before it is clipped."""
+
+
+class DeltaForm(NamedTuple):
+    """Sizes and forms of a layer."""
+
+    heads: int
+    key_size: int
+    value_size: int
+    hard_gates: bool
+    tanh_read: bool
+    bound_values: bool
+
+    @property
+    def head_width(self) -> int:
+        """Numbers per head in z: q, k, v, g."""
+        return 2 * self.key_size + 2 * self.value_size
+
+    @property
+    def width(self) -> int:
+        """Numbers in z."""
+        return self.heads * (self.head_width + 2)
+
+    def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """q, k, v, g [T, B, H, 2 K + 2 V], and a, b [T, B, 2 H] of z [T, B, width], as views."""
+        heads, gates = z.split((self.heads * self.head_width, 2 * self.heads), -1)
+        return heads.unflatten(-1, (self.heads, self.head_width)), gates
+
+
+def delta_layer(z: Tensor, start: Tensor, state: Tensor, form: DeltaForm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The formulas above: fused on the CPU, from torch's operations elsewhere.
+
+    Args:
+        z: [T, B, form.width] floats.
+        start: [T, B] bool.
+        state: [B, H, K, V], the tables before the first step.
+        form: sizes and forms.
+
+    Returns:
+        y [T, B, H * V], the last tables [B, H, K, V]; alpha and beta [T, B, H], without gradients.
+    """
+    if z.device.type != "cpu" or z.dtype not in (torch.float32, torch.float64):
+        return delta_layer_torch(z, start, state, form)
+    y, last, alpha, beta = _DeltaLayer.apply(z, start, state, form)
+    return y, last, alpha, beta
+
+
+def delta_layer_torch(
+    z: Tensor, start: Tensor, state: Tensor, form: DeltaForm
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`delta_layer` operation by operation."""
+    K, V = form.key_size, form.value_size
+    heads, gates = form.split(z)
+    q, k, v, g = heads.split((K, K, V, V), -1)
+    alpha, beta = gate(gates, form.hard_gates).chunk(2, -1)
+    beta = 2 * beta
+    v = torch.tanh(v) if form.bound_values else v
+    read, last = gated_delta_scan(q, k, v, alpha, beta, start, state, normalise=True)
+    read = torch.tanh(read) if form.tanh_read else mean_square_norm(read)
+    return (read * torch.sigmoid(g)).flatten(-2), last, alpha.detach(), beta.detach()
+
+
+def gate(x: Tensor, hard: bool) -> Tensor:
+    """The sigmoid; if `hard`, stretched by STRETCH to both sides and clipped, so that it reaches 0 and 1."""
+    opened = torch.sigmoid(x)
+    return (opened * (1 + 2 * STRETCH) - STRETCH).clamp(0, 1) if hard else opened
+
+
+def _gate_slope(value: Tensor, hard: bool) -> Tensor:
+    """The gate's derivative where it has `value`."""
+    if not hard:
+        return value * (1 - value)
+    opened = (value + STRETCH) / (1 + 2 * STRETCH)
+    inside = (value > 0) & (value < 1)
+    return torch.where(inside, (1 + 2 * STRETCH) * opened * (1 - opened), 0)
+
+
+def mean_square_norm(x: Tensor) -> Tensor:
+    """Divide x by sqrt(mean x^2 + NORM_EPS) over the last axis: near zero a mere factor, not noise at full size."""
+    return functional.rms_norm(x, x.shape[-1:], eps=NORM_EPS)
+
+
+class _DeltaLayer(torch.autograd.Function):
+    """The fused form with its gradient."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, z: Tensor, start: Tensor, state: Tensor, form: DeltaForm
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        T, B, _ = z.shape
+        H, K, V = form.heads, form.key_size, form.value_size
+        z = z.detach().clone() if form.bound_values else z.detach().contiguous()
+        heads, gates = form.split(z)
+        if form.bound_values:
+            heads[..., 2 * K : 2 * K + V].tanh_()
+        alpha, beta = gate(gates, form.hard_gates).chunk(2, -1)
+        beta.mul_(2)
+        out, last, kept = scan_forward(heads, alpha, beta, start, state, True, any(ctx.needs_input_grad))
+        y = z.new_empty(T, B, H * V)
+        _compiled(V)[0](out.numpy(), z.numpy(), form.head_width, form.tanh_read, y.numpy())
+        ctx.save_for_backward(z, alpha, beta, start, out, kept)
+        ctx.form = form
+        ctx.mark_non_differentiable(alpha, beta)
+        return y, last, alpha, beta
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor, d_last: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        z, alpha, beta, start, out, kept = ctx.saved_tensors
+        form: DeltaForm = ctx.form
+        K, V = form.key_size, form.value_size
+        dz, d_read = z.new_empty(z.shape), z.new_empty(*out.shape[:3], V)
+        arrays = (out.numpy(), z.numpy(), form.head_width, form.tanh_read, dy.contiguous().numpy())
+        _compiled(V)[1](*arrays, d_read.numpy(), dz.numpy())
+        heads, _ = form.split(z)
+        d_heads, d_gates = form.split(dz)
+        da, db = d_gates.chunk(2, -1)
+        d_alpha, d_beta, d_state = scan_backward(heads, alpha, beta, start, out, kept, True, d_read, d_last, d_heads)
+        torch.mul(d_alpha, _gate_slope(alpha, form.hard_gates), out=da)
+        torch.mul(d_beta.mul_(2), _gate_slope(beta / 2, form.hard_gates), out=db)
+        if form.bound_values:
+            d_heads[..., 2 * K : 2 * K + V] *= 1 - heads[..., 2 * K : 2 * K + V].square()
+        return dz, None, d_state, None
+
+
+@functools.cache
+def _compiled(V: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Gated read and its gradient for V columns; a constant, as in `memory.kernels.delta_loops`."""
+
+    @njit(**OPTIONS)
+    def gated_read(out, z, width, use_tanh, y):  # type: ignore[no-untyped-def]
+        """Fill y [T, B, H V] with sigmoid(g) bounded(read).
+
+        read leads each head of `out` [T, B, H, 2 V], g ends each head of z.
+        """
+        T, B, H, _ = out.shape
+        one, zero, eps, count = y.dtype.type(1), y.dtype.type(0), y.dtype.type(NORM_EPS), y.dtype.type(V)
+        for t in range(T):
+            for b in range(B):
+                for h in range(H):
+                    end = (h + 1) * width
+                    read, opening, row = out[t, b, h], z[t, b, end - V : end], y[t, b, h * V : (h + 1) * V]
+                    if use_tanh:
+                        for j in range(V):
+                            row[j] = tanh(read[j]) * sigmoid(opening[j])
+                    else:
+                        squares = zero
+                        for j in range(V):
+                            squares += read[j] * read[j]
+                        scale = one / np.sqrt(squares / count + eps)
+                        for j in range(V):
+                            row[j] = read[j] * scale * sigmoid(opening[j])
+
+    @njit(**OPTIONS)
+    def gated_read_backward(out, z, width, use_tanh, dy, d_read, dz):  # type: ignore[no-untyped-def]
+        """Fill d_read [T, B, H, V], and in dz what belongs to g."""
+        T, B, H, _ = out.shape
+        one, zero, eps, count = dy.dtype.type(1), dy.dtype.type(0), dy.dtype.type(NORM_EPS), dy.dtype.type(V)
+        for t in range(T):
+            for b in range(B):
+                for h in range(H):
+                    end = (h + 1) * width
+                    read, opening, row = out[t, b, h], z[t, b, end - V : end], dy[t, b, h * V : (h + 1) * V]
+                    into, d_opening = d_read[t, b, h], dz[t, b, end - V : end]
+                    if use_tanh:
+                        for j in range(V):
+                            opened, bounded = sigmoid(opening[j]), tanh(read[j])
+                            into[j] = row[j] * opened * (one - bounded * bounded)
+                            d_opening[j] = row[j] * bounded * opened * (one - opened)
+                    else:
+                        squares = zero
+                        for j in range(V):
+                            squares += read[j] * read[j]
+                        scale = one / np.sqrt(squares / count + eps)
+                        along = zero
+                        for j in range(V):
+                            opened, bounded = sigmoid(opening[j]), read[j] * scale
+                            into[j] = row[j] * opened
+                            along += row[j] * opened * bounded
+                            d_opening[j] = row[j] * bounded * opened * (one - opened)
+                        along /= count
+                        for j in range(V):
+                            into[j] = scale * (into[j] - along * read[j] * scale)
+
+    return gated_read, gated_read_backward

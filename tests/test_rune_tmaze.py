@@ -1,0 +1,290 @@
+"""Rune T-Maze against a twin in plain Python, its runes' meaning in sequences, and what each task asks to be known."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_endless_tmaze import SplitMix, first_success
+
+import envs
+from envs.rune_tmaze import KINDS, RuneTMaze
+
+FORWARD, LEFT, RIGHT = range(3)
+TASKS = ("invert", "cancel", "reset", "repeat", "mixed")
+
+
+def id_of(task: str) -> str:
+    return f"Palimpsest/RuneTMaze-{task}-v0"
+
+
+def resulting(first: int, runes: list[tuple[str, int]]) -> int:
+    """The cue after `runes`, each (kind, value): first strike out, then let the rest act in order."""
+    counting: list[tuple[str, int]] = []
+    for rune in runes:
+        if rune[0] == "cancel":
+            counting = counting[:-1]
+        elif rune[0] == "repeat":
+            counting = counting + counting[-1:]
+        else:
+            counting = [*counting, rune]
+    cue = first
+    for kind, value in counting:
+        cue = {"invert": 1 - cue, "reset": value}[kind]
+    return cue
+
+
+class Twin:
+    """The rules step by step, one world, plain Python; the cue is worked out anew from all runes met."""
+
+    def __init__(self, length: int, runes: int, kinds: list[str], corridors: int) -> None:
+        self.length, self.most, self.kinds, self.n = length, runes, kinds, corridors
+
+    def reset(self, seed: int | None = None) -> list[float]:
+        if seed is not None:
+            self.rng = SplitMix(seed)
+        self.t, self.passed = 0, 0
+        return self.enter()
+
+    def enter(self) -> list[float]:
+        self.x, self.met = 0, []
+        self.first = self.rng.below(2)
+        to_lay = 1 + self.rng.below(self.most)
+        self.runes = {}
+        for x in range(1, self.length):
+            if to_lay and self.rng.below(self.length - x) < to_lay:
+                kind = self.kinds[self.rng.below(len(self.kinds))]
+                self.runes[x] = kind, self.rng.below(2) if kind == "reset" else 0
+                to_lay -= 1
+        assert not to_lay
+        return self.see()
+
+    @property
+    def cue(self) -> int:
+        return resulting(self.first, self.met)
+
+    def see(self) -> list[float]:
+        kind, value = self.runes.get(self.x, ("none", 0))
+        shown = self.first if self.x == 0 else value if kind == "reset" else -1
+        place = float(np.float32(self.x / self.length))
+        return [float(shown == 0), float(shown == 1), place, *(float(kind == each) for each in KINDS)]
+
+    def step(self, action: int) -> tuple[list[float], float, bool, bool, bool]:
+        self.t += 1
+        late = self.t >= 6 * (self.length + 1) * self.n
+        if self.x < self.length:
+            if action == FORWARD:
+                self.x += 1
+                if self.x in self.runes:
+                    self.met.append(self.runes[self.x])
+            return self.see(), -0.01, False, late, False
+        if action != (LEFT, RIGHT)[self.cue]:
+            return self.see(), -1.0, True, False, False
+        self.passed += 1
+        if self.passed == self.n:
+            return self.see(), 1.0, True, False, True
+        return self.enter(), 1.0, False, late, False
+
+
+def kinds():
+    return st.lists(st.sampled_from(KINDS), min_size=1, max_size=6).filter({"invert", "reset"}.intersection)
+
+
+@st.composite
+def arguments(draw):
+    most = draw(st.integers(2, 7))
+    return dict(
+        length=most + draw(st.integers(1, 6)), runes=most, kinds=draw(kinds()), corridors=draw(st.integers(1, 4))
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(kwargs=arguments(), seed=st.integers(0, 2**63), skill=st.sampled_from([0.0, 0.9, 0.99, 1.0]))
+def test_equals_the_twin(kwargs, seed, skill):
+    env, twin = RuneTMaze(**kwargs), Twin(**kwargs)
+    rng = np.random.default_rng(seed)
+    obs, _ = env.reset(seed=seed)
+    assert obs.tolist() == twin.reset(seed)
+    for _ in range(250):
+        action = env.expert_action() if rng.random() < skill else int(rng.integers(3))
+        obs, reward, terminated, truncated, info = env.step(action)
+        assert (obs.tolist(), reward, terminated, truncated, info.get("success", False)) == twin.step(action)
+        if terminated or truncated:
+            assert env.reset()[0].tolist() == twin.reset()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_many_rows_equal_their_twins(task):
+    kwargs = dict(length=9, runes=6, corridors=2)
+    vector = gym.make_vec(id_of(task), 16, **kwargs)
+    twins = [Twin(kinds=gym.spec(id_of(task)).kwargs["kinds"], **kwargs) for _ in range(16)]
+    obs, _ = vector.reset(seed=100)
+    assert obs.tolist() == [twin.reset(100 + i) for i, twin in enumerate(twins)]
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        actions = np.where(rng.random(16) < 0.9, vector.expert_action(), rng.integers(3, size=16))
+        obs, rewards, terminated, truncated, infos = vector.step(actions)
+        for i, twin in enumerate(twins):
+            seen, *rest, won = twin.step(int(actions[i]))
+            assert rest == [rewards[i], terminated[i], truncated[i]]
+            if rest[1] or rest[2]:
+                assert infos["final_obs"][i].tolist() == seen
+                assert infos["final_info"]["success"][i] == won
+                seen = twin.reset()
+            assert obs[i].tolist() == seen
+
+
+# I invert, C cancel, R repeat, < and > reset to left and to right
+SENTENCES = [
+    ("left", "I", "right"),
+    ("right", "I", "left"),
+    ("left", "II", "left"),
+    ("left", ">", "right"),
+    ("left", "><", "left"),
+    ("left", "I<", "left"),
+    ("left", "C", "left"),  # nothing to cancel
+    ("left", "R", "left"),  # nothing to repeat
+    ("left", "CI", "right"),  # a cancel is not kept for later
+    ("left", "RI", "right"),  # nor is a repeat
+    ("left", "IC", "left"),
+    ("left", "ICC", "left"),  # the second finds nothing; no redo
+    ("left", "IIC", "right"),
+    ("left", "IICC", "left"),  # two cancels undo two runes
+    ("left", "III" + "CC", "right"),
+    ("right", "<C", "right"),  # what was overwritten comes back
+    ("right", "<>CC", "right"),
+    ("right", "I<C", "left"),
+    ("left", ">IC", "right"),
+    ("left", "IR", "left"),
+    ("left", "IRR", "right"),  # repeat of repeat
+    ("left", ">R", "right"),  # a reset repeated sets the same cue
+    ("left", "I>R", "right"),
+    ("left", ">IR", "right"),
+    ("left", "IRC", "right"),  # undoes the repetition alone
+    ("left", "IRCC", "left"),
+    ("left", ">RC", "right"),
+    ("left", ">RCC", "left"),
+    ("left", "ICR", "left"),  # what was cancelled cannot be repeated
+    ("left", "I>CR", "left"),  # repeats the invert below
+    ("right", "<IC" + "R", "left"),  # repeats the reset below
+    ("left", "RIC", "left"),  # the repeat that did nothing does not count
+    ("left", "IRC" + "R", "left"),
+    ("left", "I>C" + "RRC", "left"),
+]
+
+
+@pytest.mark.parametrize(("first", "sentence", "result"), SENTENCES)
+def test_what_sentences_of_runes_mean(first, sentence, result):
+    sides = ("left", "right")
+    runes = [
+        {"I": ("invert", 0), "C": ("cancel", 0), "R": ("repeat", 0), "<": ("reset", 0), ">": ("reset", 1)}[letter]
+        for letter in sentence
+    ]
+    env = RuneTMaze(length=8, runes=7)
+    env.reset(seed=0)
+    hidden = env.hidden_state()
+    hidden["cue"][:] = hidden["first"][:] = sides.index(first)
+    hidden["total"][:] = len(runes)
+    for k, (kind, value) in enumerate(runes):
+        hidden["cell"][0, k], hidden["kind"][0, k], hidden["value"][0, k] = 1 + k, KINDS.index(kind), value
+    env.reset(options={"hidden_state": hidden})
+    for _ in range(8):
+        env.step(FORWARD)
+    assert env.step(1 + sides.index(result))[1:] == (1.0, True, False, {"success": True})
+    assert resulting(sides.index(first), runes) == sides.index(result)
+
+
+def test_standing_on_a_rune_shows_it_but_it_acts_once():
+    env = RuneTMaze(length=3, runes=2, kinds=["invert"])
+    for seed in range(20):
+        env.reset(seed=seed)
+        env.step(FORWARD)
+        for _ in range(2):
+            cue, seen = env.hidden_state()["cue"], env.io.obs.tolist()
+            for turn in (LEFT, RIGHT, LEFT):
+                obs, reward, *_ = env.step(turn)
+                assert reward == -0.01
+                assert [obs.tolist()] == seen
+                assert env.hidden_state()["cue"] == cue
+            env.step(FORWARD)
+        assert env.step(1 + int(cue[0]))[1] == 1.0
+
+
+@pytest.mark.parametrize("wrong", ["forward", "other side"])
+def test_wrong_moves_at_the_junction_end_it_where_it_stands(wrong):
+    env = RuneTMaze(corridors=2)
+    for seed in range(20):
+        env.reset(seed=seed)
+        while env.expert_action() == FORWARD:
+            env.step(FORWARD)
+        action = FORWARD if wrong == "forward" else 3 - env.expert_action()
+        obs, *rest = env.step(action)
+        assert rest == [-1.0, True, False, {"success": False}]
+        assert obs.tolist() == [0, 0, 1, 0, 0, 0, 0]
+
+
+def rows(task: str, num_envs: int = 2000, **kwargs):
+    vector = gym.make_vec(id_of(task), num_envs, **kwargs)
+    return vector, vector.reset(seed=0)[0]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("turn", [LEFT, RIGHT, "either"])
+def test_without_memory_it_is_chance(task, turn):
+    """Every map from what is visible to an action that can win at all goes forward before the junction."""
+    vector, obs = rows(task, 4000, corridors=2, length=9)
+    rng = np.random.default_rng(0)
+
+    def blind(obs, fresh):
+        turns = rng.integers(1, 3, len(obs)) if turn == "either" else turn
+        return np.where(obs[:, 2] == 1, turns, FORWARD)
+
+    assert vector.chance_level() == 0.25
+    assert abs(first_success(vector, obs, blind) - 0.25) < 0.035
+
+
+class Player:
+    """Sees observations alone; writes down the first cue and the runes, but those that it is `blind` to."""
+
+    def __init__(self, blind: str | None) -> None:
+        self.blind = blind
+
+    def act(self, obs: np.ndarray) -> int:
+        left, right, place, *flags = obs.tolist()
+        if place == 0:
+            self.first, self.runes = int(right), []
+        for kind, here in zip(KINDS, flags):
+            if here and kind != self.blind:
+                self.runes.append((kind, int(right)))
+        return FORWARD if place < 1 else (LEFT, RIGHT)[resulting(self.first, self.runes)]
+
+
+def players_success(task: str, num_envs: int, blind: str | None = None, **kwargs) -> float:
+    vector, obs = rows(task, num_envs, **kwargs)
+    players = [Player(blind) for _ in range(num_envs)]
+    actions = np.array([player.act(row) for player, row in zip(players, obs)])
+
+    def act(obs, fresh):
+        return np.array([player.act(row) for player, row in zip(players, obs)])
+
+    obs = vector.step(actions)[0]
+    return first_success(vector, obs, act) if num_envs else 0.0
+
+
+def watchers_success(task: str, latest: bool) -> float:
+    """Of a player who remembers the first cue of an episode, or the latest that was shown."""
+    vector, obs = rows(task, 8000)
+    cue = np.zeros(len(obs), int)
+
+    def act(obs, fresh):
+        nonlocal cue
+        shown = (obs[:, :2].any(1)) & (latest | (obs[:, 2] == 0))
+        cue = np.where(shown, np.where(obs[:, 0] > 0, LEFT, RIGHT), cue)
+        return np.where(obs[:, 2] == 1, cue, FORWARD)
+
+    return first_success(vector, obs, act)
