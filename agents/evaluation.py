@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import envs
 from agents.config import EVALUATION_SEED
 from agents.ppo import MemoryPPO
+from agents.runs import load_run
 from agents.tree import tree_map
 from agents.vec_env import chance_level
 
@@ -72,8 +73,6 @@ def evaluate(
     if not isinstance(episodes, int) or episodes < 1:
         raise ValueError(f"episodes must be an integer, 1 or more; got {episodes!r}")
     if isinstance(model_or_run, str | Path):
-        from agents.experiment import load_run
-
         run = load_run(Path(model_or_run), device)
         if env_id is None or env_id == run.config.env:
             env_id = run.config.env

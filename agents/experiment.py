@@ -10,7 +10,6 @@ import json
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,18 +33,10 @@ from agents.evaluation import play, summary
 from agents.plots import learning_curve
 from agents.ppo import MemoryPPO
 from agents.resume import Checkpoints, Interrupted, StopSignals, locked
+from agents.runs import Run
 from agents.vec_env import chance_level, closing_settings
 
 PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba", "numpy", "minigrid")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run directory, read back."""
-
-    directory: Path
-    config: TrainConfig
-    model: MemoryPPO
 
 
 def make_env(config: TrainConfig) -> VecEnv:
@@ -218,15 +209,6 @@ def _close(run: Run, console: Console) -> None:
     (run.directory / "closing.json").write_text(json.dumps(results, indent=2) + "\n")
     console.print(table)
     console.print(f"watch: tensorboard --logdir {run.directory}", highlight=False)
-
-
-def load_run(directory: Path, device: str = "auto") -> Run:
-    """A run directory's configuration and final model; ValueError where there is none."""
-    config = TrainConfig.load(directory)
-    path = directory / "model.zip"
-    if not path.exists():
-        raise ValueError(f"{str(directory)!r} holds no model.zip: its training has not finished")
-    return Run(directory, config, MemoryPPO.load(path, device=device))
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:

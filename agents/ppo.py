@@ -17,12 +17,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, explained_variance, get_device, get_system_info
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
-from torch.nn import functional
 
 from agents.buffers import MemoryRolloutBuffer, Minibatch
 from agents.checkpoint import File, load_model, save_model
+from agents.checks import check_action_space, check_device, check_policy, check_range
 from agents.diagnostics import record_memory
 from agents.files import read_tree
+from agents.loss import LossWeights, ppo_loss
 from agents.policies import (
     CnnMemoryPolicy,
     MemoryActorCriticPolicy,
@@ -114,7 +115,7 @@ class MemoryPPO(OnPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        _check_policy(policy, self.policy_aliases)
+        check_policy(policy, self.policy_aliases)
         for name, value, low, high in (
             ("n_steps", n_steps, 1, None),
             ("batch_size", batch_size, 1, None),
@@ -438,13 +439,16 @@ class MemoryPPO(OnPolicyAlgorithm):
         clip_range_vf = None
         if self.clip_range_vf is not None:
             clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        weights = LossWeights(
+            clip_range, clip_range_vf, self.normalize_advantage, self.ent_coef, self.vf_coef, self.memory_aux_coef
+        )
         columns = max(1, self.batch_size // self.n_steps)
         records: list[dict[str, Tensor]] = []
         batch: Minibatch | None = None
         for _ in range(self.n_epochs):
             kl = 0.0
             for batch in self.rollout_buffer.get(columns, self.rng):
-                loss, record = self._loss(batch, clip_range, clip_range_vf)
+                loss, record = ppo_loss(self.policy, batch, weights)
                 records.append(record)
                 if self.target_kl is not None and (kl := float(record["approx_kl"])) > 1.5 * self.target_kl:
                     break
@@ -460,41 +464,6 @@ class MemoryPPO(OnPolicyAlgorithm):
         self.logger.record("time/update_steps_per_s", _rate(self.n_steps * self.n_envs, began))
         assert batch is not None
         record_memory(self.logger, self.policy.memories(), batch.observations, self.env)
-
-    def _loss(
-        self, batch: Minibatch, clip_range: float, clip_range_vf: float | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """PPO's loss on a minibatch, and what to log of it."""
-        values, log_prob, entropy, reconstruction = self.policy.evaluate_actions(
-            batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
-        )
-        advantages = batch.advantages
-        if self.normalize_advantage and advantages.numel() > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        log_ratio = log_prob - batch.old_log_prob
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-        if clip_range_vf is not None:
-            values = batch.old_values + (values - batch.old_values).clamp(-clip_range_vf, clip_range_vf)
-        value_loss = functional.mse_loss(values, batch.returns)
-        # Without a closed form, the mean of -log_prob estimates the entropy.
-        entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
-        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        if reconstruction is not None:
-            loss = loss + self.memory_aux_coef * reconstruction.mean()
-        with torch.no_grad():
-            record = {
-                "loss": loss.detach(),
-                "policy_gradient_loss": policy_loss.detach(),
-                "value_loss": value_loss.detach(),
-                "entropy_loss": entropy_loss.detach(),
-                "approx_kl": ((ratio - 1) - log_ratio).mean(),
-                "clip_fraction": ((ratio - 1).abs() > clip_range).float().mean(),
-            }
-            if reconstruction is not None:
-                record["reconstruction_loss"] = reconstruction.mean()
-        return loss, record
 
     def _record_update(self, records: list[dict[str, Tensor]], clip_range: float, clip_range_vf: float | None) -> None:
         for name in sorted(set().union(*records)):
@@ -514,47 +483,6 @@ class MemoryPPO(OnPolicyAlgorithm):
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
-
-
-def check_range(name: str, value: float, low: float, high: float | None) -> None:
-    """Refuse a number outside `low` to `high` (None for no upper bound), and what is not a number."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and value >= low
-    if not good or (high is not None and value > high):
-        allowed = f"{low} or more" if high is None else f"{low} to {high}"
-        raise ValueError(f"{name} must be a number, {allowed}; got {value!r}")
-
-
-def check_action_space(space: spaces.Space) -> None:
-    """Refuse an action space that no distribution of SB3's covers."""
-    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box):
-        raise ValueError(f"the action space must be Discrete, MultiDiscrete, MultiBinary or Box; got {space}")
-
-
-def check_device(device: torch.device | str) -> torch.device | str:
-    """Refuse a device that is not there; `auto` is left to SB3."""
-    if device == "auto":
-        return device
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"unknown device {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {str(device)!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
-            "use device='cpu' or 'auto'"
-        )
-    return wanted
-
-
-def _check_policy(policy: Any, aliases: dict[str, type[BasePolicy]]) -> None:
-    if isinstance(policy, str) and policy in aliases:
-        return
-    if isinstance(policy, type) and issubclass(policy, MemoryActorCriticPolicy):
-        return
-    raise ValueError(
-        f"policy must be one of {', '.join(map(repr, aliases))} or a subclass of MemoryActorCriticPolicy; "
-        f"got {policy!r}"
-    )
 
 
 def _rate(steps: int, began: float) -> float:

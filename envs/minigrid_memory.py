@@ -96,8 +96,7 @@ def begin(rules: Rules, state: State, i: int) -> None:
 def build(rules: Rules, state: State, i: int) -> None:
     """Lay out walls and objects as minigrid does, cells that nobody can reach included."""
     size, middle, end, grid = rules.size, rules.size // 2, state.end[i], state.grid
-    for cell in range(grid.shape[1]):
-        grid[i, cell] = WALL
+    grid[i] = WALL
     for y in range(1, size - 1):
         for x in range(1, size - 1):
             grid[i, at(size, x, y)] = EMPTY

@@ -92,8 +92,7 @@ def begin(rules: Rules, state: State, i: int) -> None:
 def build(rules: Rules, state: State, i: int) -> None:
     """Carve hallway, niches and junction out of wall, and place the first objects."""
     grid, junction = state.grid, state.junction[i]
-    for cell in range(grid.shape[1]):
-        grid[i, cell] = WALL
+    grid[i] = WALL
     for x in range(1, junction + 1):
         grid[i, at(rules.width, x, MIDDLE)] = EMPTY
     for niche in range(rules.replacements + 1):

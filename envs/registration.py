@@ -207,3 +207,22 @@ register(
     "envs.room_ballet_tasks:RoomBalletMultiTask",
     "Eighteen dances in eight rooms; a memory for nine must choose what to drop, and each task wants another choice.",
 )
+
+for _name, _presets in (
+    ("Trivial", dict(grid=5, cubes=1, phases=1, teleport=0.0, hide_colours=False)),
+    ("Medium", dict(grid=5, cubes=3, phases=3, teleport=0.05, hide_colours=False)),
+    ("Extreme", dict(grid=5, cubes=3, phases=3, teleport=0.05, hide_colours=True)),
+    ("Extreme-L", dict(grid=7, cubes=5, phases=10, teleport=0.1, hide_colours=True)),
+    ("Extreme-XL", dict(grid=10, cubes=8, phases=20, teleport=0.1, hide_colours=True)),
+):
+    register(
+        f"Palimpsest/ColorCubes-{_name}-v0",
+        "envs.color_cubes:ColorCubes",
+        "Coloured cubes are shown once, then hidden; go to one colour after the other while cubes teleport.",
+        **_presets,
+    )
+register(
+    "Palimpsest/KeyValueRewrite-v0",
+    "envs.key_value:KeyValueRewrite",
+    "Keys get new values again and again; say the last value of a key when it is asked for.",
+)

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from envs.arguments import check_int
 from envs.core import World
 from envs.kernels import IO, compiled, draw, run_rows
-from envs.raster import AGENT, FLOOR, GOAL, INK, PALETTE, Canvas, faded
+from envs.raster import AGENT, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, faded
 
 MOST_DANCES = 64
 
@@ -151,9 +151,9 @@ class RoomBallet(World):
             if r in shown:
                 colour = PALETTE[shown[r] % len(PALETTE)]
                 bright = here and t < self.rules.views
-                canvas.disc(row + 0.1, column + 0.75, colour if bright else faded(colour), radius=0.62)
+                canvas.disc(row + 0.25, column + 0.7, colour if bright else faded(colour), radius=0.6)
                 label = f"{shown[r]}"
-                canvas.label(row + 0.1, column + (0.5 if len(label) > 1 else 0.8), label, INK)
+                canvas.label(row + 0.25, column + (0.47 if len(label) > 1 else 0.75), label, INK if bright else WALL)
             if here:
                 canvas.disc(row + 0.8, column + 0.2, AGENT, radius=0.2)
         return canvas.pixels

@@ -255,7 +255,7 @@ class Player:
         self.blind = blind
 
     def act(self, obs: np.ndarray) -> int:
-        left, right, place, *flags = obs.tolist()
+        _, right, place, *flags = obs.tolist()
         if place == 0:
             self.first, self.runes = int(right), []
         for kind, here in zip(KINDS, flags):
@@ -267,13 +267,7 @@ class Player:
 def players_success(task: str, num_envs: int, blind: str | None = None, **kwargs) -> float:
     vector, obs = rows(task, num_envs, **kwargs)
     players = [Player(blind) for _ in range(num_envs)]
-    actions = np.array([player.act(row) for player, row in zip(players, obs)])
-
-    def act(obs, fresh):
-        return np.array([player.act(row) for player, row in zip(players, obs)])
-
-    obs = vector.step(actions)[0]
-    return first_success(vector, obs, act) if num_envs else 0.0
+    return first_success(vector, obs, lambda obs, _: np.array([player.act(row) for player, row in zip(players, obs)]))
 
 
 def watchers_success(task: str, latest: bool) -> float:
@@ -283,8 +277,148 @@ def watchers_success(task: str, latest: bool) -> float:
 
     def act(obs, fresh):
         nonlocal cue
-        shown = (obs[:, :2].any(1)) & (latest | (obs[:, 2] == 0))
+        shown = obs[:, :2].any(1) & (latest | (obs[:, 2] == 0))
         cue = np.where(shown, np.where(obs[:, 0] > 0, LEFT, RIGHT), cue)
         return np.where(obs[:, 2] == 1, cue, FORWARD)
 
     return first_success(vector, obs, act)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_player_with_a_list_wins(task):
+    assert players_success(task, 100, corridors=3) == 1.0
+
+
+def documented() -> dict[str, list[float]]:
+    """The table of the class docstring: task -> success of the first cue, the last shown, and blind to one."""
+    lines = re.findall(rf"\| ({'|'.join(TASKS)}) \|[^|]*\|(.*)\|\n", RuneTMaze.__doc__.partition("Tasks,")[2])
+    return {task: [float(number) for number in numbers.split("|")] for task, numbers in lines}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_who_remembers_less_wins_as_rarely_as_the_docs_say(task):
+    first, last, blind = documented()[task]
+    level = gym.make(id_of(task)).unwrapped.first_cue_level()
+    assert first == round(level, 2)
+    assert 0.5 <= level < 0.61
+    # 8,000 episodes: four standard errors of a fraction are 0.022 at most; 1,000: three are 0.047
+    assert abs(watchers_success(task, latest=False) - first) < 0.025
+    assert abs(watchers_success(task, latest=True) - last) < 0.025
+    measured = max(players_success(task, 1000, kind) for kind in set(gym.spec(id_of(task)).kwargs["kinds"]))
+    assert abs(measured - blind) < 0.05
+    assert blind < 0.85
+
+
+def every(runes: int, kinds: list[str]):
+    """All sentences of up to `runes` runes, with their probabilities."""
+    letters = [(kind, value) for kind in kinds for value in (0, 1)]
+    for n in range(1, runes + 1):
+        for sentence in itertools.product(letters, repeat=n):
+            yield sentence, 1 / runes / len(letters) ** n
+
+
+@settings(max_examples=25, deadline=None)
+@given(kinds=kinds().filter(lambda kinds: len(kinds) <= 4), runes=st.integers(2, 4))
+def test_what_the_first_cue_is_worth_equals_enumeration(kinds, runes):
+    same = sum(chance for sentence, chance in every(runes, kinds) if resulting(0, list(sentence)) == 0)
+    for n in (1, 3):
+        env = RuneTMaze(length=9, runes=runes, kinds=kinds, corridors=n)
+        assert env.first_cue_level() == pytest.approx(max(same, 1 - same) ** n, abs=1e-12)
+        assert env.chance_level() == 0.5**n
+
+
+@pytest.mark.parametrize("kinds", [[kind] for kind in ("invert", "reset")] + [["reset", "repeat"], ["reset", "cancel"]])
+@pytest.mark.parametrize("length", [3, 5])
+def test_horizons_are_what_played_episodes_show(kinds, length):
+    """An event counts if the turn would be another one without it, or with the other cue."""
+    env, found = RuneTMaze(length=length, runes=2, kinds=kinds), set()
+    for seed in range(200):
+        obs, _ = env.reset(seed=seed)
+        events, t = [], 0
+        while env.expert_action() == FORWARD:
+            if env.event_mask(obs):
+                events.append((t, [kind for kind, here in zip(KINDS, obs[3:]) if here], int(obs[1])))
+            obs, *_ = env.step(FORWARD)
+            t += 1
+        assert not env.event_mask(obs)
+        (_, _, first), *met = events
+        runes = [(kind, value) for _, (kind,), value in met]
+        turn = resulting(first, runes)
+        assert env.expert_action() == 1 + turn
+        if resulting(1 - first, runes) != turn:
+            found.add(t + 1)
+        for k, (when, (kind,), value) in enumerate(met):
+            others = [runes[:k] + runes[k + 1 :]]
+            if kind == "reset":
+                others.append([*runes[:k], ("reset", 1 - value), *runes[k + 1 :]])
+            if any(resulting(first, other) != turn for other in others):
+                found.add(t - when + 1)
+    assert tuple(sorted(found)) == env.memory_horizons()
+
+
+def test_runes_are_laid_fairly():
+    B, length, most = 40_000, 6, 4
+    vector = gym.make_vec(id_of("mixed"), B, length=length, runes=most, kinds=[*KINDS])
+    vector.reset(seed=0)
+    hidden = vector.hidden_state()
+
+    def fair(counts):
+        """Chi-squared with d degrees of freedom passes d + 2 √(8 d) + 16 with chance e⁻⁸ at most (Laurent, Massart)."""
+        expected, d = counts.sum() / counts.size, counts.size - 1
+        return ((counts - expected) ** 2 / expected).sum() < d + 2 * (8 * d) ** 0.5 + 16
+
+    assert fair(np.bincount(hidden["cue"], minlength=2))
+    assert fair(np.bincount(hidden["total"])[1:])
+    for total in range(1, most + 1):
+        group = hidden["total"] == total
+        cells, kinds, values = (hidden[name][group, :total] for name in ("cell", "kind", "value"))
+        choices, counts = np.unique(cells, axis=0, return_counts=True)
+        assert choices.tolist() == [list(c) for c in itertools.combinations(range(1, length), total)]
+        assert fair(counts)
+        assert fair(np.unique(kinds, axis=0, return_counts=True)[1])
+        assert len(np.unique(kinds, axis=0)) == 4**total
+        assert fair(np.bincount(values[kinds == KINDS.index("reset")], minlength=2))
+        assert not values[kinds != KINDS.index("reset")].any()
+
+
+def test_names_that_come_twice_are_drawn_twice_as_often():
+    vector, _ = rows("cancel", 20_000)
+    hidden = vector.hidden_state()
+    first = hidden["kind"][:, 0]
+    shares = [(first == KINDS.index(kind)).mean() for kind in ("invert", "reset", "cancel", "repeat")]
+    assert np.abs(np.array(shares) - [0.4, 0.2, 0.4, 0]).max() < 0.015
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(runes=1), "runes must be an integer from 2 to 1000; got 1"),
+        (dict(runes=2000, length=3000), "runes must be an integer from 2 to 1000; got 2000"),
+        (dict(length=8), "length must be an integer from 9 to 1000000; got 8"),
+        (dict(length=20.0), "length must be an integer"),
+        (dict(corridors=0), "corridors must be an integer from 1 to 1000000; got 0"),
+        (dict(kinds="invert"), "kinds must be a list of 1 to 16 names out of 'invert', .*; got 'invert'"),
+        (dict(kinds=[]), r"kinds must be a list of 1 to 16 names out of .*; got \[\]"),
+        (dict(kinds=["invert"] * 17), "kinds must be a list of 1 to 16 names"),
+        (dict(kinds=None), "kinds must be a list of 1 to 16 names"),
+        (dict(kinds=["inverse"]), r"each of kinds must be one of .*; got 'inverse' \(did you mean 'invert'\?\)"),
+        (dict(kinds=["repeat", "cancel"]), "kinds must hold 'invert' or 'reset'"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(kwargs, message):
+    for build in (lambda: RuneTMaze(**kwargs), lambda: envs.make_vec(id_of("mixed"), 2, **kwargs)):
+        with pytest.raises(ValueError, match=message):
+            build()
+
+
+def test_long_corridors_are_drawn_through_a_window():
+    env = RuneTMaze(length=100, runes=60)
+    env.reset(seed=3)
+    shapes = {env.picture().shape}
+    for t in range(100):
+        env.step(FORWARD)
+        assert env.text().count("@") == 1
+        if t % 10 == 0:
+            shapes.add(env.picture().shape)
+    assert len(shapes) == 1
+    assert "*" in env.text()

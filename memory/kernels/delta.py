@@ -57,7 +57,7 @@ class _DeltaScan(torch.autograd.Function):
     """The numba form with its gradient, on queries, keys and values side by side [T, B, H, 2 K + V]."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, z: Tensor, alpha: Tensor, beta: Tensor, start: Tensor, state: Tensor, normalise: bool
     ) -> tuple[Tensor, Tensor]:
         ctx.normalise = normalise
@@ -67,10 +67,10 @@ class _DeltaScan(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_read: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        z = ctx.saved_tensors[0]
-        dz = z.new_empty(z.shape)
-        d_alpha, d_beta, d_state = scan_backward(*ctx.saved_tensors, ctx.normalise, d_read, d_last, dz)
+    def backward(ctx: Any, d_read: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
+        z, alpha, beta, start, out, kept = ctx.saved_tensors
+        dz, how = z.new_empty(z.shape), ctx.normalise
+        d_alpha, d_beta, d_state = scan_backward(z, alpha, beta, start, out, kept, how, d_read, d_last, dz)
         return dz, d_alpha, d_beta, None, d_state, None
 
 
@@ -192,7 +192,7 @@ class _Decays(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, alpha: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, alpha: Tensor) -> Tensor:
         C = alpha.shape[-1]
         below = torch.ones(C, C, dtype=torch.bool, device=alpha.device).tril(-1)
         decay = torch.where(below, alpha.unsqueeze(-1), 1).cumprod(-2).tril()
@@ -201,7 +201,7 @@ class _Decays(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_decay: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, d_decay: Tensor) -> Tensor:
         (decay,) = ctx.saved_tensors
         after = (decay.mT @ d_decay.tril())[..., 1:, :]
         return functional.pad((after * decay[..., :-1, :]).sum(-1), (1, 0))

@@ -115,7 +115,7 @@ class _DeltaLayer(torch.autograd.Function):
     """The fused form with its gradient."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, z: Tensor, start: Tensor, state: Tensor, form: DeltaForm
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         T, B, _ = z.shape
@@ -128,7 +128,7 @@ class _DeltaLayer(torch.autograd.Function):
         beta.mul_(2)
         out, last, kept = scan_forward(heads, alpha, beta, start, state, True, any(ctx.needs_input_grad))
         y = z.new_empty(T, B, H * V)
-        _compiled(V)[0](out.numpy(), z.numpy(), form.head_width, form.tanh_read, y.numpy())
+        _compiled(V, form.tanh_read)[0](out.numpy(), z.numpy(), form.head_width, y.numpy())
         ctx.save_for_backward(z, alpha, beta, start, out, kept)
         ctx.form = form
         ctx.mark_non_differentiable(alpha, beta)
@@ -136,14 +136,14 @@ class _DeltaLayer(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor, d_last: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor, d_last: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         z, alpha, beta, start, out, kept = ctx.saved_tensors
         form: DeltaForm = ctx.form
         K, V = form.key_size, form.value_size
         dz, d_read = z.new_empty(z.shape), z.new_empty(*out.shape[:3], V)
-        arrays = (out.numpy(), z.numpy(), form.head_width, form.tanh_read, dy.contiguous().numpy())
-        _compiled(V)[1](*arrays, d_read.numpy(), dz.numpy())
-        heads, _ = form.split(z)
+        arrays = (out.numpy(), z.numpy(), form.head_width, dy.contiguous().numpy())
+        _compiled(V, form.tanh_read)[1](*arrays, d_read.numpy(), dz.numpy())
+        heads, _gates = form.split(z)
         d_heads, d_gates = form.split(dz)
         da, db = d_gates.chunk(2, -1)
         d_alpha, d_beta, d_state = scan_backward(heads, alpha, beta, start, out, kept, True, d_read, d_last, d_heads)
@@ -155,11 +155,11 @@ class _DeltaLayer(torch.autograd.Function):
 
 
 @functools.cache
-def _compiled(V: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Gated read and its gradient for V columns; a constant, as in `memory.kernels.delta_loops`."""
+def _compiled(V: int, use_tanh: bool) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Gated read and its gradient for V columns and one form of read; constants, as in `memory.kernels.delta_loops`."""
 
     @njit(**OPTIONS)
-    def gated_read(out, z, width, use_tanh, y):  # type: ignore[no-untyped-def]
+    def gated_read(out, z, width, y):  # type: ignore[no-untyped-def]
         """Fill y [T, B, H V] with sigmoid(g) bounded(read).
 
         read leads each head of `out` [T, B, H, 2 V], g ends each head of z.
@@ -183,7 +183,7 @@ def _compiled(V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                             row[j] = read[j] * scale * sigmoid(opening[j])
 
     @njit(**OPTIONS)
-    def gated_read_backward(out, z, width, use_tanh, dy, d_read, dz):  # type: ignore[no-untyped-def]
+    def gated_read_backward(out, z, width, dy, d_read, dz):  # type: ignore[no-untyped-def]
         """Fill d_read [T, B, H, V], and in dz what belongs to g."""
         T, B, H, _ = out.shape
         one, zero, eps, count = dy.dtype.type(1), dy.dtype.type(0), dy.dtype.type(NORM_EPS), dy.dtype.type(V)

@@ -1,0 +1,311 @@
+"""Color-Cubes: find cubes from what was shown once, while others jump about (ours, after arXiv 2601.15086)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from envs.arguments import check_bool, check_fraction, check_int
+from envs.blind_tour import tour_success
+from envs.core import World
+from envs.kernels import IO, chance, compiled, draw, run_rows
+from envs.raster import AGENT, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, faded
+
+LEFT, RIGHT, UP, DOWN, INTERACT = range(5)
+NOTHING, POSITIONS, COLOURS, START = range(4)
+"""What an observation shows of the cubes; START is COLOURS and the target's colour."""
+NOWHERE = -1
+NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class Rules(NamedTuple):
+    """What stays the same in all episodes."""
+
+    limit: int
+    grid: int
+    cubes: int
+    phases: int
+    teleport: float
+    hide_colours: bool
+
+
+class State(NamedTuple):
+    """What changes, one entry per row. A cell is grid * row + column."""
+
+    rng: np.ndarray
+    steps: np.ndarray
+    agent: np.ndarray
+    """int64, cell"""
+    target: np.ndarray
+    """int64, colour"""
+    passed: np.ndarray
+    """int64, phases passed"""
+    shown: np.ndarray
+    """int64, NOTHING, POSITIONS, COLOURS or START"""
+    cell: np.ndarray
+    """[B, N] int64, cell of each colour's cube"""
+    taken: np.ndarray
+    """[B, N] int64, the same cells in ascending order"""
+
+
+@compiled
+def draw_free(rules: Rules, state: State, i: int, cubes: int, agent: int) -> int:
+    """A uniform cell without the agent and without the `cubes` cubes that lie on the grid, by skipping those."""
+    beside = agent != NOWHERE
+    for s in range(cubes):
+        beside &= state.taken[i, s] != agent
+    cell = draw(state.rng, i, rules.grid * rules.grid - cubes - beside)
+    for s in range(cubes):
+        if beside and agent < state.taken[i, s]:
+            cell += agent <= cell
+            beside = False
+        cell += state.taken[i, s] <= cell
+    return cell + (beside and agent <= cell)
+
+
+@compiled
+def insert(state: State, i: int, cell: int, s: int) -> None:
+    """Put `cell` among the ascending cells before place s, where there is room for it."""
+    while s > 0 and state.taken[i, s - 1] > cell:
+        state.taken[i, s] = state.taken[i, s - 1]
+        s -= 1
+    state.taken[i, s] = cell
+
+
+@compiled
+def jump(rules: Rules, state: State, i: int, colour: int) -> None:
+    """A cube teleports."""
+    last = rules.cubes - 1
+    cell = draw_free(rules, state, i, rules.cubes, state.agent[i])
+    s = 0
+    while state.taken[i, s] != state.cell[i, colour]:
+        s += 1
+    while s < last:
+        state.taken[i, s] = state.taken[i, s + 1]
+        s += 1
+    insert(state, i, cell, last)
+    state.cell[i, colour] = cell
+
+
+@compiled
+def other(rules: Rules, state: State, i: int) -> int:
+    """A uniform colour among those that are not the target's."""
+    colour = draw(state.rng, i, rules.cubes - 1)
+    return colour + (colour >= state.target[i])
+
+
+@compiled
+def begin(rules: Rules, state: State, i: int) -> None:
+    """Cubes and agent on cells of their own."""
+    for colour in range(rules.cubes):
+        cell = draw_free(rules, state, i, colour, NOWHERE)
+        state.cell[i, colour] = cell
+        insert(state, i, cell, colour)
+    state.agent[i] = draw_free(rules, state, i, rules.cubes, NOWHERE)
+    state.target[i] = draw(state.rng, i, rules.cubes)
+    state.passed[i] = 0
+    state.shown[i] = START
+
+
+@compiled
+def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
+    """The action; then the next phase, or perhaps another cube's teleport."""
+    state.shown[i] = NOTHING
+    if action == INTERACT:
+        if state.agent[i] == state.cell[i, state.target[i]]:
+            state.passed[i] += 1
+            if state.passed[i] == rules.phases:
+                return 1.0, True, True
+            jump(rules, state, i, state.target[i])
+            if rules.cubes > 1:
+                state.target[i] = other(rules, state, i)
+            state.shown[i] = START
+            return 1.0, False, False
+    else:
+        walk(rules, state, i, action)
+    if rules.cubes > 1 and rules.teleport > 0 and chance(state.rng, i) < rules.teleport:
+        jump(rules, state, i, other(rules, state, i))
+        state.shown[i] = POSITIONS if rules.hide_colours else COLOURS
+    return -0.01, False, False
+
+
+@compiled
+def walk(rules: Rules, state: State, i: int, action: int) -> None:
+    """One cell on, unless the grid's edge is in the way."""
+    grid = rules.grid
+    row = state.agent[i] // grid
+    column = state.agent[i] - row * grid
+    if action == LEFT:
+        state.agent[i] -= column > 0
+    elif action == RIGHT:
+        state.agent[i] += column < grid - 1
+    elif action == UP:
+        state.agent[i] -= grid if row > 0 else 0
+    else:
+        state.agent[i] += grid if row < grid - 1 else 0
+
+
+@compiled
+def mark(obs: np.ndarray, j: int, at: int, grid: int, cell: int) -> None:
+    """Two one-hots from index `at` on, column and row."""
+    row = cell // grid
+    obs[j, at + cell - row * grid] = 1
+    obs[j, at + grid + row] = 1
+
+
+@compiled
+def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
+    """The agent always, the cubes when they are shown, the target's colour when a phase begins."""
+    grid, N, shown = rules.grid, rules.cubes, state.shown[i]
+    for k in range(obs.shape[1]):
+        obs[j, k] = 0
+    mark(obs, j, 0, grid, state.agent[i])
+    if shown == NOTHING:
+        return
+    if shown == START:
+        obs[j, 2 * grid + state.target[i]] = 1
+    obs[j, 2 * grid + N] = 1
+    obs[j, 2 * grid + N + 1] = shown >= COLOURS
+    for s in range(N):
+        cell = state.cell[i, s] if shown >= COLOURS else state.taken[i, s]
+        mark(obs, j, 2 * grid + N + 2 + 2 * grid * s, grid, cell)
+
+
+@compiled
+def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
+    """All rows."""
+    return run_rows(begin, move, observe, rules, state, io, mode)
+
+
+class ColorCubes(World):
+    """Coloured cubes on a grid are shown once, then hidden; go to the one of the target's colour, again and again.
+
+    G × G cells, N cubes of different colours, K phases. A phase begins by showing the target's colour and all cubes,
+    then hides them. Meanwhile cubes that are not the target may teleport, which shows all cubes for that step.
+
+    Observation: Box(0, 1, (2 G + N + 2 + 2 G N,), float32), all 0 or 1.
+
+    | index | meaning |
+    |---|---|
+    | 0 to G - 1 | the agent's column, one-hot; always shown |
+    | G to 2 G - 1 | the agent's row, one-hot, downwards; always shown |
+    | 2 G to 2 G + N - 1 | the target's colour, one-hot; a phase's first observation alone |
+    | 2 G + N | update: the cubes are shown, at a phase's start or a teleport |
+    | 2 G + N + 1 | the cubes below are in the order of their colours; else of their cells, row by row |
+    | from 2 G + N + 2 | for each of N cubes its column and its row, one-hot, 2 G numbers; zeros unless update |
+
+    Colours are shown at the start of every phase, and at teleports unless `hide_colours`. There, exactly one cube has
+    left a cell known before for one that was free, so that a player who kept the list can always tell which.
+
+    Actions: 0 left, 1 right, 2 up, 3 down, 4 interact. Cubes do not block; the edge does. Interacting succeeds where
+    the agent stands on the target.
+
+    A step: the action; on success the cube teleports and the new target is uniform over the other cubes (the same one
+    if N = 1); otherwise, with probability p, a uniform cube that is not the target teleports; then the observation. A
+    teleport goes to a uniform free cell, one without cubes and agent. The first cells are uniform and all different.
+
+    Rewards: +1 for a success, -0.01 for every other step: an interaction that misses costs no more than a step.
+
+    Ends: terminated by the K-th success, after which no further phase is shown. Truncated after 8 G K steps.
+
+    Horizons Ξ: {2, ..., 2 G - 1}, from a phase's first observation to the interaction, with d steps between. What
+    teleports show need not be remembered, as the target never moves within its phase: here teleports are what must
+    *not* disturb the memory, and the rewriting is from target to target. The expert wins always, in at most
+    (2 G - 1) K steps.
+
+    Chance level: success of the player without memory of `envs.blind_tour`: at a phase's start it steps towards the
+    target, at other times it interacts with a fixed probability or else goes on round the grid. No better one is known
+    for G > 3. A deterministic player without memory hardly wins at all: where it interacts in vain, it stays.
+
+    Args:
+        grid: G, 2 to 20.
+        cubes: N, 1 to 26 and at most G² - 2, so that a free cell is left.
+        phases: K, 1 to 1,000.
+        teleport: p, 0 to 1.
+        hide_colours: show teleports without colours.
+        render_mode: "rgb_array", "ansi" or None.
+
+    Source: arXiv 2601.15086 in outline; grid, numbers, actions, rewards and limit are ours, as they are not published.
+    Versions: v0, the first.
+    """
+
+    kernel = kernel
+    closing_settings = ({"phases": 15}, {"phases": 100}, {"teleport": 0.3})
+
+    def __init__(
+        self,
+        grid: int = 5,
+        cubes: int = 3,
+        phases: int = 3,
+        teleport: float = 0.05,
+        hide_colours: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        G = check_int("grid", grid, 2, 20)
+        N = check_int("cubes", cubes, 1, min(len(NAMES), G * G - 2))
+        K = check_int("phases", phases, 1, 1000)
+        p = check_fraction("teleport", teleport)
+        rules = Rules(8 * G * K, G, N, K, p, check_bool("hide_colours", hide_colours))
+        super().__init__(rules, spaces.Box(0, 1, (2 * G + N + 2 + 2 * G * N,), np.float32), 5, render_mode)
+
+    def new_state(self, rows: int) -> State:
+        """Arrays for `rows` rows."""
+        numbers = (np.zeros(rows, np.int64) for _ in range(5))
+        cells = (np.zeros((rows, self.rules.cubes), np.int64) for _ in range(2))
+        return State(np.zeros(rows, np.uint64), *numbers, *cells)
+
+    def expert(self) -> np.ndarray:
+        """To the target's column, to its row, interact."""
+        state, G = self.state, self.rules.grid
+        goal = np.take_along_axis(state.cell, state.target[:, None], 1)[:, 0]
+        across, down = goal % G - state.agent % G, goal // G - state.agent // G
+        return np.select([across < 0, across > 0, down < 0, down > 0], [LEFT, RIGHT, UP, DOWN], INTERACT)
+
+    def memory_horizons(self) -> tuple[int, ...]:
+        """From a phase's first observation to the interaction, both included."""
+        return tuple(range(2, 2 * self.rules.grid))
+
+    def chance_level(self) -> float:
+        """A walk round the grid with interactions at random, see the class."""
+        return tour_success(self.rules.grid, self.rules.phases)
+
+    def event_mask(self, obs: np.ndarray) -> np.ndarray:
+        """A phase begins."""
+        G, N = self.rules.grid, self.rules.cubes
+        return np.asarray((obs[..., 2 * G : 2 * G + N] > 0).any(-1))
+
+    def picture(self) -> np.ndarray:
+        """The grid, the target framed in green, cubes and their letters faded where the player does not see them."""
+        state, G, shown = self.state, self.rules.grid, int(self.state.shown[0])
+        canvas = Canvas(G + 1, max(G, 4))
+        canvas.label(0, 0, f"{state.passed[0]}/{self.rules.phases}")
+        for cell in range(G * G):
+            canvas.box(cell // G + 1, cell % G, FLOOR)
+        for colour, cell in enumerate(state.cell[0].tolist()):
+            row, column, paint = cell // G + 1, cell % G, PALETTE[colour % len(PALETTE)]
+            if colour == state.target[0]:
+                canvas.box(row, column, GOAL if shown == START else faded(GOAL))
+            elif shown == POSITIONS:
+                canvas.box(row, column, WALL, margin=0.08)
+            canvas.box(row, column, paint if shown >= COLOURS else faded(paint), margin=0.14)
+            canvas.label(row, column + 0.16, NAMES[colour])
+        row, column = state.agent[0] // G + 1, state.agent[0] % G
+        canvas.disc(row, column, INK, radius=0.3)
+        canvas.disc(row, column, AGENT, radius=0.22)
+        return canvas.pixels
+
+    def text(self) -> str:
+        """The same in characters: `@` the agent, a cube's letter small where the player does not see its colour."""
+        state, G, shown = self.state, self.rules.grid, int(self.state.shown[0])
+        seen = ("nothing", "positions", "colours", "colours and target")[shown]
+        lines = [["."] * G for _ in range(G)]
+        for colour, cell in enumerate(state.cell[0].tolist()):
+            lines[cell // G][cell % G] = NAMES[colour] if shown >= COLOURS else NAMES[colour].lower()
+        row, column = divmod(int(state.agent[0]), G)
+        under = lines[row][column]
+        lines[row][column] = "@"
+        told = f"phase {state.passed[0]} of {self.rules.phases} passed, target {NAMES[state.target[0]]}, shown: {seen}"
+        standing = "" if under == "." else f", agent on {under}"
+        return "\n".join([told + standing, *("".join(line) for line in lines)])
