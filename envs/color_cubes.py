@@ -277,20 +277,28 @@ class ColorCubes(World):
         return np.asarray((obs[..., 2 * G : 2 * G + N] > 0).any(-1))
 
     def picture(self) -> np.ndarray:
-        """The grid, the target framed in green, cubes and their letters faded where the player does not see them."""
+        """The grid, the target framed in green and named above; cubes faded where their colours are hidden, with a dark
+        edge where they are seen.
+        """
         state, G, shown = self.state, self.rules.grid, int(self.state.shown[0])
-        canvas = Canvas(G + 1, max(G, 4))
-        canvas.label(0, 0, f"{state.passed[0]}/{self.rules.phases}")
+        canvas = Canvas(G + 1, max(G, len(str(self.rules.phases)) + 3))
+        told = f"{state.passed[0]}/{self.rules.phases}:"
+        canvas.label(0, 0, told)
         for cell in range(G * G):
             canvas.box(cell // G + 1, cell % G, FLOOR)
         for colour, cell in enumerate(state.cell[0].tolist()):
             row, column, paint = cell // G + 1, cell % G, PALETTE[colour % len(PALETTE)]
+            seen, ink = (paint, INK) if shown >= COLOURS else (faded(paint), WALL)
+            if shown == POSITIONS:
+                canvas.box(row, column, WALL, margin=0.12)
             if colour == state.target[0]:
-                canvas.box(row, column, GOAL if shown == START else faded(GOAL))
-            elif shown == POSITIONS:
-                canvas.box(row, column, WALL, margin=0.08)
-            canvas.box(row, column, paint if shown >= COLOURS else faded(paint), margin=0.14)
-            canvas.label(row, column + 0.16, NAMES[colour])
+                frame, known = (GOAL, paint) if shown == START else (faded(GOAL), faded(paint))
+                canvas.box(row, column, frame)
+                canvas.box(row, column, FLOOR, margin=0.12)
+                canvas.box(0, len(told) * 0.5 + 0.25, known, margin=0.12)
+                canvas.label(0, len(told) * 0.5 + 0.41, NAMES[colour], INK if shown == START else WALL)
+            canvas.box(row, column, seen, margin=0.18)
+            canvas.label(row, column + 0.16, NAMES[colour], ink)
         row, column = state.agent[0] // G + 1, state.agent[0] % G
         canvas.disc(row, column, INK, radius=0.3)
         canvas.disc(row, column, AGENT, radius=0.22)

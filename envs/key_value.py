@@ -10,7 +10,7 @@ from gymnasium import spaces
 from envs.arguments import check_int
 from envs.core import World
 from envs.kernels import IO, compiled, draw, run_rows
-from envs.raster import CUE, FLOOR, GOAL, INK, PALETTE, Canvas, faded
+from envs.raster import CUE, GOAL, INK, PALETTE, WALL, Canvas, faded
 
 WRITE, ASK, OVER = range(3)
 UNKNOWN = -1
@@ -234,13 +234,13 @@ class KeyValueRewrite(World):
         canvas = Canvas(3, max(2 * shown, 5))
         canvas.label(0, 0, f"{('write', 'ask', 'over')[kind]} {self._done()}")
         for column, key in enumerate(range(first, first + shown)):
-            here = key == now and kind != OVER
+            here, value = key == now and kind != OVER, int(state.value[0, key])
             canvas.box(1, 2 * column, (CUE if kind == WRITE else GOAL) if here else faded(CUE), width=2)
-            canvas.label(1, 2 * column, f"K{key}")
-            value = int(state.value[0, key])
-            paint = FLOOR if value == UNKNOWN else PALETTE[value % len(PALETTE)]
-            canvas.box(2, 2 * column, paint if here and kind == WRITE else faded(paint), width=2)
-            canvas.label(2, 2 * column, "" if value == UNKNOWN else f"{value}", INK)
+            canvas.label(1, 2 * column, f"K{key}", INK if here else WALL)
+            if value != UNKNOWN:
+                paint, seen = PALETTE[value % len(PALETTE)], here and kind == WRITE
+                canvas.box(2, 2 * column, paint if seen else faded(paint), width=2)
+                canvas.label(2, 2 * column, str(value), INK if seen else WALL)
         return canvas.pixels
 
     def text(self) -> str:

@@ -226,3 +226,12 @@ register(
     "envs.key_value:KeyValueRewrite",
     "Keys get new values again and again; say the last value of a key when it is asked for.",
 )
+for _dancers in (2, 4, 8):
+    for _delay in (16, 48):
+        register(
+            f"Palimpsest/Ballet-{_dancers}-{_delay}-v0",
+            "envs.ballet:Ballet",
+            f"{_dancers} dancers perform with {_delay} steps between; then one dance's dancer must be walked to.",
+            dancers=_dancers,
+            delay=_delay,
+        )

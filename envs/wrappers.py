@@ -58,6 +58,11 @@ class Joined:
         low, high = _bounds(action_space)
         self.action_space = action_space
         self.action_size = len(low)
+        if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete):
+            choices = np.atleast_1d(action_space.n if isinstance(action_space, spaces.Discrete) else action_space.nvec)
+            parts_before = np.cumsum(choices) - choices.ravel()
+            # Added to an action, this says which of the A numbers are one.
+            self._offset = parts_before - np.ravel(action_space.start)
         self.inner = observation_space
         self.space: spaces.Space
         if isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 1:
@@ -77,26 +82,24 @@ class Joined:
 
     def encode(self, actions: Any) -> np.ndarray:
         """Actions [B, ...] as floats [B, A], in the dtype of the observation's part."""
-        space = self.action_space
         actions = np.asarray(actions)
         B = len(actions)
-        if isinstance(space, spaces.Box | spaces.MultiBinary):
+        if isinstance(self.action_space, spaces.Box | spaces.MultiBinary):
             return actions.reshape(B, -1).astype(self.dtype)
-        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
-        choices = np.atleast_1d(space.n if isinstance(space, spaces.Discrete) else space.nvec.ravel())
-        first = np.cumsum(choices) - choices
         encoded = np.zeros((B, self.action_size), self.dtype)
-        ones = (actions - space.start).reshape(B, -1) + first
-        encoded[np.arange(B)[:, None], ones] = 1
+        encoded[np.arange(B)[:, None], actions.reshape(B, -1) + self._offset] = 1
         return encoded
 
-    def join(self, obs: Any, action: np.ndarray, reward: np.ndarray) -> Any:
+    def join(self, obs: Any, action: np.ndarray, reward: Any) -> Any:
         """An observation, or a batch of them, with `action` [..., A] and `reward` [...]; nothing given is changed."""
-        reward = np.asarray(reward, self.dtype)[..., None]
-        if not isinstance(self.space, spaces.Dict):
-            return np.concatenate([obs, action, reward], axis=-1, dtype=self.dtype)
-        parts = obs if isinstance(self.inner, spaces.Dict) else {OBSERVATION: obs}
-        return {**parts, ACTION: action.copy(), REWARD: reward.copy()}
+        if isinstance(self.space, spaces.Dict):
+            parts = obs if isinstance(self.inner, spaces.Dict) else {OBSERVATION: obs}
+            return {**parts, ACTION: action.copy(), REWARD: np.array(reward, self.dtype)[..., None]}
+        joined = np.empty((*action.shape[:-1], *self.space.shape), self.dtype)  # type: ignore[misc]
+        joined[..., : -self.action_size - 1] = obs
+        joined[..., -self.action_size - 1 : -1] = action
+        joined[..., -1] = reward
+        return joined
 
     def part(self, joined: Any) -> Any:
         """The observation that `joined`, or a batch of such, was made from; of a Dict the keys that are there."""
@@ -128,13 +131,13 @@ class PreviousActionReward(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         obs, info = self.env.reset(seed=seed, options=options)
-        return self.joined.join(obs, np.zeros(self.joined.action_size, self.joined.dtype), np.float64(0)), info
+        return self.joined.join(obs, np.zeros(self.joined.action_size, self.joined.dtype), 0.0), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """One step, whose observation holds `action` and the step's own reward."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         encoded = self.joined.encode(np.asarray(action)[None])[0]
-        return self.joined.join(obs, encoded, np.asarray(reward)), reward, terminated, truncated, info
+        return self.joined.join(obs, encoded, reward), reward, terminated, truncated, info
 
     def event_mask(self, obs: Any) -> np.ndarray:
         """The environment's own `event_mask` of the observations that `obs` was made from."""
@@ -160,7 +163,7 @@ class VectorPreviousActionReward(VectorWrapper):
         mode = env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
             raise ValueError(
-                f"{env} must say when it resets its rows: metadata['autoreset_mode'] must be an AutoresetMode; got {mode!r}"
+                f"{env} must name in metadata['autoreset_mode'] the AutoresetMode in which it resets rows; got {mode!r}"
             )
         self.mode = mode
         self.joined = Joined(env.single_observation_space, env.single_action_space)

@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from memory.base import Context, Memory, check_at_least, check_choice
-from memory.kernels.delta_layer import STRETCH, DeltaForm, delta_layer, mean_square_norm
+from memory.kernels.delta_layer import NORM_EPS, STRETCH, DeltaForm, delta_layer, delta_layer_
 from memory.recurrent import LSTM, CellState
 
 KEEP_AT_START = (0.95, 0.99)
@@ -100,7 +101,7 @@ class RewriteMemory(Memory):
         self.controller = LSTM(input_size, controller_size) if controller else None
         features = controller_size if controller else input_size
         self.enter = nn.Linear(features, output_size)
-        form = DeltaForm(num_heads, key_size, value_size, gates == "hard", read == "tanh", bound_values)
+        self.form = form = DeltaForm(num_heads, key_size, value_size, gates == "hard", read == "tanh", bound_values)
         self.layers = nn.ModuleList(
             DeltaLayer(output_size if layer else features, output_size, form) for layer in range(num_layers)
         )
@@ -158,13 +159,19 @@ class RewriteMemory(Memory):
     def _layers(self, x: Tensor, start: Tensor, table: Tensor) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """The layers over x [T, B, *]: the stream [T, B, D], the last tables, alpha and beta of each layer."""
         stream = self.enter(x)
-        tables, gates = [], []
+        lasts, gates = [], []
+        differentiable = torch.is_grad_enabled()
+        table = table if differentiable else table.clone(memory_format=torch.contiguous_format)
         for number, layer in enumerate(self.layers):
-            reads = mean_square_norm(stream) if number else x
-            stream, last, alpha, beta = layer(stream, reads, start, table[:, number])
-            tables.append(last)
+            z = layer.project(functional.layer_norm(stream, stream.shape[-1:], eps=NORM_EPS) if number else x)
+            if differentiable:
+                y, last, alpha, beta = delta_layer(z, start, table[:, number], self.form)
+                lasts.append(last)
+            else:
+                y, alpha, beta = delta_layer_(z, start, table[:, number], self.form)
+            stream = layer.add(stream, y)
             gates.append((alpha, beta))
-        return stream, torch.stack(tables, 1), gates
+        return stream, torch.stack(lasts, 1) if differentiable else table, gates
 
     def _convolve(self, x: Tensor, start: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """sum_j taps[j] x[t - j] over the inputs of the same episode, and the last inputs of it [B, n, F]."""
@@ -185,11 +192,10 @@ class RewriteMemory(Memory):
 
 
 class DeltaLayer(nn.Module):
-    """One layer: adds to a stream [T, B, D] what the tables say to x [T, B, F]."""
+    """The maps into and out of a layer's tables; what lies between them has no parameters."""
 
     def __init__(self, input_size: int, output_size: int, form: DeltaForm) -> None:
         super().__init__()
-        self.form = form
         self.project = nn.Linear(input_size, form.width)
         self.leave = nn.Linear(form.heads * form.value_size, output_size, bias=False)
         keep = torch.linspace(*KEEP_AT_START, form.heads)
@@ -198,8 +204,6 @@ class DeltaLayer(nn.Module):
         with torch.no_grad():
             self.project.bias[-2 * form.heads :] = torch.cat((torch.logit(keep), torch.zeros(form.heads)))
 
-    def forward(self, stream: Tensor, x: Tensor, start: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The new stream, the last tables [B, H, K, V], alpha and beta [T, B, H]."""
-        y, last, alpha, beta = delta_layer(self.project(x), start, table, self.form)
-        stream = torch.addmm(stream.flatten(0, 1), y.flatten(0, 1), self.leave.weight.t()).view(stream.shape)
-        return stream, last, alpha, beta
+    def add(self, stream: Tensor, y: Tensor) -> Tensor:
+        """The stream [T, B, D] plus what leaves the layer, y [T, B, H * V]."""
+        return torch.addmm(stream.flatten(0, 1), y.flatten(0, 1), self.leave.weight.t()).view(stream.shape)

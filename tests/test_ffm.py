@@ -9,7 +9,8 @@ from conftest import tolerance
 from torch.testing import assert_close
 
 from memory.base import Memory
-from memory.ffm import FFM, FFMState, torch_scan
+from memory.ffm import FFM, FFMState
+from memory.kernels.ffm_scan import torch_scan
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 

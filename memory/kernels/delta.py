@@ -61,7 +61,8 @@ class _DeltaScan(torch.autograd.Function):
         ctx: Any, z: Tensor, alpha: Tensor, beta: Tensor, start: Tensor, state: Tensor, normalise: bool
     ) -> tuple[Tensor, Tensor]:
         ctx.normalise = normalise
-        out, last, kept = scan_forward(z, alpha, beta, start, state, normalise, any(ctx.needs_input_grad))
+        last = state.clone(memory_format=torch.contiguous_format)
+        out, kept = scan_forward(z, alpha, beta, start, last, normalise, any(ctx.needs_input_grad))
         ctx.save_for_backward(z, alpha, beta, start, out, kept)
         return out[..., : state.shape[3]], last
 
@@ -75,16 +76,19 @@ class _DeltaScan(torch.autograd.Function):
 
 
 def scan_forward(
-    z: Tensor, alpha: Tensor, beta: Tensor, start: Tensor, state: Tensor, normalise: bool, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Read and error side by side [T, B, H, 2 V], the last tables, and what backward needs if `keep`."""
+    z: Tensor, alpha: Tensor, beta: Tensor, start: Tensor, table: Tensor, normalise: bool, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """Advance `table` [B, H, K, V] in place; it may be a slice of a larger one, if not of its last two axes.
+
+    Returns:
+        Read and error side by side [T, B, H, 2 V], and the tables that backward needs if `keep`.
+    """
     T, B, H = alpha.shape
-    K, V = state.shape[2:]
-    out, last = z.new_empty(T, B, H, 2 * V), state.detach().clone(memory_format=torch.contiguous_format)
-    kept = z.new_empty(-(-T // SEGMENT) if keep else 0, B, H, K * V)
+    K, V = table.shape[2:]
+    out, kept = z.new_empty(T, B, H, 2 * V), z.new_empty(-(-T // SEGMENT) if keep else 0, B, H, K * V)
     gates = (alpha.detach().numpy(), beta.detach().numpy(), start.numpy())
-    compiled(K, V)[0](*_flat(z), *gates, normalise, out.numpy(), kept.numpy(), last.view(B, H, K * V).numpy())
-    return out, last, kept
+    compiled(K, V)[0](*_flat(z), *gates, normalise, out.numpy(), kept.numpy(), *_flat(table.view(B, H, K * V)))
+    return out, kept
 
 
 def scan_backward(

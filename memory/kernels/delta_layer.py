@@ -70,10 +70,27 @@ def delta_layer(z: Tensor, start: Tensor, state: Tensor, form: DeltaForm) -> tup
     Returns:
         y [T, B, H * V], the last tables [B, H, K, V]; alpha and beta [T, B, H], without gradients.
     """
-    if z.device.type != "cpu" or z.dtype not in (torch.float32, torch.float64):
+    if not _has_numba_form(z):
         return delta_layer_torch(z, start, state, form)
     y, last, alpha, beta = _DeltaLayer.apply(z, start, state, form)
     return y, last, alpha, beta
+
+
+def delta_layer_(z: Tensor, start: Tensor, table: Tensor, form: DeltaForm) -> tuple[Tensor, Tensor, Tensor]:
+    """`delta_layer` without gradients, which leaves the last tables in `table`: y, alpha, beta.
+
+    For acting, where copies of tables would cost as much as all the rest.
+    """
+    if _has_numba_form(z):
+        y, _, alpha, beta, _, _ = _forward(z, start, table, form, keep=False)
+    else:
+        y, last, alpha, beta = delta_layer_torch(z, start, table, form)
+        table.copy_(last)
+    return y, alpha, beta
+
+
+def _has_numba_form(z: Tensor) -> bool:
+    return z.device.type == "cpu" and z.dtype in (torch.float32, torch.float64)
 
 
 def delta_layer_torch(
@@ -118,18 +135,10 @@ class _DeltaLayer(torch.autograd.Function):
     def forward(
         ctx: Any, z: Tensor, start: Tensor, state: Tensor, form: DeltaForm
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        T, B, _ = z.shape
-        H, K, V = form.heads, form.key_size, form.value_size
-        z = z.detach().clone() if form.bound_values else z.detach().contiguous()
-        heads, gates = form.split(z)
-        if form.bound_values:
-            heads[..., 2 * K : 2 * K + V].tanh_()
-        alpha, beta = gate(gates, form.hard_gates).chunk(2, -1)
-        beta.mul_(2)
-        out, last, kept = scan_forward(heads, alpha, beta, start, state, True, any(ctx.needs_input_grad))
-        y = z.new_empty(T, B, H * V)
-        _compiled(V, form.tanh_read)[0](out.numpy(), z.numpy(), form.head_width, y.numpy())
-        ctx.save_for_backward(z, alpha, beta, start, out, kept)
+        last = state.clone(memory_format=torch.contiguous_format)
+        y, *saved = _forward(z.detach(), start, last, form, any(ctx.needs_input_grad))
+        alpha, beta = saved[1:3]
+        ctx.save_for_backward(*saved, start)
         ctx.form = form
         ctx.mark_non_differentiable(alpha, beta)
         return y, last, alpha, beta
@@ -137,7 +146,7 @@ class _DeltaLayer(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, d_last: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        z, alpha, beta, start, out, kept = ctx.saved_tensors
+        z, alpha, beta, out, kept, start = ctx.saved_tensors
         form: DeltaForm = ctx.form
         K, V = form.key_size, form.value_size
         dz, d_read = z.new_empty(z.shape), z.new_empty(*out.shape[:3], V)
@@ -152,6 +161,24 @@ class _DeltaLayer(torch.autograd.Function):
         if form.bound_values:
             d_heads[..., 2 * K : 2 * K + V] *= 1 - heads[..., 2 * K : 2 * K + V].square()
         return dz, None, d_state, None
+
+
+def _forward(
+    z: Tensor, start: Tensor, table: Tensor, form: DeltaForm, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Advance `table` in place; y, z as the recurrence saw it, alpha, beta, and what `scan_forward` returns."""
+    T, B, _ = z.shape
+    H, K, V = form.heads, form.key_size, form.value_size
+    z = z.clone() if form.bound_values else z.contiguous()
+    heads, gates = form.split(z)
+    if form.bound_values:
+        heads[..., 2 * K : 2 * K + V].tanh_()
+    alpha, beta = gate(gates, form.hard_gates).chunk(2, -1)
+    beta.mul_(2)
+    out, kept = scan_forward(heads, alpha, beta, start, table, True, keep)
+    y = z.new_empty(T, B, H * V)
+    _compiled(V, form.tanh_read)[0](out.numpy(), z.numpy(), form.head_width, y.numpy())
+    return y, z, alpha, beta, out, kept
 
 
 @functools.cache

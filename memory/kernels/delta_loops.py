@@ -42,8 +42,8 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
     BK, BV = (max(n for n in range(1, 17) if size % n == 0) for size in (K, V))
 
     @njit(**OPTIONS)
-    def forward(z, zs, alpha, beta, start, normalise, out, kept, table):  # type: ignore[no-untyped-def]
-        """Advance `table` [B, H, K * V] in place; fill `out` [T, B, H, 2 V] with read and error, and `kept`.
+    def forward(z, zs, alpha, beta, start, normalise, out, kept, table, ts):  # type: ignore[no-untyped-def]
+        """Advance `table` [B, H, K V] in place; fill `out` [T, B, H, 2 V] with read and error, and `kept`.
 
         error = v - alpha S^T k before the step, and kept [segments, B, H, K * V], the tables at the first step of each
         segment after a reset, are for backward; an empty `kept` asks for none.
@@ -66,7 +66,8 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                             scale[h, 1] = one / np.sqrt(k_length)
                     fresh = start[t, b]
                     for h in range(H):
-                        S = table[b, h]
+                        s0 = b * ts[0] + h * ts[1]
+                        S = table[s0 : s0 + KV]
                         if fresh:
                             for i in range(KV):
                                 S[i] = 0

@@ -1,0 +1,80 @@
+"""A sliding attention window over a sequence in blocks, so that memory grows with its length alone."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SMALLEST_BLOCK = 16
+"""Queries in a block, at least: below it the blocks' number costs more than what their smaller bands save."""
+
+
+class Window:
+    """Which keys each query of a sequence sees, in blocks of Q queries; Q >= M unless one block is all.
+
+    Keys are the M inputs before the sequence, then its T inputs. Block n holds queries n Q to n Q + Q - 1 and the
+    M + Q keys from n Q on, so that query i of a block sees a band of M + 1 keys, from i to its own at i + M:
+
+        M = 3, Q = 4      key    0 1 2 3 4 5 6
+                          query  0 0 0 0 . . .
+                                 . 1 1 1 1 . .
+                                 . . 2 2 2 2 .
+                                 . . . 3 3 3 3
+
+    Of the band it sees the keys of its own episode. The last block is filled up behind the sequence's end with queries
+    that see one another and that nothing sees.
+
+    Args:
+        start: [B, T] bool, T of 1 or more.
+        filled: [B] int64, how many of the M inputs before the sequence are of the episode under way.
+        M: memory_length.
+        dtype: of the scores.
+    """
+
+    def __init__(self, start: Tensor, filled: Tensor, M: int, dtype: torch.dtype) -> None:
+        B, T = start.shape
+        Q = min(T, max(M, SMALLEST_BLOCK))
+        self.blocks = -(-T // Q)
+        self.Q, self.T, self.M = Q, T, M
+        self.padding = self.blocks * Q - T
+        # 0 for the episode under way, one more at every start; -1 where there was no input, -2 behind the end
+        episode = functional.pad(start.long().cumsum(1), (0, self.padding), value=-2)
+        age = torch.arange(M, 0, -1, device=start.device)
+        before = (age <= filled.unsqueeze(1)).long() - 1
+        self.query_ids = episode
+        self.key_ids = torch.cat([before, episode], 1)
+        distance = torch.arange(M, M + Q, device=start.device).unsqueeze(1) - torch.arange(M + Q, device=start.device)
+        band = (distance >= 0) & (distance <= M)
+        same = self.in_blocks(self.key_ids, 1).unsqueeze(2) == episode.view(B, self.blocks, Q, 1)
+        self.seen = same & band
+        """[B, blocks, Q, M + Q] bool."""
+        self.unseen = torch.zeros(self.seen.shape, dtype=dtype, device=start.device).masked_fill_(~self.seen, -math.inf)
+        """What to add to scores [B, heads, blocks, Q, M + Q]: 0 or -inf."""
+
+    def in_blocks(self, keys: Tensor, dim: int) -> Tensor:
+        """What stands at every key, M + blocks * Q at `dim`, to what each block sees, [blocks, M + Q] there."""
+        if self.blocks == 1:
+            return keys.unsqueeze(dim)
+        own = keys.narrow(dim, self.M, self.blocks * self.Q).unflatten(dim, (self.blocks, self.Q))
+        before = keys.narrow(dim, 0, self.blocks * self.Q).unflatten(dim, (self.blocks, self.Q))
+        return torch.cat([before.narrow(dim + 1, 0, self.M), own], dim + 1)
+
+    def shift(self, bands: Tensor) -> Tensor:
+        """Scores along the band [..., Q, M + 1], farthest first, to their keys [..., Q, M + Q].
+
+        A row more of zeros than fits makes each row begin one key after the row above.
+        """
+        flat = functional.pad(bands, (0, self.Q)).flatten(-2)
+        return flat[..., : self.Q * (self.M + self.Q)].unflatten(-1, (self.Q, self.M + self.Q))
+
+    def by_distance(self, weights: Tensor) -> Tensor:
+        """Mean over real queries and heads of weights [B, heads, blocks, Q, M + Q] at distances 0 to M."""
+        B, heads, _, Q, _ = weights.shape
+        total = weights.sum((0, 1)).flatten(0, 1)
+        total[self.T :] = 0
+        flat = total.view(self.blocks, -1).sum(0)
+        bands = functional.pad(flat, (0, Q)).view(Q, self.M + Q + 1)[:, : self.M + 1]
+        return bands.sum(0).flip(0) / (B * self.T * heads)
