@@ -48,7 +48,7 @@ def environment_spec(env_id: str) -> EnvSpec:
     """The registration of an id; ValueError with the closest known id where there is none."""
     import gymnasium
 
-    import envs  # noqa: F401  registers ours
+    from envs.registration import import_owner
 
     module, colon, name = env_id.rpartition(":")
     if colon:
@@ -56,6 +56,7 @@ def environment_spec(env_id: str) -> EnvSpec:
             importlib.import_module(module)
         except (ImportError, ValueError) as error:
             raise ValueError(f"the module of environment {env_id!r} cannot be imported: {error}") from None
+    import_owner(name)
     if name not in gymnasium.registry:
         raise ValueError(
             f"unknown environment {env_id!r}{closest(name, gymnasium.registry)}; any id registered with gymnasium "

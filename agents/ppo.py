@@ -32,7 +32,7 @@ from agents.policies import (
     check_finite,
 )
 from agents.tree import tree_map
-from agents.vec_env import DropText, longest_horizon
+from agents.vec_env import VecDropText, longest_horizon
 
 SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 
@@ -167,7 +167,7 @@ class MemoryPPO(OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        env = DropText.where_needed(env)
+        env = VecDropText.where_needed(env)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from gymnasium import ObservationWrapper, spaces
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-
-def _without_text(space: spaces.Dict) -> spaces.Dict:
-    return spaces.Dict({key: part for key, part in space.spaces.items() if not isinstance(part, spaces.Text)})
+from envs.text import DropText, has_text, without_text
 
 
-class DropText(VecEnvWrapper):
+class VecDropText(VecEnvWrapper):
     """A VecEnv without the text keys of its Dict observations (MiniGrid's `mission`), which no policy reads."""
 
     def __init__(self, venv: VecEnv) -> None:
-        assert isinstance(venv.observation_space, spaces.Dict)
-        super().__init__(venv, observation_space=_without_text(venv.observation_space))
+        super().__init__(venv, observation_space=without_text(venv.observation_space))
 
     @staticmethod
     def where_needed(env: Any) -> Any:
         """`env` (gymnasium or VecEnv) as it is, or without its text keys."""
-        space = env.observation_space
-        if not isinstance(space, spaces.Dict) or not any(isinstance(s, spaces.Text) for s in space.spaces.values()):
+        if not has_text(env.observation_space):
             return env
-        return DropText(env) if isinstance(env, VecEnv) else _DropText(env)
+        return VecDropText(env) if isinstance(env, VecEnv) else DropText(env)
 
     def _keep(self, obs: dict[str, Any]) -> dict[str, Any]:
         assert isinstance(self.observation_space, spaces.Dict)
@@ -42,17 +38,6 @@ class DropText(VecEnvWrapper):
         for row in dones.nonzero()[0]:
             infos[row]["terminal_observation"] = self._keep(infos[row]["terminal_observation"])
         return self._keep(obs), rewards, dones, infos  # type: ignore[arg-type]
-
-
-class _DropText(ObservationWrapper):
-    """The same for a single gymnasium environment."""
-
-    def __init__(self, env: Any) -> None:
-        super().__init__(env)
-        self.observation_space = _without_text(env.observation_space)
-
-    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
-        return {key: observation[key] for key in self.observation_space.spaces}  # type: ignore[attr-defined]
 
 
 def longest_horizon(env: VecEnv) -> int | None:

@@ -65,7 +65,7 @@ def happen(rules: Rules, state: State, i: int, t: int) -> None:
         state.slot[i] = t
         swap(state.object, i, t, t + draw(state.rng, i, N - t))
         swap(state.box, i, t, t + draw(state.rng, i, M - t))
-    elif (t - N) % 2 == 0:
+    elif (t - N) & 1 == 0:
         state.slot[i] = draw(state.rng, i, N)
     else:
         swap(state.box, i, state.slot[i], N + draw(state.rng, i, M - N))
@@ -105,7 +105,7 @@ class Observation(NamedTuple):
 def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
     """The event or the question; nothing after the answer."""
     t, slot, N, boxes = state.steps[i], state.slot[i], rules.objects, rules.boxes
-    asked, taken = t == rules.question, N <= t < rules.question and (t - N) % 2 == 0
+    asked, taken = t == rules.question, N <= t < rules.question and (t - N) & 1 == 0
     put = t < rules.question and not taken
     obs.place[j] = state.room[i]
     for k in range(N + boxes + 3):
@@ -113,7 +113,7 @@ def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> Non
     if t <= rules.question:
         obs.seen[j, state.object[i, slot]] = 1
     if put or taken:
-        obs.seen[j, N + state.box[i, slot] % boxes] = 1
+        obs.seen[j, N + state.box[i, slot] - state.room[i] * boxes] = 1
     obs.seen[j, N + boxes] = put
     obs.seen[j, N + boxes + 1] = taken
     obs.seen[j, N + boxes + 2] = asked

@@ -118,6 +118,7 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
 
         venv: VecEnv = WorldVecEnv(cls, num_envs, spec=gym.spec(id), **{**_ENTRIES[id].presets, **kwargs})
     else:
+        import_owner(id)
         spec = gym.registry.get(id)
         if spec is None:
             known = [*_ENTRIES, *gym.registry]
@@ -130,6 +131,12 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
     if seed is not None:
         venv.seed(seed)
     return venv
+
+
+def import_owner(id: str) -> None:
+    """Import minigrid, which we depend on, where the id is one of its own: importing it registers them."""
+    if id.startswith(("MiniGrid-", "BabyAI-")):
+        _import("minigrid")
 
 
 def _load(target: str) -> Any:

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from envs.arguments import check_int
 from envs.core import World
 from envs.kernels import STEP_AND_RESTART
+from envs.text import DropText, has_text
 from envs.vector import MOST_ROWS
 
 
@@ -327,5 +328,10 @@ def _of_row(infos: dict[str, Any], i: int) -> dict[str, Any]:
 
 
 def dummy_vec_env(id: str, num_envs: int, kwargs: dict[str, Any]) -> DummyVecEnv:
-    """SB3's DummyVecEnv of a registered id, each row under a Monitor."""
-    return DummyVecEnv([lambda: Monitor(gym.make(id, **kwargs))] * num_envs)
+    """SB3's DummyVecEnv of a registered id, each row under a Monitor, text keys left out."""
+
+    def one() -> gym.Env:
+        env = gym.make(id, **kwargs)
+        return Monitor(DropText(env) if has_text(env.observation_space) else env)
+
+    return DummyVecEnv([one] * num_envs)

@@ -163,6 +163,7 @@ class RewriteMemory(Memory):
         differentiable = torch.is_grad_enabled()
         table = table if differentiable else table.clone(memory_format=torch.contiguous_format)
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, DeltaLayer)
             z = layer.project(functional.layer_norm(stream, stream.shape[-1:], eps=NORM_EPS) if number else x)
             if differentiable:
                 y, last, alpha, beta = delta_layer(z, start, table[:, number], self.form)

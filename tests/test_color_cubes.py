@@ -93,14 +93,14 @@ def arguments(draw):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(kwargs=arguments(), seed=st.integers(0, 2**63), skill=st.sampled_from([0.0, 0.7, 0.95, 1.0]))
 def test_equals_the_twin(kwargs, seed, skill):
     env, twin = ColorCubes(**kwargs), Twin(**kwargs)
     rng = np.random.default_rng(seed)
     obs, _ = env.reset(seed=seed)
     assert obs.tolist() == twin.reset(seed)
-    for _ in range(200):
+    for _ in range(120):
         action = env.expert_action() if rng.random() < skill else int(rng.integers(5))
         obs, reward, terminated, truncated, info = env.step(action)
         assert (obs.tolist(), reward, terminated, truncated, info.get("success", False)) == twin.step(action)
@@ -222,24 +222,26 @@ def blind_player(grid: int, q: float):
     cells = tour(grid)
     place = {cell: k for k, cell in enumerate(cells)}
     moves = {LEFT: (-1, 0), RIGHT: (1, 0), UP: (0, -1), DOWN: (0, 1), INTERACT: (0, 0)}
-
-    def one(obs: np.ndarray) -> int:
-        x, y = int(obs[:grid].argmax()), int(obs[grid : 2 * grid].argmax())
+    onward = np.zeros((grid, grid), int)
+    informed = np.zeros((grid, grid, grid, grid), int)
+    for x, y in np.ndindex(grid, grid):
         near = {a: place[x + dx, y + dy] for a, (dx, dy) in moves.items() if (x + dx, y + dy) in place}
-        N = (len(obs) - 2 * grid - 2) // (2 * grid + 1)
-        colour = obs[2 * grid : 2 * grid + N]
-        if colour.any():
-            column, row = obs[2 * grid + N + 2 :].reshape(N, 2, grid)[colour.argmax()]
-            goal = place.get((int(column.argmax()), int(row.argmax())))
-            if goal is not None:
-                return min(near, key=lambda a: (goal - near[a]) % len(cells))
-        elif rng.random() < q:
-            return INTERACT
-        if (x, y) not in place:
-            return next(iter(near))
-        return next(a for a, k in near.items() if k == (place[x, y] + 1) % len(cells))
+        after = (place.get((x, y), near[min(near)] - 1) + 1) % len(cells)
+        onward[x, y] = next(a for a, k in near.items() if k == after)
+        for u, v in np.ndindex(grid, grid):
+            goal = place.get((u, v), 0)
+            informed[x, y, u, v] = min(near, key=lambda a: (goal - near[a]) % len(cells))
 
-    return lambda obs, fresh: np.array([one(o) for o in obs])
+    def act(obs, fresh):
+        B, G = len(obs), grid
+        N = (obs.shape[1] - 2 * G - 2) // (2 * G + 1)
+        x, y = obs[:, :G].argmax(1), obs[:, G : 2 * G].argmax(1)
+        colour = obs[:, 2 * G : 2 * G + N]
+        goal = obs[:, 2 * G + N + 2 :].reshape(B, N, 2, G)[np.arange(B), colour.argmax(1)].argmax(-1)
+        blind = np.where(rng.random(B) < q, INTERACT, onward[x, y])
+        return np.where(colour.any(1), informed[x, y, goal[:, 0], goal[:, 1]], blind)
+
+    return act
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ def blind_player(grid: int, q: float):
     ],
 )
 def test_the_chance_level_is_what_the_tour_wins(kwargs, slack):
-    R = 1500
+    R = 4000
     level = ColorCubes(**kwargs).chance_level()
     found = []
     for q in (0.58, 0.66, 0.74):
@@ -284,9 +286,9 @@ def test_no_player_without_memory_is_found_that_wins_more():
     for a, b in zip(order, [*order[1:], order[0]]):
         logits[a] += torch.tensor([*(4.0 * (beyond[a] == b)).tolist(), 4.0]) - 4
     logits.requires_grad_()
-    ascent = torch.optim.Adam([logits], lr=0.15)
+    ascent = torch.optim.Adam([logits], lr=0.25)
     start = success(logits.softmax(-1)).item()
-    for _ in range(120):
+    for _ in range(60):
         ascent.zero_grad()
         (-success(logits.softmax(-1))).backward()
         ascent.step()
@@ -383,7 +385,7 @@ def test_teleports_are_as_frequent_as_asked_and_fair():
     vector, _ = rows(B, grid=3, cubes=3, phases=1, teleport=0.25)
     before = vector.hidden_state()
     corner = before["agent"] == 0
-    vector.step(np.full(B, UP))  # stays in the upper row; nobody succeeds
+    vector.step(np.full(B, UP))  # nobody interacts
     after = vector.hidden_state()
     moved = (before["cell"] != after["cell"]).sum(1)
     assert set(moved) == {0, 1}

@@ -228,6 +228,14 @@ def test_text_is_dropped_before_it_reaches_a_policy():
     model.predict({"mission": "go", "x": np.zeros(2, np.float32)})
 
 
+def test_minigrids_own_environments_are_taken_by_their_ids():
+    venv = envs.make_vec("MiniGrid-MemoryS7-v0", 2, seed=0)
+    model = MemoryPPO("MultiInputMemoryPolicy", venv, n_steps=16, batch_size=32, policy_kwargs={"memory": "gru"})
+    model.learn(32)
+    result = evaluate(model, "MiniGrid-MemoryS7-v0", episodes=2)
+    assert result["episodes"] == 2
+
+
 def test_a_learning_curve_without_success_is_drawn(tmp_path):
     (tmp_path / "e.csv").write_text("step,success,return_mean\n1,,2.0\n2,,3.0\n")
     learning_curve(tmp_path / "e.csv", tmp_path / "e.png", "title")

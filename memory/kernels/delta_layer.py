@@ -114,15 +114,6 @@ def gate(x: Tensor, hard: bool) -> Tensor:
     return (opened * (1 + 2 * STRETCH) - STRETCH).clamp(0, 1) if hard else opened
 
 
-def _gate_slope(value: Tensor, hard: bool) -> Tensor:
-    """The gate's derivative where it has `value`."""
-    if not hard:
-        return value * (1 - value)
-    opened = (value + STRETCH) / (1 + 2 * STRETCH)
-    inside = (value > 0) & (value < 1)
-    return torch.where(inside, (1 + 2 * STRETCH) * opened * (1 - opened), 0)
-
-
 def mean_square_norm(x: Tensor) -> Tensor:
     """Divide x by sqrt(mean x^2 + NORM_EPS) over the last axis: near zero a mere factor, not noise at full size."""
     return functional.rms_norm(x, x.shape[-1:], eps=NORM_EPS)
@@ -152,12 +143,11 @@ class _DeltaLayer(torch.autograd.Function):
         dz, d_read = z.new_empty(z.shape), z.new_empty(*out.shape[:3], V)
         arrays = (out.numpy(), z.numpy(), form.head_width, dy.contiguous().numpy())
         _compiled(V, form.tanh_read)[1](*arrays, d_read.numpy(), dz.numpy())
-        heads, _gates = form.split(z)
+        heads, _ = form.split(z)
         d_heads, d_gates = form.split(dz)
-        da, db = d_gates.chunk(2, -1)
         d_alpha, d_beta, d_state = scan_backward(heads, alpha, beta, start, out, kept, True, d_read, d_last, d_heads)
-        torch.mul(d_alpha, _gate_slope(alpha, form.hard_gates), out=da)
-        torch.mul(d_beta.mul_(2), _gate_slope(beta / 2, form.hard_gates), out=db)
+        gradients = (alpha.numpy(), beta.numpy(), d_alpha.numpy(), d_beta.numpy())
+        _open_gates_backward(*gradients, form.hard_gates, d_gates.numpy())
         if form.bound_values:
             d_heads[..., 2 * K : 2 * K + V] *= 1 - heads[..., 2 * K : 2 * K + V].square()
         return dz, None, d_state, None
@@ -173,12 +163,50 @@ def _forward(
     heads, gates = form.split(z)
     if form.bound_values:
         heads[..., 2 * K : 2 * K + V].tanh_()
-    alpha, beta = gate(gates, form.hard_gates).chunk(2, -1)
-    beta.mul_(2)
+    alpha, beta = z.new_empty(T, B, H), z.new_empty(T, B, H)
+    _open_gates(gates.numpy(), form.hard_gates, alpha.numpy(), beta.numpy())
     out, kept = scan_forward(heads, alpha, beta, start, table, True, keep)
     y = z.new_empty(T, B, H * V)
     _compiled(V, form.tanh_read)[0](out.numpy(), z.numpy(), form.head_width, y.numpy())
     return y, z, alpha, beta, out, kept
+
+
+@njit(**OPTIONS)
+def _open_gates(gates, hard, alpha, beta):  # type: ignore[no-untyped-def]
+    """Fill alpha and beta [T, B, H] from gates [T, B, 2 H]; see `gate`."""
+    T, B, H = alpha.shape
+    number = alpha.dtype.type
+    zero, one, two, stretch = number(0), number(1), number(2), number(STRETCH)
+    for t in range(T):
+        for b in range(B):
+            for h in range(H):
+                keep, rewrite = sigmoid(gates[t, b, h]), sigmoid(gates[t, b, H + h])
+                if hard:
+                    keep = min(max(keep * (one + two * stretch) - stretch, zero), one)
+                    rewrite = min(max(rewrite * (one + two * stretch) - stretch, zero), one)
+                alpha[t, b, h] = keep
+                beta[t, b, h] = two * rewrite
+
+
+@njit(**OPTIONS)
+def _open_gates_backward(alpha, beta, d_alpha, d_beta, hard, d_gates):  # type: ignore[no-untyped-def]
+    """The gradient of `_open_gates`, from what the gates became."""
+    T, B, H = alpha.shape
+    number = alpha.dtype.type
+    zero, one, two, stretch = number(0), number(1), number(2), number(STRETCH)
+    reach = one + two * stretch
+    for t in range(T):
+        for b in range(B):
+            for h in range(H):
+                keep, rewrite = alpha[t, b, h], beta[t, b, h] / two
+                if hard:
+                    keep_opened, opened = (keep + stretch) / reach, (rewrite + stretch) / reach
+                    keep = reach * keep_opened * (one - keep_opened) if zero < keep < one else zero
+                    rewrite = reach * opened * (one - opened) if zero < rewrite < one else zero
+                else:
+                    keep, rewrite = keep * (one - keep), rewrite * (one - rewrite)
+                d_gates[t, b, h] = d_alpha[t, b, h] * keep
+                d_gates[t, b, H + h] = d_beta[t, b, h] * two * rewrite
 
 
 @functools.cache

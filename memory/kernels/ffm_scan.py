@@ -79,7 +79,7 @@ class FFMScan(torch.autograd.Function):
         start: Tensor,
         state: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """As `torch_scan`, and y and the last state of it."""
+        """Y [T, B, D] and the last state, as `torch_scan` gives them."""
         T, B, _ = x.shape
         D = len(mix)
         x, start = x.contiguous(), start.contiguous()

@@ -1,0 +1,37 @@
+"""Text keys of Dict observations (`mission` in MiniGrid) left out: no policy reads them, DummyVecEnv refuses them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+def is_text(space: spaces.Space) -> bool:
+    """Whether a space is of strings: gymnasium's Text, or one such as MiniGrid's MissionSpace."""
+    return space.dtype is not None and np.dtype(space.dtype).kind in "SU"
+
+
+def has_text(space: spaces.Space) -> bool:
+    """Whether a Dict space has text keys."""
+    return isinstance(space, spaces.Dict) and any(is_text(part) for part in space.spaces.values())
+
+
+def without_text(space: spaces.Space) -> spaces.Dict:
+    """A Dict space without its text keys."""
+    assert isinstance(space, spaces.Dict)
+    return spaces.Dict({key: part for key, part in space.spaces.items() if not is_text(part)})
+
+
+class DropText(gym.ObservationWrapper):
+    """An environment without the text keys of its Dict observations."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.observation_space = without_text(env.observation_space)
+
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """The keys that are left."""
+        return {key: observation[key] for key in self.observation_space.spaces}  # type: ignore[attr-defined]
