@@ -216,8 +216,8 @@ class ColorCubes(World):
     (2 G - 1) K steps.
 
     Chance level: success of the player without memory of `envs.blind_tour`: at a phase's start it steps towards the
-    target, at other times it interacts with a fixed probability or else goes on round the grid. Gradient ascent over all
-    policies without memory finds less than 0.003 more for one cube and phase on G = 4 and 5. A deterministic player
+    target, at other times it interacts with a fixed probability or else goes on round the grid. Gradient ascent over
+    all policies without memory finds less than 0.003 more for one cube and phase on G = 4 and 5. A deterministic player
     without memory hardly wins at all: where it interacts in vain, it stays.
 
     Args:

@@ -108,8 +108,7 @@ def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> Non
     asked, taken = t == rules.question, N <= t < rules.question and (t - N) & 1 == 0
     put = t < rules.question and not taken
     obs.place[j] = state.room[i]
-    for k in range(N + boxes + 3):
-        obs.seen[j, k] = 0
+    obs.seen[j, :] = 0
     if t <= rules.question:
         obs.seen[j, state.object[i, slot]] = 1
     if put or taken:

@@ -143,7 +143,7 @@ class _DeltaLayer(torch.autograd.Function):
         dz, d_read = z.new_empty(z.shape), z.new_empty(*out.shape[:3], V)
         arrays = (out.numpy(), z.numpy(), form.head_width, dy.contiguous().numpy())
         _compiled(V, form.tanh_read)[1](*arrays, d_read.numpy(), dz.numpy())
-        heads, _ = form.split(z)
+        heads, _gates = form.split(z)
         d_heads, d_gates = form.split(dz)
         d_alpha, d_beta, d_state = scan_backward(heads, alpha, beta, start, out, kept, True, d_read, d_last, d_heads)
         gradients = (alpha.numpy(), beta.numpy(), d_alpha.numpy(), d_beta.numpy())
@@ -211,7 +211,10 @@ def _open_gates_backward(alpha, beta, d_alpha, d_beta, hard, d_gates):  # type: 
 
 @functools.cache
 def _compiled(V: int, use_tanh: bool) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Gated read and its gradient for V columns and one form of read; constants, as in `memory.kernels.delta_loops`."""
+    """Gated read and its gradient for V columns and one form of read; constants, as in `memory.kernels.delta_loops`.
+
+    Exponentials are taken over all heads at once: a loop over one head's columns would unroll into scalars.
+    """
 
     @njit(**OPTIONS)
     def gated_read(out, z, width, y):  # type: ignore[no-untyped-def]
@@ -221,51 +224,61 @@ def _compiled(V: int, use_tanh: bool) -> tuple[Callable[..., None], Callable[...
         """
         T, B, H, _ = out.shape
         one, zero, eps, count = y.dtype.type(1), y.dtype.type(0), y.dtype.type(NORM_EPS), y.dtype.type(V)
+        opened, bounded = np.empty(H * V, y.dtype), np.empty(H * V, y.dtype)
         for t in range(T):
             for b in range(B):
                 for h in range(H):
-                    end = (h + 1) * width
-                    read, opening, row = out[t, b, h], z[t, b, end - V : end], y[t, b, h * V : (h + 1) * V]
-                    if use_tanh:
-                        for j in range(V):
-                            row[j] = tanh(read[j]) * sigmoid(opening[j])
-                    else:
+                    opening = z[t, b, (h + 1) * width - V : (h + 1) * width]
+                    for j in range(V):
+                        opened[h * V + j] = opening[j]
+                        bounded[h * V + j] = out[t, b, h, j]
+                    if not use_tanh:
                         squares = zero
                         for j in range(V):
-                            squares += read[j] * read[j]
+                            squares += out[t, b, h, j] * out[t, b, h, j]
                         scale = one / np.sqrt(squares / count + eps)
                         for j in range(V):
-                            row[j] = read[j] * scale * sigmoid(opening[j])
+                            bounded[h * V + j] *= scale
+                for i in range(H * V):
+                    y[t, b, i] = (tanh(bounded[i]) if use_tanh else bounded[i]) * sigmoid(opened[i])
 
     @njit(**OPTIONS)
     def gated_read_backward(out, z, width, dy, d_read, dz):  # type: ignore[no-untyped-def]
-        """Fill d_read [T, B, H, V], and in dz what belongs to g."""
+        """Fill d_read [T, B, H V], and in dz what belongs to g."""
         T, B, H, _ = out.shape
         one, zero, eps, count = dy.dtype.type(1), dy.dtype.type(0), dy.dtype.type(NORM_EPS), dy.dtype.type(V)
+        opened, bounded, scales = np.empty(H * V, dy.dtype), np.empty(H * V, dy.dtype), np.empty(H, dy.dtype)
         for t in range(T):
             for b in range(B):
                 for h in range(H):
-                    end = (h + 1) * width
-                    read, opening, row = out[t, b, h], z[t, b, end - V : end], dy[t, b, h * V : (h + 1) * V]
-                    into, d_opening = d_read[t, b, h], dz[t, b, end - V : end]
-                    if use_tanh:
-                        for j in range(V):
-                            opened, bounded = sigmoid(opening[j]), tanh(read[j])
-                            into[j] = row[j] * opened * (one - bounded * bounded)
-                            d_opening[j] = row[j] * bounded * opened * (one - opened)
-                    else:
+                    opening = z[t, b, (h + 1) * width - V : (h + 1) * width]
+                    for j in range(V):
+                        opened[h * V + j] = opening[j]
+                        bounded[h * V + j] = out[t, b, h, j]
+                    if not use_tanh:
                         squares = zero
                         for j in range(V):
-                            squares += read[j] * read[j]
-                        scale = one / np.sqrt(squares / count + eps)
-                        along = zero
-                        for j in range(V):
-                            opened, bounded = sigmoid(opening[j]), read[j] * scale
-                            into[j] = row[j] * opened
-                            along += row[j] * opened * bounded
-                            d_opening[j] = row[j] * bounded * opened * (one - opened)
-                        along /= count
-                        for j in range(V):
-                            into[j] = scale * (into[j] - along * read[j] * scale)
+                            squares += out[t, b, h, j] * out[t, b, h, j]
+                        scales[h] = one / np.sqrt(squares / count + eps)
+                for i in range(H * V):
+                    opened[i] = sigmoid(opened[i])
+                if use_tanh:
+                    for i in range(H * V):
+                        bounded[i] = tanh(bounded[i])
+                for h in range(H):
+                    scale = one if use_tanh else scales[h]
+                    d_opening, row = dz[t, b, (h + 1) * width - V : (h + 1) * width], dy[t, b, h * V : (h + 1) * V]
+                    along = zero
+                    for j in range(V):
+                        gate_, read = opened[h * V + j], bounded[h * V + j] * scale
+                        along += row[j] * gate_ * read
+                        d_opening[j] = row[j] * read * gate_ * (one - gate_)
+                    along /= count
+                    for j in range(V):
+                        gate_, read = opened[h * V + j], bounded[h * V + j] * scale
+                        if use_tanh:
+                            d_read[t, b, h, j] = row[j] * gate_ * (one - read * read)
+                        else:
+                            d_read[t, b, h, j] = scale * (row[j] * gate_ - along * read)
 
     return gated_read, gated_read_backward

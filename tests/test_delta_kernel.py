@@ -1,0 +1,210 @@
+"""The gated delta rule: numba form, chunked form and the loop that defines it agree, and a few laws of the rule."""
+
+import math
+
+import pytest
+import torch
+from conftest import tolerance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from memory.kernels import gated_delta_scan
+from memory.kernels.delta import gated_delta_chunked
+from memory.kernels.delta_layer import DeltaForm, delta_layer, delta_layer_, delta_layer_torch
+from memory.kernels.delta_loops import EPS, ROWS, SEGMENT
+
+
+def slow(q, k, v, alpha, beta, start, table, normalise=False):
+    """The definition, step by step."""
+    if normalise:
+        q, k = (x / (x.square().sum(-1, keepdim=True) + EPS).sqrt() for x in (q, k))
+    reads = []
+    for t in range(len(q)):
+        table = torch.where(start[t].view(-1, 1, 1, 1), 0, table) * alpha[t][..., None, None]
+        under = torch.einsum("bhkv,bhk->bhv", table, k[t])
+        table = table + torch.einsum("bhk,bhv->bhkv", k[t], beta[t].unsqueeze(-1) * (v[t] - under))
+        reads.append(torch.einsum("bhkv,bhk->bhv", table, q[t]))
+    return (torch.stack(reads) if reads else v), table
+
+
+def chunked(*args, normalise=False):
+    return gated_delta_chunked(*args, normalise=normalise, chunk_size=8)
+
+
+each_form = pytest.mark.parametrize("form", [gated_delta_scan, chunked])
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+
+
+def inputs(T, B, H, K, V, dtype=torch.float64, starts=0.1, unit=True):
+    """A sequence whose alphas are sometimes exactly 0 or 1 and whose betas are sometimes exactly 0 or 2."""
+    q, k, v = (torch.randn(T, B, H, n, dtype=dtype) for n in (K, K, V))
+    if unit:
+        q, k = (x / x.norm(dim=-1, keepdim=True) for x in (q, k))
+    alpha, beta = ((torch.rand(T, B, H, dtype=dtype) * 1.4 - 0.2).clamp(0, 1) * top for top in (1, 2))
+    return q, k, v, alpha, beta, torch.rand(T, B) < starts, torch.randn(B, H, K, V, dtype=dtype)
+
+
+def values_and_gradients(run, args, **kwargs):
+    """Read, last table, and gradients of all floats under a loss that weighs every number differently."""
+    args = [x.detach().clone().requires_grad_() if x.is_floating_point() else x for x in args]
+    read, last = run(*args, **kwargs)
+    weigh = torch.Generator().manual_seed(1)
+    loss = sum((x * torch.randn(x.shape, dtype=x.dtype, generator=weigh)).sum() for x in (read, last))
+    floats = [x for x in args if x.is_floating_point()]
+    gradients = torch.autograd.grad(loss, floats, allow_unused=True)
+    found = [torch.zeros_like(x) if g is None else g for x, g in zip(floats, gradients)]
+    return [read.detach(), last.detach(), *found]
+
+
+@each_form
+@each_dtype
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize(("K", "V"), [(3, 4), (16, 16), (4, 32), (20, 3)])
+def test_equals_the_definition(form, dtype, normalise, K, V):
+    args = inputs(2 * SEGMENT + 5, ROWS + 1, 2, K, V, dtype, unit=not normalise)
+    found = values_and_gradients(form, args, normalise=normalise)
+    assert_close(found, values_and_gradients(slow, args, normalise=normalise), **tolerance(dtype))
+
+
+@settings(max_examples=40, deadline=None)
+@given(T=st.integers(0, 3 * SEGMENT), B=st.integers(1, 6), starts=st.floats(0, 1), seed=st.integers(0, 99))
+def test_equals_the_definition_for_any_length_and_starts(T, B, starts, seed):
+    torch.manual_seed(seed)
+    args = inputs(T, B, 2, 3, 4, starts=starts)
+    expected = values_and_gradients(slow, args)
+    for form in (gated_delta_scan, chunked):
+        assert_close(values_and_gradients(form, args), expected, **tolerance(torch.float64))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 7, 32, 100])
+def test_chunk_size_changes_nothing(chunk_size):
+    args = inputs(40, 3, 2, 3, 4)
+
+    def run(*args):
+        return gated_delta_chunked(*args, chunk_size=chunk_size)
+
+    assert_close(values_and_gradients(run, args), values_and_gradients(slow, args), **tolerance(torch.float64))
+
+
+@each_form
+@pytest.mark.parametrize("normalise", [False, True])
+def test_gradcheck(form, normalise):
+    *floats, start, state = inputs(SEGMENT + 2, 2, 1, 3, 4, starts=0.2)
+    # inside (0, 1): at its ends finite differences would step outside
+    floats[3] = floats[3] * 0.8 + 0.1
+    floats = [x.requires_grad_() for x in (*floats, state)]
+
+    def run(q, k, v, alpha, beta, state):
+        return form(q, k, v, alpha, beta, start, state, normalise=normalise)
+
+    assert torch.autograd.gradcheck(run, floats)
+
+
+@each_form
+def test_overwrite_is_exact(form):
+    """With alpha = beta = 1 the table returns the new value under k; what stands under an orthogonal key stays."""
+    H, K, V = 2, 16, 16
+    basis = torch.linalg.qr(torch.randn(K, K)).Q
+    first, second, new = torch.randn(3, H, V)
+    k = torch.stack((basis[0], basis[1], basis[0], basis[1], basis[0])).view(5, 1, 1, K).expand(5, 1, H, K)
+    v = torch.stack((first, second, new, torch.zeros_like(new), torch.zeros_like(new))).unsqueeze(1)
+    beta = torch.tensor([1.0, 1, 1, 0, 0]).view(5, 1, 1).expand(5, 1, H)
+    read, _ = form(k, k, v, torch.ones(5, 1, H), beta, torch.zeros(5, 1) > 0, torch.zeros(1, H, K, V))
+    assert_close(read[2, 0], new, rtol=0, atol=1e-6)
+    assert_close(read[3, 0], second, rtol=0, atol=1e-6)
+    assert_close(read[4, 0], new, rtol=0, atol=1e-6)
+
+
+@each_form
+def test_beta_of_two_flips_the_sign(form):
+    k = torch.nn.functional.normalize(torch.randn(1, 1, 1, 4, dtype=torch.float64), dim=-1)
+    state = torch.randn(1, 1, 4, 3, dtype=torch.float64)
+    one, zero = torch.ones(1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 3, dtype=torch.float64)
+    read, _ = form(k, k, zero, one, 2 * one, torch.zeros(1, 1) > 0, state)
+    assert_close(read[0, 0, 0], -(k[0, 0, 0] @ state[0, 0]))
+
+
+@each_form
+@pytest.mark.parametrize("opens", [0, 5])
+def test_nan_in_the_state_ends_at_a_start(form, opens):
+    """Neither what is read from the start on nor its gradients see it."""
+    *floats, start, state = inputs(12, 3, 2, 3, 4, starts=0)
+    start[opens, 1] = True
+    state[1] = math.nan
+    floats = [x.requires_grad_() for x in (*floats, state)]
+    read, last = form(*floats[:5], start, floats[5])
+    clean = slow(*(x[opens:, 1:2].detach() for x in floats[:5]), start[opens:, 1:2], torch.zeros(1, 2, 3, 4).double())
+    assert_close((read[opens:, 1:2], last[1:2]), clean)
+    gradients = torch.autograd.grad(read[opens:, 1].sum() + last[1].sum(), floats)
+    assert all(g[opens:].isfinite().all() for g in gradients[:5])
+    assert not gradients[5].any()
+
+
+@each_form
+def test_memory_layout_does_not_matter(form):
+    args = inputs(20, 3, 2, 3, 4)
+    expected = values_and_gradients(slow, args)
+    args = [x.transpose(0, -1).contiguous().transpose(0, -1) for x in args]
+    args[:3] = (x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in args[:3])
+    assert not args[0].is_contiguous()
+
+    def run(*leaves):
+        q, k, v, alpha, beta, start, state = leaves
+        views = (x.expand(2, *x.shape)[1] for x in (q, k, v, alpha, beta, start, state))
+        return form(*views)
+
+    assert_close(values_and_gradients(run, args), expected, **tolerance(torch.float64))
+    base = [torch.stack((x, x), -1) for x in args]
+    strided = [x[..., 0] for x in base]
+    assert strided[0].stride(-1) == 2
+    found = form(*strided)
+    assert_close(list(found), expected[:2], **tolerance(torch.float64))
+
+
+@each_form
+def test_no_steps(form):
+    args = inputs(0, 2, 2, 3, 4)
+    read, last = form(*args)
+    assert read.shape == (0, 2, 2, 4)
+    assert_close(last, args[-1])
+
+
+FORMS = {
+    "default": DeltaForm(2, 3, 4, False, False, False),
+    "hard, tanh, bounded": DeltaForm(2, 3, 4, True, True, True),
+    "wide": DeltaForm(2, 16, 32, False, False, False),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@each_dtype
+def test_fused_layer_equals_its_operations(name, dtype):
+    form = FORMS[name]
+    z = 3 * torch.randn(SEGMENT + 9, 5, form.width, dtype=dtype)
+    start = torch.rand(z.shape[:2]) < 0.1
+    state = torch.randn(5, form.heads, form.key_size, form.value_size, dtype=dtype)
+
+    def run(layer):
+        return lambda z, state: layer(z, start, state, form)[:2]
+
+    assert_close(
+        values_and_gradients(run(delta_layer), (z, state)),
+        values_and_gradients(run(delta_layer_torch), (z, state)),
+        **tolerance(dtype),
+    )
+    y, last, alpha, beta = delta_layer(z, start, state, form)
+    assert_close((alpha, beta), delta_layer_torch(z, start, state, form)[2:], **tolerance(dtype))
+    table = torch.stack((state, state), 1)
+    acted = delta_layer_(z, start, table[:, 1], form)
+    assert_close((*acted, table[:, 1]), (y, alpha, beta, last), **tolerance(dtype))
+    assert torch.equal(table[:, 0], state)
+
+
+def test_hard_gates_reach_their_ends():
+    form = FORMS["hard, tanh, bounded"]
+    z = torch.zeros(3, 1, form.width)
+    z[0, ..., -2 * form.heads :], z[2, ..., -2 * form.heads :] = -4, 4
+    _, _, alpha, beta = delta_layer(z, torch.zeros(3, 1) > 0, torch.zeros(1, 2, 3, 4), form)
+    assert_close(alpha[:, 0, 0], torch.tensor([0, 0.5, 1]), rtol=0, atol=0)
+    assert_close(beta[:, 0, 0], torch.tensor([0.0, 1, 2]), rtol=0, atol=0)
