@@ -13,6 +13,7 @@ from memory.kernels import gated_delta_scan
 from memory.kernels.delta import gated_delta_chunked
 from memory.kernels.delta_layer import DeltaForm, delta_layer, delta_layer_, delta_layer_torch
 from memory.kernels.delta_loops import EPS, ROWS, SEGMENT
+from memory.kernels.rows import STEPS_PER_THREAD
 
 
 def slow(q, k, v, alpha, beta, start, table, normalise=False):
@@ -102,18 +103,19 @@ def test_gradcheck(form, normalise):
 
 
 @each_form
-def test_overwrite_is_exact(form):
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+def test_overwrite_is_exact(form, dtype, atol):
     """With alpha = beta = 1 the table returns the new value under k; what stands under an orthogonal key stays."""
     H, K, V = 2, 16, 16
-    basis = torch.linalg.qr(torch.randn(K, K)).Q
-    first, second, new = torch.randn(3, H, V)
+    basis = torch.linalg.qr(torch.randn(K, K, dtype=torch.float64)).Q.to(dtype)
+    first, second, new = 2 * torch.rand(3, H, V, dtype=dtype) - 1
     k = torch.stack((basis[0], basis[1], basis[0], basis[1], basis[0])).view(5, 1, 1, K).expand(5, 1, H, K)
     v = torch.stack((first, second, new, torch.zeros_like(new), torch.zeros_like(new))).unsqueeze(1)
-    beta = torch.tensor([1.0, 1, 1, 0, 0]).view(5, 1, 1).expand(5, 1, H)
-    read, _ = form(k, k, v, torch.ones(5, 1, H), beta, torch.zeros(5, 1) > 0, torch.zeros(1, H, K, V))
-    assert_close(read[2, 0], new, rtol=0, atol=1e-6)
-    assert_close(read[3, 0], second, rtol=0, atol=1e-6)
-    assert_close(read[4, 0], new, rtol=0, atol=1e-6)
+    beta = torch.tensor([1, 1, 1, 0, 0], dtype=dtype).view(5, 1, 1).expand(5, 1, H)
+    no_start, empty = torch.zeros(5, 1) > 0, torch.zeros(1, H, K, V, dtype=dtype)
+    read, _ = form(k, k, v, torch.ones_like(beta), beta, no_start, empty)
+    for t, expected in ((2, new), (3, second), (4, new)):
+        assert_close(read[t, 0], expected, rtol=0, atol=atol)
 
 
 @each_form
@@ -160,6 +162,19 @@ def test_memory_layout_does_not_matter(form):
     assert strided[0].stride(-1) == 2
     found = form(*strided)
     assert_close(list(found), expected[:2], **tolerance(torch.float64))
+
+
+def test_threads_change_nothing():
+    """Rows are spread over threads; each is computed as alone."""
+    args = inputs(STEPS_PER_THREAD, 7, 2, 3, 4)
+    expected = values_and_gradients(gated_delta_scan, args)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        found = values_and_gradients(gated_delta_scan, args)
+    finally:
+        torch.set_num_threads(threads)
+    assert_close(found, expected, rtol=0, atol=0)
 
 
 @each_form

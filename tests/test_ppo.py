@@ -10,6 +10,7 @@ from gymnasium import spaces
 from small import SMALL
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 from worlds import Counter, Spaces
 
@@ -395,7 +396,7 @@ def test_a_short_training_learns_what_no_memoryless_agent_can(name):
     model = MemoryPPO(
         "MlpMemoryPolicy",
         venv,
-        learning_rate=2e-3,
+        learning_rate=LinearSchedule(1e-3, 0.0, 1.0),
         n_steps=64,
         batch_size=512,
         n_epochs=4,

@@ -68,7 +68,7 @@ def test_gates_stay_in_range_and_are_shown(options):
         assert values.shape == (20, 3, module.table_shape[0] * module.table_shape[1])
         assert not values.requires_grad
         assert 0 <= values.amin() < values.amax() <= top
-        if options.get("gates") == "hard":
+        if options == dict(gates="hard"):
             assert (values == 0).any()
             assert (values == top).any()
 

@@ -11,6 +11,7 @@ S_t = S_{t-1} alpha_t (I - beta_t k_t k_t^T) + beta_t v_t k_t^T.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from memory.kernels.delta_loops import EPS, SEGMENT, compiled
+from memory.kernels.rows import over_rows
 
 
 def gated_delta_scan(
@@ -87,7 +89,17 @@ def scan_forward(
     K, V = table.shape[2:]
     out, kept = z.new_empty(T, B, H, 2 * V), z.new_empty(-(-T // SEGMENT) if keep else 0, B, H, K * V)
     gates = (alpha.detach().numpy(), beta.detach().numpy(), start.numpy())
-    compiled(K, V)[0](*_flat(z), *gates, normalise, out.numpy(), kept.numpy(), *_flat(table.view(B, H, K * V)))
+    over_rows(
+        compiled(K, V)[0],
+        T,
+        B,
+        *_flat(z),
+        *gates,
+        normalise,
+        out.numpy(),
+        kept.numpy(),
+        *_flat(table.view(B, H, K * V)),
+    )
     return out, kept
 
 
@@ -109,7 +121,7 @@ def scan_backward(
     d_state = d_last.clone(memory_format=torch.contiguous_format)
     given = (*_flat(z), alpha.numpy(), beta.numpy(), start.numpy(), normalise, out.numpy(), kept.numpy())
     gradients = (d_alpha.numpy(), d_beta.numpy(), d_state.view(B, H, K * V).numpy())
-    compiled(K, V)[1](*given, *_flat(d_read), *_flat(dz), *gradients)
+    over_rows(compiled(K, V)[1], len(z), B, *given, *_flat(d_read), *_flat(dz), *gradients)
     return d_alpha, d_beta, d_state
 
 
@@ -146,8 +158,7 @@ def gated_delta_chunked(
         S_t = D[t, 0] S_0 + sum_{0<s<=t} D[t, s] k_s u_s^T
 
     so all u of all chunks come from one triangular solve, and only S_0 goes from chunk to chunk. The paper divides by
-    products of alphas, which overflows; D is formed without a division. A start is an alpha of zero, and what it
-    separates from the incoming table is masked, so that not even NaN passes.
+    products of alphas, which overflows; D is formed without a division. A start is an alpha of zero.
 
     Arguments and results are those of `gated_delta_scan`; chunk_size is C, 1 or more.
     """
@@ -176,15 +187,18 @@ def gated_delta_chunked(
         system, torch.cat((beta * v, beta * carried * k), -1), upper=False, unitriangular=True
     )
     writes, erases = solved.split((V, K), -1)
-    erases = torch.where(open_, erases, 0)
-    queries = torch.where(open_, carried * q, 0)
-    within = (q @ k.mT) * decay
+    queries, within = carried * q, (q @ k.mT) * decay
     keys = k * decay[..., -1, :].unsqueeze(-1)
     reads = []
     for n in range(chunks):
-        u = writes[n] - torch.where(open_[n], erases[n] @ state, 0)
-        reads.append(torch.where(open_[n], queries[n] @ state, 0) + within[n] @ u)
-        state = carried[n, ..., -1:, :] * torch.where(open_[n, ..., -1:, :], state, 0) + keys[n].mT @ u
+        # zero times NaN is NaN: a table that is not finite goes its own way, up to the first start
+        broken = ~state.isfinite().flatten(2).all(-1)[..., None, None]
+        state = torch.where(broken, 0, state)
+        u = writes[n] - erases[n] @ state
+        read = queries[n] @ state + within[n] @ u
+        state = carried[n, ..., -1:, :] * state + keys[n].mT @ u
+        reads.append(torch.where(broken & open_[n], math.nan, read))
+        state = torch.where(broken & open_[n, ..., -1:, :], math.nan, state)
     return torch.stack(reads).movedim(3, 1).flatten(0, 1)[:T], state
 
 

@@ -24,6 +24,7 @@ from torch.nn import functional
 from memory.kernels.delta import gated_delta_scan, scan_backward, scan_forward
 from memory.kernels.delta_loops import OPTIONS
 from memory.kernels.gated_cells import sigmoid, tanh
+from memory.kernels.rows import over_rows
 
 NORM_EPS = 0.1
 """Added to mean squares before roots are taken: what is much smaller than sqrt(NORM_EPS) stays small."""
@@ -142,7 +143,7 @@ class _DeltaLayer(torch.autograd.Function):
         K, V = form.key_size, form.value_size
         dz, d_read = z.new_empty(z.shape), z.new_empty(*out.shape[:3], V)
         arrays = (out.numpy(), z.numpy(), form.head_width, dy.contiguous().numpy())
-        _compiled(V, form.tanh_read)[1](*arrays, d_read.numpy(), dz.numpy())
+        over_rows(_compiled(V, form.tanh_read)[1], *z.shape[:2], *arrays, d_read.numpy(), dz.numpy())
         heads, _gates = form.split(z)
         d_heads, d_gates = form.split(dz)
         d_alpha, d_beta, d_state = scan_backward(heads, alpha, beta, start, out, kept, True, d_read, d_last, d_heads)
@@ -167,7 +168,7 @@ def _forward(
     _open_gates(gates.numpy(), form.hard_gates, alpha.numpy(), beta.numpy())
     out, kept = scan_forward(heads, alpha, beta, start, table, True, keep)
     y = z.new_empty(T, B, H * V)
-    _compiled(V, form.tanh_read)[0](out.numpy(), z.numpy(), form.head_width, y.numpy())
+    over_rows(_compiled(V, form.tanh_read)[0], T, B, out.numpy(), z.numpy(), form.head_width, y.numpy())
     return y, z, alpha, beta, out, kept
 
 
@@ -217,16 +218,16 @@ def _compiled(V: int, use_tanh: bool) -> tuple[Callable[..., None], Callable[...
     """
 
     @njit(**OPTIONS)
-    def gated_read(out, z, width, y):  # type: ignore[no-untyped-def]
-        """Fill y [T, B, H V] with sigmoid(g) bounded(read).
+    def gated_read(first, last, out, z, width, y):  # type: ignore[no-untyped-def]
+        """Fill rows first to last of y [T, B, H V] with sigmoid(g) bounded(read).
 
         read leads each head of `out` [T, B, H, 2 V], g ends each head of z.
         """
-        T, B, H, _ = out.shape
+        T, _, H, _ = out.shape
         one, zero, eps, count = y.dtype.type(1), y.dtype.type(0), y.dtype.type(NORM_EPS), y.dtype.type(V)
         opened, bounded = np.empty(H * V, y.dtype), np.empty(H * V, y.dtype)
         for t in range(T):
-            for b in range(B):
+            for b in range(first, last):
                 for h in range(H):
                     opening = z[t, b, (h + 1) * width - V : (h + 1) * width]
                     for j in range(V):
@@ -243,13 +244,13 @@ def _compiled(V: int, use_tanh: bool) -> tuple[Callable[..., None], Callable[...
                     y[t, b, i] = (tanh(bounded[i]) if use_tanh else bounded[i]) * sigmoid(opened[i])
 
     @njit(**OPTIONS)
-    def gated_read_backward(out, z, width, dy, d_read, dz):  # type: ignore[no-untyped-def]
+    def gated_read_backward(first, last, out, z, width, dy, d_read, dz):  # type: ignore[no-untyped-def]
         """Fill d_read [T, B, H V], and in dz what belongs to g."""
-        T, B, H, _ = out.shape
+        T, _, H, _ = out.shape
         one, zero, eps, count = dy.dtype.type(1), dy.dtype.type(0), dy.dtype.type(NORM_EPS), dy.dtype.type(V)
         opened, bounded, scales = np.empty(H * V, dy.dtype), np.empty(H * V, dy.dtype), np.empty(H, dy.dtype)
         for t in range(T):
-            for b in range(B):
+            for b in range(first, last):
                 for h in range(H):
                     opening = z[t, b, (h + 1) * width - V : (h + 1) * width]
                     for j in range(V):

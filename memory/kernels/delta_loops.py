@@ -42,18 +42,18 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
     BK, BV = (max(n for n in range(1, 17) if size % n == 0) for size in (K, V))
 
     @njit(**OPTIONS)
-    def forward(z, zs, alpha, beta, start, normalise, out, kept, table, ts):  # type: ignore[no-untyped-def]
-        """Advance `table` [B, H, K V] in place; fill `out` [T, B, H, 2 V] with read and error, and `kept`.
+    def forward(first, last, z, zs, alpha, beta, start, normalise, out, kept, table, ts):  # type: ignore[no-untyped-def]
+        """Advance rows first to last of `table` [B, H, K V] in place; fill `out` [T, B, H, 2 V] and `kept`.
 
-        error = v - alpha S^T k before the step, and kept [segments, B, H, K * V], the tables at the first step of each
-        segment after a reset, are for backward; an empty `kept` asks for none.
+        `out` gets read and error = v - alpha S^T k, with S before the step; `kept` [segments, B, H, K V] gets the table
+        at the first step of each segment, after a reset there. Both are for backward; an empty `kept` asks for none.
         """
-        T, B, H = alpha.shape
+        T, _, H = alpha.shape
         zero, one, eps = table.dtype.type(0), table.dtype.type(1), table.dtype.type(EPS)
         scale = np.ones((H, 2), table.dtype)
-        for b0 in range(0, B, ROWS):
+        for b0 in range(first, last, ROWS):
             for t in range(T):
-                for b in range(b0, min(b0 + ROWS, B)):
+                for b in range(b0, min(b0 + ROWS, last)):
                     if normalise:
                         for h in range(H):
                             z0 = t * zs[0] + b * zs[1] + h * zs[2]
@@ -106,11 +106,12 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
 
     @njit(**OPTIONS)
     def backward(  # type: ignore[no-untyped-def]
-        z, zs, alpha, beta, start, normalise, out, kept, d_read, ds, dz, dzs, d_alpha, d_beta, d_table
+        first, last, z, zs, alpha, beta, start, normalise, out, kept, d_read, ds, dz, dzs, d_alpha, d_beta, d_table
     ):
-        """Gradients of a scan; `d_table` [B, H, K * V] comes with the last tables' and leaves with the first ones'.
+        """Gradients of rows first to last of a scan.
 
-        With A = alpha S_{t-1}, e = v - A^T k, u = beta e, S = A + k u^T, read = S^T q, and dS what later steps want:
+        `d_table` [B, H, K V] comes with the gradient of the last tables and leaves with that of the first ones. With
+        A = alpha S_{t-1}, e = v - A^T k, u = beta e, S = A + k u^T, read = S^T q, and dS what later steps want:
 
             dS += q d_read^T       dq = S d_read        du = dS^T k        dk = dS u - A de
             d_beta = du . e        de = dv = beta du    dA = dS - k de^T   d_alpha = dA . S_{t-1}
@@ -118,14 +119,14 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
         and dS = alpha dA for the step before, or zero at a start. Through q = x / |x|, dx = (dq - (q . dq) q) / |x|,
         where q . dq = read . d_read and k . dk = u . du - (v - e) . de.
         """
-        T, B, H = alpha.shape
+        T, _, H = alpha.shape
         zero, one, eps = d_alpha.dtype.type(0), d_alpha.dtype.type(1), d_alpha.dtype.type(EPS)
         scale = np.ones((ROWS, SEGMENT, H, 2), d_alpha.dtype)
         tables = np.empty((ROWS, H, SEGMENT * KV), d_alpha.dtype)  # [V, K] each
         turned = np.empty((ROWS, H, KV), d_alpha.dtype)  # dS as [V, K]
         straight = np.empty((ROWS, H, KV + 3 * V), d_alpha.dtype)  # dS as [K, V], then d_read, u, de
-        for b0 in range(0, B, ROWS):
-            rows = min(ROWS, B - b0)
+        for b0 in range(first, last, ROWS):
+            rows = min(ROWS, last - b0)
             for r in range(rows):
                 for h in range(H):
                     for i in range(K):
