@@ -21,7 +21,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import tyro
-from plain import PlainEndlessTMaze
+from plain import PlainColorCubes, PlainEndlessTMaze
 
 import envs
 from agents.experiment import versions
@@ -44,7 +44,11 @@ class Family:
     """Makes the same rules as a single environment in plain Python."""
 
 
-FAMILIES = (Family("Palimpsest/EndlessTMaze-v0", {}, PlainEndlessTMaze),)
+PLAIN: dict[str, Callable[[], gym.Env]] = {
+    "Palimpsest/EndlessTMaze-v0": PlainEndlessTMaze,
+    "Palimpsest/ColorCubes-Medium-v0": PlainColorCubes,
+}
+FAMILIES = tuple(Family(env_id, {}, PLAIN.get(env_id)) for env_id in envs.ids())
 
 
 @dataclass(frozen=True)
