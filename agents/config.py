@@ -57,7 +57,7 @@ class TrainConfig(_Config):
     """A registered memory; `list` shows them."""
     memory_args: Arguments = field(default_factory=dict)
     """Arguments of the memory."""
-    carry_over: float = 0.5
+    carry_over: float = 0.9
     """Chance that a memory is kept, not reset, when a training episode ends; 0 to 1."""
     share_memory: bool = True
     """One memory for actor and critic, or one each."""
