@@ -264,7 +264,7 @@ def main(options: Options) -> None:
     assert isinstance(PlainEndlessTMaze().action_space, spaces.Discrete)
     torch.set_num_threads(options.threads)
     record = {"cpu": cpu_name(), "cores": os.cpu_count(), **versions()}
-    parts = [f"Medians of repeats taken in turns; {json.dumps(record)}"]
+    parts = [f"# Speed of training, scans and acting\n\nMedians of repeats taken in turns; {json.dumps(record)}"]
     raw: dict[str, Any] = {"versions": record}
     for name in options.only:
         measure, head = TABLES[name]

@@ -1,0 +1,39 @@
+"""Train a memory agent from Python, save it, load it, and test it on mazes twenty times as long.
+
+An argument names another memory than `rewrite`: `python examples/endless_tmaze.py lstm`.
+"""
+
+import sys
+
+import envs
+from agents import MemoryPPO, evaluate
+
+MAZE = "Palimpsest/EndlessTMaze-v0"
+
+
+def main(memory: str = "rewrite") -> None:
+    """Train on 3 corridors of 5 cells, test on 3 and on 60."""
+    venv = envs.make_vec(MAZE, num_envs=64, seed=0, corridors=3, length=5)
+    model = MemoryPPO(
+        "MlpMemoryPolicy",
+        venv,
+        learning_rate=lambda remaining: 1e-3 * remaining,
+        n_steps=128,
+        batch_size=2048,
+        n_epochs=4,
+        ent_coef=0.02,
+        memory_carry_over=0.9,
+        policy_kwargs={"memory": memory},
+        seed=0,
+    )
+    model.learn(300_000)
+    model.save("maze")
+    # The schedule above is a function: its file knows it by name only and asks for it.
+    loaded = MemoryPPO.load("maze", custom_objects={"learning_rate": 1e-3})
+    for corridors in (3, 60):
+        result = evaluate(loaded, MAZE, episodes=100, env_args={"corridors": corridors, "length": 5})
+        print(f"{corridors} corridors: success {result['success']:.2f}, chance {result['chance']:.2g}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
