@@ -411,7 +411,10 @@ def test_a_short_training_learns_what_no_memoryless_agent_can(name, rate):
     assert np.mean(np.array(rewards) > 0) >= 0.95
 
 
-def test_gymnasium_ids_and_single_environments_are_accepted():
-    model = MemoryPPO("MlpMemoryPolicy", "CartPole-v1", n_steps=8, policy_kwargs=small_policy("gru"))
+@pytest.mark.parametrize("env", ["CartPole-v1", gym.make("CartPole-v1")], ids=["id", "environment"])
+def test_gymnasium_ids_and_single_environments_are_accepted(env):
+    model = MemoryPPO("MlpMemoryPolicy", env, n_steps=8, policy_kwargs=small_policy("gru"))
+    before = model.policy.encoder[0].weight.clone()
     model.learn(8)
-    MemoryPPO("MlpMemoryPolicy", gym.make("CartPole-v1"), n_steps=8, policy_kwargs=small_policy("gru")).learn(8)
+    assert model.num_timesteps == 8
+    assert (model.policy.encoder[0].weight != before).any()
