@@ -51,6 +51,12 @@ class Train:
     """Chances that a memory outlives its episode in training."""
     total_timesteps: int = 1_500_000
     """Environment steps of each training."""
+    num_envs: int = TrainConfig.num_envs
+    """Environments stepped together."""
+    learning_rate: float = TrainConfig.learning_rate
+    """Of Adam, annealed to 0."""
+    ent_coef: float = TrainConfig.ent_coef
+    """Weight of the entropy."""
     test_corridors: tuple[int, ...] = (100, 1000)
     """Numbers of corridors to test on, at the training length."""
     test_lengths: tuple[int, ...] = (5, 15, 20, 50)
@@ -107,6 +113,9 @@ def train(options: Train) -> None:
                         memory_args=arguments,
                         carry_over=carry_over,
                         total_timesteps=options.total_timesteps,
+                        num_envs=options.num_envs,
+                        learning_rate=options.learning_rate,
+                        ent_coef=options.ent_coef,
                         seed=seed,
                     )
                     label = options.label or " ".join([memory, *options.memory_args])

@@ -34,7 +34,8 @@ class CellState(NamedTuple):
 class Recurrent(Memory):
     """What the three share: weights under torch's names and layout, layers, one state per layer.
 
-    Initial weights and biases are uniform in +-1 / sqrt(D), as torch's modules have them.
+    Initial weights and biases are uniform in +-1 / sqrt(D), as torch's modules have them; each class then says what
+    lets it remember before it has learned anything, without which no gradient reaches an event 40 steps back.
 
     Args:
         input_size: F, features per input.
@@ -62,6 +63,16 @@ class Recurrent(Memory):
             for name, size in sizes.items():
                 parameter = nn.Parameter(torch.empty(size).uniform_(-bound, bound))
                 self.register_parameter(f"{name}_l{layer}", parameter)
+
+    def _keep_for(self, horizon: int) -> None:
+        """Set the biases of the second gate, the one that keeps, so that time constants lie in 2 to `horizon` steps."""
+        check_at_least("horizon", horizon, 2)
+        keep = slice(self.output_size, 2 * self.output_size)
+        with torch.no_grad():
+            for layer in range(self.num_layers):
+                _, _, bias_ih, bias_hh = self.layer_weights(layer)
+                bias_ih[keep].uniform_(1, horizon - 1).log_()
+                bias_hh[keep].zero_()
 
     def layer_weights(self, layer: int) -> gated.Weights:
         """weight_ih, weight_hh, bias_ih, bias_hh of a layer."""
@@ -112,22 +123,28 @@ class Recurrent(Memory):
 class LSTM(Recurrent):
     """Long short-term memory with a forget gate.
 
-    The forget gate's biases start as torch's do, the sum of two uniform draws in +-1 / sqrt(D), so that at first half
-    of a cell is forgotten at every step. A start at +1 remembers longer (Gers, Schmidhuber and Cummins 2000), but the
-    baseline is the LSTM that people have: `nn.LSTM`, as in sb3-contrib's RecurrentPPO.
+    Forget biases start at log U(1, horizon - 1), so that the units forget over 2 to `horizon` steps. `nn.LSTM`, the
+    one in sb3-contrib, starts where half of a cell is gone after one step, which is `horizon=2`: a cue 40 steps back
+    then changes h by 1e-7 of itself, and an agent does not find it. The paper sets the input gate's biases to the
+    opposite, too; here they stay torch's, for a cue written that faintly was not found either.
 
     Args:
         input_size: F, features per input.
         output_size: D, units of every layer.
         num_layers: L, layers stacked; 1 or more.
+        horizon: longest time constant of the cells before training, in steps; 2 or more.
     State:
         h, c [B, L, D].
-    Source: Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000.
+    Source: Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000; biases: arXiv 1804.11188.
     """
 
     kind = gated.LSTM
     num_gates = 4
     state_type = CellState
+
+    def __init__(self, input_size: int, output_size: int = 128, num_layers: int = 1, horizon: int = 64) -> None:
+        super().__init__(input_size, output_size, num_layers)
+        self._keep_for(horizon)
 
     def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
         """One step of a layer."""
@@ -141,14 +158,20 @@ class GRU(Recurrent):
         input_size: F, features per input.
         output_size: D, units of every layer.
         num_layers: L, layers stacked; 1 or more.
+        horizon: longest time constant of the units before training, in steps; 2 or more.
     State:
         h [B, L, D].
-    Source: arXiv 1406.1078, in the form of its version 1 (the reset gate after the product).
+    Source: arXiv 1406.1078, in the form of its version 1 (the reset gate after the product); the update gate's biases
+    start at log U(1, horizon - 1): arXiv 1804.11188.
     """
 
     kind = gated.GRU
     num_gates = 3
     state_type = HiddenState
+
+    def __init__(self, input_size: int, output_size: int = 128, num_layers: int = 1, horizon: int = 64) -> None:
+        super().__init__(input_size, output_size, num_layers)
+        self._keep_for(horizon)
 
     def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
         """One step of a layer."""
@@ -158,18 +181,28 @@ class GRU(Recurrent):
 class RNN(Recurrent):
     """Elman's network: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
 
+    W_hh starts orthogonal and the biases at zero, so that what is small neither grows nor fades at first.
+
     Args:
         input_size: F, features per input.
         output_size: D, units of every layer.
         num_layers: L, layers stacked; 1 or more.
     State:
         h [B, L, D].
-    Source: Elman 1990.
+    Source: Elman 1990; orthogonal start: arXiv 1312.6120.
     """
 
     kind = gated.RNN
     num_gates = 1
     state_type = HiddenState
+
+    def __init__(self, input_size: int, output_size: int = 128, num_layers: int = 1) -> None:
+        super().__init__(input_size, output_size, num_layers)
+        for layer in range(num_layers):
+            _, weight_hh, bias_ih, bias_hh = self.layer_weights(layer)
+            nn.init.orthogonal_(weight_hh)
+            nn.init.zeros_(bias_ih)
+            nn.init.zeros_(bias_hh)
 
     def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
         """One step of a layer."""
