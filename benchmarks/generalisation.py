@@ -53,6 +53,8 @@ class Train:
     """Environment steps of each training."""
     num_envs: int = TrainConfig.num_envs
     """Environments stepped together."""
+    num_minibatches: int = TrainConfig.num_minibatches
+    """Minibatches per pass over a rollout."""
     learning_rate: float = TrainConfig.learning_rate
     """Of Adam, annealed to 0."""
     ent_coef: float = TrainConfig.ent_coef
@@ -114,6 +116,7 @@ def train(options: Train) -> None:
                         carry_over=carry_over,
                         total_timesteps=options.total_timesteps,
                         num_envs=options.num_envs,
+                        num_minibatches=options.num_minibatches,
                         learning_rate=options.learning_rate,
                         ent_coef=options.ent_coef,
                         seed=seed,
@@ -136,7 +139,10 @@ def train_and_test(config: TrainConfig, options: Train) -> dict[str, Any]:
     model.learn(config.total_timesteps, note)
     seconds = time.perf_counter() - began
     env.close()
-    cells = {"train": test(model, config, {}, options.episodes)}
+    cells = {
+        "train": test(model, config, {}, options.episodes),
+        "train sampled": test(model, config, {}, options.episodes, deterministic=False),
+    }
     for corridors in options.test_corridors:
         cells[f"n {corridors}"] = test(model, config, {"corridors": corridors}, options.episodes)
     for length in options.test_lengths:
