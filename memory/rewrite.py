@@ -75,7 +75,7 @@ class RewriteMemory(Memory):
         controller: str | None = None,
         controller_size: int = 64,
         gates: str = "sigmoid",
-        read: str = "norm",
+        read: str = "tanh",
         bound_values: bool = False,
         conv_size: int = 0,
     ) -> None:
