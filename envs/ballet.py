@@ -140,13 +140,13 @@ def show(rules: Rules, state: State, i: int, seen: np.ndarray, j: int) -> None:
     x, y = state.x[i], state.y[i]
     performer, direction = performing(rules, state, i)
     if seen.ndim == 2:
-        seen[j] = 0
+        for k in range(seen.shape[1]):
+            seen[j, k] = 0
         seen[j, 0], seen[j, 1] = (MIDDLE - x) / 4, (MIDDLE - y) / 4
     else:
         paint_room(seen, j, x, y)
-    for p in range(PLACES):
-        if state.dance[i, p] < 0:
-            continue
+    for k in range(rules.dancers):
+        p = state.order[i, k]
         to_x, to_y = MIDDLE + 3 * DX[p] - x, MIDDLE + 3 * DY[p] - y
         if p == performer:
             to_x, to_y = to_x + DX[direction], to_y + DY[direction]
@@ -163,9 +163,9 @@ def show(rules: Rules, state: State, i: int, seen: np.ndarray, j: int) -> None:
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
     """What the player is told, and what it sees."""
-    obs.told[j] = 0
-    name = state.dance[i, state.target[i]]
-    obs.told[j, 0 if state.steps[i] < rules.choice else 1 + name] = 1
+    word = 0 if state.steps[i] < rules.choice else 1 + state.dance[i, state.target[i]]
+    for k in range(1 + NUM_DANCES):
+        obs.told[j, k] = k == word
     show(rules, state, i, obs.seen, j)
 
 

@@ -58,6 +58,7 @@ class World(gym.Env):
         self.observation_space = observation_space
         self.action_space = spaces.Discrete(num_actions)
         self.num_actions = num_actions
+        self._keys = tuple(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else ()
         self.render_mode = render_mode
         self._call: Callable[..., int] | None = None
         self.allocate(1)
@@ -81,6 +82,14 @@ class World(gym.Env):
     def event_mask(self, obs: Any) -> np.ndarray:
         """Which observations [..., *shape] show an event that must be remembered: [...] bool."""
         raise NotImplementedError
+
+    def breakdown(self) -> dict[str, np.ndarray]:
+        """What evaluation splits success by: name -> [B] int64, -1 in rows whose next step gives no answer.
+
+        Read before a step. Elsewhere that step is an answer, right if its reward is above 0, and the value, 0 or
+        more, says of which kind. An episode may hold several answers. Nothing ({}) where a family does not say.
+        """
+        return {}
 
     def picture(self) -> np.ndarray:
         """The first row as [H, W, 3] uint8, what is hidden from the player drawn faded."""
@@ -108,14 +117,37 @@ class World(gym.Env):
         view.over, view.seeded = self.over[i : i + 1], self.seeded[i : i + 1]
         return view
 
-    def run(self, mode: int) -> int:
-        """Call the kernel; ValueError where it met an illegal action."""
+    def run(self, mode: int, io: IO | None = None) -> int:
+        """Call the kernel on `io`, or the world's own; ValueError where it met an illegal action."""
         if self._call is None:
             self._call = self._bind()
-        ends = self._call(self.rules, self.state, self.io, mode)
+        ends = self._call(self.rules, self.state, self.io if io is None else io, mode)
         if ends < 0:
             raise ValueError(self.illegal(self.io.action[-1 - ends], f"in row {-1 - ends}"))
         return ends
+
+    def fresh_io(self) -> IO:
+        """The world's `io` with new arrays for all but the last observations, which can be given away uncopied."""
+        io, rows = self.io, self.num_rows
+        # Not empty_like, which takes twice as long.
+        obs: Any
+        if self.observed is None:
+            obs = np.empty(io.obs.shape, io.obs.dtype)
+        else:
+            obs = self.observed(*[np.empty(part.shape, part.dtype) for part in io.obs])
+        return IO(
+            io.num_actions,
+            io.mask,
+            io.action,
+            obs,
+            np.empty(rows),
+            np.empty(rows, bool),
+            np.empty(rows, bool),
+            np.empty(rows, np.int64),
+            np.empty(rows, bool),
+            io.length,
+            io.final_obs,
+        )
 
     def take(self, actions: Any) -> None:
         """Lay `actions` [B], integers of any size, before the kernel.
@@ -232,13 +264,17 @@ class World(gym.Env):
         """A copy of the first entry of `obs`, as the observation space has it."""
         if self.observed is None:
             return obs[0].copy()
-        return {key: getattr(obs, key)[0].copy() for key in self.observation_space.spaces}  # type: ignore[attr-defined]
+        return {key: getattr(obs, key)[0].copy() for key in self._keys}
+
+    def given(self, obs: Any) -> Any:
+        """`obs` itself, as the observation space has it: an array, or a dict of arrays."""
+        return obs if self.observed is None else {key: getattr(obs, key) for key in self._keys}
 
     def copied(self, obs: Any, count: int | None = None) -> Any:
         """A copy of `obs`, or of its first `count` entries: an array, or a dict of arrays for a Dict space."""
         if self.observed is None:
             return obs.copy() if count is None else obs[:count].copy()
-        return {key: getattr(obs, key)[:count].copy() for key in self.observation_space.spaces}  # type: ignore[attr-defined]
+        return {key: getattr(obs, key)[:count].copy() for key in self._keys}
 
     def illegal(self, action: Any, where: str = "") -> str:
         """The refusal of `action`."""
@@ -289,6 +325,7 @@ class World(gym.Env):
         kernel = type(self).kernel
         signature = tuple(map(typeof, (self.rules, self.state, self.io, STEP)))
         if signature not in kernel.overloads:
+            drop_stale(kernel)
             name = type(self).__name__
             cached = Path(kernel.stats.cache_path).glob(f"{kernel.__module__.rpartition('.')[2]}.kernel-*.nbi")
             if not any(cached):
@@ -298,3 +335,14 @@ class World(gym.Env):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_call": None}
+
+
+def drop_stale(kernel: Any) -> None:
+    """Delete cached code that is older than a file whose functions it holds; numba looks only at the kernel's own."""
+    functions = (f for f in vars(sys.modules[kernel.__module__]).values() if hasattr(f, "py_func"))
+    files = {Path(f.py_func.__code__.co_filename) for f in functions}
+    newest = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+    for file in files:
+        for index in Path(kernel.stats.cache_path).glob(f"{file.stem}.*.nbi"):
+            if index.stat().st_mtime < newest:
+                index.unlink(missing_ok=True)

@@ -201,6 +201,10 @@ class HideAndSeek(World):
         """[B] int64: how often the object asked for was moved; -1 in rows that are not at the question."""
         return np.where(self.state.steps == self.rules.question, self._of_slot(self.state.moved), -1)
 
+    def breakdown(self) -> dict[str, np.ndarray]:
+        """The answer by how often the object asked for was moved: 0 tells retaining, 1 and more rewriting."""
+        return {"times_moved": self.times_moved()}
+
     def memory_horizons(self) -> tuple[int, ...]:
         """From the last time that the object was put to the question, both included."""
         N, moves = self.rules.objects, self.moves

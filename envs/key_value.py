@@ -13,7 +13,7 @@ from envs.kernels import IO, compiled, draw, run_rows
 from envs.raster import CUE, GOAL, INK, PALETTE, WALL, Canvas, faded
 
 WRITE, ASK, OVER = range(3)
-UNKNOWN = -1
+UNKNOWN = NOTHING = -1
 MOST_SHOWN = 32
 """Keys that a picture shows."""
 
@@ -55,16 +55,15 @@ class State(NamedTuple):
 def write(rules: Rules, state: State, i: int) -> None:
     """Another value for a key, drawn with the odds of its writes that are left: all orders are equally likely."""
     rank = draw(state.rng, i, state.writes[i])
-    key = 0
-    while rank >= state.left[i, key]:
-        rank -= state.left[i, key]
-        key += 1
+    # Sums over all keys, without a way out: where a random search ends is what a processor cannot guess.
+    key, left = 0, 0
+    for k in range(rules.keys):
+        left += state.left[i, k]
+        key += left <= rank
     old = state.value[i, key]
-    if old == UNKNOWN:
-        state.value[i, key] = draw(state.rng, i, rules.values)
-    else:
-        new = draw(state.rng, i, rules.values - 1)
-        state.value[i, key] = new + (new >= old)
+    known = old != UNKNOWN
+    new = draw(state.rng, i, rules.values - known)
+    state.value[i, key] = new + (known & (new >= old))
     state.left[i, key] -= 1
     state.writes[i] -= 1
     state.kind[i], state.key[i] = WRITE, key
@@ -77,10 +76,10 @@ def ask(rules: Rules, state: State, i: int, end: bool) -> None:
     for key in range(rules.keys):
         n += not state.asked[i, key] if end else state.value[i, key] != UNKNOWN
     rank = draw(state.rng, i, n)
-    key = -1
-    while rank >= 0:
-        key += 1
-        rank -= not state.asked[i, key] if end else state.value[i, key] != UNKNOWN
+    key, passed = 0, 0
+    for k in range(rules.keys):
+        passed += not state.asked[i, k] if end else state.value[i, k] != UNKNOWN
+        key += passed <= rank
     state.asked[i, key] = end
     state.kind[i], state.key[i] = ASK, key
 
@@ -101,11 +100,9 @@ def begin(rules: Rules, state: State, i: int) -> None:
 @compiled
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
     """Judge an answer; then the next write or query."""
-    reward = 0.0
-    if state.kind[i] == ASK:
-        right = action == state.value[i, state.key[i]]
-        reward = (1.0 if right else -1.0) / (rules.queries + rules.keys)
-        state.wrong[i] |= not right
+    asked, right = state.kind[i] == ASK, action == state.value[i, state.key[i]]
+    reward = (1.0 if right else -1.0) / (rules.queries + rules.keys) if asked else 0.0
+    state.wrong[i] |= asked & (not right)
     if state.steps[i] + 1 == rules.keys * (rules.updates + 1) + rules.queries:
         state.kind[i] = OVER
         return reward, True, not state.wrong[i]
@@ -124,14 +121,11 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
     """A write with its key and value, or a query with its key."""
     kind, keys, values = state.kind[i], rules.keys, rules.values
+    key = state.key[i] if kind != OVER else NOTHING
+    value = keys + state.value[i, state.key[i]] if kind == WRITE else NOTHING
+    told = keys + values + kind if kind != OVER else NOTHING
     for k in range(obs.shape[1]):
-        obs[j, k] = 0
-    if kind == OVER:
-        return
-    obs[j, state.key[i]] = 1
-    if kind == WRITE:
-        obs[j, keys + state.value[i, state.key[i]]] = 1
-    obs[j, keys + values + kind] = 1
+        obs[j, k] = (k == key) | (k == value) | (k == told)
 
 
 @compiled
@@ -211,6 +205,10 @@ class KeyValueRewrite(World):
     def overwrites(self) -> np.ndarray:
         """[B] int64: how often the key that is asked for has been overwritten; -1 where none is asked."""
         return np.where(self.state.kind == ASK, self.rules.updates - 1 - self._of_key(self.state.left), -1)
+
+    def breakdown(self) -> dict[str, np.ndarray]:
+        """Answers by how often their key had been overwritten."""
+        return {"overwrites": self.overwrites()}
 
     def memory_horizons(self) -> tuple[int, ...]:
         """From the last write of a key to its query, both included."""

@@ -105,6 +105,8 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
     Raises:
         ValueError: an unknown id or argument (the closest known one is named), or a value that does not fit.
     """
+    if not isinstance(id, str):
+        raise ValueError(f"an environment's id must be a string; got {id!r}")
     check_int("num_envs", num_envs, 1, 1 << 20)
     if seed is not None:
         check_int("seed", seed, 0, 2**63 - 1)

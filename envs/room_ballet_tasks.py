@@ -196,6 +196,10 @@ class RoomBalletMultiTask(RoomBallet):
         )
         super().__init__(Rules(VIEWS + 1, VIEWS, dances, chosen), space, dances, render_mode)
 
+    def breakdown(self) -> dict[str, np.ndarray]:
+        """The answer by task, 0 fifo, 1 lifo, 2 mvfo, 3 lvfo: by what a memory must drop to have it."""
+        return {"task": np.where(self.state.steps == self.rules.views, self.state.task, -1)}
+
     def memory_horizons(self) -> tuple[int, ...]:
         """From the last dance in the room to the question, both included."""
         by_task = (range(7, 10), range(12, 17), range(10, 12), range(10, 12))

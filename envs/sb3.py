@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from envs.arguments import check_int
@@ -19,6 +19,7 @@ from envs.core import World
 from envs.kernels import STEP_AND_RESTART
 from envs.text import DropText, has_text
 from envs.vector import MOST_ROWS
+from envs.workers import watch
 
 
 class Ends(NamedTuple):
@@ -152,6 +153,10 @@ class WorldVecEnv(EpisodicVecEnv):
             self._end(rows, final_obs, io.truncated[rows], io.success[:ends].copy(), io.length[:ends].copy())
         return world.copied(io.obs), io.reward.astype(np.float32), io.terminated | io.truncated, self._infos
 
+    def breakdown(self) -> dict[str, np.ndarray]:
+        """What evaluation splits success by, of the step that comes next in all rows; see `World.breakdown`."""
+        return self.world.breakdown()
+
     def snapshot(self) -> dict[str, Any]:
         """Everything that the rows' futures and their episode statistics depend on, as copies of arrays."""
         return {"hidden_state": self.world.hidden_state(), "returns": self._returns.copy()}
@@ -210,6 +215,7 @@ class VectorEnvAdaptor(EpisodicVecEnv):
 
     Raises:
         ValueError: an autoreset mode that cannot be served; at a step, an end without its final observation.
+        ChildProcessError: at a step, a worker of an AsyncVectorEnv is dead.
     """
 
     def __init__(self, env: VectorEnv) -> None:
@@ -221,6 +227,8 @@ class VectorEnvAdaptor(EpisodicVecEnv):
                 "next come in different steps; make it with AutoresetMode.SAME_STEP, or as Sync- or AsyncVectorEnv"
             )
         self.env = env
+        if isinstance(env.unwrapped, AsyncVectorEnv):
+            watch(env.unwrapped, "parent_pipes")
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._lengths = np.zeros(env.num_envs, np.int64)
         self._actions: Any = None
@@ -289,6 +297,14 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         """Close the vector environment."""
         self.env.close()
 
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether every row has the attribute, or the vector environment where it keeps none by row."""
+        whole = self.env.unwrapped
+        if isinstance(whole, SyncVectorEnv | AsyncVectorEnv):
+            # Reading what is not there would end an AsyncVectorEnv's worker, so the rows are asked whether it is.
+            return all(whole.call("has_wrapper_attr", attr_name))
+        return super().has_attr(attr_name)
+
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """An attribute of each row, or the vector environment's own where it keeps none by row."""
         whole = self.env.unwrapped
@@ -315,6 +331,14 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         """One picture per row, None where the render mode gives none."""
         frames: Any = self.env.render() if self.render_mode == "rgb_array" else [None] * self.num_envs
         return list(frames)
+
+
+def watch_workers(venv: VecEnv) -> None:
+    """Let a SubprocVecEnv, under any wrappers, tell the death of a worker (`envs.workers`); others stay as they are."""
+    while isinstance(venv, VecEnvWrapper):
+        venv = venv.venv
+    if isinstance(venv, SubprocVecEnv):
+        watch(venv, "remotes")
 
 
 def _of_row(infos: dict[str, Any], i: int) -> dict[str, Any]:

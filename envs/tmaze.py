@@ -52,16 +52,14 @@ def begin(rules: Rules, state: State, i: int) -> None:
 @compiled
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
     """Action 0 forward, 1 left, 2 right, 3 back."""
-    x = state.x[i]
-    if action == BACK:
-        state.x[i] = max(x - 1, ORACLE)
-        state.told[i] = state.told[i] or x <= 0
-        return -0.01, False, False
-    if x < rules.length:
-        state.x[i] += action == FORWARD
-        return -0.01, False, False
-    won = action == LEFT + state.cue[i]
-    return (1.0 if won else -1.0), True, won
+    x, back = state.x[i], action == BACK
+    if (x == rules.length) & (not back):
+        won = action == LEFT + state.cue[i]
+        return (1.0 if won else -1.0), True, won
+    # No branch on the action, which a processor cannot guess.
+    state.x[i] = max(x + (action == FORWARD) - back, ORACLE)
+    state.told[i] |= back & (x <= 0)
+    return -0.01, False, False
 
 
 @compiled

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 
 from envs.arguments import check_int
 from envs.core import World
-from envs.kernels import STEP_AND_RESTART
+from envs.kernels import OBSERVE, STEP_AND_RESTART
 
 MOST_ROWS = 1 << 20
 
@@ -23,22 +23,23 @@ class FinalInfos(dict):
     Object arrays cost more than the step itself where many rows end, and most steps' infos are never read.
 
     Args:
-        B: rows.
-        rows: [N] int64, those that ended.
+        ends: N, how many entries of `rows` and `success` count.
+        rows: [B] int64, those that ended.
         final_obs: [N, ...], or a dict of such arrays: their last observations.
-        success: [N] bool.
+        success: [B] bool.
     """
 
     __slots__ = ("_unwritten",)
 
-    def __init__(self, B: int, rows: np.ndarray, final_obs: Any, success: np.ndarray) -> None:
-        self._unwritten: tuple | None = (B, rows, final_obs, success)
+    def __init__(self, ends: int, rows: np.ndarray, final_obs: Any, success: np.ndarray) -> None:
+        self._unwritten: tuple | None = (ends, rows, final_obs, success)
 
     def _write(self) -> None:
         if self._unwritten is None:
             return
-        B, rows, obs, success = self._unwritten
+        ends, rows, obs, success = self._unwritten
         self._unwritten = None
+        B, rows, success = len(rows), rows[:ends], success[:ends]
         ended = np.zeros(B, bool)
         ended[rows] = True
         won = np.zeros(B, bool)
@@ -129,6 +130,9 @@ class WorldVectorEnv(VectorEnv):
         elif (self.world.over & ~mask).any():
             raise ValueError("options['reset_mask'] leaves out rows that have never been reset; call reset() first")
         self.world.begin(mask, seeds, lambda: self.np_random, options)
+        if not mask.all():
+            self.world.io.mask[:] = True
+            self.world.run(OBSERVE)  # `step` leaves nothing in the world's own arrays
         return self.world.copied(self.world.io.obs), {}
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -145,13 +149,13 @@ class WorldVectorEnv(VectorEnv):
         """
         world = self.world
         world.take(actions)
-        ends = world.run(STEP_AND_RESTART)
-        io = world.io
+        io = world.fresh_io()
+        ends = world.run(STEP_AND_RESTART, io)
         infos: dict[str, Any] = {}
         if ends:
             final_obs = world.copied(io.final_obs, ends)
-            infos = FinalInfos(self.num_envs, io.row[:ends].copy(), final_obs, io.success[:ends].copy())
-        return world.copied(io.obs), io.reward.copy(), io.terminated.copy(), io.truncated.copy(), infos
+            infos = FinalInfos(ends, io.row, final_obs, io.success)
+        return world.given(io.obs), io.reward, io.terminated, io.truncated, infos
 
     def hidden_state(self) -> dict[str, np.ndarray]:
         """Everything that the rows' futures depend on; `reset(options={"hidden_state": d})` goes on from there."""
@@ -172,6 +176,10 @@ class WorldVectorEnv(VectorEnv):
     def event_mask(self, obs: Any) -> np.ndarray:
         """Which observations [..., *shape] show an event that must be remembered: [...] bool."""
         return self.world.event_mask(obs)
+
+    def breakdown(self) -> dict[str, np.ndarray]:
+        """What evaluation splits success by, of the step that comes next; see `World.breakdown`."""
+        return self.world.breakdown()
 
     def render(self) -> tuple[Any, ...] | None:
         """One picture or text per row."""

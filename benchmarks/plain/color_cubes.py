@@ -1,4 +1,4 @@
-"""Environments as people write them: one world, plain Python. What our kernels are measured against."""
+"""Color-Cubes, one world."""
 
 from __future__ import annotations
 
@@ -9,63 +9,8 @@ import numpy as np
 from gymnasium import spaces
 
 
-class PlainEndlessTMaze(gym.Env):
-    """The rules of `Palimpsest/EndlessTMaze-v0` (arXiv 2601.15086) without numba.
-
-    Args:
-        corridors: n.
-        length: l, the longest corridor.
-        uniform: draw each corridor's length from 1 to `length`.
-    """
-
-    def __init__(self, corridors: int = 5, length: int = 10, uniform: bool = False) -> None:
-        self.corridors, self.longest, self.uniform = corridors, length, uniform
-        self.observation_space = spaces.Box(0, 1, (3,), np.float32)
-        self.action_space = spaces.Discrete(3)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.passed = self.steps = 0
-        self._enter()
-        return self._observe(), {}
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        reward, over = -0.01, False
-        if self.x < self.length:
-            self.x += action == 0
-        elif action == self.cue:
-            reward = 1.0
-            self.passed += 1
-            over = self.passed == self.corridors
-            if not over:
-                self._enter()
-        else:
-            reward, over = -1.0, True
-        limit = self.steps >= 6 * (self.longest + 1) * self.corridors
-        info = {"is_success": self.passed == self.corridors} if over or limit else {}
-        return self._observe(hidden=over), reward, over, limit and not over, info
-
-    def _enter(self) -> None:
-        self.x = 0
-        self.cue = int(self.np_random.integers(1, 3))
-        self.length = int(self.np_random.integers(1, self.longest + 1)) if self.uniform else self.longest
-
-    def _observe(self, hidden: bool = False) -> np.ndarray:
-        shown = self.x == 0 and not hidden
-        return np.array([shown and self.cue == 1, shown and self.cue == 2, self.x / self.longest], np.float32)
-
-
 class PlainColorCubes(gym.Env):
-    """The rules of `Palimpsest/ColorCubes-Medium-v0` (after arXiv 2601.15086) without numba.
-
-    Args:
-        grid: G.
-        cubes: N.
-        phases: K.
-        teleport: chance of a teleport per step.
-        hide_colours: whether teleports show positions alone.
-    """
+    """The rules of `envs.color_cubes` (after arXiv 2601.15086)."""
 
     def __init__(
         self, grid: int = 5, cubes: int = 3, phases: int = 3, teleport: float = 0.05, hide_colours: bool = False
@@ -77,7 +22,7 @@ class PlainColorCubes(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
-        *self.cells, self.agent = self.np_random.permutation(self.grid**2)[: self.cubes + 1].tolist()
+        *self.cells, self.agent = self.np_random.choice(self.grid**2, self.cubes + 1, replace=False).tolist()
         self.target = int(self.np_random.integers(self.cubes))
         self.passed = self.steps = 0
         return self._observe("start"), {}
@@ -93,7 +38,8 @@ class PlainColorCubes(gym.Env):
                 over = self.passed == self.phases
                 if not over:
                     self._teleport(self.target)
-                    self.target = self._other()
+                    if self.cubes > 1:
+                        self.target = self._other()
         elif action == 0:
             x = max(x - 1, 0)
         elif action == 1:
@@ -103,15 +49,14 @@ class PlainColorCubes(gym.Env):
         else:
             y = min(y + 1, self.grid - 1)
         self.agent = self.grid * y + x
-        if reward < 0 and self.cubes > 1 and self.np_random.random() < self.teleport:
+        if reward < 0 and self.cubes > 1 and self.teleport > 0 and self.np_random.random() < self.teleport:
             self._teleport(self._other())
             shown = "teleport"
         limit = self.steps >= 8 * self.grid * self.phases
-        return self._observe("" if over else shown), reward, over, limit and not over, {}
+        info = {"success": over} if over or limit else {}
+        return self._observe("" if over else shown), reward, over, limit and not over, info
 
     def _other(self) -> int:
-        if self.cubes == 1:
-            return self.target
         cube = int(self.np_random.integers(self.cubes - 1))
         return cube + (cube >= self.target)
 
