@@ -163,10 +163,22 @@ class Memory(nn.Module):
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
 
+MOST = 1 << 20
+"""Largest size that a memory takes: beyond every machine's need, and a slip of the keyboard allocates no terabytes."""
+
+
 def check_at_least(name: str, value: int, low: int) -> None:
-    """Refuse an argument that is not an integer of `low` or more."""
+    """Refuse an argument that is not an integer of `low` or more, or is more than `MOST`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise ValueError(f"{name} must be an integer, {low} or more; got {value!r}")
+    if value > MOST:
+        raise ValueError(f"{name} must be an integer, {low} to {MOST:,}; got {value!r}")
+
+
+def check_flag(name: str, value: bool) -> None:
+    """Refuse an argument that is not a truth value."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False; got {value!r}")
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

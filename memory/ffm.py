@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from memory.base import Context, Memory, check_at_least
 from memory.kernels import decay
-from memory.kernels.ffm_scan import EPSILON, FFMScan, output_forward, step_states, torch_scan
+from memory.kernels.ffm_loops import EPSILON, step
+from memory.kernels.ffm_scan import FFMScan, torch_scan
 
 
 class FFMState(NamedTuple):
@@ -131,18 +132,13 @@ class FFM(Memory):
         }
 
     def _act(self, x: Tensor, state: FFMState) -> tuple[Tensor, FFMState]:
-        """`step` between two matrix products and two kernels."""
-        weight, bias = self._input_maps()
-        maps = torch.addmm(bias, x, weight.t())
-        maps[:, maps.shape[1] // 2 :].sigmoid_()
+        """`step` in one kernel."""
+        maps = (self.value, self.skip, self.input_gate, self.output_gate)
+        weights, biases = (tuple(p.detach().numpy() for p in each) for each in zip(*((f.weight, f.bias) for f in maps)))
         before = state.S.contiguous()
-        S, traces = torch.empty_like(before), x.new_empty(self.mix.in_features, len(x))
-        arrays = (maps, self.alpha, self.omega, before, S, traces)
-        step_states(*(array.detach().numpy() for array in arrays))
-        # at the sizes of acting, this order of factors is about twice as fast as traces times the transposed weight
-        z = torch.mm(self.mix.weight, traces).t().contiguous()
-        y, scale = torch.empty_like(z), x.new_empty(len(x))
-        output_forward(*(array.detach().numpy() for array in (maps, self.mix.bias, z, scale, y)))
+        S, y = torch.empty_like(before), x.new_empty(len(x), self.output_size)
+        mixed = (p.detach().numpy() for p in (self.mix.weight, self.mix.bias, self.alpha, self.omega, before, S, y))
+        step(x.detach().contiguous().numpy(), weights, biases, *mixed)
         return y, FFMState(S)
 
     def _compiles(self, x: Tensor) -> bool:

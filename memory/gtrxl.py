@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memory.base import Context, Memory, check_at_least, check_divides, reset
+from memory.kernels.linear import Linear, linear
 from memory.window import Window
 
 
@@ -236,10 +237,10 @@ class Layer(nn.Module):
         x, openness = self._finish(x, read)
         return x, openness, window.by_distance(weights.detach())
 
-    def _of_inputs(self, linear: nn.Linear, standardised: Tensor) -> Tensor:
+    def _of_inputs(self, of: nn.Linear, standardised: Tensor) -> Tensor:
         """The linear map of the normed inputs [..., D]: gain and shift of the norm act on the map's weights."""
         gain, shift = self.attention_norm.weight, self.attention_norm.bias
-        return functional.linear(standardised, linear.weight * gain, linear.weight @ shift)
+        return linear(standardised, of.weight * gain, of.weight @ shift)
 
     def _queries(self, standardised: Tensor) -> tuple[Tensor, Tensor]:
         """[..., D] to what meets keys and what meets positions, [..., H, D / H] each, scaled."""
@@ -285,12 +286,12 @@ class Gate(nn.Module):
 
 def maps(size: int, output_size: int, parts: int = 1, bias: bool = False) -> nn.Linear:
     """Several linear maps from one input as one product, each initialised alone as Xavier's, biases at 0."""
-    linear = nn.Linear(size, parts * output_size, bias=bias)
-    for part in linear.weight.detach().chunk(parts):
+    map_ = Linear(size, parts * output_size, bias=bias)
+    for part in map_.weight.detach().chunk(parts):
         nn.init.xavier_uniform_(part)
     if bias:
-        nn.init.zeros_(linear.bias)
-    return linear
+        nn.init.zeros_(map_.bias)
+    return map_
 
 
 def sinusoids(length: int, size: int) -> Tensor:

@@ -87,7 +87,12 @@ class Recurrent(Memory):
     def step(
         self, x: Tensor, state: Any, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, Any]:
-        """Map x [B, F] to y [B, D] layer by layer."""
+        """Map x [B, F] to y [B, D] layer by layer; compiled on the CPU where no gradient is wanted."""
+        if not torch.is_grad_enabled() and gated.has_kernels(x):
+            after = self.state_type(*(torch.empty_like(s, memory_format=torch.contiguous_format) for s in state))
+            for layer in range(self.num_layers):
+                x = gated.step_layer(self.kind, layer, x, state, self.layer_weights(layer), after)
+            return x, after
         lasts = []
         for layer in range(self.num_layers):
             last = self.cell(x, tuple(s[:, layer] for s in state), self.layer_weights(layer))

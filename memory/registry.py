@@ -27,12 +27,14 @@ class Entry:
     """The paper, as an arXiv number or author and year."""
     erases: bool
     """Whether an input can erase what an earlier one wrote."""
+    cost: str
+    """Multiply-adds per step to leading order, in the sizes that the class names; D is the width, T is in none."""
 
 
 _ENTRIES: dict[str, Entry] = {}
 
 
-def register(name: str, target: str, meaning: str, source: str = "", erases: bool = False) -> None:
+def register(name: str, target: str, meaning: str, source: str = "", erases: bool = False, cost: str = "") -> None:
     """Add a memory under `name`.
 
     Args:
@@ -41,6 +43,7 @@ def register(name: str, target: str, meaning: str, source: str = "", erases: boo
         meaning: one sentence for lists.
         source: the paper.
         erases: whether an input can erase on demand what an earlier one wrote.
+        cost: multiply-adds per step to leading order.
 
     Raises:
         ValueError: the name is taken, or the target does not read "module:Class".
@@ -49,7 +52,7 @@ def register(name: str, target: str, meaning: str, source: str = "", erases: boo
         raise ValueError(f"memory {name!r} is already {_ENTRIES[name].target}; choose another name")
     if target.count(":") != 1:
         raise ValueError(f'target must read "module:Class"; got {target!r}')
-    _ENTRIES[name] = Entry(target, meaning, source, erases)
+    _ENTRIES[name] = Entry(target, meaning, source, erases, cost)
 
 
 def names() -> list[str]:
@@ -59,9 +62,11 @@ def names() -> list[str]:
 
 def entry(name: str) -> Entry:
     """The registry's line for `name`; ValueError with the closest name if there is none."""
+    if not isinstance(name, str):
+        raise ValueError(f"a memory's name must be a string; got {name!r}. Known: {', '.join(_ENTRIES)}")
     if name not in _ENTRIES:
         close = difflib.get_close_matches(name, _ENTRIES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else "."
         raise ValueError(f"unknown memory {name!r}{hint} Known: {', '.join(_ENTRIES)}")
     return _ENTRIES[name]
 
@@ -88,9 +93,15 @@ def make(name: str, input_size: int, **kwargs: Any) -> Memory:
     for key in kwargs:
         if key not in allowed:
             close = difflib.get_close_matches(key, allowed, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = f"; did you mean {close[0]!r}?" if close else "."
             raise ValueError(f"memory {name!r} has no argument {key!r}{hint} Allowed: {', '.join(allowed)}")
-    return cls(input_size, **kwargs)
+    try:
+        return cls(input_size, **kwargs)
+    except (MemoryError, RuntimeError) as error:
+        if "allocate" not in str(error) and "out of memory" not in str(error):
+            raise
+        sizes = ", ".join(f"{key}={value!r}" for key, value in {"input_size": input_size, **kwargs}.items())
+        raise ValueError(f"memory {name!r} with {sizes} does not fit into this machine; make it smaller") from None
 
 
 register(
@@ -99,24 +110,28 @@ register(
     "Gated delta tables that forget and overwrite by separate, logged gates.",
     "ours, on arXiv 2412.06464",
     erases=True,
+    cost="L (D² + H K V)",
 )
 register(
     "ffm",
     "memory.ffm:FFM",
     "Fast and Forgetful Memory: complex traces with learned decay and frequency.",
     "arXiv 2310.04128",
+    cost="D m c",
 )
 register(
     "hcam",
     "memory.hcam:HCAM",
     "Hierarchical Chunk Attention Memory: find the best chunks of the past, then attend inside them.",
     "arXiv 2105.14039",
+    cost="L (D² + N D + H k C D)",
 )
 register(
     "sat",
     "memory.sat:SpatiallyAwareTransformer",
     "Spatially-Aware Transformer: slots stamped with time and place, and a strategy for which to drop.",
     "arXiv 2402.15160",
+    cost="L (D² + H S D)",
 )
 register(
     "lstm",
@@ -124,14 +139,16 @@ register(
     "Long short-term memory.",
     "Hochreiter and Schmidhuber 1997",
     erases=True,
+    cost="L D²",
 )
-register("gru", "memory.recurrent:GRU", "Gated recurrent unit.", "arXiv 1406.1078", erases=True)
-register("rnn", "memory.recurrent:RNN", "Elman's recurrent network with tanh.", "Elman 1990", erases=True)
+register("gru", "memory.recurrent:GRU", "Gated recurrent unit.", "arXiv 1406.1078", erases=True, cost="L D²")
+register("rnn", "memory.recurrent:RNN", "Elman's recurrent network with tanh.", "Elman 1990", erases=True, cost="L D²")
 register(
     "gtrxl",
     "memory.gtrxl:GTrXL",
     "Gated Transformer-XL: attention over a sliding window of layer inputs.",
     "arXiv 1910.06764",
+    cost="L M D²",
 )
 register(
     "shm",
@@ -139,5 +156,6 @@ register(
     "Stable Hadamard Memory: a matrix calibrated element by element at every step.",
     "arXiv 2410.10132",
     erases=True,
+    cost="H D + H²",
 )
-register("none", "memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "")
+register("none", "memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²")

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memory.base import Context, Memory, check_at_least, check_choice
+from memory.base import Context, Memory, check_at_least, check_choice, check_flag
 from memory.kernels.delta_layer import NORM_EPS, STRETCH, DeltaForm, delta_layer, delta_layer_
+from memory.kernels.linear import Linear
 from memory.recurrent import LSTM, CellState
 
 KEEP_AT_START = (0.95, 0.99)
@@ -89,6 +90,7 @@ class RewriteMemory(Memory):
         ):
             check_at_least(name, value, 1)
         check_at_least("conv_size", conv_size, 0)
+        check_flag("bound_values", bound_values)
         check_choice("gates", gates, ("sigmoid", "hard"))
         check_choice("read", read, ("norm", "tanh"))
         if controller is not None:
@@ -100,7 +102,7 @@ class RewriteMemory(Memory):
             nn.init.ones_(self.taps.data[0])
         self.controller = LSTM(input_size, controller_size) if controller else None
         features = controller_size if controller else input_size
-        self.enter = nn.Linear(features, output_size)
+        self.enter = Linear(features, output_size)
         self.form = form = DeltaForm(num_heads, key_size, value_size, gates == "hard", read == "tanh", bound_values)
         self.layers = nn.ModuleList(
             DeltaLayer(output_size if layer else features, output_size, form) for layer in range(num_layers)
@@ -197,8 +199,8 @@ class DeltaLayer(nn.Module):
 
     def __init__(self, input_size: int, output_size: int, form: DeltaForm) -> None:
         super().__init__()
-        self.project = nn.Linear(input_size, form.width)
-        self.leave = nn.Linear(form.heads * form.value_size, output_size, bias=False)
+        self.project = Linear(input_size, form.width)
+        self.leave = Linear(form.heads * form.value_size, output_size, bias=False)
         keep = torch.linspace(*KEEP_AT_START, form.heads)
         if form.hard_gates:
             keep = (keep + STRETCH) / (1 + 2 * STRETCH)
@@ -207,4 +209,4 @@ class DeltaLayer(nn.Module):
 
     def add(self, stream: Tensor, y: Tensor) -> Tensor:
         """The stream [T, B, D] plus what leaves the layer, y [T, B, H * V]."""
-        return torch.addmm(stream.flatten(0, 1), y.flatten(0, 1), self.leave.weight.t()).view(stream.shape)
+        return stream + self.leave(y)

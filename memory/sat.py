@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from memory.allocation import STRATEGIES, Slots, allocate, reads
 from memory.base import Context, Memory, check_at_least, check_choice, check_divides
+from memory.kernels.linear import Linear
 from memory.sat_read import RATES, ReadLayer, time_code, view
 from memory.strategy_values import StrategyValues
 
@@ -102,8 +103,8 @@ class SpatiallyAwareTransformer(Memory):
         num_tasks: int = 1,
     ) -> None:
         super().__init__(input_size, output_size)
-        sizes = dict(num_places=num_places, capacity=capacity, num_layers=num_layers, num_heads=num_heads, top_k=top_k)
-        for name, value in sizes.items():
+        sizes = dict(num_places=num_places, capacity=capacity, num_layers=num_layers, num_heads=num_heads)
+        for name, value in (sizes | dict(top_k=top_k, num_tasks=num_tasks)).items():
             check_at_least(name, value, 1)
         check_choice("layout", layout, ("flat", "place"))
         check_choice("read", read, ("flat", "hierarchical"))
@@ -124,7 +125,7 @@ class SpatiallyAwareTransformer(Memory):
         self.layout, self.read, self.allocator = layout, read, allocator
         self.slots_per_place = capacity // num_places if layout == "place" else capacity
         self.num_slots = self.slots_per_place * (num_places if layout == "place" else 1)
-        self.encode = nn.Linear(input_size, output_size)
+        self.encode = Linear(input_size, output_size)
         self.place_embedding = nn.Parameter(torch.randn(num_places, output_size) / math.sqrt(output_size))
         self.norm = nn.LayerNorm(output_size)
         places_read = min(top_k, num_places) if read == "hierarchical" else 0

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from memory.base import Memory
 from memory.ffm import FFM, FFMState
 from memory.kernels.ffm_scan import torch_scan
+from memory.kernels.rows import STEPS_PER_THREAD
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
@@ -232,3 +233,20 @@ def test_sizes_are_refused(argument, value):
 def test_max_period_is_refused(value):
     with pytest.raises(ValueError, match=r"max_period must be a finite number of steps above 1; got"):
         FFM(5, max_period=value)
+
+
+def test_threads_change_nothing():
+    """Columns may be shared among threads, each with sums of its own."""
+    module = small(memory_size=5)
+    x, start = torch.randn(STEPS_PER_THREAD, 7, 5).double(), torch.rand(STEPS_PER_THREAD, 7) < 0.02
+    state = FFMState(torch.randn(7, 5, 3, 2).double().requires_grad_())
+    threads, results = torch.get_num_threads(), []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            y, last = module.scan(x, start, state)
+            loss = y.square().sum() + last.S.sum()
+            results.append((y, last.S, torch.autograd.grad(loss, (state.S, *module.parameters()))))
+    finally:
+        torch.set_num_threads(threads)
+    assert_close(results[1], results[0], **tolerance(torch.float64))

@@ -3,7 +3,8 @@
 All are h_t = cell(x_t, h_{t-1}) with h_{t-1} = 0 where start_t is true. Gates, their order and the layout of the
 weights are torch's, so that weights can be copied from `nn.LSTM`, `nn.GRU` and `nn.RNN`.
 
-Columns are cut at their starts and the pieces run side by side: see `memory.kernels.gated_pieces`.
+On the CPU a kernel walks through the steps. Elsewhere columns are cut at their starts and the pieces run side by side:
+see `memory.kernels.gated_pieces`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memory.kernels import gated_cells as cells
-from memory.kernels.gated_pieces import blocks, carried_pieces, cut, opening_state
+from memory.kernels import gated_loops as loops
+from memory.kernels.gated_pieces import cut, opening_state
+from memory.kernels.products import pack
+from memory.kernels.rows import in_parts
 
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 """weight_ih [G, F], weight_hh [G, H], bias_ih [G], bias_hh [G], as torch has them; G is the gates' number times H."""
@@ -26,8 +29,8 @@ Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 class Cell(NamedTuple):
     """One kind of recurrence."""
 
-    forward: Callable[..., None]
-    backward: Callable[..., None]
+    kind: int
+    """What `memory.kernels.gated_loops` calls it."""
     width: int
     """Columns of `gates` per unit, S / H. The input's product fills the first G of S, the recurrent one the last G."""
     turn: int
@@ -35,9 +38,9 @@ class Cell(NamedTuple):
     torch_scan: Callable[..., Any]
 
 
-LSTM = Cell(cells.lstm_forward, cells.lstm_backward, 4, 0, torch.lstm)
-GRU = Cell(cells.gru_forward, cells.gru_backward, 4, 1, torch.gru)
-RNN = Cell(cells.rnn_forward, cells.rnn_backward, 1, 0, torch.rnn_tanh)
+LSTM = Cell(loops.LSTM, 4, 0, torch.lstm)
+GRU = Cell(loops.GRU, 4, 1, torch.gru)
+RNN = Cell(loops.RNN, 1, 0, torch.rnn_tanh)
 
 
 def lstm_scan(x: Tensor, start: Tensor, h: Tensor, c: Tensor, weights: Weights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -99,15 +102,29 @@ def scan(
     """
     if start.numel() == 0:
         return x.new_empty(*start.shape, state[0].shape[1]), state
-    if not _compiled(x):
+    if not has_kernels(x):
         return torch_scan(cell, x, start, state, weights)
     y, *last = _GatedScan.apply(cell, start, x, *weights, *state)
     return y, tuple(last)
 
 
-def _compiled(x: Tensor) -> bool:
+def has_kernels(x: Tensor) -> bool:
     """Whether the numba kernels can read x."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+def step_layer(
+    cell: Cell, layer: int, x: Tensor, state: tuple[Tensor, ...], weights: Weights, after: tuple[Tensor, ...]
+) -> Tensor:
+    """One step of a layer without gradients, x [B, F] to y [B, H], from `state` to `after`, [B, L, H] each.
+
+    Only where `has_kernels`; `after` is contiguous.
+    """
+    y = x.new_empty(len(x), state[0].shape[2])
+    nothing = [x.new_empty(len(x), 1, 0)] * (2 - len(state))
+    given = [a.detach().contiguous().numpy() for a in (x, *state, *nothing, *weights)]
+    loops.step(cell.kind, layer, *given, *(a.numpy() for a in (*after, *nothing, y)))
+    return y
 
 
 def _projection(cell: Cell, weights: Weights) -> tuple[Tensor, Tensor]:
@@ -122,90 +139,70 @@ def _projection(cell: Cell, weights: Weights) -> tuple[Tensor, Tensor]:
     return w_ih.roll(cell.turn * H, 0).t(), bias
 
 
-def _unpacked(packed: Tensor, rows: Tensor | slice) -> Tensor:
-    """Packed rows [R, *] in the order of x; `rows` is a slice where that is the packed order."""
-    return packed if isinstance(rows, slice) else torch.empty_like(packed).index_copy_(0, rows, packed)
-
-
-BLOCK_ROWS = 512
-"""Rows whose input products and gradients are computed at once: many for speed, few enough for the cache."""
-
-
 class _GatedScan(torch.autograd.Function):
     """(cell, start, x [T, B, F], weight_ih, weight_hh, bias_ih, bias_hh, *state) -> (y [T, B, H], *last state)."""
 
     @staticmethod
     def forward(ctx: Any, cell: Cell, start: Tensor, x: Tensor, *weights_and_state: Tensor) -> tuple[Tensor, ...]:
         w_ih, w_hh, b_ih, b_hh, *state = weights_and_state
-        (T, B, F), (G, H) = x.shape, w_hh.shape
-        R, S = T * B, cell.width * H
-        pieces = cut(start)
-        # without a start inside, the packed order is the order of x
-        rows = torch.from_numpy(pieces.rows) if len(pieces.carried) > B else slice(None)
-        x = x.reshape(R, F)[rows]
+        (T, B, _), H = x.shape, w_hh.shape[1]
+        keep = any(ctx.needs_input_grad)
         to_gates, bias = _projection(cell, (w_ih, w_hh, b_ih, b_hh))
-        back = w_hh.t().contiguous()
-        gates = x.new_empty(R, S)
-        outputs = [x.new_empty(R, H) for _ in state]
-        opening = opening_state(tuple(state), pieces)
-        h, before, row_before = opening[0], [o.numpy() for o in opening], 0
-        arrays = [a.numpy() for a in (gates, *outputs)]
-        begin, active = pieces.begin.tolist(), pieces.active.tolist()
-        sums, hs = gates[:, S - G :].split(active), outputs[0].split(active)
-        for steps, block in blocks(pieces, BLOCK_ROWS):
-            torch.addmm(bias[:G], x[block], to_gates, out=gates[block, :G])
-            gates[block, G:] = bias[G:]
-            for s in steps:
-                n = active[s]
-                sums[s].addmm_(h if len(h) == n else h[:n], back)
-                cell.forward(n, begin[s], row_before, *arrays, *before)
-                h, before, row_before = hs[s], arrays[1:], begin[s]
-        ctx.cell, ctx.pieces, ctx.rows, ctx.shape = cell, pieces, rows, (T, B, F)
-        ctx.save_for_backward(x, w_ih, w_hh, gates, *opening, *outputs)
-        last = torch.from_numpy(pieces.last_row)
-        return (_unpacked(outputs[0], rows).view(T, B, H), *(o[last] for o in outputs))
+        weights = pack(to_gates.numpy()), pack(w_hh.t().numpy()), bias.numpy()
+
+        def run(first: int, last: int) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+            rows = last - first
+            moving = [s[first:last].clone(memory_format=torch.contiguous_format) for s in state]
+            kept = T if keep and cell.kind != loops.RNN else loops.block_steps(T, rows)
+            gates = x.new_empty(kept, rows, len(bias))
+            y = x.new_empty(T, rows, H)
+            cells = x.new_empty(T if keep and len(state) > 1 else 0, rows, H)
+            h, c = (*moving, x.new_empty(rows, 0))[:2]
+            given = x[:, first:last].contiguous(), start[:, first:last].contiguous()
+            arrays = (a.numpy() for a in given), (a.numpy() for a in (h, c, gates, y, cells))
+            loops.forward(cell.kind, *arrays[0], *weights, *arrays[1])
+            return moving, y, gates, cells
+
+        parts = in_parts(run, T, B)
+        y = parts[0][1] if len(parts) == 1 else torch.cat([part[1] for part in parts], 1)
+        ctx.cell, ctx.keep = cell, keep
+        if keep:
+            ctx.save_for_backward(x, start, w_ih, w_hh, y, *state, *(a for part in parts for a in part[2:]))
+        return y, *(torch.cat(s) for s in zip(*(part[0] for part in parts)))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:
-        x, w_ih, w_hh, gates, *states = ctx.saved_tensors
-        cell, pieces, (T, B, F) = ctx.cell, ctx.pieces, ctx.shape
-        opening, outputs = states[: len(d_last)], states[len(d_last) :]
-        (R, S), (G, H) = gates.shape, w_hh.shape
-        parts = blocks(pieces, BLOCK_ROWS)
-        most = max(block.stop - block.start for _, block in parts)
-        dy = dy.reshape(R, H)[ctx.rows].contiguous()
-        d, previous = dy.new_empty(most, S), dy.new_empty(most, H)
-        last = torch.from_numpy(pieces.last)
-        d_state = [torch.zeros_like(o).index_copy_(0, last, g) for o, g in zip(opening, d_last)]
-        to_gates = w_ih.roll(cell.turn * H, 0)
-        dx = torch.empty_like(x) if ctx.needs_input_grad[2] else None
-        d_ih, d_hh, d_bias = torch.zeros_like(w_ih), torch.zeros_like(w_hh), dy.new_zeros(S)
-        opening_arrays, output_arrays = [a.numpy() for a in opening], [a.numpy() for a in outputs]
-        gates_array, others = gates.numpy(), [a.numpy() for a in (dy, d, previous, *d_state)]
-        begin, active = pieces.begin.tolist(), pieces.active.tolist()
-        dh = d_state[0][:0]
-        for steps, block in reversed(parts):
-            sums = d[: block.stop - block.start, S - G :].split(active[steps.start : steps.stop])
-            for s in reversed(steps):
-                n, row = active[s], begin[s]
-                before, row_before = (output_arrays, begin[s - 1]) if s else (opening_arrays, 0)
-                cell.backward(n, row, row_before, row - block.start, gates_array, *output_arrays, *before, *others)
-                dh = dh if len(dh) == n else d_state[0][:n]
-                dh.addmm_(sums[s - steps.start], w_hh)
-            d_block = d[: block.stop - block.start]
-            d_in, d_back = d_block[:, :G], d_block[:, S - G :]
-            d_ih.addmm_(d_in.t(), x[block])
-            d_hh.addmm_(d_back.t(), previous[: len(d_block)])
-            d_bias += d_block.sum(0)
-            if dx is not None:
-                torch.mm(d_in, to_gates, out=dx[block])
-        if dx is not None:
-            dx = _unpacked(dx, ctx.rows).view(T, B, F)
-        piece, column = carried_pieces(pieces, dy.device)
-        d_first = [g.new_zeros(B, H).index_copy_(0, column, g[piece]) for g in d_state]
+        x, start, w_ih, w_hh, y, *saved = ctx.saved_tensors
+        cell: Cell = ctx.cell
+        state, kept = saved[: len(d_last)], iter(saved[len(d_last) :])
+        (T, B, _), (G, H) = x.shape, w_hh.shape
+        weights = pack(w_ih.roll(cell.turn * H, 0).numpy()), pack(w_hh.numpy())
+        by_part: dict[int, tuple[Tensor, Tensor]] = {}
+        for gates in kept:
+            by_part[sum(g.shape[1] for g, _ in by_part.values())] = gates, next(kept)
+
+        def run(first: int, last: int) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+            gates, cells = by_part[first]
+            part = slice(first, last)
+            d_state = [g[part].clone(memory_format=torch.contiguous_format) for g in d_last]
+            nothing = x.new_empty(last - first, 0)
+            h, c = (*(s[part].contiguous() for s in state), nothing)[:2]
+            dh, dc = (*d_state, nothing)[:2]
+            dx = x.new_empty(T if ctx.needs_input_grad[2] else 0, last - first, x.shape[2])
+            sums = [torch.zeros_like(w_ih), torch.zeros_like(w_hh), x.new_zeros(cell.width * H)]
+            given = [a[:, part].contiguous() for a in (x, start)]
+            outputs = gates, y[:, part].contiguous(), cells, dy[:, part].contiguous()
+            arrays = [[a.numpy() for a in group] for group in (given, (h, c, *outputs, dh, dc, dx, *sums))]
+            loops.backward(cell.kind, *arrays[0], *weights, *arrays[1])
+            return d_state, dx, sums
+
+        parts = in_parts(run, T, B)
+        dx = torch.cat([part[1] for part in parts], 1) if ctx.needs_input_grad[2] else None
+        d_ih, d_hh, d_bias = (sum(each[1:], each[0]) for each in zip(*(part[2] for part in parts)))
+        d_first = (torch.cat(s) for s in zip(*(part[0] for part in parts)))
         turn = -cell.turn * H
-        return None, None, dx, d_ih.roll(turn, 0), d_hh, d_bias[:G].roll(turn), d_bias[S - G :], *d_first
+        return None, None, dx, d_ih.roll(turn, 0), d_hh, d_bias[:G].roll(turn), d_bias[len(d_bias) - G :], *d_first
 
 
 def torch_scan(

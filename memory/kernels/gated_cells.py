@@ -1,13 +1,12 @@
 """The element-wise part of the gated recurrences in `memory.kernels.gated`, forward and backward, in numba.
 
-One call is one step of n pieces. Its rows lie together, from `row` on, in the packed arrays gates [R, S] and
-y [R, H]; those of the step before from `row_before` on in `h_before` (and `c_before`). S is the width of `gates`:
+One call is one step of B rows. S is the width of `gates` [B, S]:
 
     LSTM  4 H: i f g o        RNN  H        GRU  4 H: n r z m, with m = W_hn h + b_hn
 
-A forward kernel finds sums in `gates` and leaves what its backward kernel needs; only GRU's m stays. A backward
-kernel writes the gradient of the sums to d [*, S] and h_{t-1} to previous [*, H], from row `at` on. `dh` [N, H] (and
-`dc`) hold what later steps hand back, and leave with what this step hands back other than through the recurrent
+A forward kernel finds sums in `gates` and leaves what its backward kernel needs; only GRU's m stays. It moves h
+[B, H] (and c) one step on, in place. A backward kernel writes the gradient of the sums to d [B, S]; dh [B, H] (and
+dc) come with what later steps hand back, and leave with what this step hands back other than through the recurrent
 matrix.
 """
 
@@ -71,94 +70,122 @@ def _tanh(x):  # type: ignore[no-untyped-def]
     return lambda x: math.tanh(x)
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def lstm_forward(n, row, row_before, gates, y, cells, h_before, c_before):  # type: ignore[no-untyped-def]
-    """i, f, o = sigmoid; g = tanh; c = f c_before + i g; h = o tanh(c)."""
-    H = y.shape[1]
-    for p in range(n):
-        # two loops over range(H): LLVM vectorises neither one loop over all arrays nor one from 2 H to 3 H
+# Each loop writes one stream and reads few: that is what the compiler can prove not to overlap, and vectorises.
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def open_gates(row):  # type: ignore[no-untyped-def]
+    """Sigmoids in place."""
+    for j in range(len(row)):
+        row[j] = sigmoid(row[j])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _squash(row, out):  # type: ignore[no-untyped-def]
+    """Hyperbolic tangents."""
+    for j in range(len(row)):
+        out[j] = tanh(row[j])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _through_gate(d, times, gate, out):  # type: ignore[no-untyped-def]
+    """The gradient of a sigmoid's sum from d times what the gate is multiplied by."""
+    for j in range(len(d)):
+        out[j] = d[j] * times[j] * gate[j] * (1 - gate[j])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def lstm_forward(gates, h, c):  # type: ignore[no-untyped-def]
+    """i, f, o = sigmoid; g = tanh; c = f c + i g; h = o tanh(c)."""
+    H = h.shape[1]
+    for p in range(len(h)):
+        row, cell, out = gates[p], c[p], h[p]
+        i, f, g, o = row[:H], row[H : 2 * H], row[2 * H : 3 * H], row[3 * H :]
+        open_gates(row[: 2 * H])
+        _squash(g, g)
+        open_gates(o)
         for j in range(H):
-            gates[row + p, j] = sigmoid(gates[row + p, j])
-            gates[row + p, H + j] = sigmoid(gates[row + p, H + j])
-            gates[row + p, 2 * H + j] = tanh(gates[row + p, 2 * H + j])
-            gates[row + p, 3 * H + j] = sigmoid(gates[row + p, 3 * H + j])
+            cell[j] = f[j] * cell[j] + i[j] * g[j]
+        _squash(cell, out)
         for j in range(H):
-            kept = gates[row + p, H + j] * c_before[row_before + p, j]
-            c = kept + gates[row + p, j] * gates[row + p, 2 * H + j]
-            cells[row + p, j] = c
-            y[row + p, j] = gates[row + p, 3 * H + j] * tanh(c)
+            out[j] *= o[j]
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def lstm_backward(  # type: ignore[no-untyped-def]
-    n, row, row_before, at, gates, y, cells, h_before, c_before, dy, d, previous, dh, dc
-):
-    """Gradients of `lstm_forward`."""
-    H = y.shape[1]
-    for p in range(n):
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def lstm_backward(gates, cells, c_before, dy, d, dh, dc):  # type: ignore[no-untyped-def]
+    """Gradients of `lstm_forward`, with the new and the old c in `cells` and `c_before`."""
+    H = dy.shape[1]
+    squashed = np.empty(H, dy.dtype)
+    for p in range(len(dy)):
+        row, d_row, before, outside, d_h, d_c = gates[p], d[p], c_before[p], dy[p], dh[p], dc[p]
+        i, f, g, o = row[:H], row[H : 2 * H], row[2 * H : 3 * H], row[3 * H :]
+        d_g = d_row[2 * H : 3 * H]
+        _squash(cells[p], squashed)
         for j in range(H):
-            i = gates[row + p, j]
-            f = gates[row + p, H + j]
-            g = gates[row + p, 2 * H + j]
-            o = gates[row + p, 3 * H + j]
-            squashed = tanh(cells[row + p, j])
-            d_h = dh[p, j] + dy[row + p, j]
-            d_c = dc[p, j] + d_h * o * (1 - squashed * squashed)
-            d[at + p, j] = d_c * g * i * (1 - i)
-            d[at + p, H + j] = d_c * c_before[row_before + p, j] * f * (1 - f)
-            d[at + p, 2 * H + j] = d_c * i * (1 - g * g)
-            d[at + p, 3 * H + j] = d_h * squashed * o * (1 - o)
-            dc[p, j] = d_c * f
-        dh[p] = 0
-        previous[at + p] = h_before[row_before + p]
-
-
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def gru_forward(n, row, row_before, gates, y, h_before):  # type: ignore[no-untyped-def]
-    """r, z = sigmoid; n = tanh(input + r m); h = n + z (h_before - n)."""
-    H = y.shape[1]
-    for p in range(n):
+            d_h[j] += outside[j]
         for j in range(H):
-            gates[row + p, H + j] = sigmoid(gates[row + p, H + j])
-            gates[row + p, 2 * H + j] = sigmoid(gates[row + p, 2 * H + j])
+            d_c[j] += d_h[j] * o[j] * (1 - squashed[j] * squashed[j])
+        _through_gate(d_c, g, i, d_row[:H])
+        _through_gate(d_c, before, f, d_row[H : 2 * H])
         for j in range(H):
-            new = tanh(gates[row + p, j] + gates[row + p, H + j] * gates[row + p, 3 * H + j])
-            gates[row + p, j] = new
-            y[row + p, j] = new + gates[row + p, 2 * H + j] * (h_before[row_before + p, j] - new)
+            d_g[j] = d_c[j] * i[j] * (1 - g[j] * g[j])
+        _through_gate(d_h, squashed, o, d_row[3 * H :])
+        for j in range(H):
+            d_c[j] *= f[j]
+        d_h[:] = 0
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def gru_backward(n, row, row_before, at, gates, y, h_before, dy, d, previous, dh):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def gru_forward(gates, h):  # type: ignore[no-untyped-def]
+    """r, z = sigmoid; n = tanh(input + r m); h = n + z (h - n)."""
+    H = h.shape[1]
+    for p in range(len(h)):
+        row, out = gates[p], h[p]
+        n, r, z, m = row[:H], row[H : 2 * H], row[2 * H : 3 * H], row[3 * H :]
+        open_gates(row[H : 3 * H])
+        for j in range(H):
+            n[j] += r[j] * m[j]
+        _squash(n, n)
+        for j in range(H):
+            out[j] = n[j] + z[j] * (out[j] - n[j])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def gru_backward(gates, h_before, dy, d, dh):  # type: ignore[no-untyped-def]
     """Gradients of `gru_forward`."""
-    H = y.shape[1]
-    for p in range(n):
+    H = dy.shape[1]
+    for p in range(len(dy)):
+        row, d_row, before, outside, d_h = gates[p], d[p], h_before[p], dy[p], dh[p]
+        n, r, z, m = row[:H], row[H : 2 * H], row[2 * H : 3 * H], row[3 * H :]
+        d_n, d_z, d_m = d_row[:H], d_row[2 * H : 3 * H], d_row[3 * H :]
         for j in range(H):
-            new = gates[row + p, j]
-            r = gates[row + p, H + j]
-            z = gates[row + p, 2 * H + j]
-            d_h = dh[p, j] + dy[row + p, j]
-            d_new = d_h * (1 - z) * (1 - new * new)
-            d[at + p, j] = d_new
-            d[at + p, H + j] = d_new * gates[row + p, 3 * H + j] * r * (1 - r)
-            d[at + p, 2 * H + j] = d_h * (h_before[row_before + p, j] - new) * z * (1 - z)
-            d[at + p, 3 * H + j] = d_new * r
-            dh[p, j] = d_h * z
-        previous[at + p] = h_before[row_before + p]
+            d_h[j] += outside[j]
+        for j in range(H):
+            d_n[j] = d_h[j] * (1 - z[j]) * (1 - n[j] * n[j])
+        _through_gate(d_n, m, r, d_row[H : 2 * H])
+        for j in range(H):
+            d_z[j] = d_h[j] * (before[j] - n[j]) * z[j] * (1 - z[j])
+        for j in range(H):
+            d_m[j] = d_n[j] * r[j]
+        for j in range(H):
+            d_h[j] *= z[j]
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def rnn_forward(n, row, row_before, gates, y, h_before):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def rnn_forward(gates, h):  # type: ignore[no-untyped-def]
     """H = tanh."""
-    for p in range(n):
-        for j in range(y.shape[1]):
-            y[row + p, j] = tanh(gates[row + p, j])
+    for p in range(len(h)):
+        _squash(gates[p], h[p])
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def rnn_backward(n, row, row_before, at, gates, y, h_before, dy, d, previous, dh):  # type: ignore[no-untyped-def]
-    """Gradients of `rnn_forward`."""
-    for p in range(n):
-        for j in range(y.shape[1]):
-            d[at + p, j] = (dh[p, j] + dy[row + p, j]) * (1 - y[row + p, j] * y[row + p, j])
-        dh[p] = 0
-        previous[at + p] = h_before[row_before + p]
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def rnn_backward(y, dy, d, dh):  # type: ignore[no-untyped-def]
+    """Gradients of `rnn_forward`, with the new h in `y`."""
+    H = dy.shape[1]
+    for p in range(len(dy)):
+        new, outside, d_row, d_h = y[p], dy[p], d[p], dh[p]
+        for j in range(H):
+            d_h[j] += outside[j]
+        for j in range(H):
+            d_row[j] = d_h[j] * (1 - new[j] * new[j])
+        d_h[:] = 0

@@ -93,23 +93,3 @@ def opening_state(state: tuple[Tensor, ...], pieces: Pieces) -> list[Tensor]:
     """[N, H] each: the incoming state where a piece continues it, zeros where an episode starts."""
     piece, column = carried_pieces(pieces, state[0].device)
     return [s.new_zeros(len(pieces.carried), s.shape[1]).index_copy(0, piece, s[column]) for s in state]
-
-
-class Block(NamedTuple):
-    """Consecutive steps."""
-
-    steps: range
-    rows: slice
-    """Their packed rows."""
-
-
-def blocks(pieces: Pieces, most_rows: int) -> list[Block]:
-    """All steps in groups of at most `most_rows` rows, or of one step."""
-    found: list[Block] = []
-    begin = [*pieces.begin.tolist(), len(pieces.rows)]
-    first = 0
-    for s in range(1, len(begin)):
-        if s == len(begin) - 1 or begin[s + 1] - begin[first] > most_rows:
-            found.append(Block(range(first, s), slice(begin[first], begin[s])))
-            first = s
-    return found

@@ -7,9 +7,11 @@ import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+Result = TypeVar("Result")
 
 STEPS_PER_THREAD = 512
 """Steps of rows that are worth a thread: about half a millisecond, many times what it costs to hand them over."""
@@ -20,16 +22,24 @@ def over_rows(kernel: Callable[..., None], T: int, B: int, *args: Any) -> None:
 
     The kernel must release the interpreter's lock and write nothing that another row reads.
     """
+    in_parts(lambda first, last: kernel(first, last, *args), T, B)
+
+
+def in_parts(run: Callable[[int, int], Result], T: int, B: int) -> list[Result]:
+    """What `run(first, last)` returns for parts of B rows of T steps, in order, without a graph; see `over_rows`."""
     parts = min(torch.get_num_threads(), B, T * B // STEPS_PER_THREAD)
     if parts <= 1:
-        kernel(0, B, *args)
-        return
+        return [run(0, B)]
     borders = [part * B // parts for part in range(parts + 1)]
     pool = _pool(parts - 1, os.getpid())
-    others = [pool.submit(kernel, first, last, *args) for first, last in itertools.pairwise(borders[1:])]
-    kernel(0, borders[1], *args)
-    for other in others:
-        other.result()
+
+    def without_graph(first: int, last: int) -> Result:
+        # whether gradients are recorded is a setting of each thread
+        with torch.no_grad():
+            return run(first, last)
+
+    others = [pool.submit(without_graph, first, last) for first, last in itertools.pairwise(borders[1:])]
+    return [run(0, borders[1]), *(other.result() for other in others)]
 
 
 @functools.cache

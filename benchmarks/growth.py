@@ -1,0 +1,190 @@
+"""How time grows with the length of a sequence, and memory with the number of environments, for every memory.
+
+    python benchmarks/growth.py --quick
+    python benchmarks/growth.py --out docs/growth
+
+Time is that of a scan, forward and backward, per token; a flat line is a scan linear in T. Memory is what the resident
+set of a fresh process rises by, at its highest, while a model is made and collects one rollout.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from measure import cpu_name, markdown, side_by_side
+
+import envs
+import memory
+from agents import MemoryPPO
+from agents.experiment import versions
+
+FEATURES = 64
+N_STEPS = 32
+"""Steps of a rollout; only observations, actions and the like are stored at each."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure how memories grow."""
+
+    quick: bool = False
+    """Short sequences, few environments, one repeat."""
+    memories: tuple[str, ...] = tuple(memory.names())
+    """Which memories, with their default arguments."""
+    columns: int = 1
+    """B of the sequences."""
+    seed: int = 0
+    """Of weights, inputs and starts."""
+    threads: int = 1
+    """Threads for torch."""
+    out: Path | None = None
+    """A path without ending: PATH.md, PATH.jsonl and PATH.png are written beside printing."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """T of the sequences."""
+        return (64, 256, 1024) if self.quick else (64, 256, 1024, 4096, 16384)
+
+    @property
+    def num_envs(self) -> tuple[int, ...]:
+        """Environments of the rollouts."""
+        return (8, 64) if self.quick else (8, 64, 512, 4096)
+
+
+def scan_times(options: Options) -> Iterator[Row]:
+    """Microseconds per token of a scan, forward and backward; episodes start with probability 1/50."""
+    torch.manual_seed(options.seed)
+    for T in options.lengths:
+        x, start = torch.randn(T, options.columns, FEATURES), torch.rand(T, options.columns) < 1 / 50
+        contestants = {name: scanner(name, x, start) for name in options.memories}
+        for name, seconds in side_by_side(contestants, 1 if options.quick else 3).items():
+            yield {"memory": name, "T": T, "us_per_token": 1e6 * seconds / start.numel()}
+
+
+def scanner(name: str, x: torch.Tensor, start: torch.Tensor) -> Callable[[], None]:
+    """One scan of a memory of this name, forward and backward."""
+    made = memory.make(name, FEATURES)
+    state = made.initial_state(x.shape[1])
+
+    def run() -> None:
+        made.zero_grad()
+        made.scan(x, start, state)[0].square().mean().backward()
+
+    return run
+
+
+def rollout_peaks(options: Options) -> Iterator[Row]:
+    """MiB by which the resident set rises, and of them the state of all rows; None where that would not fit."""
+    context = multiprocessing.get_context("spawn")
+    room = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for name in options.memories:
+        row_bytes = sum(s.numel() * s.element_size() for s in memory.make(name, FEATURES).initial_state(1))
+        for n in options.num_envs:
+            found = None
+            # a state, the one after it, the one at resets and what the step works on
+            if 5 * n * row_bytes < room:
+                with context.Pool(1) as pool:
+                    found = pool.apply(rollout_peak, (name, n, options.seed, options.threads))
+            yield {"memory": name, "envs": n, "peak_MiB": found, "state_MiB": n * row_bytes / 2**20}
+
+
+def rollout_peak(name: str, n: int, seed: int, threads: int) -> float:
+    """MiB that making a model and one rollout of `n` environments add to this process at their highest."""
+    torch.set_num_threads(threads)
+    collect(name, 2, seed)  # imports and compiled code are not what is measured
+    before = highest_mib()
+    collect(name, n, seed)
+    return highest_mib() - before
+
+
+def collect(name: str, n: int, seed: int) -> None:
+    """Make a model, collect one rollout."""
+    model = MemoryPPO(
+        "MlpMemoryPolicy",
+        envs.make_vec("Palimpsest/EndlessTMaze-v0", n, seed),
+        n_steps=N_STEPS,
+        batch_size=N_STEPS * n,
+        policy_kwargs={"memory": name},
+        device="cpu",
+        seed=seed,
+    )
+    _, callback = model._setup_learn(N_STEPS * n)
+    assert model.env is not None
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, N_STEPS)
+
+
+def highest_mib() -> float:
+    """The largest resident set that this process ever had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+PARTS: dict[str, tuple[Callable[[Options], Iterator[Row]], str, tuple[str, ...]]] = {
+    "time": (scan_times, "T", ("us_per_token",)),
+    "memory": (rollout_peaks, "envs", ("peak_MiB", "state_MiB")),
+}
+"""What is measured: the function, what grows, and the figures."""
+
+
+def table(rows: list[Row], over: str, figures: tuple[str, ...]) -> str:
+    """A Markdown table with a line per memory and a column per size."""
+    sizes = sorted({row[over] for row in rows})
+    found = {(row["memory"], row[over]): row for row in rows}
+    lines = []
+    for name in dict.fromkeys(row["memory"] for row in rows):
+        cells = [[found[name, size][figure] for figure in figures] for size in sizes]
+        lines.append([name, *(" of which ".join("-" if f is None else f"{f:,.1f}" for f in cell) for cell in cells)])
+    return markdown(["memory", *(f"{over} = {size:,}" for size in sizes)], lines)
+
+
+def draw(rows: dict[str, list[Row]], picture: Path) -> None:
+    """Both parts side by side, both axes logarithmic."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    labels = {"time": ("T, steps", "microseconds per token"), "memory": ("environments", "MiB at the highest")}
+    for axes, (part, found) in zip(figure.subplots(1, 2), rows.items()):
+        _, over, figures = PARTS[part]
+        for name in dict.fromkeys(row["memory"] for row in found):
+            own = [row for row in found if row["memory"] == name and row[figures[0]] is not None]
+            axes.plot([row[over] for row in own], [row[figures[0]] for row in own], marker=".", label=name)
+        axes.set(xscale="log", yscale="log", xlabel=labels[part][0], ylabel=labels[part][1])
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize="small")
+    figure.savefig(picture, dpi=120)
+
+
+def main(options: Options) -> None:
+    """Measure, print, save."""
+    torch.set_num_threads(options.threads)
+    record = {"cpu": cpu_name(), "cores": os.cpu_count(), **versions(), "seed": options.seed, "B": options.columns}
+    pages = [f"# Growth\n\nMedians of repeats taken in turns; {json.dumps(record)}"]
+    measured: dict[str, list[Row]] = {}
+    for part, (measure, over, figures) in PARTS.items():
+        measured[part] = list(measure(options))
+        summary = (measure.__doc__ or "").strip()
+        pages.append(f"### {part}\n\n{summary}\n\n{table(measured[part], over, figures)}")
+        print(pages[-1], flush=True)
+    if options.out is not None:
+        options.out.with_suffix(".md").write_text("\n\n".join(pages) + "\n")
+        lines: list[Row] = [{"record": record, "options": asdict(options)}]
+        lines += [{"part": part, **row} for part, rows in measured.items() for row in rows]
+        options.out.with_suffix(".jsonl").write_text("".join(json.dumps(line, default=str) + "\n" for line in lines))
+        draw(measured, options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,174 @@
+"""The gated recurrences over time, with their matrix products, in numba: see `memory.kernels.gated`.
+
+`gates` [T, B, S] holds a step's sums, then what its cell made of them. The input's product fills the first G columns,
+the recurrent one the last G; G is S but for GRU, where the two are summed only after the reset gate.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from memory.kernels.gated_cells import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
+from memory.kernels.products import OPTIONS, multiply, pack, pack_into, packed_size, transpose
+
+LSTM, GRU, RNN = 0, 1, 2
+
+BLOCK_ROWS = 128
+"""Rows of a block of steps."""
+
+
+@njit(**OPTIONS)
+def block_steps(T, B):  # type: ignore[no-untyped-def]
+    """Steps whose input products and gradients are computed at once: many for speed, few enough for the cache."""
+    return min(T, max(1, BLOCK_ROWS // B))
+
+
+@njit(**OPTIONS)
+def forward(kind, x, start, to_gates, to_h, bias, h, c, gates, y, cells):  # type: ignore[no-untyped-def]
+    """Fill y [T, B, H], gates and, for LSTM, cells [T, B, H].
+
+    Args:
+        kind: LSTM, GRU or RNN.
+        x: [T, B, F], contiguous.
+        start: [T, B] bool.
+        to_gates: [F, G], packed.
+        to_h: [H, G], packed.
+        bias: [S].
+        h: [B, H], comes with the state before the sequence and leaves with the last one.
+        c: [B, H], the same for the cells; empty but for LSTM.
+        gates: [T, B, S] to keep for `backward`, or `block_steps` of it, which are then used again and again.
+        y: to fill.
+        cells: to fill, or empty where nothing is kept.
+    """
+    T, B, F = x.shape
+    H, S = y.shape[2], len(bias)
+    G = S if kind != GRU else 3 * H
+    steps = block_steps(T, B)
+    inputs, sums = x.reshape(T * B, F), gates.reshape(len(gates) * B, S)
+    for begin in range(0, T, steps):
+        end = min(begin + steps, T)
+        first = begin if len(gates) == T else 0
+        block = sums[first * B : (first + end - begin) * B]
+        for row in range(len(block)):
+            block[row] = bias
+        multiply(inputs[begin * B : end * B], to_gates, block[:, :G], True)
+        for t in range(begin, end):
+            at = gates[first + t - begin]
+            for b in range(B):
+                if start[t, b]:
+                    h[b] = 0
+                    if kind == LSTM:
+                        c[b] = 0
+            multiply(h, to_h, at[:, S - G :], True)
+            if kind == LSTM:
+                lstm_forward(at, h, c)
+                if len(cells) > 0:
+                    cells[t] = c
+            elif kind == GRU:
+                gru_forward(at, h)
+            else:
+                rnn_forward(at, h)
+            y[t] = h
+
+
+@njit(**OPTIONS)
+def backward(  # type: ignore[no-untyped-def]
+    kind, x, start, from_gates, from_h, h, c, gates, y, cells, dy, dh, dc, dx, d_ih, d_hh, d_bias
+):
+    """Gradients of `forward`, added to d_ih [G, F], d_hh [G, H] and d_bias [S].
+
+    `from_gates` [G, F] and `from_h` [G, H] are packed. `h` and `c` [B, H] are the state before the sequence; `dh` and
+    `dc` come with the gradient of the last one and leave with that of the first; `dx` [T, B, F] is filled unless it is
+    empty. The rest is as in `forward`.
+    """
+    T, B, F = x.shape
+    H, S = y.shape[2], len(d_bias)
+    G = len(d_hh)
+    steps = block_steps(T, B)
+    inputs, d_inputs = x.reshape(T * B, F), dx.reshape(len(dx) * B, F)
+    d, before, c_before = np.empty((steps * B, S), y.dtype), np.empty((steps * B, H), y.dtype), np.zeros_like(c)
+    packed_x = np.empty(packed_size(steps * B, F, y.itemsize), y.dtype)
+    packed_h = np.empty(packed_size(steps * B, H, y.itemsize), y.dtype)
+    totals = np.empty(S, y.dtype)
+    for begin in range((T - 1) // steps * steps, -1, -steps):
+        end = min(begin + steps, T)
+        rows = (end - begin) * B
+        for t in range(end - 1, begin - 1, -1):
+            place = slice((t - begin) * B, (t - begin + 1) * B)
+            at, h_before = d[place], before[place]
+            for b in range(B):
+                if start[t, b]:
+                    h_before[b] = 0
+                else:
+                    h_before[b] = y[t - 1, b] if t > 0 else h[b]
+            if kind == LSTM:
+                for b in range(B):
+                    if start[t, b]:
+                        c_before[b] = 0
+                    else:
+                        c_before[b] = cells[t - 1, b] if t > 0 else c[b]
+                lstm_backward(gates[t], cells[t], c_before, dy[t], at, dh, dc)
+            elif kind == GRU:
+                gru_backward(gates[t], h_before, dy[t], at, dh)
+            else:
+                rnn_backward(y[t], dy[t], at, dh)
+            multiply(at[:, S - G :], from_h, dh, True)
+            for b in range(B):
+                if start[t, b]:
+                    dh[b] = 0
+                    if kind == LSTM:
+                        dc[b] = 0
+        block, block_x = d[:rows], inputs[begin * B : end * B]
+        multiply(block[:, :G].T, pack_into(block_x, packed_x), d_ih, True)
+        multiply(block[:, S - G :].T, pack_into(before[:rows], packed_h), d_hh, True)
+        totals[:] = 0
+        for row in range(rows):
+            for j in range(S):
+                totals[j] += block[row, j]
+        d_bias += totals
+        if len(dx) > 0:
+            multiply(block[:, :G], from_gates, d_inputs[begin * B : end * B], False)
+
+
+@njit(**OPTIONS)
+def step(kind, layer, x, old_h, old_c, w_ih, w_hh, b_ih, b_hh, new_h, new_c, y):  # type: ignore[no-untyped-def]
+    """One step of a layer, nothing kept: y [B, H], new_h and new_c [B, L, H] from x [B, F], old_h and old_c.
+
+    Features run along rows here and the batch along columns, so that the weights, as torch lays them out, are the
+    factor on the left; what is packed is x and h, which are smaller.
+    """
+    h = old_h[:, layer]
+    B, H = h.shape
+    G = len(b_hh)
+    S = 4 * H if kind == GRU else G
+    shared = S - 2 * H if kind == GRU else G  # rows of the weights whose two products are summed
+    sums = np.empty((S, B), h.dtype)
+    packed_x, packed_h = pack(x.T), pack(h.T)
+    if kind == GRU:
+        # from torch's order, r z n, to the cell's, n r z m
+        for j in range(H):
+            sums[j] = b_ih[shared + j]
+            sums[3 * H + j] = b_hh[shared + j]
+        multiply(w_ih[shared:], packed_x, sums[:H], True)
+        multiply(w_hh[shared:], packed_h, sums[3 * H :], True)
+    added = sums[S - shared - H : S - H] if kind == GRU else sums
+    for j in range(shared):
+        added[j] = b_ih[j] + b_hh[j]
+    multiply(w_ih[:shared], packed_x, added, True)
+    multiply(w_hh[:shared], packed_h, added, True)
+    out = np.empty((H, B), h.dtype)
+    # cells work unit by unit, so units of all rows may pass for those of one
+    flat, wide = sums.reshape(1, S * B), out.reshape(1, H * B)
+    if kind == LSTM:
+        kept = np.empty((H, B), h.dtype)
+        transpose(old_c[:, layer], kept)
+        lstm_forward(flat, wide, kept.reshape(1, H * B))
+        transpose(kept, new_c[:, layer])
+    elif kind == GRU:
+        transpose(h, out)
+        gru_forward(flat, wide)
+    else:
+        rnn_forward(flat, wide)
+    transpose(out, y)
+    new_h[:, layer] = y

@@ -1,0 +1,226 @@
+"""Matrix products for compiled loops: a recurrence that multiplies at every step need not leave its kernel for it.
+
+out (+)= a b in tiles of 6 rows by one panel of columns that stay in registers while the shared axis is walked through;
+the tile is written in vector instructions of this machine's width. b is packed before: panel by panel, in the order in
+which tiles read it. Sums run over the shared axis in order and a row's do not depend on how many rows there are, so
+that a row alone equals the same row in a batch bit by bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_FEATURES = llvm.get_host_cpu_features()
+
+_VECTOR = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
+"""Bytes of a vector register."""
+
+_WIDE = 2 if _FEATURES.get("sse2") and not _FEATURES.get("avx512f") else 4
+"""Vectors across a panel: 6 rows of them, the panel's own and one of a fit into 16 registers, or into 32."""
+
+_ROW_BLOCK = 256
+"""Rows of a that meet every panel before the next ones do, so that they stay in the cache."""
+
+OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+
+
+# mypy would take it for a function of all its arguments, the context too
+_as_intrinsic: Any = intrinsic
+
+
+@_as_intrinsic
+def _tile(typing, a, a_row, a_column, b, at, out, row, column, out_row, depth, add, rows, vectors):  # type: ignore[no-untyped-def]
+    """`rows` times `vectors` of out from [row, column] on (+)= rows of a, from `row` on, times the panel at b[at].
+
+    Strides are in elements; `rows` and `vectors` are constants.
+    """
+    if not (isinstance(rows, types.IntegerLiteral) and isinstance(vectors, types.IntegerLiteral)):
+        return None
+    R, V = rows.literal_value, vectors.literal_value
+    n = types.intp
+    signature = types.void(a, n, n, b, n, out, n, n, n, n, types.boolean, rows, vectors)
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        number, size = context.get_value_type(out.dtype), out.dtype.bitwidth // 8
+        lanes = _VECTOR // size
+        vector = ir.VectorType(number, lanes)
+        undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
+        a_data, b_data, out_data = (
+            context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3, 5)
+        )
+        _, a_row, a_column, _, at, _, row, column, out_row, depth, add = args[:11]
+
+        def constant(value):  # type: ignore[no-untyped-def]
+            return ir.Constant(row.type, value)
+
+        def vector_at(data, place):  # type: ignore[no-untyped-def]
+            return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
+
+        sums = [[cgutils.alloca_once(builder, vector) for _ in range(V)] for _ in range(R)]
+        for held in sums:
+            for each in held:
+                builder.store(ir.Constant(vector, None), each)
+        numbers = [builder.add(row, constant(r)) for r in range(R)]
+        begins = [builder.mul(number_, a_row) for number_ in numbers]
+        with cgutils.for_range(builder, depth) as loop:
+            line = builder.add(at, builder.mul(loop.index, constant(V * lanes)))
+            panel = [
+                builder.load(vector_at(b_data, builder.add(line, constant(v * lanes))), align=size) for v in range(V)
+            ]
+            step = builder.mul(loop.index, a_column)
+            for begin, held in zip(begins, sums):
+                one = builder.load(builder.gep(a_data, [builder.add(begin, step)]))
+                one = builder.shuffle_vector(builder.insert_element(undefined, one, first), undefined, everywhere)
+                for part, each in zip(panel, held):
+                    product = builder.fmul(one, part, flags=("contract",))
+                    builder.store(builder.fadd(builder.load(each), product, flags=("contract",)), each)
+        ends = [builder.add(builder.mul(number_, out_row), column) for number_ in numbers]
+        places = [[vector_at(out_data, builder.add(end, constant(v * lanes))) for v in range(V)] for end in ends]
+        with builder.if_then(context.is_true(builder, types.boolean, add)):
+            for held, into in zip(sums, places):
+                for each, place in zip(held, into):
+                    builder.store(builder.fadd(builder.load(each), builder.load(place, align=size)), each)
+        for held, into in zip(sums, places):
+            for each, place in zip(held, into):
+                builder.store(builder.load(each), place, align=size)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@njit(**OPTIONS)
+def _wide(a, b, at, out, column, add):  # type: ignore[no-untyped-def]
+    """A panel of `_WIDE` vectors."""
+    m, depth = a.shape
+    size = out.itemsize
+    a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
+    row = 0
+    while row + 6 <= m:
+        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 6, _WIDE)
+        row += 6
+    if m - row == 5:
+        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 5, _WIDE)
+    elif m - row == 4:
+        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 4, _WIDE)
+    elif m - row == 3:
+        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 3, _WIDE)
+    elif m - row == 2:
+        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 2, _WIDE)
+    elif m - row == 1:
+        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 1, _WIDE)
+
+
+@njit(**OPTIONS)
+def _narrow(a, b, at, out, column, add):  # type: ignore[no-untyped-def]
+    """A panel of one vector."""
+    m, depth = a.shape
+    size = out.itemsize
+    a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
+    row = 0
+    while row + 6 <= m:
+        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 6, 1)
+        row += 6
+    while row < m:
+        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 1, 1)
+        row += 1
+
+
+@njit(**OPTIONS)
+def multiply(a, b, out, add):  # type: ignore[no-untyped-def]
+    """Fill out [m, n] with a b, or add a b to it where `add`.
+
+    Args:
+        a: [m, k], any strides; its type is that of out.
+        b: [k, n], packed by `pack`.
+        out: [m, n], rows contiguous.
+        add: whether to add to what out holds; if not, that is not read.
+    """
+    m, depth = a.shape
+    n = out.shape[1]
+    lanes = _VECTOR // out.itemsize
+    for begin in range(0, m, _ROW_BLOCK):
+        # the step of 1 makes every layout one type, so that tiles are compiled once
+        rows, into = a[begin : begin + _ROW_BLOCK, ::1], out[begin : begin + _ROW_BLOCK, ::1]
+        column = 0
+        while column + _WIDE * lanes <= n:
+            _wide(rows, b, column * depth, into, column, add)
+            column += _WIDE * lanes
+        while column + lanes <= n:
+            _narrow(rows, b, column * depth, into, column, add)
+            column += lanes
+        if column < n:
+            edge = np.empty((len(rows), lanes), out.dtype)[:, ::1]
+            _narrow(rows, b, column * depth, edge, 0, False)
+            for row in range(len(rows)):
+                for j in range(n - column):
+                    into[row, column + j] = edge[row, j] + (into[row, column + j] if add else out.dtype.type(0))
+
+
+@njit(**OPTIONS)
+def pack(b):  # type: ignore[no-untyped-def]
+    """Put b [k, n], any strides, in the order in which `multiply` reads it; zeros fill up the last vectors."""
+    return pack_into(b, np.empty(packed_size(b.shape[0], b.shape[1], b.itemsize), b.dtype))
+
+
+@njit(**OPTIONS)
+def packed_size(k, n, itemsize):  # type: ignore[no-untyped-def]
+    """How many numbers `pack` makes of [k, n]."""
+    lanes = _VECTOR // itemsize
+    return k * (-(-n // lanes) * lanes)
+
+
+@njit(**OPTIONS)
+def _copy(line, out):  # type: ignore[no-untyped-def]
+    """The numbers of line to the beginning of out."""
+    for j in range(len(line)):
+        out[j] = line[j]
+
+
+@njit(**OPTIONS)
+def pack_into(b, packed):  # type: ignore[no-untyped-def]
+    """`pack` into memory of `packed_size` or more, for loops that pack often."""
+    k, n = b.shape
+    lanes = _VECTOR // b.itemsize
+    column = 0
+    while column < n:
+        width = _WIDE * lanes if column + _WIDE * lanes <= n else lanes
+        panel = packed[column * k : (column + width) * k].reshape(k, width)
+        held = min(width, n - column)
+        if b.strides[0] <= b.strides[1]:
+            for j in range(held):
+                line = b[:, column + j]
+                for i in range(k):
+                    panel[i, j] = line[i]
+        else:
+            for i in range(k):
+                _copy(b[i][column : column + held], panel[i])
+        panel[:, held:] = 0
+        column += width
+    return packed
+
+
+@njit(**OPTIONS)
+def add_product(a, b, total):  # type: ignore[no-untyped-def]
+    """Add a^T b to total [m, n], a [N, m] and b [N, n] contiguous, in blocks of N that stay in the cache."""
+    steps = 128
+    packed = np.empty(packed_size(steps, b.shape[1], b.itemsize), b.dtype)
+    for begin in range(0, len(a), steps):
+        multiply(a[begin : begin + steps].T, pack_into(b[begin : begin + steps], packed), total, True)
+
+
+@njit(**OPTIONS)
+def transpose(a, out):  # type: ignore[no-untyped-def]
+    """Fill out [n, m] from a [m, n], in strips that stay in the cache."""
+    m, n = a.shape
+    for begin in range(0, m, 16):
+        for column in range(n):
+            for row in range(begin, min(begin + 16, m)):
+                out[column, row] = a[row, column]

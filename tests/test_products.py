@@ -1,0 +1,105 @@
+"""Matrix products inside kernels, and linear maps made of them, against numpy's and torch's."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tolerance
+from torch.nn import functional
+from torch.testing import assert_close
+
+from memory.kernels.linear import FEWEST_ROWS, Linear, linear
+from memory.kernels.products import add_product, multiply, pack, transpose
+
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+
+# rows: none, one, fewer than a tile's, a tile, more, more than a block; columns: within a vector, panels and a rest
+SHAPES = [(0, 3, 4), (1, 1, 1), (5, 7, 3), (6, 0, 5), (13, 20, 64), (7, 33, 70), (300, 5, 150), (64, 64, 264)]
+
+
+@each_dtype
+@pytest.mark.parametrize(("m", "k", "n"), SHAPES)
+@pytest.mark.parametrize("turned", [False, True])
+def test_multiply_equals_the_definition(dtype, m, k, n, turned):
+    a = torch.randn(k, m, dtype=dtype).t() if turned else torch.randn(m, k, dtype=dtype)
+    b = torch.randn(n, k, dtype=dtype).t() if turned else torch.randn(k, n, dtype=dtype)
+    out = torch.randn(m, n + 2, dtype=dtype)
+    kept, before = out[:, n:].clone(), out[:, :n].clone()
+    packed = pack(b.numpy())
+    multiply(a.numpy(), packed, out[:, :n].numpy(), True)
+    assert_close(out[:, :n], before + a @ b, **tolerance(dtype))
+    out[:, :n] = torch.nan
+    multiply(a.numpy(), packed, out[:, :n].numpy(), False)
+    assert_close(out[:, :n], a @ b, **tolerance(dtype))
+    assert torch.equal(out[:, n:], kept)
+
+
+@each_dtype
+def test_a_row_alone_equals_the_row_in_a_batch(dtype):
+    a, packed = torch.randn(301, 40, dtype=dtype), pack(torch.randn(40, 77, dtype=dtype).numpy())
+    together, alone = torch.empty(301, 77, dtype=dtype), torch.empty(1, 77, dtype=dtype)
+    multiply(a.numpy(), packed, together.numpy(), False)
+    for row in (0, 5, 6, 255, 256, 299, 300):
+        multiply(a[row : row + 1].numpy(), packed, alone.numpy(), False)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_nan_stays_in_its_row():
+    a, packed = torch.randn(8, 9), pack(torch.randn(9, 20).numpy())
+    a[3, 4] = torch.nan
+    out = torch.empty(8, 20)
+    multiply(a.numpy(), packed, out.numpy(), False)
+    assert out[3].isnan().all()
+    assert out[[0, 1, 2, 4, 5, 6, 7]].isfinite().all()
+
+
+@each_dtype
+@pytest.mark.parametrize("N", [0, 1, 128, 300])
+def test_add_product_equals_the_definition(dtype, N):
+    a, b, total = (torch.randn(shape, dtype=dtype) for shape in ((N, 10), (N, 70), (10, 70)))
+    expected = total + a.t() @ b
+    add_product(a.numpy(), b.numpy(), total.numpy())
+    assert_close(total, expected, **tolerance(dtype))
+
+
+def test_transpose():
+    a = np.arange(20 * 35.0).reshape(20, 35)
+    out = np.empty((35, 20))
+    transpose(a, out)
+    assert np.array_equal(out, a.T)
+
+
+@each_dtype
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(FEWEST_ROWS,), (20, 30), (3,)])
+def test_linear_equals_torch(dtype, bias, shape):
+    """Values and gradients, for sequences as for the few rows that torch maps itself, and for views."""
+    x = torch.randn(*shape, 9, dtype=dtype).transpose(0, -2).requires_grad_()
+    weight = torch.randn(9, 13, dtype=dtype).t().requires_grad_()
+    leaves = [x, weight] + ([torch.randn(13, dtype=dtype, requires_grad=True)] if bias else [])
+    outside = torch.randn(*x.shape[:-1], 13, dtype=dtype)
+    found, expected = (
+        (y.detach(), *torch.autograd.grad(y, leaves, outside))
+        for y in (each(x, *leaves[1:]) for each in (linear, functional.linear))
+    )
+    assert_close(found, expected, **tolerance(dtype))
+
+
+def test_linear_layer_is_torch_s():
+    ours, theirs = Linear(5, 7), torch.nn.Linear(5, 7)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(300, 5)
+    assert_close(ours(x), theirs(x))
+
+
+def test_linear_uses_every_thread_it_may():
+    x, weight = torch.randn(3000, 8, requires_grad=True), torch.randn(6, 8, requires_grad=True)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            y = linear(x, weight)
+            results.append((y.detach(), *torch.autograd.grad(y.square().sum(), (x, weight))))
+    finally:
+        torch.set_num_threads(threads)
+    assert_close(results[1], results[0], rtol=1e-4, atol=1e-3)
