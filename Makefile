@@ -9,8 +9,8 @@ READY = $(VENV)/.ready
 BENCH_READY = $(VENV)/.ready-bench
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 JOBS ?= 2
-# scripts that measure when run without arguments; generalisation.py trains for hours and has commands of its own
-BENCHES ?= $(filter-out benchmarks/generalisation.py,$(shell grep -l __main__ benchmarks/*.py))
+# what measures in minutes; the other scripts train, soak or kill for hours and have commands of their own
+BENCHES ?= benchmarks/speed.py benchmarks/env_speed.py benchmarks/growth.py
 
 .DEFAULT_GOAL = help
 .PHONY: help setup train test check test-slow bench clean

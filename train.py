@@ -51,10 +51,14 @@ class TrainCommand(TrainConfig):
 
 @dataclass(frozen=True)
 class EvaluateCommand(EvaluateConfig):
-    """Evaluate the agent of a run."""
+    """Evaluate the agent of a run, of several runs that differ in their seed, on one setting or on a grid of them."""
 
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """The directory of the run."""
+    more: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN_DIR ...]")] = ()
+    """Further runs, of other seeds: what is shown is the mean over runs and its standard error."""
+    grid: Arguments = dataclasses.field(default_factory=dict)
+    """Arguments of the environment with several values each, KEY=A,B,C: every combination is tested."""
 
     def __post_init__(self) -> None:
         _or_usage(super().__post_init__)
@@ -79,12 +83,14 @@ def main(argv: list[str] | None = None) -> int:
 def _train(argv: list[str]) -> int:
     saved = TrainConfig()
     source = _value_of(argv, "--resume") or _value_of(argv, "--config")
-    if source is not None:
+    if source:
         saved = _or_usage(lambda: TrainConfig.load(Path(source)))
     command = _parse(TrainCommand, argv, TrainCommand(**_fields(saved, TrainConfig)))
     config = TrainConfig(**_fields(command, TrainConfig))
     config = _or_usage(lambda: _resolved(config, saved))
     if config.resume is not None:
+        if not config.resume.is_dir():
+            raise Usage(f"--resume must name a run's directory; got {str(config.resume)!r}")
         _check_resumed(config, saved)
     else:
         config = dataclasses.replace(config, run_dir=config.run_dir or config.new_run_dir())
@@ -94,11 +100,11 @@ def _train(argv: list[str]) -> int:
         raise Usage(f"run directory {str(directory)!r} exists; choose another --run-dir, or leave it out")
 
     from agents import experiment
-    from agents.resume import Interrupted
+    from agents.resume import Interrupted, RunFailed
 
     try:
         experiment.train(config)
-    except Interrupted as stop:
+    except (Interrupted, RunFailed) as stop:
         return _fail(stop, stop.exit_code)
     except (ValueError, OSError, FloatingPointError) as error:
         return _fail(error, 1 if directory.exists() else 2)
@@ -106,24 +112,29 @@ def _train(argv: list[str]) -> int:
 
 
 def _evaluate(argv: list[str]) -> int:
-    config = EvaluateConfig(**_fields(_parse(EvaluateCommand, argv), EvaluateConfig))
-    trained = _or_usage(lambda: TrainConfig.load(config.run_dir))
+    command = _parse(EvaluateCommand, argv)
+    config = EvaluateConfig(**_fields(command, EvaluateConfig))
+    run_dirs = (command.run_dir, *command.more)
+    trained, *_ = _or_usage(lambda: [TrainConfig.load(path) for path in run_dirs])
     if config.json is not None and not config.json.absolute().parent.is_dir():
         raise Usage(f"the directory of --json {str(config.json)!r} does not exist; make it first")
-    env_args = _or_usage(lambda: environment_arguments(config.env or trained.env, config.env_args))
+    env = trained.env if config.env is None else config.env
+    env_args = _or_usage(lambda: environment_arguments(env, config.env_args))
+    axes = _or_usage(lambda: _axes(env, command.grid))
     config = dataclasses.replace(config, env_args=env_args)
 
-    from agents import experiment
+    from agents import experiment, listing
     from agents.files import CorruptFile
 
     try:
-        result = experiment.evaluate(config)
+        if command.more or axes:
+            listing.show_grid(experiment.evaluate_grid(config, run_dirs, axes))
+        else:
+            listing.show_evaluation(experiment.evaluate(config))
     except (CorruptFile, OSError) as error:
         return _fail(error, 1)
     except ValueError as error:
         return _fail(error, 2)
-    for name, value in result.items():
-        print(f"{name:<15} {value if not isinstance(value, float) else format(value, '.4g')}")
     return 0
 
 
@@ -142,7 +153,7 @@ def _list(argv: list[str]) -> int:
 
 def _parse(cls: type[ConfigT], argv: list[str], default: ConfigT | None = None) -> ConfigT:
     """What tyro reads from `argv`, its complaints as `Usage`."""
-    for flag in ("--env-args", "--memory-args"):
+    for flag in ("--env-args", "--memory-args", "--grid"):
         if sum(_dashed(word) == flag for word in argv) > 1:
             raise Usage(f"{flag} is given twice; give all its KEY=VALUE arguments after one")
     name = "evaluate" if cls is EvaluateCommand else "train"
@@ -223,6 +234,14 @@ def _resolved(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, **merged)
 
 
+def _axes(env: str, texts: Arguments) -> dict[str, list[Any]]:
+    """The values of KEY=A,B,C, each read as the environment's constructor wants it."""
+    return {
+        key: [environment_arguments(env, Given({key: part}))[key] for part in text.split(",")]
+        for key, text in texts.items()
+    }
+
+
 def _check_resumed(config: TrainConfig, saved: TrainConfig) -> None:
     for name, value in _fields(config, TrainConfig).items():
         if name not in TrainConfig.FREE_ON_RESUME and value != getattr(saved, name):
@@ -260,9 +279,10 @@ def _dashed(word: str) -> str:
 
 def _first_paragraph(box: str) -> str:
     """What a boxed message says before its first rule, in one line."""
-    lines = [line.strip("│╭╮╰╯─. ") for line in box.splitlines()[1:]]
-    said = lines[: lines.index("")] if "" in lines else lines
-    return " ".join(said).removeprefix("Error parsing ").replace(": must be", " must be") or "The arguments do not fit."
+    lines = [line.strip("│╭╮╰╯─|+. ") for line in box.splitlines()[1:]]
+    paragraphs = "\n".join(line if line.strip("-") else "" for line in lines).strip().split("\n\n")
+    said = " ".join(paragraphs[0].split()).removeprefix("Error parsing ").replace(": must be", " must be")
+    return said or "The arguments do not fit."
 
 
 def _fail(error: object, code: int) -> int:

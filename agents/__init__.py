@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agents.evaluation import evaluate
+    from agents.grids import grid
     from agents.policies import CnnMemoryPolicy, MemoryActorCriticPolicy, MlpMemoryPolicy, MultiInputMemoryPolicy
     from agents.ppo import MemoryPPO
 
@@ -20,9 +21,10 @@ __all__ = [
     "MlpMemoryPolicy",
     "MultiInputMemoryPolicy",
     "evaluate",
+    "grid",
 ]
 
-_LAZY = {"evaluate": "agents.evaluation", "MemoryPPO": "agents.ppo"}
+_LAZY = {"evaluate": "agents.evaluation", "grid": "agents.grids", "MemoryPPO": "agents.ppo"}
 
 
 def __getattr__(name: str) -> Any:

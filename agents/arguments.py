@@ -156,6 +156,8 @@ def read_value(text: str, kind: Any) -> Any:
         return _TRUTH[text.lower()]
     if origin in (int, float):
         return origin(text)
+    if origin is Path and not text.strip():
+        raise ValueError
     if origin in (str, Path):
         return origin(text)
     if origin in _SEQUENCES:

@@ -164,7 +164,7 @@ class MemoryRolloutBuffer:
         put(self.actions, actions)
         self.values[t] = values
         self.log_prob[t] = log_prob
-        self.memory_start[t] = torch.as_tensor(memory_start)
+        self.memory_start[t] = torch.from_numpy(memory_start)
         if self.strategy is not None:
             assert strategy is not None
             self.strategy[t] = strategy
@@ -196,16 +196,20 @@ class MemoryRolloutBuffer:
         assert self.full, "the rollout is not complete"
         order = torch.as_tensor(rng.permutation(self.n_envs), device=self.device)
         for rows in order.split(columns):
+
+            def pick(sequence: Tensor, rows: Tensor = rows) -> Tensor:
+                return sequence.index_select(1, rows)
+
             yield Minibatch(
-                tree_map(lambda leaf, rows=rows: leaf[:, rows], self.observations),
-                self.actions[:, rows],
-                self.values[:, rows],
-                self.log_prob[:, rows],
-                self.advantages[:, rows],
-                self.returns[:, rows],
-                self.memory_start[:, rows],
+                tree_map(pick, self.observations),
+                pick(self.actions),
+                pick(self.values),
+                pick(self.log_prob),
+                pick(self.advantages),
+                pick(self.returns),
+                pick(self.memory_start),
                 tree_map(lambda leaf, rows=rows: leaf[rows], self.state),
-                None if self.strategy is None else self.strategy[:, rows],
+                None if self.strategy is None else pick(self.strategy),
             )
 
 

@@ -58,7 +58,7 @@ class EvaluationCallback(BetweenIterations):
 
     Args:
         evaluate: gives a result as `agents.evaluate` does.
-        path: the CSV file; rows are appended.
+        path: the CSV file; a row is added each time.
         every: environment steps between evaluations; 0 for never.
         on_best: called after an evaluation that is the best so far, by success, then by return.
     """
@@ -80,12 +80,8 @@ class EvaluationCallback(BetweenIterations):
         """Evaluate now."""
         result = self.evaluate()
         row = {"step": self.num_timesteps, **{name: result[name] for name in EVALUATION_FIELDS[1:]}}
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, EVALUATION_FIELDS)
-            if new:
-                writer.writeheader()
-            writer.writerow({name: "" if value is None else value for name, value in row.items()})
+        shown = {name: "" if value is None else str(value) for name, value in row.items()}
+        write_evaluations(self.path, [*read_evaluations(self.path), shown])
         for name in ("success", "return_mean", "length_mean"):
             if result[name] is not None:
                 self.logger.record(f"eval/{name}", result[name])
@@ -104,15 +100,19 @@ def read_evaluations(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def write_evaluations(path: Path, rows: list[dict[str, str]]) -> None:
+    """Write the whole file; a reader, and a run that is killed, never sees half a row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, EVALUATION_FIELDS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
 def cut_evaluations(path: Path, step: int) -> None:
     """Drop the rows after `step`, so that a resumed run writes them once."""
-    rows = [row for row in read_evaluations(path) if int(row["step"]) <= step]
     if path.exists():
-        text = io.StringIO()
-        writer = csv.DictWriter(text, EVALUATION_FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(path, text.getvalue().encode())
+        write_evaluations(path, [row for row in read_evaluations(path) if int(row["step"]) <= step])
 
 
 def _score(row: Mapping[str, Any]) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -11,8 +12,9 @@ import torch
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces, get_device
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from agents.files import CorruptFile, read_tree, write_tree
+from agents.files import CorruptFile, one_line, read_tree, write_tree
 
 if TYPE_CHECKING:
     from agents.ppo import MemoryPPO
@@ -32,6 +34,9 @@ PLACE_IN_ROLLOUT = frozenset(
     }
 )
 """Attributes that belong to the environments a model was trained in; without these they mean nothing."""
+
+MOST_TIMES, MOST_MORE = 4, 1_000_000
+"""Numbers that making a model may register for each one in the file, and beside them: some are replaced at once."""
 
 REBUILT = frozenset({"policy", "lr_schedule"})
 """Attributes that `_setup_model` makes from the others."""
@@ -95,16 +100,44 @@ def load_model(
     if unknown:
         raise CorruptFile(f"{file} names what a {cls.__name__} does not have: {', '.join(sorted(unknown))}")
     vars(model).update(tree, policy_class=model.policy_class)
-    rng = tree.get("rng")
-    model._setup_model()
-    if rng is not None:
+    try:
+        with _no_larger_than(parameters):
+            model._setup_model()
+        model.set_parameters(parameters, exact_match=True, device=device)
+    except Exception as error:
+        if kwargs or custom_objects:
+            raise  # the caller's arguments may be at fault
+        raise CorruptFile(f"{file} describes no model that can be made: {one_line(error)}") from error
+    if (rng := tree.get("rng")) is not None:
         model.rng = rng
-    model.set_parameters(parameters, exact_match=True, device=device)
     if force_reset:
         model._last_obs = None
     if model.use_sde:
         model.policy.reset_noise()
     return model, beside
+
+
+@contextmanager
+def _no_larger_than(parameters: Any) -> Iterator[None]:
+    """Refuse to make modules far larger than the parameters [name -> state dict] that are to be put into them.
+
+    A file of a few bytes can ask for a network that fills the memory. What is refused here has cost one parameter at
+    most, and nothing where torch's layers make it, which register parameters before they fill them.
+    """
+    tensors = [tensor for state in parameters.values() for tensor in state.values() if isinstance(tensor, torch.Tensor)]
+    left = MOST_TIMES * sum(tensor.numel() for tensor in tensors) + MOST_MORE
+
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if left < 0:
+            raise ValueError(f"it asks for more parameters than it holds, at {type(module).__name__}.{name}")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _check_policy_kwargs(tree: dict[str, Any], kwargs: dict[str, Any]) -> None:

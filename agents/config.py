@@ -53,6 +53,8 @@ class TrainConfig(_Config):
     """Any registered gymnasium id, or "module:id" to import the module that registers it."""
     env_args: Arguments = field(default_factory=dict)
     """Arguments of the environment."""
+    previous_action_reward: bool = False
+    """Join the previous action and reward to the observations, in training and evaluation."""
     memory: str = "rewrite"
     """A registered memory; `list` shows them."""
     memory_args: Arguments = field(default_factory=dict)
@@ -216,6 +218,7 @@ class TrainConfig(_Config):
         Raises:
             ValueError: the file cannot be read, or what `from_toml` refuses; the message names the file.
         """
+        _check_path("the configuration's place", path)
         path = path / CONFIG_FILE if path.is_dir() else path
         try:
             return cls.from_toml(path.read_text(encoding="utf-8"))
@@ -278,6 +281,8 @@ def _typed(name: str, value: Any, annotation: Any) -> Any:
         if value is None:
             return None
         (annotation,) = [part for part in typing.get_args(annotation) if part is not type(None)]
+    if typing.get_origin(annotation) is tuple and isinstance(value, tuple):
+        return tuple(_typed(name, part, typing.get_args(annotation)[0]) for part in value)
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if annotation is Path and isinstance(value, str):
@@ -288,7 +293,17 @@ def _typed(name: str, value: Any, annotation: Any) -> Any:
         raise ValueError(f"{name} must map names to values; got {value!r}")
     if not isinstance(value, annotation) or (isinstance(value, bool) and annotation is not bool):
         raise ValueError(f"{name} must be {_NAMES[annotation]}; got {value!r}")
+    if isinstance(value, Path):
+        _check_path(name, value)
     return value
+
+
+def _check_path(name: str, path: Path) -> None:
+    text = str(path)
+    if not text.strip() or not text.isprintable() or any(len(part.encode()) > 255 for part in path.parts):
+        raise ValueError(
+            f"{name} must be a path of printable characters, at most 255 bytes from slash to slash; got {text[:80]!r}"
+        )
 
 
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string", Path: "a path"}

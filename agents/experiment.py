@@ -10,6 +10,8 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,17 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.tensorboard import SummaryWriter
 
-import envs
 from agents.callbacks import CheckpointCallback, EvaluationCallback, ProgressCallback, cut_evaluations
 from agents.config import CONFIG_FILE, EvaluateConfig, TrainConfig
+from agents.environments import make_environments
 from agents.evaluation import evaluate as evaluate_model
 from agents.evaluation import play, summary
+from agents.files import remove_parts, write_atomically
+from agents.grids import grid
+from agents.listing import plus_minus, reach
 from agents.plots import learning_curve
 from agents.ppo import MemoryPPO
-from agents.resume import Checkpoints, Interrupted, StopSignals, locked
+from agents.resume import Checkpoints, Interrupted, RunFailed, StopSignals, locked, use_logger
 from agents.runs import Run
 from agents.vec_env import chance_level, closing_settings
 
@@ -41,7 +46,13 @@ PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba",
 
 def make_env(config: TrainConfig) -> VecEnv:
     """The training environments of a configuration; ValueError where the id or an argument is not known."""
-    return envs.make_vec(config.env, config.num_envs, seed=config.seed, **config.env_args)
+    return _environments(config, config.num_envs)
+
+
+def _environments(config: TrainConfig, num_envs: int) -> VecEnv:
+    return make_environments(
+        config.env, num_envs, config.seed, config.env_args, previous_action_reward=config.previous_action_reward
+    )
 
 
 def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
@@ -97,8 +108,9 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
         console: where progress and the closing table are shown; default standard output.
 
     Raises:
-        ValueError: something does not fit; then no directory was made.
+        ValueError: something does not fit, and no directory was made; the directory is in use by another process.
         Interrupted: a signal asked to stop; the last checkpoint is whole.
+        RunFailed: a disk or the environments' processes failed; the last checkpoint is whole.
     """
     console = console or Console()
     directory = config.resume or config.run_dir or config.new_run_dir()
@@ -107,23 +119,27 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
     checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints)
     env = make_env(config)
     evaluation_env = None
+    held = ExitStack()
     try:
         if config.resume is None:
             model = make_model(config, env)
             directory.mkdir(parents=True)
+            held.enter_context(locked(directory))
             _write_origin(config, directory)
             console.print(f"{config.memory} on {config.env}, into {directory}", highlight=False)
         else:
             set_threads(config)
-            model = checkpoints.load(env, config.device)
+            held.enter_context(locked(directory))
+            # Before its first checkpoint a run is its configuration: begun anew, it does the same again.
+            model = checkpoints.load(env, config.device) if checkpoints.paths() else make_model(config, env)
+            remove_parts(directory)
             cut_evaluations(directory / "evaluations.csv", model.num_timesteps)
             console.print(f"{directory} goes on from step {model.num_timesteps:,}", highlight=False)
-        evaluation_env = MemoryPPO._wrap_env(
-            envs.make_vec(config.env, min(config.eval_episodes, 128), seed=config.seed, **config.env_args)
-        )
-        with locked(directory), StopSignals() as signals:
+        evaluation_env = MemoryPPO._wrap_env(_environments(config, min(config.eval_episodes, 128)))
+        with StopSignals() as signals:
             _learn(config, directory, model, evaluation_env, checkpoints, signals, console)
     finally:
+        held.close()
         env.close()
         if evaluation_env is not None:
             evaluation_env.close()
@@ -141,7 +157,7 @@ def _learn(
     signals: StopSignals,
     console: Console,
 ) -> None:
-    model.set_logger(run_logger(directory, model.num_timesteps))
+    use_logger(model, run_logger(directory, model.num_timesteps))
     progress = ProgressCallback(config.num_iterations * config.rollout_size, console)
     callbacks = CallbackList(
         [
@@ -158,20 +174,24 @@ def _learn(
     try:
         if model.num_timesteps < config.total_timesteps:
             model.learn(config.total_timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
+        model.save(directory / "model.zip")
     except Interrupted:
         console.print(f"go on with: python train.py --resume {directory}", highlight=False)
         raise
+    except OSError as error:
+        raise RunFailed(f"{error}. {checkpoints.remedy()}") from error
     finally:
         progress.close()
-        model.logger.close()
-        _draw(config, directory, evaluation_env)
-    model.save(directory / "model.zip")
+        with suppress(OSError):  # what the disk refuses now, it refused above
+            model.logger.close()
+            _draw(config, directory, evaluation_env)
 
 
 def run_logger(directory: Path, step: int) -> Logger:
     """TensorBoard in the run's directory; what an earlier process wrote after `step` is hidden (`purge_step`)."""
+    earlier = any(directory.glob("events.out.tfevents.*"))
     board = TensorBoardOutputFormat(str(directory))
-    if step:
+    if earlier:
         board.writer.close()
         board.writer = SummaryWriter(str(directory), purge_step=step + 1)
     return Logger(str(directory), [board])
@@ -188,7 +208,7 @@ def _close(run: Run, console: Console) -> None:
     """Test the finished agent where it was trained and on the harder settings its environment names."""
     config = run.config
     settings: list[dict[str, Any]] = [{}]
-    env = envs.make_vec(config.env, 1, seed=0, **config.env_args)
+    env = _environments(config, 1)
     settings += closing_settings(env)
     env.close()
     table = Table(
@@ -196,18 +216,20 @@ def _close(run: Run, console: Console) -> None:
     )
     results = []
     for setting in settings:
-        result = evaluate_model(run.model, config.env, env_args={**config.env_args, **setting})
+        result = evaluate_model(run, env_args=setting)
         results.append(result)
         label = " ".join(f"{key}={value}" for key, value in setting.items()) or "as trained"
         table.add_row(
             label,
-            "-" if result["success"] is None else f"{result['success']:.3f}",
+            plus_minus(result["success"], result["success_se"]),
             "-" if result["chance"] is None else f"{result['chance']:.3g}",
             f"{result['return_mean']:.2f}",
             str(result["episodes"]),
         )
     (run.directory / "closing.json").write_text(json.dumps(results, indent=2) + "\n")
     console.print(table)
+    if results[0]["memory"] is not None:
+        console.print(f"as trained, this tests {reach(results[0]['memory'])}", highlight=False, soft_wrap=True)
     console.print(f"watch: tensorboard --logdir {run.directory}", highlight=False)
 
 
@@ -223,9 +245,41 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         device=config.device,
         max_steps=config.max_steps,
     )
-    if config.json is not None:
-        config.json.write_text(json.dumps(result, indent=2) + "\n")
+    _write_json(config.json, result)
     return result
+
+
+def evaluate_grid(
+    config: EvaluateConfig, run_dirs: Sequence[Path], axes: Mapping[str, Sequence[Any]]
+) -> list[dict[str, Any]]:
+    """Evaluate several runs, on a grid of settings or as trained; also written as JSON where a file is given.
+
+    Args:
+        config: of every evaluation, but for the run.
+        run_dirs: one or more.
+        axes: argument of the environment -> values; empty for one cell.
+
+    Returns:
+        The cells, see `agents.grids.grid`; the file holds {"runs": directories, "cells": cells}.
+    """
+    cells = grid(
+        run_dirs,
+        axes,
+        config.env,
+        config.env_args,
+        config.device,
+        episodes=config.episodes,
+        deterministic=config.deterministic,
+        seed=config.first_seed,
+        max_steps=config.max_steps,
+    )
+    _write_json(config.json, {"runs": list(map(str, run_dirs)), "cells": cells})
+    return cells
+
+
+def _write_json(path: Path | None, result: Any) -> None:
+    if path is not None:
+        path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def versions() -> dict[str, Any]:
@@ -262,5 +316,5 @@ def _commit() -> str | None:
 
 
 def _write_origin(config: TrainConfig, directory: Path) -> None:
-    (directory / CONFIG_FILE).write_text(config.to_toml(), encoding="utf-8")
+    write_atomically(directory / CONFIG_FILE, config.to_toml().encode())
     (directory / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")

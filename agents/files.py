@@ -7,6 +7,7 @@ how it is written, is in `agents.encoding`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -24,8 +25,14 @@ from agents.encoding import Decoder, Encoder
 DATA, TENSORS, CHECKSUMS = "data.json", "tensors.safetensors", "sha256"
 FORMAT, VERSION = "palimpsest", 1
 
+PART = ".part"
+"""Ends the names of files that are being written."""
+
 MOST_JSON_BYTES = 256 * 1024**2
 """Largest `data.json` that is read; parsing takes about ten times as much memory."""
+
+END_RECORD_BYTES = 22
+"""Size of the record that ends a ZIP without a comment."""
 
 _PICKLED = {"data", "policy.pth", "policy.optimizer.pth", "pytorch_variables.pth", "_stable_baselines3_version"}
 """Entries by which files of stable-baselines3 are known."""
@@ -98,12 +105,11 @@ def read_tree(
             raise ValueError(f"tensors that nothing refers to: {sorted(unused)[:5]}")
     except _Foreign:
         raise ValueError(
-            f"{label!r} is a model of stable-baselines3, whose pickles can run code; load it there, save "
-            "model.policy.state_dict() with safetensors.torch.save_file, and give what safetensors.torch.load_file "
-            'reads to set_parameters({"policy": ...}) here'
+            f"{label!r} is a model of stable-baselines3, whose pickles can run code; if you trust it, convert it with "
+            "examples/from_sb3.py, which loads it there and hands its parameters over"
         ) from None
     except Exception as error:  # whatever a parser says of a stranger's bytes, the bytes are at fault
-        raise CorruptFile(f"{label!r} is torn, altered or not one of our files: {_one_line(error)}") from None
+        raise CorruptFile(f"{label!r} is torn, altered or not one of our files: {one_line(error)}") from None
     if decoder.missing:
         names = ", ".join(f"{name!r} (at {place!r})" for name, place in decoder.missing.items())
         raise ValueError(
@@ -114,22 +120,36 @@ def read_tree(
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write beside, sync, rename, sync the directory: `path` holds all of `content` or what it held before."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write beside, sync, rename, sync the directory: `path` holds all of `content` or what it held before.
+
+    Raises:
+        OSError: a full disk, a lost directory; it names `path`, which holds what it held before.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def remove_parts(directory: Path) -> None:
+    """Remove what writers that were killed have left beside the files of `directory`; none may be writing now."""
+    for part in directory.glob(f".*{PART}"):
+        part.unlink()
 
 
 class _Foreign(Exception):
@@ -152,7 +172,13 @@ def _unpack(content: bytes) -> dict[str, bytes]:
         for info in infos:
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 1:
                 raise ValueError(f"{info.filename} is compressed or encrypted")
-        if archive.comment or infos[0].header_offset or sum(info.file_size for info in infos) > len(content):
+        ended = content[-END_RECORD_BYTES:].startswith(b"PK\x05\x06")
+        if (
+            not ended
+            or archive.comment
+            or infos[0].header_offset
+            or sum(info.file_size for info in infos) > len(content)
+        ):
             raise ValueError("bytes before, after or across the entries")
         if infos[0].file_size > MOST_JSON_BYTES:
             raise ValueError(f"{DATA} has {infos[0].file_size:,} bytes; at most {MOST_JSON_BYTES:,} are read")
@@ -173,7 +199,7 @@ def _parse(content: bytes) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
 
-    document = json.loads(content, object_pairs_hook=unique, parse_constant=refuse)
+    document = json.loads(content.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     if not isinstance(document, dict) or set(document) != {"format", "version", "tree"} or document["format"] != FORMAT:
         raise ValueError(f"{DATA} is not a {FORMAT} document")
     if document["version"] != VERSION:
@@ -181,5 +207,6 @@ def _parse(content: bytes) -> dict[str, Any]:
     return document
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an exception says, in one line of at most 300 characters; its type where it says nothing."""
     return " ".join(str(error).split())[:300] or type(error).__name__

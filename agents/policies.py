@@ -14,15 +14,18 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim, preprocess_obs
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, MlpExtractor, create_mlp
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 import memory as memories
+from agents.activations import Tanh
+from agents.distributions import draw, make_distribution
 from agents.extractors import DictExtractor, ImageExtractor
+from agents.heads import act, has_compiled_form
 from agents.tree import tree_map
-from memory.base import Memory, reset
+from memory.base import Memory
 
 Observation = Tensor | dict[str, Tensor]
 State = tuple[Any, ...]
@@ -59,6 +62,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         reconstruct: whether a linear layer decodes the observation from what the (actor's) memory gives out, for
             `MemoryPPO`'s `memory_aux_coef`.
         net_arch: widths of the layers between the memory and the heads, as in SB3; default one of 64 each.
+        activation_fn: what follows each of them and of the encoder's.
         **kwargs: SB3's other arguments.
 
     Raises:
@@ -78,6 +82,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         encoder_arch: list[int] | tuple[int, ...] = (64,),
         reconstruct: bool = False,
         net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = Tanh,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -96,11 +101,18 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             action_space,
             lr_schedule,
             net_arch={"pi": [64], "vf": [64]} if net_arch is None else net_arch,
+            activation_fn=activation_fn,
             features_extractor_class=features_extractor_class or self.default_extractor,
             **kwargs,
         )
 
     def _build(self, lr_schedule: Schedule) -> None:
+        if not self.use_sde:
+            self.action_dist = make_distribution(self.action_space)
+        if self.optimizer_class is torch.optim.Adam:
+            # one kernel for all parameters, on the CPU too
+            others = {"foreach", "differentiable"} & self.optimizer_kwargs.keys()
+            self.optimizer_kwargs = {"fused": not others, **self.optimizer_kwargs}
         self.encoder, width = self._make_encoder()
         self.memory = memories.make(self.memory_name, width, **self.memory_kwargs)
         if self.shares_memory:
@@ -112,6 +124,9 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         if self.reconstruct:
             self.decoder = nn.Linear(self.memory.output_size, get_flattened_obs_dim(self.observation_space))
         super()._build(lr_schedule)
+        self._heads_compile = has_compiled_form(self)
+        self._flattens = type(self.features_extractor) is FlattenExtractor and self.share_features_extractor
+        self._flattens &= isinstance(space := self.observation_space, spaces.Box) and not is_image_space(space)
 
     def _make_encoder(self) -> tuple[nn.Sequential, int]:
         layers = create_mlp(self.features_dim, -1, self.encoder_arch, self.activation_fn) if self.encoder_arch else []
@@ -186,11 +201,11 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             Actions [B, ...], values [B], log-probabilities [B], next state.
         """
         latent_pi, latent_vf, state = self._remember(obs, state, self._step(obs, start, strategy))
-        distribution = self._actor(latent_pi)
-        actions = distribution.get_actions(deterministic=deterministic)
-        log_prob = distribution.log_prob(actions)
-        values = self._critic(latent_vf)
-        return actions.reshape((-1, *self.action_space.shape)), values, log_prob, state  # type: ignore[misc]
+        if self._acts_compiled(latent_pi) and not deterministic:
+            actions, values, log_prob = act(self, latent_pi, latent_vf)
+            return actions, values, log_prob, state
+        actions, log_prob = draw(self._actor(latent_pi), deterministic)
+        return actions.reshape(-1, *self.action_space.shape), self._critic(latent_vf), log_prob, state  # type: ignore[misc]
 
     def evaluate_actions(  # type: ignore[override]
         self,
@@ -323,7 +338,8 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         read: Callable[[Memory, Tensor, State], tuple[Tensor, State]],
     ) -> tuple[Tensor, Tensor, State]:
         """What the heads see of `obs` (tree of [N, ...]) when each memory reads it with `read`."""
-        features = self.extract_features(obs)
+        # what SB3 does to such observations takes longer to find out than to do
+        features = obs.float().flatten(1) if self._flattens else self.extract_features(obs)  # type: ignore[union-attr]
         if self.shares_memory:
             y, state = read(self.memory, self.encoder(features), state)
             return y, y, state
@@ -336,13 +352,18 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         self, obs: Observation, start: Tensor | None, strategy: Tensor | None
     ) -> Callable[[Memory, Tensor, State], tuple[Tensor, State]]:
         place = self.place(obs)
+        rows = None if start is None else start.nonzero().squeeze(1)
 
         def read(memory: Memory, features: Tensor, state: State) -> tuple[Tensor, State]:
-            if start is not None:
-                state = reset(state, memory.initial_state(len(features)), start)
+            if rows is not None and len(rows):
+                state = tree_map(lambda old, new: old.index_copy(0, rows, new), state, memory.initial_state(len(rows)))
             return memory.step(features, state, place, strategy)
 
         return read
+
+    def _acts_compiled(self, latent: Tensor) -> bool:
+        on_cpu = latent.device.type == "cpu" and latent.dtype in (torch.float32, torch.float64)
+        return self._heads_compile and on_cpu and not torch.is_grad_enabled()
 
     def _actor(self, latent: Tensor) -> Distribution:
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))

@@ -9,8 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -20,24 +19,21 @@ from torch import Tensor
 
 from agents.buffers import MemoryRolloutBuffer, Minibatch
 from agents.checkpoint import File, load_model, save_model
-from agents.checks import check_action_space, check_device, check_policy, check_range
+from agents.checks import check_arguments, check_device, check_policy, check_policy_kwargs, check_spaces
 from agents.diagnostics import record_memory
+from agents.failure import dumped
 from agents.files import read_tree
+from agents.finite import check_parameters, check_update
 from agents.loss import LossWeights, ppo_loss
-from agents.policies import (
-    CnnMemoryPolicy,
-    MemoryActorCriticPolicy,
-    MlpMemoryPolicy,
-    MultiInputMemoryPolicy,
-    check_finite,
-)
-from agents.tree import tree_map
+from agents.policies import CnnMemoryPolicy, MemoryActorCriticPolicy, MlpMemoryPolicy, MultiInputMemoryPolicy
+from agents.rollout import RememberingAlgorithm, rate
 from agents.vec_env import VecDropText, longest_horizon
+from envs.sb3 import watch_workers
 
 SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 
 
-class MemoryPPO(OnPolicyAlgorithm):
+class MemoryPPO(RememberingAlgorithm):
     """PPO (arXiv 1707.06347) whose policy remembers, over whole columns of the rollout.
 
     The arguments are those of sb3-contrib's RecurrentPPO, and three more.
@@ -77,8 +73,6 @@ class MemoryPPO(OnPolicyAlgorithm):
         ValueError: an argument out of range, a space or a memory that is not supported.
     """
 
-    policy: MemoryActorCriticPolicy
-    rollout_buffer: MemoryRolloutBuffer  # type: ignore[assignment]
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpMemoryPolicy": MlpMemoryPolicy,
         "CnnMemoryPolicy": CnnMemoryPolicy,
@@ -116,17 +110,12 @@ class MemoryPPO(OnPolicyAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         check_policy(policy, self.policy_aliases)
-        for name, value, low, high in (
-            ("n_steps", n_steps, 1, None),
-            ("batch_size", batch_size, 1, None),
-            ("n_epochs", n_epochs, 1, None),
-            ("gamma", gamma, 0, 1),
-            ("gae_lambda", gae_lambda, 0, 1),
-            ("max_grad_norm", max_grad_norm, 0, None),
-            ("memory_carry_over", memory_carry_over, 0, 1),
-            ("memory_aux_coef", memory_aux_coef, 0, None),
-        ):
-            check_range(name, value, low, high)
+        check_arguments(locals())
+        if env is not None:
+            env = maybe_make_env(env, verbose)
+            check_spaces(env.observation_space, env.action_space)
+        elif _init_setup_model:
+            raise ValueError("env must be given, as the policy is made for its spaces; got None")
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -147,8 +136,6 @@ class MemoryPPO(OnPolicyAlgorithm):
             device=check_device(device),
             _init_setup_model=False,
         )
-        if env is not None:
-            check_action_space(self.action_space)
         self.batch_size = batch_size
         self.n_epochs = n_epochs
         self.clip_range = clip_range
@@ -162,15 +149,18 @@ class MemoryPPO(OnPolicyAlgorithm):
         self._last_memory_starts: np.ndarray | None = None
         self._last_strategy: Tensor | None = None
         self._return_so_far: np.ndarray | None = None
+        self._told_of_outside = False
         if _init_setup_model:
             self._setup_model()
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        env = VecDropText.where_needed(env)
-        return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        env = OnPolicyAlgorithm._wrap_env(VecDropText.where_needed(env), verbose, monitor_wrapper)
+        watch_workers(env)
+        return env
 
     def _setup_model(self) -> None:
+        check_policy_kwargs(self.policy_class, self.policy_kwargs)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.rng = np.random.default_rng(self.seed)
@@ -194,8 +184,6 @@ class MemoryPPO(OnPolicyAlgorithm):
         )
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
-            if isinstance(self.clip_range_vf, int | float):
-                check_range("clip_range_vf", self.clip_range_vf, 0, None)
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
         horizon = None if self.env is None else longest_horizon(self.env)
         if horizon is not None and horizon > self.n_steps:
@@ -204,28 +192,6 @@ class MemoryPPO(OnPolicyAlgorithm):
                 f"gradient joins its event and its recall; set n_steps to {horizon} or more",
                 stacklevel=2,
             )
-
-    @property
-    def _strategy_values(self) -> Any:
-        """What an adaptive allocator chooses by; None for every other memory."""
-        return getattr(self.policy.memory, "strategy_values", None)
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        fresh = reset_num_timesteps or self._last_obs is None
-        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        if fresh or self._last_state is None:
-            self._last_state = self.policy.initial_state(self.n_envs)
-            self._last_memory_starts = np.ones(self.n_envs, dtype=bool)
-            self._last_strategy = None
-            self._return_so_far = np.zeros(self.n_envs)
-        return result
 
     def learn(
         self: SelfMemoryPPO,
@@ -237,7 +203,9 @@ class MemoryPPO(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> SelfMemoryPPO:
         """Train for at least `total_timesteps` environment steps, in whole rollouts; arguments as in SB3."""
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        with dumped(self):
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        return self
 
     def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:  # type: ignore[override]
         """Write the model as JSON and safetensors in a ZIP; arguments as in SB3.
@@ -288,148 +256,6 @@ class MemoryPPO(OnPolicyAlgorithm):
             load_path_or_dict = read_tree(load_path_or_dict, {}, get_device(device))["parameters"]
         super().set_parameters(load_path_or_dict, exact_match, device)
 
-    def collect_rollouts(  # type: ignore[override]
-        self,
-        env: VecEnv,
-        callback: BaseCallback,
-        rollout_buffer: MemoryRolloutBuffer,
-        n_rollout_steps: int,
-    ) -> bool:
-        """Fill the buffer with `n_rollout_steps` steps of every environment; False if the callback stops it."""
-        assert self._last_memory_starts is not None
-        # First of all, so that a checkpoint written here holds the streams before anything of this rollout is drawn.
-        callback.on_rollout_start()
-        began = time.perf_counter()
-        policy = self.policy
-        policy.set_training_mode(False)
-        for memory in policy.memories():
-            memory.redraw(self.rng)
-        rollout_buffer.begin(self._last_state)
-        if self.use_sde:
-            policy.reset_noise(env.num_envs)
-        for t in range(n_rollout_steps):
-            if self.use_sde and self.sde_sample_freq > 0 and t % self.sde_sample_freq == 0:
-                policy.reset_noise(env.num_envs)
-            assert self._last_obs is not None
-            check_finite(self._last_obs, f" at step {self.num_timesteps}")
-            obs = tree_map(lambda array: torch.as_tensor(array, device=self.device), self._last_obs)
-            strategy = self._choose_strategy(obs)
-            with torch.no_grad():
-                actions, values, log_prob, state = policy(
-                    obs, self._last_state, self._flags(self._last_memory_starts), strategy
-                )
-            new_obs, rewards, dones, infos = env.step(self._to_env(actions))
-            self.num_timesteps += env.num_envs
-
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return False
-
-            ended = np.flatnonzero(dones)
-            self._note_ends(obs, rewards, ended)
-            if ended.size:
-                self._update_info_buffer([infos[row] for row in ended], np.ones(ended.size, dtype=bool))
-                rewards = self._bootstrap(rewards, state, infos, ended, strategy)
-            rollout_buffer.add(
-                obs,
-                actions,
-                rewards,
-                self._last_episode_starts,  # type: ignore[arg-type]
-                self._last_memory_starts,
-                values,
-                log_prob,
-                strategy,
-            )
-            self._last_obs = new_obs  # type: ignore[assignment]
-            self._last_episode_starts = dones
-            self._last_memory_starts = self._restart(dones, ended)
-            self._last_state = state
-
-        obs = tree_map(lambda array: torch.as_tensor(array, device=self.device), self._last_obs)
-        with torch.no_grad():
-            last_values = policy.predict_values(
-                obs, self._last_state, self._flags(self._last_memory_starts), self._choose_strategy(obs)
-            )
-        rollout_buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)  # type: ignore[arg-type]
-        callback.update_locals(locals())
-        callback.on_rollout_end()
-        self.logger.record("time/rollout_steps_per_s", _rate(n_rollout_steps * env.num_envs, began))
-        return True
-
-    def _flags(self, flags: np.ndarray) -> Tensor | None:
-        return torch.as_tensor(flags, device=self.device) if flags.any() else None
-
-    def _to_env(self, actions: Tensor) -> np.ndarray:
-        array = actions.cpu().numpy()
-        if not isinstance(self.action_space, spaces.Box):
-            return array
-        if self.policy.squash_output:
-            return self.policy.unscale_action(array)
-        return np.clip(array, self.action_space.low, self.action_space.high)
-
-    def _restart(self, dones: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """[B] bool: which memories begin anew at the next step, the carried ones left out."""
-        if self.memory_carry_over == 0.0 or not ended.size:
-            return dones
-        starts = dones.copy()
-        starts[ended] = self.rng.random(ended.size) >= self.memory_carry_over
-        return starts
-
-    def _bootstrap(
-        self, rewards: np.ndarray, state: Any, infos: list[dict[str, Any]], ended: np.ndarray, strategy: Tensor | None
-    ) -> np.ndarray:
-        """Add γ V(final observation) to the last reward of each truncated episode; the state after it is dropped."""
-        truncated = [int(row) for row in ended if infos[row].get("TimeLimit.truncated", False)]
-        if not truncated:
-            return rewards
-        finals = [infos[row]["terminal_observation"] for row in truncated]
-        keys = self.observation_space.spaces if isinstance(self.observation_space, spaces.Dict) else None
-        final = np.stack(finals) if keys is None else {key: np.stack([f[key] for f in finals]) for key in keys}
-        check_finite(final, f" at step {self.num_timesteps}, in a final observation")
-        rows = torch.as_tensor(truncated, device=self.device)
-        with torch.no_grad():
-            values = self.policy.predict_values(
-                tree_map(lambda array: torch.as_tensor(array, device=self.device), final),
-                tree_map(lambda leaf: leaf[rows], state),
-                strategy=None if strategy is None else strategy[rows],
-            )
-        rewards = np.array(rewards, dtype=np.float32)
-        rewards[truncated] += self.gamma * values.cpu().numpy()
-        return rewards
-
-    def _choose_strategy(self, obs: Any) -> Tensor | None:
-        """The allocation that each row uses: drawn anew where its memory begins anew, else kept."""
-        values = self._strategy_values
-        if values is None:
-            return None
-        assert self._last_memory_starts is not None
-        if self._last_strategy is None:
-            self._last_strategy = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
-        rows = np.flatnonzero(self._last_memory_starts)
-        if rows.size:
-            first, last = self.strategy_epsilon
-            epsilon = last + (first - last) * self._current_progress_remaining
-            choice = values.choose(self.policy.task(obs, self.n_envs)[rows], epsilon, self.rng)
-            kept = self._last_strategy.clone()
-            kept[rows] = torch.as_tensor(choice, device=self.device)
-            self._last_strategy = kept
-        return self._last_strategy
-
-    def _note_ends(self, obs: Any, rewards: np.ndarray, ended: np.ndarray) -> None:
-        """Teach an adaptive allocator the returns of the episodes that ended."""
-        values = self._strategy_values
-        if values is None:
-            return
-        assert self._return_so_far is not None
-        assert self._last_strategy is not None
-        self._return_so_far += rewards
-        if ended.size:
-            task = self.policy.task(obs, self.n_envs)[ended]
-            returns = torch.as_tensor(self._return_so_far[ended], dtype=torch.float32)
-            loss = values.update(task, self._last_strategy[ended], returns)
-            self.logger.record_mean("memory/strategy_value_loss", float(loss))
-            self._return_so_far[ended] = 0.0
-
     def train(self) -> None:
         """Update the policy from the rollout: `n_epochs` passes over its columns in minibatches."""
         began = time.perf_counter()
@@ -443,6 +269,7 @@ class MemoryPPO(OnPolicyAlgorithm):
             clip_range, clip_range_vf, self.normalize_advantage, self.ent_coef, self.vf_coef, self.memory_aux_coef
         )
         columns = max(1, self.batch_size // self.n_steps)
+        parameters = list(self.policy.parameters())
         records: list[dict[str, Tensor]] = []
         batch: Minibatch | None = None
         for _ in range(self.n_epochs):
@@ -454,14 +281,16 @@ class MemoryPPO(OnPolicyAlgorithm):
                     break
                 self.policy.optimizer.zero_grad()
                 loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
                 record["grad_norm"] = norm
+                check_update(self, loss, norm, batch, weights)
                 self.policy.optimizer.step()
             self._n_updates += 1
             if self.target_kl is not None and kl > 1.5 * self.target_kl:
                 break
+        check_parameters(self.policy, self.num_timesteps)
         self._record_update(records, clip_range, clip_range_vf)
-        self.logger.record("time/update_steps_per_s", _rate(self.n_steps * self.n_envs, began))
+        self.logger.record("time/update_steps_per_s", rate(self.n_steps * self.n_envs, began))
         assert batch is not None
         record_memory(self.logger, self.policy.memories(), batch.observations, self.env)
 
@@ -483,7 +312,3 @@ class MemoryPPO(OnPolicyAlgorithm):
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
-
-
-def _rate(steps: int, began: float) -> float:
-    return steps / max(time.perf_counter() - began, 1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import random
 import signal
 import sys
@@ -14,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from agents.checkpoint import PLACE_IN_ROLLOUT, load_model, save_model
-from agents.files import CorruptFile
+from agents.files import CorruptFile, remove_parts
 from agents.ppo import MemoryPPO
 from agents.tree import tree_map
 
@@ -30,6 +32,12 @@ class Interrupted(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.exit_code = 128 + number
+
+
+class RunFailed(Exception):
+    """A run that had begun could not go on, for want of a disk or of its environments; its checkpoints are whole."""
+
+    exit_code = 1
 
 
 class Checkpoints:
@@ -48,6 +56,15 @@ class Checkpoints:
         """Oldest first."""
         return sorted(self.directory.glob("*.zip"))
 
+    def remedy(self) -> str:
+        """How to go on after a failure."""
+        paths = self.paths()
+        run = self.directory.parent
+        if not run.exists():
+            return f"The run directory {str(run)!r} is gone: start anew"
+        kept = f"The last checkpoint, {paths[-1]}, is kept" if paths else "There is no checkpoint yet"
+        return f"{kept}; mend the cause and go on with: python train.py --resume {run}"
+
     def save(self, model: MemoryPPO) -> None:
         """Write a checkpoint named after the model's steps, then delete the oldest ones over `keep`."""
         self.directory.mkdir(exist_ok=True)
@@ -59,11 +76,13 @@ class Checkpoints:
     def load(self, env: VecEnv, device: str) -> MemoryPPO:
         """The model of the newest checkpoint that is whole, with its environments where they were.
 
-        A checkpoint that is torn or altered is passed over for the one before, which is said on standard error.
+        A checkpoint that is torn or altered is passed over for the one before, which is said on standard error. What a
+        killed writer left unfinished is removed.
 
         Raises:
             ValueError: none is whole.
         """
+        remove_parts(self.directory)
         for path in reversed(self.paths()):
             try:
                 return restore(path, env, device)
@@ -73,8 +92,9 @@ class Checkpoints:
 
 
 def alive_state(model: MemoryPPO) -> dict[str, Any]:
-    """What a model file leaves out: every random stream and the environments."""
+    """What a model file leaves out: every random stream, the environments, and what is yet to be logged."""
     assert model.env is not None
+    logger = model.logger
     world = innermost(model.env)
     return {
         "torch": torch.get_rng_state(),
@@ -82,6 +102,11 @@ def alive_state(model: MemoryPPO) -> dict[str, Any]:
         "numpy": np.random.get_state(),  # noqa: NPY002  foreign environments may draw from it
         "python": random.getstate(),
         "env": world.snapshot() if hasattr(world, "snapshot") else None,
+        "records": {
+            name: (value, logger.name_to_count[name], logger.name_to_excluded[name])
+            for name, value in logger.name_to_value.items()
+            if isinstance(value, int | float | np.number)
+        },
     }
 
 
@@ -107,7 +132,23 @@ def restore(path: Path, env: VecEnv, device: str) -> MemoryPPO:
         torch.cuda.set_rng_state_all([state.cpu() for state in alive["cuda"]])
     np.random.set_state(alive["numpy"])  # noqa: NPY002
     random.setstate(alive["python"])
+    model.set_logger(Logger(None, []))
+    for name, record in alive.get("records", {}).items():
+        for store, part in zip(_stores(model.logger), record, strict=True):
+            store[name] = part
     return model
+
+
+def use_logger(model: MemoryPPO, logger: Logger) -> None:
+    """Log with `logger`, first of all what a restored model had recorded but not written: no curve has a hole."""
+    if hasattr(model, "_logger"):
+        for store, old in zip(_stores(logger), _stores(model.logger), strict=True):
+            store.update(old)
+    model.set_logger(logger)
+
+
+def _stores(logger: Logger) -> tuple[dict[str, Any], ...]:
+    return logger.name_to_value, logger.name_to_count, logger.name_to_excluded
 
 
 def reset_environments(model: MemoryPPO) -> None:
@@ -132,12 +173,23 @@ def innermost(env: VecEnv) -> Any:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a run directory; ValueError where another process holds it."""
-    with (directory / LOCK).open("w") as file:
+    """Hold a run directory; ValueError, which names the holder, where another process holds it.
+
+    The system gives the lock back when its holder ends, however that ends: one left behind blocks nobody.
+    """
+    with (directory / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{str(directory)!r} is in use by another process; wait for it, or stop it") from None
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(20).strip()
+            raise ValueError(
+                f"{str(directory)!r} is in use by another process{f', {holder}' if holder.isdigit() else ''}; wait for "
+                "it, or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
         yield
 
 

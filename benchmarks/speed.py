@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 import torch
 import tyro
 from gymnasium import spaces
+from measure import cpu_name, markdown, matrix_work, side_by_side
 from plain import PlainEndlessTMaze
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
@@ -28,6 +27,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
+import envs
 import memory
 from agents import MemoryPPO
 from agents.experiment import versions
@@ -46,22 +46,10 @@ class Options:
     """Fewer sizes and repeats."""
     threads: int = 1
     """Threads for torch, for every contestant."""
-    only: tuple[str, ...] = ("training", "scans", "acting")
+    only: tuple[str, ...] = ("training", "own", "scans", "acting")
     """Which tables."""
     out: Path | None = None
     """A Markdown file to write beside printing; the raw figures go beside it as JSON."""
-
-
-def side_by_side(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call; they take turns, so that a noisy moment hits them alike. One warm-up each."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(repeats + 1):
-        for name, run in contestants.items():
-            began = time.perf_counter()
-            run()
-            if turn:
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(found) for name, found in times.items()}
 
 
 def training(options: Options) -> list[list[Any]]:
@@ -78,13 +66,12 @@ def training(options: Options) -> list[list[Any]]:
         }
         steps = N_STEPS * n_envs
         calls = {name: learner(model, steps) for name, model in contestants.items()}
+        calls["matrix products of lstm alone"] = floor_of(contestants["ours, lstm (default, shared)"])
         seconds = side_by_side(calls, 2 if options.quick else 5)
-        floor = training_floor(n_envs, 2 if options.quick else 5)
         base = seconds["sb3-contrib, default (two LSTMs)"]
         shared = seconds["sb3-contrib, shared LSTM"]
         for name, found in seconds.items():
             rows.append([n_envs, name, steps / found, base / found, shared / found])
-        rows.append([n_envs, "matrix products of lstm alone", steps / floor, base / floor, shared / floor])
     return rows
 
 
@@ -102,11 +89,13 @@ def theirs(n_envs: int, **policy: Any) -> RecurrentPPO:
     )
 
 
-def ours(n_envs: int, name: str, memory_kwargs: dict[str, Any] | None = None, **policy: Any) -> MemoryPPO:
-    """MemoryPPO on the same environments, without an encoder, as theirs has none."""
+def ours(
+    n_envs: int, name: str, memory_kwargs: dict[str, Any] | None = None, compiled: bool = False, **policy: Any
+) -> MemoryPPO:
+    """MemoryPPO on the same environments, or on `compiled` ones; without an encoder, as theirs has none."""
     return MemoryPPO(
         "MlpMemoryPolicy",
-        plain_envs(n_envs),
+        envs.make_vec("Palimpsest/EndlessTMaze-v0", n_envs, seed=0) if compiled else plain_envs(n_envs),
         n_steps=N_STEPS,
         batch_size=N_STEPS * n_envs // MINIBATCHES,
         n_epochs=N_EPOCHS,
@@ -132,31 +121,27 @@ def learner(model: Any, steps: int) -> Callable[[], Any]:
     return lambda: model.learn(steps, reset_num_timesteps=False)
 
 
-def training_floor(n_envs: int, repeats: int) -> float:
-    """Seconds of the matrix products of one iteration with a shared LSTM: acting, update, forward and backward."""
-    columns = n_envs // MINIBATCHES
-    shapes = [(3, 4 * WIDTH), (WIDTH, 64), (WIDTH, 64), (64, 3), (64, 1)]
+def own(options: Options) -> list[list[Any]]:
+    """Env steps per second of whole iterations on our own environments, as a share of the matrix products' speed."""
+    rows = []
+    repeats = 2 if options.quick else 5
+    for n_envs in (64,) if options.quick else (8, 64):
+        made = {
+            "lstm": ours(n_envs, "lstm", compiled=True),
+            "ffm": ours(n_envs, "ffm", compiled=True),
+            "rewrite (one layer)": ours(n_envs, "rewrite", memory_kwargs={"num_layers": 1}, compiled=True),
+            "rewrite": ours(n_envs, "rewrite", compiled=True),
+        }
+        steps = N_STEPS * n_envs
+        whole = side_by_side({name: learner(model, steps) for name, model in made.items()}, repeats)
+        floor = side_by_side({name: floor_of(model) for name, model in made.items()}, repeats)
+        rows += [[n_envs, name, steps / whole[name], floor[name] / whole[name]] for name in made]
+    return rows
 
-    def products(rows: int) -> list[tuple[Tensor, Tensor]]:
-        return [(torch.randn(rows, inputs), torch.randn(inputs, outputs)) for inputs, outputs in shapes]
 
-    act, update = products(n_envs), products(N_STEPS * columns)
-    recurrent = torch.randn(WIDTH, 4 * WIDTH)
-    h_act, h_update = torch.randn(n_envs, WIDTH), torch.randn(columns, WIDTH)
-
-    def run() -> None:
-        with torch.no_grad():
-            for _ in range(N_STEPS):
-                for a, b in [*act, (h_act, recurrent)]:
-                    torch.mm(a, b)
-            # A backward pass has two products for each of the forward pass's.
-            for _ in range(3 * N_EPOCHS * MINIBATCHES):
-                for a, b in update:
-                    torch.mm(a, b)
-                for _ in range(N_STEPS):
-                    torch.mm(h_update, recurrent)
-
-    return side_by_side({"": run}, repeats)[""]
+def floor_of(model: MemoryPPO) -> Callable[[], None]:
+    """The matrix products of one iteration."""
+    return matrix_work(model.policy, model.n_envs, N_STEPS, N_EPOCHS, MINIBATCHES)
 
 
 def scans(options: Options) -> list[list[Any]]:
@@ -242,21 +227,10 @@ def acting(options: Options) -> list[list[Any]]:
 
 TABLES: dict[str, tuple[Callable[[Options], list[list[Any]]], list[str]]] = {
     "training": (training, ["envs", "agent", "env steps/s", "x sb3-contrib default", "x sb3-contrib shared"]),
+    "own": (own, ["envs", "agent", "env steps/s", "share of the floor"]),
     "scans": (scans, ["T", "B", "scan", "tokens/s", "x nn.LSTM"]),
     "acting": (acting, ["policy step, 64 rows", "ms", "x sb3-contrib"]),
 }
-
-
-def markdown(head: list[str], rows: list[list[Any]]) -> str:
-    """A table."""
-
-    def cell(value: Any) -> str:
-        if not isinstance(value, float):
-            return str(value)
-        return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
-
-    lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main(options: Options) -> None:
@@ -275,13 +249,6 @@ def main(options: Options) -> None:
     if options.out is not None:
         options.out.write_text("\n\n".join(parts) + "\n")
         options.out.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n")
-
-
-def cpu_name() -> str:
-    """The processor's name where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-    return names[0] if names else "unknown"
 
 
 if __name__ == "__main__":

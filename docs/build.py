@@ -41,7 +41,8 @@ def tables() -> dict[str, str]:
     """What stands between each pair of markers."""
     return {
         "memories": table(
-            ["memory", "what it is", "source", "erases on demand", "state (numbers)", "parameters"], memory_rows()
+            ["memory", "what it is", "source", "erases on demand", "state (numbers)", "cost per step", "parameters"],
+            memory_rows(),
         ),
         "environments": table(["environment", "what it asks"], environment_rows()),
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import resource
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -111,6 +113,37 @@ def test_wrong_files_are_refused(tmp_path):
     write_tree(tmp_path / "evil", tree | {"learn": 3})
     with pytest.raises(CorruptFile, match="does not have: learn"):
         MemoryPPO.load(tmp_path / "evil")
+
+
+HUGE = {
+    "units": dict(policy_kwargs={"memory": "gru", "memory_kwargs": {"output_size": 40_000}}),
+    "a terabyte": dict(policy_kwargs={"memory": "ffm", "memory_kwargs": {"output_size": 10**9}}),
+    "heads": dict(policy_kwargs={"memory": "gru", "net_arch": [50_000, 50_000]}),
+    "layers": dict(policy_kwargs={"memory": "gru", "memory_kwargs": {"num_layers": 10**9}}),
+    "rollout": dict(n_steps=2**50),
+    "environments": dict(n_envs=2**50),
+    "observations": dict(observation_space=gym.spaces.MultiBinary(2**40)),
+    "another memory": dict(policy_kwargs={"memory": "os.system"}),
+    "words for numbers": dict(n_steps="many"),
+    "words for a rate": dict(learning_rate="x"),
+    "lists for arguments": dict(policy_kwargs=[1]),
+    "other parameters": dict(parameters={"policy": {}, "policy.optimizer": {}}),
+    "parameters of other things": dict(parameters={"env": {}}),
+    "no parameters": dict(parameters=3),
+}
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_a_file_that_describes_no_model_is_refused_before_it_takes_memory(case, tmp_path):
+    model = make()
+    model.save(tmp_path / "model")
+    write_tree(tmp_path / "evil", read_tree(tmp_path / "model") | HUGE[case])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CorruptFile, match=r"evil\.zip|evil describes") as caught:
+        MemoryPPO.load(tmp_path / "evil", device="cpu")
+    assert "\n" not in str(caught.value)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 500_000 * (1 if sys.platform != "darwin" else 1024)  # KiB, on macOS bytes
 
 
 def test_another_environment_must_fit(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from legality import LEGAL, broken
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import envs
@@ -40,6 +42,10 @@ def make(id: str, **kwargs: Any) -> World:
     world = gym.make(id, **kwargs).unwrapped
     assert isinstance(world, World)
     return world
+
+
+FAMILIES = {type(make(id)): id for id in envs.ids()}
+"""Every family, with the last of its ids."""
 
 
 def make_rows(id: str, rows: int = ROWS, **kwargs: Any) -> Any:
@@ -217,23 +223,85 @@ def test_clones_go_on_alike_and_apart(id, clone):
 
 
 @pytest.mark.parametrize("id", IDS)
-def test_a_million_random_steps_stay_in_the_space(id):
+def test_a_million_random_steps_stay_legal_and_in_the_space(id):
     B = 1024
     vector = make_rows(id, B)
     obs, _ = vector.reset(seed=11)
     rng = np.random.default_rng(4)
-    space = vector.single_observation_space
-    parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
     for _ in range(1_000_000 // B + 1):
-        for key, part in parts.items():
-            array = obs if key is None else obs[key]
-            low, high = (part.low, part.high) if isinstance(part, spaces.Box) else (part.start, part.start + part.n - 1)
-            assert array.dtype == part.dtype
-            assert array.shape == (B, *(part.shape or ()))
-            assert (array >= low).all()
-            assert (array <= high).all()
+        assert_in_space(obs, vector.single_observation_space)
+        if rng.random() < 0.25:  # at moments that no episode's length has in common
+            assert broken(vector.world) == []
         obs, reward, *_ = vector.step(rng.integers(vector.single_action_space.n, size=B))
         assert np.isfinite(reward).all()
+    for _, (obs, *_) in play(vector, 60, seed=5):
+        assert_in_space(obs, vector.single_observation_space)
+        assert broken(vector.world) == []
+
+
+def assert_in_space(obs: Any, space: spaces.Space) -> None:
+    """What `space.contains` says, of all rows at once."""
+    parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+    for key, part in parts.items():
+        array = obs if key is None else obs[key]
+        low, high = (part.low, part.high) if isinstance(part, spaces.Box) else (part.start, part.start + part.n - 1)
+        assert array.dtype == part.dtype
+        assert array.shape[1:] == (part.shape or ())
+        assert (array >= low).all()
+        assert (array <= high).all()
+
+
+@pytest.mark.parametrize("id", FAMILIES.values())
+def test_every_invariant_notices_states_that_break_it(id):
+    """States of play with some fields overwritten: each invariant fails in one of them, and none before."""
+    vector, rng = make_rows(id, 64), np.random.default_rng(0)
+    vector.reset(seed=3)
+    world = vector.world
+    noticed = set()
+    for _ in play(vector, 60, seed=0):
+        kept = world.state
+        changed = {name: array.copy() for name, array in kept._asdict().items() if name != "rng"}
+        for array in changed.values():
+            wrong = rng.choice([-3, 0, 1, 2, 3, 4, 5, 7, 22, 99], array.shape).astype(array.dtype)
+            rows = (rng.random(len(array)) < 0.3).reshape(-1, *[1] * (array.ndim - 1))
+            np.copyto(array, wrong, where=rows & (rng.random(array.shape) < rng.choice([0.1, 1])))
+        assert broken(world) == []
+        world.state = kept._replace(**changed)
+        noticed |= {message.partition(" in row ")[0] for message in broken(world)}
+        world.state = kept
+    assert noticed == {"steps", *LEGAL[type(world).__name__](world)}
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_the_breakdown_is_the_same_on_every_face_and_tells_of_answers(id):
+    vector, venv = make_rows(id), envs.make_vec(id, ROWS, seed=7)
+    singles = [make(id) for _ in range(ROWS)]
+    vector.reset(seed=7)
+    venv.reset()
+    for i, single in enumerate(singles):
+        single.reset(seed=7 + i)
+    names = vector.breakdown().keys()
+    answered = dict.fromkeys(names, 0)
+    for _ in range(80):
+        due = vector.breakdown()
+        assert same(due, venv.breakdown())
+        for i, single in enumerate(singles):
+            told = single.breakdown()
+            assert told.keys() == names
+            assert all(same(told[name], due[name][i : i + 1]) for name in names)
+        actions = vector.expert_action()
+        _, rewards, *_ = vector.step(actions)
+        venv.step(actions)
+        for i, single in enumerate(singles):
+            *_, terminated, truncated, _ = single.step(actions[i])
+            if terminated or truncated:
+                single.reset()
+        for name, kinds in due.items():
+            assert kinds.dtype == np.int64
+            assert (kinds >= -1).all()
+            assert (rewards[kinds >= 0] > 0).all()
+            answered[name] += (kinds >= 0).sum()
+    assert all(answered.values())
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -255,19 +323,27 @@ def test_illegal_actions_are_refused_and_move_nothing(id):
     vector.reset(seed=0)
     venv.reset()
     single.reset(seed=0)
-    before = vector.hidden_state()
+    before, before_single = vector.hidden_state(), single.hidden_state()
     allowed = f"actions must be integers from 0 to {n - 1}"
     for bad in ([0, 0, n], [-1, 0, 0]):
         for face in (vector, venv):
             with pytest.raises(ValueError, match=allowed):
                 face.step(np.array(bad))
-    for bad in (np.zeros(3), np.zeros(2, int), np.zeros((3, 1), int), np.ones(3, bool), 0, None):
+    for bad in ([2**63 - 1, 0, 0], [0, 0, -(2**63)], np.array([0, 2**64 - 1, 0], np.uint64)):
+        for face in (vector, venv):
+            with pytest.raises(ValueError, match=allowed):
+                face.step(np.array(bad))
+    shapes = np.zeros(2, int), np.zeros(4, int), np.zeros(0, int), np.zeros((3, 1), int), np.zeros((1, 3), int), 0
+    types = np.zeros(3), np.full(3, np.nan), np.ones(3, bool), np.array(["0"] * 3), np.array([0, 0, None]), None
+    for bad in (*shapes, *types):
         for face in (vector, venv):
             with pytest.raises(ValueError, match="actions must be one integer per row"):
                 face.step(bad)
-    for bad in (n, -1, 0.0, True, None, "0", np.zeros(1, int)):
+    wrong = n, -1, 2**64, -(2**63), np.int8(-1), np.uint64(2**64 - 1), 0.0, float("nan"), np.float32("nan"), True, None
+    for bad in (*wrong, "0", [0], np.zeros(1, int), np.zeros((), bool), np.array(0.0)):
         with pytest.raises(ValueError, match=allowed):
             single.step(bad)
+    assert same(single.hidden_state(), before_single)
     for world in (vector, venv.world):
         assert all(same(array, before[name]) for name, array in world.hidden_state().items())
 
@@ -402,6 +478,27 @@ def test_every_way_to_make_it(id):
     assert envs.describe(id)
     assert envs.family(id) is type(make(id))
     assert make(id).__doc__
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_its_data_sheet_is_complete(family):
+    sheet = inspect.getdoc(family)
+    parts = (
+        "Observation",
+        "| index |",
+        "Actions",
+        "Rewards:",
+        "Ends:",
+        "Horizons Ξ",
+        "Chance level:",
+        "Args:",
+        "Versions:",
+    )
+    missing = [part for part in parts if part.replace("index", "key") not in sheet and part not in sheet]
+    assert missing == []
+    assert "| index |" in sheet or "| key |" in sheet
+    for argument in inspect.signature(family).parameters:
+        assert f"\n    {argument}: " in sheet, argument
 
 
 def test_wrong_names_are_refused_with_the_closest():

@@ -359,7 +359,10 @@ def packed(entries, checksums=True, compression=zipfile.ZIP_STORED):
         for name, content in entries:
             archive.writestr(name, content)
         if checksums:
-            lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in entries]
+            lines = [
+                f"{hashlib.sha256(content).hexdigest()}  {getattr(name, 'filename', name)}\n"
+                for name, content in entries
+            ]
             archive.writestr(CHECKSUMS, "".join(lines))
     return file.getvalue()
 
@@ -412,7 +415,52 @@ def hostile_files(marker):
         "odd schedule": packed([(DATA, document({"$schedule": ["ConstantSchedule", "x"]})), tensors]),
         "odd generator": packed([(DATA, document({"$generator": {"bit_generator": "os"}})), tensors]),
         "tuple of text": packed([(DATA, document({"$tuple": "abc"})), tensors]),
+        "link": packed([(_link(DATA), str(marker).encode()), tensors]),
+        "bytes after": packed([data, tensors]) + b"x",
+        "not UTF-8": packed([(DATA, b'"\xff"'), tensors]),
+        "UTF-16": packed([(DATA, document({}).decode().encode("utf-16")), tensors]),
+        "half a character": packed([(DATA, document({"$\ud800": "\ud800"})), tensors]),
+        "long number": packed([(DATA, document({}).replace(b"{}", b"9" * 10_000)), tensors]),
+        "negative deque": packed([(DATA, document({"$deque": [-1, []]})), tensors]),
+        **{f"tensors {name}": tensor_file(*case) for name, case in BAD_TENSORS.items()},
     }
+
+
+BAD_TENSORS = {
+    "beyond the end": ([("t0", "F32", [1000], [0, 4000])], 8),
+    "far beyond the end": ([("t0", "F32", [2**40], [0, 2**42])], 8),
+    "of overflowing size": ([("t0", "F32", [2**33, 2**33], [0, 8])], 8),
+    "of another size": ([("t0", "F32", [3], [0, 8])], 8),
+    "of negative size": ([("t0", "F32", [-2], [0, 8])], 8),
+    "of no size": ([("t0", "F32", [math.nan], [0, 8])], 8),
+    "of broken size": ([("t0", "F32", [1.5], [0, 8])], 8),
+    "backwards": ([("t0", "F32", [2], [8, 0])], 8),
+    "of negative place": ([("t0", "F32", [2], [-8, 0])], 8),
+    "that overlap": ([("t0", "F32", [2], [0, 8]), ("t1", "F32", [2], [4, 12])], 12),
+    "with a hole": ([("t0", "F32", [1], [0, 4]), ("t1", "F32", [1], [8, 12])], 12),
+    "with bytes after": ([("t0", "F32", [1], [0, 4])], 8),
+    "of unknown type": ([("t0", "O8", [1], [0, 8])], 8),
+    "told of twice": ([("t0", "F32", [1], [0, 4]), ("t0", "F32", [1], [4, 8])], 8),
+}
+"""Headers of safetensors, each a list of (name, dtype, shape, [begin, end]), and how many bytes follow."""
+
+
+def tensor_file(entries, size):
+    """A file whose document refers to the tensors that `entries` (name, dtype, shape, place) tell of."""
+    parts = [
+        f'"{name}":{json.dumps({"dtype": dtype, "shape": shape, "data_offsets": place})}'
+        for name, dtype, shape, place in entries
+    ]
+    header = "{{{}}}".format(",".join(parts)).encode()
+    tensors = len(header).to_bytes(8, "little") + header + bytes(size)
+    return packed([(DATA, document([{"$tensor": [entry[0], False]} for entry in entries])), (TENSORS, tensors)])
+
+
+def _link(name):
+    """A ZIP entry that says it is a symbolic link."""
+    info = zipfile.ZipInfo(name)
+    info.create_system, info.external_attr = 3, 0o120777 << 16
+    return info
 
 
 def _commented(content, comment):
@@ -444,6 +492,11 @@ def test_hostile_files_are_refused_and_run_nothing(case, tmp_path):
     assert set(os.listdir()) == before
 
 
+def test_a_file_made_as_those_with_bad_tensors_is_read_where_they_are_good():
+    content = tensor_file([("t0", "F32", [2], [0, 8]), ("t1", "F32", [1], [8, 12])], 12)
+    assert [part.tolist() for part in read_tree(io.BytesIO(content))] == [[0, 0], [0]]
+
+
 def test_the_payload_of_these_tests_does_run_when_unpickled(tmp_path):
     pickle.loads(pickle.dumps(Payload(tmp_path / "marker"))).close()
     assert (tmp_path / "marker").exists()
@@ -462,7 +515,7 @@ def test_a_model_of_stable_baselines3_is_refused_with_the_way_to_convert_it(tmp_
     model = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu")
     model.policy_kwargs["evil"] = Payload(tmp_path / "marker")
     model.save(tmp_path / "theirs")
-    with pytest.raises(ValueError, match=r"stable-baselines3.*set_parameters") as caught:
+    with pytest.raises(ValueError, match=r"stable-baselines3.*examples/from_sb3\.py") as caught:
         read_tree(tmp_path / "theirs")
     assert not isinstance(caught.value, CorruptFile)
     assert {path.name for path in tmp_path.iterdir()} == {"theirs.zip"}

@@ -340,7 +340,7 @@ def test_long_horizons_are_warned_of():
         ({"policy": {"share_features_extractor": False}}, "set share_memory=False"),
         ({"memory_carry_over": 1.5}, "memory_carry_over must be a number, 0 to 1; got 1.5"),
         ({"gamma": -1}, "gamma must be a number, 0 to 1; got -1"),
-        ({"n_epochs": 0}, "n_epochs must be a number, 1 or more; got 0"),
+        ({"n_epochs": 0}, "n_epochs must be an integer, 1 or more; got 0"),
     ],
 )
 def test_wrong_arguments_are_refused(kwargs, message):
@@ -372,7 +372,7 @@ def test_observations_that_are_not_finite_are_refused():
             return obs
 
     model = model_for(env=DummyVecEnv([Counter, Broken]))
-    with pytest.raises(ValueError, match=r"nan at index \[1, 1\].*at step 4"):
+    with pytest.raises(FloatingPointError, match=r"nan at index \[1, 1\].*at step 4"):
         model.learn(100)
     with pytest.raises(ValueError, match="inf"):
         model.predict(np.array([np.inf, 0], np.float32))

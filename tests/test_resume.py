@@ -15,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 from small import SMALL
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import memory
 from agents import callbacks, experiment
@@ -73,6 +74,24 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert (one / "evaluations.csv").read_text() == (other / "evaluations.csv").read_text()
 
 
+def curves(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of a run: (step, value) of every scalar that no clock is in."""
+    events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload()
+    return {
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+        if not name.startswith("time/")
+    }
+
+
+def assert_same_curves(one: Path, other: Path) -> None:
+    mine, its = curves(one), curves(other)
+    assert mine.keys() == its.keys()
+    assert "eval/success" in mine
+    for name, points in mine.items():
+        assert points == its[name], name
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
@@ -103,6 +122,7 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(name, tmp_path, m
     experiment.train(config(tmp_path / "killed", name, resume=tmp_path / "killed", run_dir=None), quiet())
     assert saved.memory == name
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_same_curves(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path, monkeypatch, capsys):
@@ -117,8 +137,18 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path, monkeypatch, capsys):
 
 def test_no_whole_checkpoint_is_told(tmp_path):
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "000000000064.zip").write_bytes(b"torn")
     with pytest.raises(ValueError, match="holds no whole checkpoint"):
         experiment.train(config(tmp_path, resume=tmp_path, run_dir=None), quiet())
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path, monkeypatch):
+    experiment.train(config(tmp_path / "whole"), quiet())
+    train_and_die(monkeypatch, 40, config(tmp_path / "killed"))
+    assert not (tmp_path / "killed" / "checkpoints").exists()
+    experiment.train(config(tmp_path / "killed", resume=tmp_path / "killed", run_dir=None), quiet())
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_same_curves(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path):
@@ -129,12 +159,32 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def test_other_environments_are_reset_and_that_is_said(tmp_path, monkeypatch, capsys):
-    foreign = dict(env="CartPole-v1", env_args={})
-    train_and_die(monkeypatch, 200, config(tmp_path / "run", **foreign))
-    experiment.train(config(tmp_path / "run", resume=tmp_path / "run", run_dir=None, **foreign), quiet())
-    assert "reset with seed 3" in capsys.readouterr().err
-    assert (tmp_path / "run" / "model.zip").exists()
+@pytest.mark.parametrize("name", ["gru", "shm"])
+def test_other_environments_are_reset_and_that_is_said(name, tmp_path, monkeypatch, capsys):
+    """The resumed run is the one whose environments were reset, with seed + iteration, where it was taken up."""
+    foreign = dict(env="CartPole-v1", env_args={}, seed=5)
+    train_and_die(monkeypatch, 200, config(tmp_path / "killed", name, **foreign))
+    experiment.train(config(tmp_path / "killed", name, resume=tmp_path / "killed", run_dir=None, **foreign), quiet())
+    assert "reset with seed 8" in capsys.readouterr().err
+
+    original = callbacks.CheckpointCallback._on_rollout_start
+
+    def rollout_start(self) -> None:
+        original(self)
+        if self.num_timesteps == 3 * 64:
+            model = self.model
+            model.env.seed(5 + 3)
+            model._last_obs = model.env.reset()
+            model._last_episode_starts = model._last_memory_starts = np.ones(4, bool)
+
+    monkeypatch.setattr(callbacks.CheckpointCallback, "_on_rollout_start", rollout_start)
+    experiment.train(config(tmp_path / "reset", name, **foreign), quiet())
+    assert_same_run(tmp_path / "reset", tmp_path / "killed")
+    monkeypatch.undo()
+    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+    experiment.train(config(tmp_path / "whole", name, **foreign), quiet())
+    with pytest.raises(AssertionError):
+        assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_checkpoints_keep_the_last_few(tmp_path):

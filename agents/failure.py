@@ -1,0 +1,161 @@
+"""What a training leaves behind when numbers go bad: a file with which the same error is raised again.
+
+`python -m agents.failure FILE` raises it from the command line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+from agents.buffers import Minibatch
+from agents.checkpoint import PLACE_IN_ROLLOUT, load_model, save_model
+from agents.finite import (
+    NotFinite,
+    check_actions,
+    check_observation,
+    check_parameters,
+    check_rewards,
+    explained_step,
+    in_parameters,
+    in_rollout,
+    raise_for_rollout,
+    raise_for_update,
+)
+from agents.loss import LossWeights, ppo_loss
+from agents.tree import tree_map
+
+if TYPE_CHECKING:
+    from agents.ppo import MemoryPPO
+
+FILE = "not_finite.zip"
+"""The dump's name in the logger's directory, which is the run directory of `train.py`."""
+
+
+@contextmanager
+def dumped(model: MemoryPPO) -> Iterator[None]:
+    """Keep what led to a `NotFinite` raised inside, as `FILE` in the logger's directory, for `reproduce`.
+
+    The file holds the model as it is (a failed update has not touched its parameters), the rollout so far and what
+    the failed check looked at.
+    """
+    try:
+        yield
+    except NotFinite as error:
+        raise NotFinite(f"{error}; {_dump(model, error)}", error.check, error.evidence) from None
+
+
+def _dump(model: MemoryPPO, error: NotFinite) -> str:
+    directory = model.logger.dir
+    if directory is None:
+        return "with a tensorboard_log or a logger with a directory, the rollout is kept in a file"
+    path = Path(directory) / FILE
+    buffer, steps = model.rollout_buffer, model.rollout_buffer.pos
+    rollout = {
+        "observations": tree_map(lambda leaf: leaf[:steps], buffer.observations),
+        "actions": buffer.actions[:steps],
+        "rewards": buffer.rewards[:steps],
+        "episode_start": buffer.episode_start[:steps],
+        "memory_start": buffer.memory_start[:steps],
+        "state": buffer.state,
+    }
+    failure = {"message": str(error), "check": error.check, "evidence": error.evidence, "rollout": rollout}
+    try:
+        save_model(model, path, include=PLACE_IN_ROLLOUT, extra={"failure": failure})
+    except (OSError, ValueError) as problem:
+        return f"no file could be kept of it: {problem}"
+    return f"python -m agents.failure {path} raises this again"
+
+
+def reproduce(
+    file: str | Path, device: torch.device | str = "cpu", custom_objects: Mapping[str, Any] | None = None
+) -> NoReturn:
+    """Raise the error that stopped a training again, from the file that it left behind.
+
+    The check that failed is made again, on the model and the numbers in the file; nothing is trained.
+
+    Args:
+        file: `FILE` of a run directory.
+        device: where to compute; the device and the number of threads of the training give the same numbers.
+        custom_objects: as for `MemoryPPO.load`.
+
+    Raises:
+        NotFinite: as it was.
+        CorruptFile: the file is torn, altered, or not one of ours.
+        ValueError: the file holds no failure, or the failed check passes here.
+    """
+    from agents.ppo import MemoryPPO
+
+    model, extra = load_model(MemoryPPO, file, None, device, custom_objects, force_reset=False, extra=("failure",))
+    failure = extra["failure"]
+    if failure is None:
+        raise ValueError(f"{str(file)!r} is a model, not the file of a failure, which is called {FILE}")
+    evidence = failure["evidence"]
+    again = {
+        "observation": lambda: check_observation(**evidence),
+        "rewards": lambda: check_rewards(**evidence),
+        "parameters": lambda: check_parameters(model.policy, **evidence),
+        "step": lambda: _act_again(model),
+        "rollout": lambda: _scan_again(model, evidence),
+        "update": lambda: _update_again(model, evidence),
+    }
+    again[failure["check"]]()
+    raise ValueError(f"{str(file)!r}: the check passes here; it said: {failure['message']}")
+
+
+def _act_again(model: MemoryPPO) -> None:
+    obs = tree_map(lambda array: torch.as_tensor(array, device=model.device), model._last_obs)
+    start = torch.as_tensor(model._last_memory_starts, device=model.device)
+    fresh = model.policy.initial_state(model.n_envs)
+    model._last_state = tree_map(lambda _, saved: saved, fresh, model._last_state)
+    with torch.no_grad(), explained_step(model):
+        actions, *_ = model.policy(obs, model._last_state, start, model._last_strategy)
+    check_actions(model, actions.cpu().numpy())
+
+
+def _columns(model: MemoryPPO, fields: dict[str, Any]) -> Minibatch:
+    """A minibatch read from a file, its state a NamedTuple again."""
+    fresh = model.policy.initial_state(fields["actions"].shape[1])
+    return Minibatch(**{**fields, "state": tree_map(lambda _, saved: saved, fresh, fields["state"])})
+
+
+def _scan_again(model: MemoryPPO, evidence: dict[str, Any]) -> None:
+    rollout, first_step = _columns(model, evidence["rollout"]), evidence["first_step"]
+    if in_parameters(model.policy) or in_rollout(rollout, first_step):
+        raise_for_rollout(model, rollout, first_step)
+
+
+def _update_again(model: MemoryPPO, evidence: dict[str, Any]) -> None:
+    batch, rollout = (_columns(model, evidence[name]) for name in ("batch", "rollout"))
+    weights = LossWeights(**evidence["weights"])
+    model.policy.optimizer.zero_grad()
+    loss, _ = ppo_loss(model.policy, batch, weights)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.policy.parameters(), model.max_grad_norm)
+    if not torch.isfinite(loss.detach() + norm):
+        raise_for_update(model, batch, weights, rollout, evidence["first_step"])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m agents.failure FILE`: print the error again; 1 if it comes, 2 if not."""
+    words = sys.argv[1:] if argv is None else argv
+    if len(words) != 1 or words[0] in ("-h", "--help"):
+        print(f"usage: python -m agents.failure FILE\n\nRaise the error again that left FILE ({FILE}).")
+        return 0 if words[:1] in (["-h"], ["--help"]) else 2
+    try:
+        reproduce(words[0])
+    except NotFinite as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What the benchmarks share: medians of calls that take turns, the floor of matrix work, tables, the machine's name."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def side_by_side(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each call; they take turns, so that a noisy moment hits them alike. One warm-up each."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(repeats + 1):
+        for name, run in contestants.items():
+            began = time.perf_counter()
+            run()
+            if turn:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def matrix_work(policy: nn.Module, n_envs: int, n_steps: int, n_epochs: int, minibatches: int) -> Callable[[], None]:
+    """The products of weights and activations of one PPO iteration, and nothing else.
+
+    Every weight matrix meets every step once while acting; in each epoch it meets every step of every column once
+    forward and twice backward. Matrices named `weight_hh` meet the steps one after the other.
+    """
+    columns = n_envs // minibatches
+
+    def products(rows: int, recurrent: bool) -> list[tuple[Tensor, Tensor]]:
+        matrices = {name: p.detach().t() for name, p in policy.named_parameters() if p.ndim == 2}
+        chosen = [weight for name, weight in matrices.items() if ("weight_hh" in name) == recurrent]
+        return [(torch.randn(rows, len(weight)), weight) for weight in chosen]
+
+    act = products(n_envs, False) + products(n_envs, True)
+    update, steps = products(n_steps * columns, False), products(columns, True)
+
+    def run() -> None:
+        with torch.no_grad():
+            for _ in range(n_steps):
+                for x, weight in act:
+                    torch.mm(x, weight)
+            for _ in range(3 * n_epochs * minibatches):
+                for x, weight in update:
+                    torch.mm(x, weight)
+                for x, weight in steps:
+                    for _ in range(n_steps):
+                        torch.mm(x, weight)
+
+    return run
+
+
+def markdown(head: list[str], rows: list[list[Any]]) -> str:
+    """A table."""
+
+    def cell(value: Any) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+    lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cpu_name() -> str:
+    """The processor's name where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+    return names[0] if names else "unknown"

@@ -1,0 +1,102 @@
+"""Take over an agent trained with stable-baselines3's PPO or sb3-contrib's RecurrentPPO: the same actions and values.
+
+    python examples/from_sb3.py PPO theirs.zip CartPole-v1 ours.zip
+    python examples/from_sb3.py RecurrentPPO theirs.zip CartPole-v1 ours.zip
+
+Their files hold pickles, and loading one runs what its maker put in: do this to files that you trust. Ours run nothing.
+Policies "MlpPolicy" and "MlpLstmPolicy" are taken over; the optimiser's moments are not.
+"""
+
+import sys
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3 import PPO
+from torch import Tensor, nn
+
+from agents import MemoryPPO
+
+KEPT = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
+
+
+def convert(theirs: Any, env: Any) -> MemoryPPO:
+    """A `MemoryPPO` on `env` that acts as `theirs` does.
+
+    Raises:
+        ValueError: a network that no `MemoryPPO` has.
+    """
+    policy = theirs.policy
+    weights = {name: tensor for name, tensor in policy.state_dict().items() if "features_extractor" not in name}
+    if len(weights) < len(policy.state_dict()):
+        raise ValueError(f"only policies without a learned features extractor are taken over; got {type(policy)}")
+    kwargs, renamed = recurrent(policy, weights) if hasattr(policy, "lstm_actor") else feed_forward(policy, weights)
+    # a class is stored as its name, for which loading asks; tanh is what both have by default
+    activation = {} if policy.activation_fn is nn.Tanh else {"activation_fn": policy.activation_fn}
+    ours = MemoryPPO(
+        "MlpMemoryPolicy",
+        env,
+        learning_rate=theirs.learning_rate,
+        policy_kwargs={"encoder_arch": (), **activation, **kwargs},
+        device="cpu",
+        **{name: getattr(theirs, name) for name in KEPT},
+    )
+    ours.policy.load_state_dict(renamed)  # strict: a name or a shape that does not fit is an error
+    return ours
+
+
+def recurrent(policy: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """RecurrentPPO: an LSTM reads the observation, one for actor and critic or one each."""
+    lstm = policy.lstm_actor
+    if policy.lstm_critic is None and not policy.shared_lstm:
+        raise ValueError("a critic without an LSTM beside an actor with one is not taken over")
+    renamed = {
+        name.replace("lstm_actor.", "memory.").replace("lstm_critic.", "memory_critic."): tensor
+        for name, tensor in weights.items()
+    }
+    if policy.shared_lstm:  # then our critic's memory is another name of the actor's
+        renamed |= {name.replace("lstm_actor.", "memory_critic."): t for name, t in weights.items() if "lstm_" in name}
+    return {
+        "memory": "lstm",
+        "memory_kwargs": {"output_size": lstm.hidden_size, "num_layers": lstm.num_layers},
+        "share_memory": policy.shared_lstm,
+        "net_arch": {"pi": widths(policy.mlp_extractor.policy_net), "vf": widths(policy.mlp_extractor.value_net)},
+    }, renamed
+
+
+def feed_forward(policy: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """PPO: our control without memory is tanh(W x + b), which is the first layer of each of its networks."""
+    pi, vf = widths(policy.mlp_extractor.policy_net), widths(policy.mlp_extractor.value_net)
+    if not pi or not vf or pi[0] != vf[0] or policy.activation_fn is not nn.Tanh:
+        raise ValueError(f"both networks must begin with a tanh layer of one width; got {policy.mlp_extractor}")
+    renamed = {}
+    for name, tensor in weights.items():
+        for net, first in (("policy_net", "memory.layer"), ("value_net", "memory_critic.layer")):
+            prefix = f"mlp_extractor.{net}."
+            if name.startswith(prefix):
+                place, kind = name.removeprefix(prefix).split(".")
+                name = f"{first}.{kind}" if place == "0" else f"{prefix}{int(place) - 2}.{kind}"
+        renamed[name] = tensor
+    return {
+        "memory": "none",
+        "memory_kwargs": {"output_size": pi[0]},
+        "share_memory": False,
+        "net_arch": {"pi": pi[1:], "vf": vf[1:]},
+    }, renamed
+
+
+def widths(net: nn.Sequential) -> list[int]:
+    """Units of each layer."""
+    return [layer.out_features for layer in net if isinstance(layer, nn.Linear)]
+
+
+def main(algorithm: str, theirs: str, env_id: str, ours: str) -> None:
+    """Load theirs, save ours."""
+    if algorithm == "PPO":
+        loader: Any = PPO
+    else:
+        from sb3_contrib import RecurrentPPO as loader
+    convert(loader.load(theirs, device="cpu"), gym.make(env_id)).save(ours)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,236 @@
+"""What is always so of a world that is being played: invariants of each family's state, every row at once.
+
+`LEGAL[family](world)` gives name -> [B] bool. A new family needs an entry; the laws look for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from envs.color_cubes import NOTHING, START
+from envs.core import World
+from envs.key_value import ASK, UNKNOWN, WRITE
+from envs.minigrid_rewrite import MIDDLE as REWRITE_MIDDLE
+from envs.minigrid_view import BALL, EMPTY, KEY, PAD
+from envs.room_ballet_tasks import TASKS
+from envs.rune_tmaze import KINDS
+
+Invariants = dict[str, np.ndarray]
+
+
+def broken(world: World) -> list[str]:
+    """Names of the invariants that do not hold, with a row of each."""
+    found = {"steps": within(world.state.steps, 0, world.rules.limit - 1), **LEGAL[type(world).__name__](world)}
+    return [f"{name} in row {np.flatnonzero(~holds)[0]}" for name, holds in found.items() if not holds.all()]
+
+
+def within(array: Any, low: Any, high: Any) -> np.ndarray:
+    """[B] bool: every number of a row lies in low to high."""
+    array = np.asarray(array)
+    return ((array >= low) & (array <= high)).reshape(len(array), -1).all(1)
+
+
+def different(array: np.ndarray) -> np.ndarray:
+    """[B] bool: no number of a row comes twice."""
+    ordered = np.sort(array, axis=1)
+    return (ordered[:, 1:] != ordered[:, :-1]).all(1)
+
+
+def is_permutation(array: np.ndarray) -> np.ndarray:
+    """[B] bool: a row holds 0 to N - 1."""
+    return different(array) & within(array, 0, array.shape[1] - 1)
+
+
+def endless_tmaze(world: Any) -> Invariants:
+    state, rules = world.state, world.rules
+    shortest = 1 if rules.uniform else rules.length
+    return {
+        "corridor": within(state.corridor, 0, rules.corridors - 1),
+        "length": within(state.length, shortest, rules.length),
+        "x in the corridor": within(state.x, 0, state.length),
+        "x no further than steps": state.x <= state.steps,
+        "cue": within(state.cue, 0, 1),
+    }
+
+
+def active_tmaze(world: Any) -> Invariants:
+    state = world.state
+    return {
+        "x between oracle and junction": within(state.x, -1, world.rules.length),
+        "cue": within(state.cue, 0, 1),
+        "told at the oracle": state.told | (state.x >= 0),
+        "told takes a step": ~state.told | (state.steps > 0),
+    }
+
+
+def rune_tmaze(world: Any) -> Invariants:
+    state, rules = world.state, world.rules
+    laid = np.arange(rules.runes) < state.total[:, None]
+    cell = np.where(laid, state.cell, rules.length + np.arange(rules.runes))
+    kinds = [KINDS.index(kind) for kind in world.kinds]
+    return {
+        "corridor": within(state.corridor, 0, rules.corridors - 1),
+        "x in the corridor": within(state.x, 0, rules.length),
+        "cue": within(state.cue, 0, 1),
+        "first cue": within(state.first, 0, 1),
+        "runes laid": within(state.total, 1, rules.runes),
+        "runes inside": within(np.where(laid, state.cell, 1), 1, rules.length - 1),
+        "runes ascending": (np.diff(cell, axis=1) > 0).all(1),
+        "runes of the task": (np.isin(state.kind, kinds) | ~laid).all(1),
+        "met are behind": state.met == (laid & (state.cell <= state.x[:, None])).sum(1),
+        "operations that count": within(state.depth, 0, state.met),
+    }
+
+
+def color_cubes(world: Any) -> Invariants:
+    state, rules = world.state, world.rules
+    last = rules.grid**2 - 1
+    return {
+        "agent on the grid": within(state.agent, 0, last),
+        "cubes on the grid": within(state.cell, 0, last),
+        "no two cubes in a cell": different(state.cell),
+        "taken cells": (np.sort(state.cell, axis=1) == state.taken).all(1),
+        "target": within(state.target, 0, rules.cubes - 1),
+        "phases": within(state.passed, 0, rules.phases - 1),
+        "shown": within(state.shown, NOTHING, START),
+    }
+
+
+def key_value(world: Any) -> Invariants:
+    state, rules = world.state, world.rules
+    written = rules.keys * rules.updates - state.writes
+    asked = rules.queries - state.queries + state.asked.sum(1)
+    key = np.clip(state.key, 0, rules.keys - 1)
+    return {
+        "kind": within(state.kind, WRITE, ASK),
+        "key": within(state.key, 0, rules.keys - 1),
+        "values": within(state.value, UNKNOWN, rules.values - 1),
+        "writes left of keys": within(state.left, 0, rules.updates),
+        "writes left": state.left.sum(1) == state.writes,
+        "queries left": within(state.queries, 0, rules.queries),
+        "a value since the first write": ((state.value == UNKNOWN) == (state.left == rules.updates)).all(1),
+        "the key shown has a value": state.value[np.arange(len(key)), key] != UNKNOWN,
+        "one event a step": written + asked == state.steps + 1,
+    }
+
+
+def hide_and_seek(world: Any) -> Invariants:
+    state, rules = world.state, world.rules
+    slot = np.clip(state.slot, 0, rules.objects - 1)
+    box = state.box[np.arange(len(slot)), slot]
+    return {
+        "room": within(state.room, 0, rules.rooms - 1),
+        "slot": within(state.slot, 0, rules.objects - 1),
+        "objects": is_permutation(state.object),
+        "no two objects in a box": is_permutation(state.box),
+        "in the room of the event": (state.steps >= rules.question) | (state.room == box // rules.boxes),
+        "moves": state.moved.sum(1) == np.maximum(0, (state.steps - rules.objects + 1) // 2),
+        "moved": within(state.moved, 0, world.moves),
+    }
+
+
+def room_ballet(world: Any) -> Invariants:
+    state, rules = world.state, world.rules
+    rooms = world.layout[0] * world.layout[1]
+    seen, asked = state.place[:, :-1], state.place[:, -1:]
+    last = rules.views - 1 - (seen == asked)[:, ::-1].argmax(1)
+    return {
+        "places": within(state.place, 0, rooms - 1),
+        "dances": within(state.dance, 0, rules.dances - 1),
+        "task": within(state.task, 0, len(TASKS) - 1),
+        "asked for what was seen": (seen == asked).any(1),
+        "answer": state.dance[np.arange(len(last)), last] == state.dance[:, -1],
+    }
+
+
+def short_stay(world: Any) -> Invariants:
+    row, column = np.divmod(world.state.place[:, :-1], world.rules.side)
+    doors = np.abs(np.diff(row, axis=1)) + np.abs(np.diff(column, axis=1))
+    return {**room_ballet(world), "neighbouring rooms": within(doors, 1, 1)}
+
+
+def ballet(world: Any) -> Invariants:
+    state, n, rows = world.state, world.rules.dancers, np.arange(world.num_rows)[:, None]
+    order = np.clip(state.order, 0, 7)
+    return {
+        "inside the walls": within(np.stack([state.x, state.y], 1), 1, 9),
+        "no walk before the choice": (state.steps >= world.rules.choice) | ((state.x == 5) & (state.y == 5)),
+        "places": different(state.order) & within(state.order, 0, 7),
+        "dancers": ((state.dance >= 0).sum(1) == n) & (state.dance[rows, order] >= 0).all(1),
+        "target": (state.order == state.target[:, None]).any(1),
+        **{name: different(getattr(state, name)[rows, order]) for name in ("dance", "shape", "colour")},
+    }
+
+
+def minigrid_cells(state: Any, width: int) -> Callable[[Any, Any], np.ndarray]:
+    """The grid's byte at column x, row y of every row; a wall outside."""
+    stride = width + 2 * PAD
+
+    def at(x: Any, y: Any) -> np.ndarray:
+        index = np.clip((y + PAD) * stride + x + PAD, 0, state.grid.shape[1] - 1)
+        return state.grid[np.arange(len(state.grid)), index]
+
+    return at
+
+
+def minigrid(state: Any, at: Callable[[Any, Any], np.ndarray]) -> Invariants:
+    return {
+        "on floor": at(state.x, state.y) == EMPTY,
+        "direction": within(state.direction, 0, 3),
+        "upper": within(state.upper, 0, 1),
+        "three objects": ((state.grid == KEY) | (state.grid == BALL)).sum(1) == 3,
+    }
+
+
+def minigrid_memory(world: Any) -> Invariants:
+    state, size = world.state, world.rules.size
+    at = minigrid_cells(state, size)
+    return {
+        **minigrid(state, at),
+        "hallway": within(state.end, 4 if world.rules.random_length else size - 3, size - 3),
+        "inside": within(np.stack([state.x, state.y], 1), 1, size - 2),
+        "cue": within(state.cue, 0, 1) & (at(np.int64(1), np.int64(size // 2 - 1)) == KEY + state.cue),
+        "not behind the junction": (state.x <= state.end) | (state.y == size // 2),
+    }
+
+
+def minigrid_rewrite(world: Any) -> Invariants:
+    state, rules = world.state, world.rules
+    at = minigrid_cells(state, rules.width)
+    shown = np.clip(state.shown, 0, rules.replacements)
+    row = np.arange(len(shown))
+    column = state.niches[row, shown]
+    reached = (state.niches <= state.x[:, None]).sum(1) - 1
+    return {
+        **minigrid(state, at),
+        "shown": within(state.shown, 0, rules.replacements) & (state.shown >= reached),
+        "niches": (np.diff(state.niches, axis=1) >= 7).all(1),
+        "cues": within(state.cues, 0, 1),
+        "the cue lies in its niche": at(column, REWRITE_MIDDLE - 1) == KEY + state.cues[row, shown],
+        "not beyond the junction": within(state.x, 1, state.junction),
+        "beside the hallway in a niche alone": (state.y == REWRITE_MIDDLE)
+        | ((state.y == REWRITE_MIDDLE - 1) & (state.niches == state.x[:, None]).any(1)),
+    }
+
+
+def tiny(world: Any) -> Invariants:
+    return {"item": within(world.state.item, 0, 2), "question": within(world.state.asked_at, 3, 9)}
+
+
+LEGAL: dict[str, Callable[[Any], Invariants]] = {
+    "EndlessTMaze": endless_tmaze,
+    "ActiveTMaze": active_tmaze,
+    "RuneTMaze": rune_tmaze,
+    "ColorCubes": color_cubes,
+    "KeyValueRewrite": key_value,
+    "HideAndSeek": hide_and_seek,
+    "RoomBalletShortStay": short_stay,
+    "RoomBalletMultiTask": room_ballet,
+    "Ballet": ballet,
+    "MiniGridMemory": minigrid_memory,
+    "MiniGridMemoryRewrite": minigrid_rewrite,
+    "Tiny": tiny,
+}

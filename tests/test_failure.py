@@ -1,0 +1,318 @@
+"""Numbers that go bad stop a training loudly: row, step and tensor are named, and a file raises the error again."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from small import SMALL
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from worlds import Counter, Spaces
+
+import train
+from agents import MemoryPPO, experiment
+from agents.failure import FILE, reproduce
+from agents.finite import NotFinite
+from agents.outside import outside_space
+from agents.resume import Checkpoints
+
+ALWAYS = 0
+
+
+class Broken(Counter):
+    """A Counter of which one number is replaced at one step of its life, or `ALWAYS`."""
+
+    def __init__(self, row: int, at: int, what: str, value: float, truncate: bool = False) -> None:
+        super().__init__(row, truncate)
+        self.at, self.what, self.value = at, what, value
+        self.lived = 0
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        self.lived += 1
+        if self.at in (self.lived, ALWAYS):
+            if self.what == "observation":
+                obs[1] = self.value
+            else:
+                reward = self.value
+        return obs, reward, terminated, truncated, info
+
+
+class Wide(Counter):
+    """A Counter whose numbers have no bounds."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def _observe(self):
+        return super()._observe() * np.float32(self.scale)
+
+
+def model_for(env, tmp_path=None, name: str = "gru", **kwargs) -> MemoryPPO:
+    arguments = {key: value for key, value in SMALL[name].items() if key != "num_places"}
+    return MemoryPPO(
+        "MlpMemoryPolicy",
+        env,
+        n_steps=kwargs.pop("n_steps", 8),
+        batch_size=8,
+        n_epochs=kwargs.pop("n_epochs", 2),
+        policy_kwargs={"memory": name, "memory_kwargs": arguments, "encoder_arch": [5], "net_arch": [4]},
+        seed=0,
+        device="cpu",
+        tensorboard_log=None if tmp_path is None else str(tmp_path),
+        **kwargs,
+    )
+
+
+def dump(tmp_path):
+    (found,) = tmp_path.rglob(FILE)
+    return found
+
+
+def raised_again(tmp_path, error: NotFinite) -> None:
+    """What training raised is what the dump raises, down to the words."""
+    file = dump(tmp_path)
+    assert f"python -m agents.failure {file} raises this again" in str(error)
+    with pytest.raises(NotFinite) as again:
+        reproduce(file)
+    assert str(error).startswith(str(again.value))
+    assert again.value.check == error.check
+
+
+def in_row_two(what: str, at: int, value: float, truncate: bool = False) -> DummyVecEnv:
+    return DummyVecEnv([Counter, Counter, lambda: Broken(2, at, what, value, truncate)])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_observation(value, tmp_path):
+    # Row 2 sees the number after its 11th step: 33 steps were taken before it acts on it.
+    with pytest.raises(NotFinite, match=rf"observation holds {value} at index \[2, 1\].*at step 33;") as caught:
+        model_for(in_row_two("observation", 11, value), tmp_path).learn(100)
+    raised_again(tmp_path, caught.value)
+
+
+def test_the_observation_after_a_rollouts_last_step(tmp_path):
+    with pytest.raises(NotFinite, match=r"observation holds nan at index \[2, 1\].*at step 24;") as caught:
+        model_for(in_row_two("observation", 8, np.nan), tmp_path).learn(100)
+    raised_again(tmp_path, caught.value)
+
+
+def test_the_final_observation_of_a_truncated_episode(tmp_path):
+    with pytest.raises(NotFinite, match=r"the final observation holds nan at index \[2, 1\].*at step 15;") as caught:
+        model_for(in_row_two("observation", 5, np.nan, truncate=True), tmp_path).learn(100)
+    raised_again(tmp_path, caught.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_reward(value, tmp_path):
+    with pytest.raises(NotFinite, match=rf"the reward is {value} in environment row 2 at step 30;") as caught:
+        model_for(in_row_two("reward", 11, value), tmp_path).learn(100)
+    raised_again(tmp_path, caught.value)
+
+
+def test_returns_that_overflow(tmp_path):
+    """Rewards that are finite one by one."""
+    model = model_for(in_row_two("reward", ALWAYS, 3e38), tmp_path, gamma=1.0, gae_lambda=1.0)
+    with pytest.raises(NotFinite, match=r"returns are inf in environment row 2 at step 0 \(step 0 of the r") as caught:
+        model.learn(100)
+    raised_again(tmp_path, caught.value)
+
+
+def test_a_loss_driven_to_infinity_leaves_the_parameters_as_they_were(tmp_path):
+    """Returns of 1e25 are finite, their square is not."""
+    model = model_for(DummyVecEnv([lambda: Broken(0, 3, "reward", 1e25)]), tmp_path)
+    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    with pytest.raises(NotFinite, match=r"the loss is not finite: .*value_loss inf") as caught:
+        model.learn(100)
+    assert all(torch.equal(old, now) for old, now in zip(before, model.policy.parameters()))
+    raised_again(tmp_path, caught.value)
+
+
+@pytest.mark.parametrize("name", ["gru", "rewrite"])
+def test_a_gradient(name, tmp_path, monkeypatch):
+    """A weight of one minibatch's loss is infinite times zero only in the backward pass."""
+    model = model_for(DummyVecEnv([Counter, Counter]), tmp_path, name)
+    weight = model.policy.value_net.weight
+    weight.register_hook(lambda grad: grad * np.nan)
+    with pytest.raises(NotFinite, match=r"the gradient of value_net.weight holds nan at index \[0, 0\]") as caught:
+        model.learn(16)
+    assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+    assert caught.value.check == "update"
+    # The hook is no part of the file, so that the check passes there, and that is said.
+    with pytest.raises(ValueError, match=r"the check passes here; it said: the gradient of value_net.weight"):
+        reproduce(dump(tmp_path))
+
+
+def test_parameters(tmp_path, monkeypatch):
+    """Spoiled by the last gradient step of an update, so that no loss sees them before a checkpoint would."""
+    model = model_for(DummyVecEnv([Counter]), tmp_path, n_epochs=1)
+    step = model.policy.optimizer.step
+
+    def spoil():
+        step()
+        with torch.no_grad():
+            model.policy.value_net.bias[0] = np.inf
+
+    monkeypatch.setattr(model.policy.optimizer, "step", spoil)
+    with pytest.raises(NotFinite, match=r"parameter value_net.bias holds inf at index \[0\] after step 8;") as caught:
+        model.learn(16)
+    raised_again(tmp_path, caught.value)
+
+
+@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)], ids=["d", "box"])
+def test_a_policy_that_cannot_act(action_space, tmp_path):
+    env = DummyVecEnv([lambda: Spaces(spaces.Box(0, 1, (2,), np.float32), action_space) for _ in range(2)])
+    model = model_for(env, tmp_path)
+    with torch.no_grad():
+        model.policy.action_net.weight[1, 2] = np.nan
+    with pytest.raises(NotFinite, match=r"parameter action_net.weight holds nan at index \[1, 2\]") as caught:
+        model.learn(16)
+    raised_again(tmp_path, caught.value)
+
+
+def test_a_memory_state_that_was_spoiled(tmp_path):
+    model = model_for(DummyVecEnv([Counter, Counter]), tmp_path)
+    model.learn(16)
+    model._last_state[0][1, 1] = np.inf
+    with pytest.raises(NotFinite, match=r"state holds inf in environment row 1 at step 16") as caught:
+        model.learn(16, reset_num_timesteps=False)
+    assert caught.value.check in ("step", "rollout", "update")
+
+
+def test_without_a_directory_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = model_for(in_row_two("reward", 3, np.nan))
+    model.set_logger(Logger(None, []))
+    with pytest.raises(NotFinite, match="with a tensorboard_log or a logger with a directory"):
+        model.learn(30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_is_gone_does_not_hide_the_error(tmp_path):
+    model = model_for(in_row_two("reward", 3, np.nan))
+    model.set_logger(Logger(str(tmp_path / "gone"), []))
+    with pytest.raises(NotFinite, match=r"the reward is nan .*no file could be kept of it"):
+        model.learn(30)
+
+
+def test_other_files_are_refused(tmp_path):
+    model = model_for(DummyVecEnv([Counter]))
+    model.save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match="is a model, not the file of a failure"):
+        reproduce(tmp_path / "model.zip")
+    with pytest.raises(OSError, match="nowhere"):
+        reproduce(tmp_path / "nowhere.zip")
+
+
+def test_a_run_keeps_its_last_good_checkpoint_and_the_dump(tmp_path, monkeypatch, capsys):
+    """From the run directory on: exit code, one line, the command that it names."""
+    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+    calls = {"steps": 0}
+    original = experiment.make_env
+
+    def make_env(config):
+        env = original(config)
+        step = env.step_wait
+
+        def broken():
+            obs, rewards, dones, infos = step()
+            calls["steps"] += 1
+            if calls["steps"] == 20:
+                rewards = rewards.copy()
+                rewards[1] = np.nan
+            return obs, rewards, dones, infos
+
+        env.step_wait = broken
+        return env
+
+    monkeypatch.setattr(experiment, "make_env", make_env)
+    run = tmp_path / "run"
+    flags = "--num-envs 2 --n-steps 8 --num-minibatches 1 --memory gru --memory-args output_size=4 --no-progress "
+    flags += "--eval-every 0 --checkpoint-every 16 --total-timesteps 160 --env-args corridors=1 length=3 --device cpu"
+    assert train.main(["--run-dir", str(run), *flags.split()]) == 1
+    assert [path.name for path in Checkpoints(run / "checkpoints", 3).paths()] == [
+        "000000000016.zip",
+        "000000000032.zip",
+    ]
+    assert not (run / "model.zip").exists()
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["failure", str(run / FILE)])
+    monkeypatch.delitem(sys.modules, "agents.failure")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("agents.failure", run_name="__main__")
+    said = capsys.readouterr().err
+    assert (stop.value.code, said.count("\n")) == (1, 1)
+    assert said.startswith("the reward is nan in environment row 1 at step 38;")
+    monkeypatch.setattr(experiment, "make_env", original)
+    assert train.main(["--resume", str(run)]) == 0
+
+
+OUTSIDE = [
+    (spaces.Box(0, 1, (2, 3), np.float32), [[[0, 1, 0.5]] * 2, [[0, 0, 0], [0, 1.5, 0]]], (1, 1, 1), 1.5, (0, 1)),
+    (spaces.Box(-1, 1, (1,), np.float64), [[-1.0], [-1.25]], (1, 0), -1.25, (-1, 1)),
+    (spaces.Box(0, 10, (2,), np.uint8), [[0, 10], [11, 3]], (1, 0), 11, (0, 10)),
+    (spaces.Box(np.array([0, 5]), np.array([1, 6]), dtype=np.int64), [[0, 5], [1, 4]], (1, 1), 4, (5, 6)),
+    (spaces.Discrete(3), [0, 3], (1,), 3, (0, 2)),
+    (spaces.Discrete(3, start=-1), [-2, 1], (0,), -2, (-1, 1)),
+    (spaces.MultiDiscrete([2, 4]), [[1, 3], [1, 4]], (1, 1), 4, (0, 3)),
+    (spaces.MultiBinary(2), [[0, 1], [2, 0]], (1, 0), 2, (0, 1)),
+]
+
+
+@pytest.mark.parametrize("case", OUTSIDE, ids=[str(case[0]) for case in OUTSIDE])
+@pytest.mark.parametrize("tensor", [False, True], ids=["array", "tensor"])
+def test_the_first_number_outside_its_space(case, tensor):
+    space, batch, place, value, bounds = case
+    array = np.array(batch, dtype=space.dtype)
+    found = outside_space(space, torch.as_tensor(array) if tensor else array)
+    assert (found.place, found.value, (found.low, found.high)) == (place, value, bounds)
+    inside = np.stack([space.sample() for _ in range(20)])
+    assert outside_space(space, inside) is None
+    keyed = outside_space(spaces.Dict({"a": space, "b": space}), {"a": inside, "b": array})
+    assert keyed.name == "observation['b']"
+
+
+def test_bounds_of_other_precision_leave_nothing_out():
+    """A float64 space is kept in float32: its own bounds, rounded, are inside."""
+    space = spaces.Box(0.1, 0.7, (1,), np.float64)
+    assert outside_space(space, torch.tensor([[0.1], [0.7]], dtype=torch.float32)) is None
+    assert outside_space(spaces.Box(-np.inf, np.inf, (1,)), np.array([[np.nan], [3e38]], np.float32)) is None
+
+
+def test_an_observation_outside_its_space_is_said_once(tmp_path):
+    env = DummyVecEnv([Counter, lambda: Broken(1, 5, "observation", 250.0), lambda: Broken(2, 6, "observation", 300.0)])
+    model = model_for(env)
+    expected = (
+        r"observation is 250 at index \[1\] in environment row 1 at step 15, outside its space, which is 0 to 100 "
+    )
+    with pytest.warns(UserWarning, match=expected) as caught:
+        model.learn(48)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(48)
+
+
+def test_what_is_normalised_is_not_held_against_its_space():
+    env = VecNormalize(DummyVecEnv([Counter, Counter]))
+    model_for(env).learn(48)
+
+
+def test_a_category_that_is_not_there_is_named():
+    class Beyond(Spaces):
+        def step(self, action):
+            _, reward, terminated, truncated, info = super().step(action)
+            return np.int64(7), reward, terminated, truncated, info
+
+    env = DummyVecEnv([lambda: Spaces(spaces.Discrete(4), spaces.Discrete(2))] * 2)
+    env.envs[1] = Beyond(spaces.Discrete(4), spaces.Discrete(2))
+    with pytest.raises(ValueError, match=r"observation is 7 in environment row 1 at step 2, .*which is 0 to 3 there"):
+        model_for(env).learn(16)

@@ -1,0 +1,106 @@
+"""Heads compiled for acting equal torch's operations, and stand aside where they are not theirs to compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from agents.heads import has_compiled_form
+from agents.policies import MlpMemoryPolicy
+
+
+def policy_for(net_arch, action_space=None, cls=MlpMemoryPolicy, **kwargs) -> MlpMemoryPolicy:
+    torch.manual_seed(0)
+    policy = cls(
+        spaces.Box(-1, 1, (3,)),
+        spaces.Discrete(4) if action_space is None else action_space,
+        lambda _: 1e-3,
+        memory="gru",
+        memory_kwargs={"output_size": 6},
+        net_arch=net_arch,
+        **kwargs,
+    )
+    for parameter in policy.parameters():
+        nn.init.normal_(parameter)
+    return policy
+
+
+def acted(policy: MlpMemoryPolicy, compiled: bool, deterministic: bool = False):
+    """Actions, values and log-probabilities of 40 rows, one of which begins anew."""
+    policy._heads_compile = compiled
+    generator = torch.Generator().manual_seed(1)
+    obs = torch.randn(40, 3, generator=generator)
+    state = type(policy.initial_state(40))(torch.randn(40, 1, 6, generator=generator, dtype=policy.memory.dtype))
+    torch.manual_seed(2)
+    with torch.no_grad():
+        actions, values, log_prob, _ = policy(obs, state, torch.arange(40) == 7, deterministic=deterministic)
+    return actions, values, log_prob
+
+
+@pytest.mark.parametrize("activation_fn", [None, nn.Tanh])
+@pytest.mark.parametrize("net_arch", [[7], {"pi": [8, 5], "vf": [70]}])
+def test_compiled_heads_equal_torchs_operations(net_arch, activation_fn, monkeypatch):
+    kwargs = {} if activation_fn is None else {"activation_fn": activation_fn}
+    policy = policy_for(net_arch, **kwargs)
+    assert has_compiled_form(policy)
+    fast = acted(policy, compiled=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.policies.act", None)  # the slow form must not come here
+        slow = acted(policy, compiled=False)
+    assert torch.equal(fast[0], slow[0])
+    assert len(set(fast[0].tolist())) > 1
+    for got, want in zip(fast[1:], slow[1:]):
+        assert got.shape == (40,)
+        torch.testing.assert_close(got, want, rtol=2e-6, atol=5e-6)
+
+
+def test_the_compiled_form_is_the_one_that_acts_and_only_without_gradients(monkeypatch):
+    calls = []
+    policy = policy_for([7])
+    monkeypatch.setattr("agents.policies.act", lambda *latents: calls.append(1) or (None, None, None))
+    acted(policy, compiled=True)
+    assert calls == [1]
+    acted(policy, compiled=True, deterministic=True)
+    _, values, log_prob, _ = policy(torch.zeros(2, 3), policy.initial_state(2))
+    assert calls == [1]
+    assert values.requires_grad
+    assert log_prob.requires_grad
+
+
+class Masked(MlpMemoryPolicy):
+    """A policy that never takes the first action, as users write it."""
+
+    def _get_action_dist_from_latent(self, latent_pi):
+        logits = self.action_net(latent_pi)
+        return self.action_dist.proba_distribution(logits.index_fill(1, torch.tensor([0]), -torch.inf))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: policy_for([]),
+        lambda: policy_for({"pi": [4], "vf": []}),
+        lambda: policy_for([4], activation_fn=nn.ReLU),
+        lambda: policy_for([4], spaces.MultiDiscrete([2, 3])),
+        lambda: policy_for([4], spaces.Box(-1, 1, (2,))),
+        lambda: policy_for([4], cls=Masked),
+    ],
+    ids=["no layers", "no critic layers", "relu", "multidiscrete", "box", "overridden"],
+)
+def test_other_heads_are_left_to_torch(made):
+    policy = made()
+    assert not has_compiled_form(policy)
+    actions, _, log_prob = acted(policy, policy._heads_compile)
+    assert torch.isfinite(log_prob).all()
+    if isinstance(policy, Masked):
+        assert (actions > 0).all()
+
+
+def test_parameters_that_are_not_finite_are_refused():
+    policy = policy_for([4])
+    policy.action_net.bias.data[1] = np.nan
+    with pytest.raises(ValueError, match=r"no action can be drawn from the logits .*nan.* of row 0"):
+        acted(policy, compiled=True)
