@@ -126,7 +126,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
             directory.mkdir(parents=True)
             held.enter_context(locked(directory))
             _write_origin(config, directory)
-            console.print(f"{config.memory} on {config.env}, into {directory}", highlight=False)
+            console.print(f"{config.memory} on {config.env}, into {directory}", highlight=False, soft_wrap=True)
         else:
             set_threads(config)
             held.enter_context(locked(directory))
@@ -134,7 +134,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
             model = checkpoints.load(env, config.device) if checkpoints.paths() else make_model(config, env)
             remove_parts(directory)
             cut_evaluations(directory / "evaluations.csv", model.num_timesteps)
-            console.print(f"{directory} goes on from step {model.num_timesteps:,}", highlight=False)
+            console.print(f"{directory} goes on from step {model.num_timesteps:,}", highlight=False, soft_wrap=True)
         evaluation_env = MemoryPPO._wrap_env(_environments(config, min(config.eval_episodes, 128)))
         with StopSignals() as signals:
             _learn(config, directory, model, evaluation_env, checkpoints, signals, console)
@@ -176,7 +176,7 @@ def _learn(
             model.learn(config.total_timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
         model.save(directory / "model.zip")
     except Interrupted:
-        console.print(f"go on with: python train.py --resume {directory}", highlight=False)
+        console.print(f"go on with: python train.py --resume {directory}", highlight=False, soft_wrap=True)
         raise
     except OSError as error:
         raise RunFailed(f"{error}. {checkpoints.remedy()}") from error
@@ -230,7 +230,7 @@ def _close(run: Run, console: Console) -> None:
     console.print(table)
     if results[0]["memory"] is not None:
         console.print(f"as trained, this tests {reach(results[0]['memory'])}", highlight=False, soft_wrap=True)
-    console.print(f"watch: tensorboard --logdir {run.directory}", highlight=False)
+    console.print(f"watch: tensorboard --logdir {run.directory}", highlight=False, soft_wrap=True)
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Entry:
     """The paper, as an arXiv number or author and year."""
     erases: bool
     """Whether an input can erase what an earlier one wrote."""
-    cost: str
+    cost: str = ""
     """Multiply-adds per step to leading order, in the sizes that the class names; D is the width, T is in none."""
 
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from memory import Memory, make
 
 SMALL = dict(output_size=6, num_layers=2, num_heads=2, key_size=3, value_size=4)
-EVERYTHING = dict(controller="lstm", controller_size=3, gates="hard", read="tanh", bound_values=True, conv_size=4)
+EVERYTHING = dict(controller="lstm", controller_size=3, gates="hard", read="norm", bound_values=True, conv_size=4)
 OPTIONS = [{}, EVERYTHING, *({key: EVERYTHING[key]} for key in ("controller", "gates", "read", "bound_values")),
            dict(conv_size=1), dict(conv_size=3)]  # fmt: skip
 

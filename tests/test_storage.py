@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,10 @@ def test_a_lost_run_directory_stops_the_run(tmp_path, monkeypatch):
     with pytest.raises(RunFailed, match=r"No such file or directory.*run directory .* is gone: start anew"):
         train_with(monkeypatch, 200, lambda: shutil.rmtree(run), config(run))
     assert not run.exists()
+    for thread in threading.enumerate():  # so that it says so here, not in a later test
+        if type(thread).__name__ == "_AsyncWriterThread":
+            thread.join(10)
+    gc.collect()
 
 
 def test_a_directory_that_became_a_file_stops_the_run(tmp_path, monkeypatch):
