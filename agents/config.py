@@ -95,6 +95,8 @@ class TrainConfig(_Config):
     """Weight of the entropy."""
     clip_range: float = 0.2
     """PPO's clipping of the ratio of probabilities."""
+    target_kl: float = 0.02
+    """The passes over a rollout end at 1.5 times this divergence from the policy that acted; 0 for no such end."""
     vf_coef: float = 0.5
     """Weight of the value loss."""
     max_grad_norm: float = 0.5
@@ -126,6 +128,7 @@ class TrainConfig(_Config):
         "gae_lambda": (0, 1),
         "ent_coef": (0, 10**6),
         "clip_range": (1e-6, 10**6),
+        "target_kl": (0, 10**6),
         "vf_coef": (0, 10**6),
         "max_grad_norm": (1e-12, 10**12),
         "width": (1, 2**16),

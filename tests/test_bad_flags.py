@@ -47,6 +47,7 @@ TRAIN: dict[str, list[str]] = {
     "gae_lambda": [*NUMBER, "1.0001"],
     "ent_coef": NUMBER,
     "clip_range": [*NUMBER, "0"],
+    "target_kl": [*NUMBER],
     "vf_coef": NUMBER,
     "max_grad_norm": [*NUMBER, "0"],
     "width": [*INTEGER, "0", "65537"],
