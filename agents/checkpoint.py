@@ -104,6 +104,8 @@ def load_model(
         with _no_larger_than(parameters):
             model._setup_model()
         model.set_parameters(parameters, exact_match=True, device=device)
+    except (torch.OutOfMemoryError, MemoryError, OSError, ImportError):
+        raise  # the machine is at fault
     except Exception as error:
         if kwargs or custom_objects:
             raise  # the caller's arguments may be at fault

@@ -34,12 +34,13 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         check(name, given[name])
 
 
-def check_policy_kwargs(policy: type, given: Mapping[str, Any]) -> None:
+def check_policy_kwargs(policy: type[Any], given: Mapping[str, Any]) -> None:
     """Refuse what a policy cannot be made with."""
     known: dict[str, Any] = {}
     for cls in policy.__mro__:
         parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
-        known |= {key: p for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD and key not in _BY_US}
+        by_name = {key: p for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        known |= {key: p for key, p in by_name.items() if key not in _BY_US | known}
         if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
             break
     for name, value in given.items():
@@ -56,10 +57,10 @@ def check_policy_kwargs(policy: type, given: Mapping[str, Any]) -> None:
         raise ValueError(
             "memory_kwargs cannot hold 'input_size': it is the width of what the encoder gives; leave it out"
         )
-    for kind in ("features_extractor", "optimizer"):
-        target = given.get(f"{kind}_class")
-        if target is not None:
-            check_keys(given.get(f"{kind}_kwargs") or {}, target, name=f"{kind}_class {target.__name__}")
+    defaults = {"features_extractor": policy.default_extractor, "optimizer": known["optimizer_class"].default}
+    for kind, default in defaults.items():
+        target = given.get(f"{kind}_class") or default
+        check_keys(given.get(f"{kind}_kwargs") or {}, target, name=f"{kind}_class {target.__name__}")
 
 
 def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
@@ -276,6 +277,11 @@ def check_action_space(space: spaces.Space) -> None:
         )
     if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box):
         raise ValueError(f"the action space must be Discrete, MultiDiscrete, MultiBinary or Box; got {space}")
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
+        raise ValueError(
+            f"the actions must be counted from 0; got {space}: wrap the environment in gymnasium.wrappers."
+            "TransformAction(env, lambda action: action + env.action_space.start, the space without its start)"
+        )
 
 
 def check_device(device: torch.device | str) -> torch.device | str:

@@ -80,9 +80,11 @@ class Categorical(sb3.CategoricalDistribution):
     def sample_with_log_prob(self) -> tuple[Tensor, Tensor]:
         """Actions [N] int64 by inverting the distribution function, one uniform number each, and their log_prob [N]."""
         logits = self._logits
-        uniform = torch.rand(len(logits), dtype=torch.float64, device=logits.device)
+        # Apple's processors have no float64
+        device = torch.device("cpu") if logits.device.type == "mps" else logits.device
+        uniform = torch.rand(len(logits), dtype=torch.float64, device=device)
         if logits.device.type != "cpu" or logits.requires_grad:
-            actions = invert(logits.detach(), uniform)
+            actions = invert(logits.detach().to(device), uniform).to(logits.device)
             return actions, self.log_prob(actions)
         actions, log_prob = torch.empty(len(logits), dtype=torch.int64), logits.new_empty(len(logits))
         check_drawn(logits, invert_into(logits.numpy(), uniform.numpy(), actions.numpy(), log_prob.numpy()))
@@ -102,8 +104,13 @@ def invert(logits: Tensor, uniform: Tensor) -> Tensor:
 
     Returns:
         [N] int64. An action of probability zero is never returned.
+
+    Raises:
+        Undrawable: a row without a distribution.
     """
     cumulated = (logits.double() - logits.amax(-1, keepdim=True)).exp().cumsum(-1)
+    bad = (~cumulated[:, -1].isfinite()).nonzero()
+    check_drawn(logits, int(bad[0]) if len(bad) else -1)
     # searchsorted counts what is at most the threshold: the index of the first that exceeds it
     return torch.searchsorted(cumulated, (uniform * cumulated[:, -1]).unsqueeze(-1), right=True).squeeze(-1)
 
@@ -131,10 +138,16 @@ def invert_into(logits: np.ndarray, uniform: np.ndarray, actions: np.ndarray, lo
     return -1
 
 
+class Undrawable(ValueError):
+    """Logits from which no action can be drawn: NaN or infinity among them, or all of them minus infinity."""
+
+
 def check_drawn(logits: Tensor, bad: int) -> None:
-    """Refuse logits of which `invert_into` found a bad row; -1 for none."""
+    """Refuse logits [N, n] of which row `bad` has no distribution; -1 for none."""
     if bad >= 0:
-        raise ValueError(f"no action can be drawn from the logits {logits[bad].tolist()} of row {bad}")
+        wrong = (logits[bad].isnan() | logits[bad].isposinf()).nonzero()
+        found = f"that of action {int(wrong[0])} is {logits[bad, wrong[0]].item()}" if len(wrong) else "all are -inf"
+        raise Undrawable(f"no action can be drawn from the logits of row {bad}: {found}")
 
 
 class MultiCategorical(sb3.MultiCategoricalDistribution):

@@ -110,6 +110,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
 
     Raises:
         ValueError: something does not fit, and no directory was made; the directory is in use by another process.
+        NotFinite: NaN or infinity in an observation, a reward, the policy or an update; the last checkpoint is whole.
         Interrupted: a signal asked to stop; the last checkpoint is whole.
         RunFailed: a disk or the environments' processes failed; the last checkpoint is whole.
     """

@@ -15,6 +15,7 @@ import torch
 
 from agents.buffers import Minibatch
 from agents.checkpoint import PLACE_IN_ROLLOUT, load_model, save_model
+from agents.files import CorruptFile, NamedOnly
 from agents.finite import (
     NotFinite,
     check_actions,
@@ -24,6 +25,7 @@ from agents.finite import (
     explained_step,
     in_parameters,
     in_rollout,
+    policy_input,
     raise_for_rollout,
     raise_for_update,
 )
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from agents.ppo import MemoryPPO
 
 FILE = "not_finite.zip"
-"""The dump's name in the logger's directory, which is the run directory of `train.py`."""
+"""The dump's name in the logger's directory: the run directory of `train.py`, that of `tensorboard_log`, ..."""
 
 
 @contextmanager
@@ -42,12 +44,13 @@ def dumped(model: MemoryPPO) -> Iterator[None]:
     """Keep what led to a `NotFinite` raised inside, as `FILE` in the logger's directory, for `reproduce`.
 
     The file holds the model as it is (a failed update has not touched its parameters), the rollout so far and what
-    the failed check looked at.
+    the failed check looked at. Without `tensorboard_log` SB3 gives a logger a directory of its own among the
+    temporary files; the message names it.
     """
     try:
         yield
     except NotFinite as error:
-        raise NotFinite(f"{error}; {_dump(model, error)}", error.check, error.evidence) from None
+        raise NotFinite(f"{error}; {_dump(model, error)}", error.check, error.evidence) from error
 
 
 def _dump(model: MemoryPPO, error: NotFinite) -> str:
@@ -87,6 +90,7 @@ def reproduce(
     Raises:
         NotFinite: as it was.
         CorruptFile: the file is torn, altered, or not one of ours.
+        NamedOnly: a class or function that the file knows by name only is not in `custom_objects`.
         ValueError: the file holds no failure, or the failed check passes here.
     """
     from agents.ppo import MemoryPPO
@@ -95,7 +99,8 @@ def reproduce(
     failure = extra["failure"]
     if failure is None:
         raise ValueError(f"{str(file)!r} is a model, not the file of a failure, which is called {FILE}")
-    evidence = failure["evidence"]
+    if not isinstance(failure, dict) or not isinstance(evidence := failure.get("evidence"), dict):
+        raise CorruptFile(f"{str(file)!r} describes no failure")
     again = {
         "observation": lambda: check_observation(**evidence),
         "rewards": lambda: check_rewards(**evidence),
@@ -104,17 +109,17 @@ def reproduce(
         "rollout": lambda: _scan_again(model, evidence),
         "update": lambda: _update_again(model, evidence),
     }
+    if failure.get("check") not in again:
+        raise CorruptFile(f"{str(file)!r} names the check {failure.get('check')!r}; known: {', '.join(again)}")
     again[failure["check"]]()
-    raise ValueError(f"{str(file)!r}: the check passes here; it said: {failure['message']}")
+    raise ValueError(f"{str(file)!r}: the check passes here; it said: {failure.get('message')}")
 
 
 def _act_again(model: MemoryPPO) -> None:
-    obs = tree_map(lambda array: torch.as_tensor(array, device=model.device), model._last_obs)
-    start = torch.as_tensor(model._last_memory_starts, device=model.device)
     fresh = model.policy.initial_state(model.n_envs)
     model._last_state = tree_map(lambda _, saved: saved, fresh, model._last_state)
     with torch.no_grad(), explained_step(model):
-        actions, *_ = model.policy(obs, model._last_state, start, model._last_strategy)
+        actions, *_ = model.policy(*policy_input(model))
     check_actions(model, actions.cpu().numpy())
 
 
@@ -134,10 +139,10 @@ def _update_again(model: MemoryPPO, evidence: dict[str, Any]) -> None:
     batch, rollout = (_columns(model, evidence[name]) for name in ("batch", "rollout"))
     weights = LossWeights(**evidence["weights"])
     model.policy.optimizer.zero_grad()
-    loss, _ = ppo_loss(model.policy, batch, weights)
+    loss, record = ppo_loss(model.policy, batch, weights)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.policy.parameters(), model.max_grad_norm)
-    if not torch.isfinite(loss.detach() + norm):
+    if not torch.isfinite(record["approx_kl"] + loss.detach() + norm):
         raise_for_update(model, batch, weights, rollout, evidence["first_step"])
 
 
@@ -152,6 +157,12 @@ def main(argv: list[str] | None = None) -> int:
     except NotFinite as error:
         print(error, file=sys.stderr)
         return 1
+    except NamedOnly as error:
+        failure = error.tree.get("failure") if isinstance(error.tree, dict) else None
+        if isinstance(failure, dict):
+            print(f"what was said: {failure.get('message')}", file=sys.stderr)
+        print(f"{error}; agents.failure.reproduce takes them too", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -42,6 +42,19 @@ class CorruptFile(ValueError):
     """A file that is torn, altered, or not one of ours."""
 
 
+class NamedOnly(ValueError):
+    """A file knows classes, functions or objects by their names only.
+
+    Args:
+        message: their names.
+        tree: the rest of what it holds; None where they belong.
+    """
+
+    def __init__(self, message: str, tree: Any) -> None:
+        super().__init__(message)
+        self.tree = tree
+
+
 def write_tree(file: str | Path | BinaryIO, tree: Any) -> None:
     """Write `tree` so that a reader sees the whole file or the one before it, whatever stops the writer.
 
@@ -86,7 +99,8 @@ def read_tree(
 
     Raises:
         CorruptFile: the file is torn, altered, or not one of ours.
-        ValueError: a name in the file is not in `custom_objects`; a model of stable-baselines3.
+        NamedOnly: a name in the file is not in `custom_objects`.
+        ValueError: a model of stable-baselines3.
         OSError: the file is not there or cannot be read.
     """
     if isinstance(file, str | Path):
@@ -112,9 +126,10 @@ def read_tree(
         raise CorruptFile(f"{label!r} is torn, altered or not one of our files: {one_line(error)}") from None
     if decoder.missing:
         names = ", ".join(f"{name!r} (at {place!r})" for name, place in decoder.missing.items())
-        raise ValueError(
+        raise NamedOnly(
             f"{label!r} knows these by name only: {names}; give them as custom_objects={{name: object}}, as no "
-            "name from a file is imported"
+            "name from a file is imported",
+            tree,
         )
     return tree
 

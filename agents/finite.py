@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from agents.buffers import Minibatch
+from agents.distributions import Undrawable
 from agents.loss import LossWeights, ppo_loss
-from agents.outside import outside_space
+from agents.outside import not_finite, outside_space
 from agents.policies import MemoryActorCriticPolicy
 from agents.tree import tree_map
 
@@ -50,16 +52,14 @@ def check_observation(
         name: what the message calls it.
         rows: the environments that it is of; all of them if None.
     """
-    for key, array in observation.items() if isinstance(observation, dict) else [("", observation)]:
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            row = bad[0] if rows is None else rows[bad[0]]
-            raise NotFinite(
-                f"{name}{[key] if key else ''} holds {array[bad]} at index {[row, *bad[1:]]} (environment row first) "
-                f"at step {step}; observations must be finite: check the environment, or VecNormalize's statistics",
-                "observation",
-                {"observation": observation, "step": step, "name": name, "rows": rows},
-            )
+    if found := not_finite(observation, name):
+        part, value, (row, *inside) = found
+        raise NotFinite(
+            f"{part} holds {value} at index {[row if rows is None else rows[row], *inside]} (environment row first) "
+            f"at step {step}; observations must be finite: check the environment, or VecNormalize's statistics",
+            "observation",
+            {"observation": observation, "step": step, "name": name, "rows": rows},
+        )
 
 
 def check_rewards(rewards: np.ndarray, step: int) -> None:
@@ -79,16 +79,24 @@ def explained_step(model: RememberingAlgorithm) -> Iterator[None]:
     """Say what is wrong where the policy cannot act: parameters, memory or observations, in this order.
 
     Raises:
-        NotFinite: a parameter, the memory's state or the policy's value is not finite.
-        ValueError: an observation is outside its space, such as a category that is not there.
+        NotFinite: a parameter, the memory's state, the policy's value or its logits are not finite.
+        ValueError: an observation is a category that its space does not hold.
     """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError) as error:
-        if found := in_step(model):
+        found = in_step(model)
+        if not found and isinstance(error, Undrawable):
+            found = f"{error} at step {model.num_timesteps}"
+        if found:
             raise NotFinite(f"{found}; {ADVICE}", "step", {}) from error
-        assert model.env is not None
-        if outside := outside_space(model.observation_space, model._last_obs):
+        # only a category can stop a policy by its value
+        space = model.observation_space
+        parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+        others = {key for key, part in parts.items() if not isinstance(part, spaces.Discrete | spaces.MultiDiscrete)}
+        if outside := outside_space(space, model._last_obs, frozenset(others)):
             raise ValueError(
                 f"{outside.at(model.num_timesteps)}; correct observation_space, or the environment"
             ) from error
@@ -112,19 +120,19 @@ def in_step(model: RememberingAlgorithm) -> str:
         if (bad := _first_index(leaf)) is not None:
             return f"the memory's state holds {leaf[bad].item()} in environment row {bad[0]} {where}"
     try:
-        values = _values(model)
+        with torch.no_grad():
+            values = model.policy.predict_values(*policy_input(model))
     except (RuntimeError, ValueError):
         return ""
     bad = _first_index(values)
     return "" if bad is None else f"the policy's value is {values[bad].item()} in environment row {bad[0]} {where}"
 
 
-def _values(model: RememberingAlgorithm) -> Tensor:
-    """[B], of the model's last observation."""
+def policy_input(model: RememberingAlgorithm) -> tuple[Any, Any, Tensor, Tensor | None]:
+    """Observation, state, starts and strategy that the policy acts on next."""
     obs = tree_map(lambda array: torch.as_tensor(array, device=model.device), model._last_obs)
     start = torch.as_tensor(model._last_memory_starts, device=model.device)
-    with torch.no_grad():
-        return model.policy.predict_values(obs, model._last_state, start, model._last_strategy)
+    return obs, model._last_state, start, model._last_strategy
 
 
 def check_rollout(model: RememberingAlgorithm) -> None:
@@ -140,19 +148,16 @@ def raise_for_rollout(model: RememberingAlgorithm, rollout: Minibatch, first_ste
     raise NotFinite(f"{found}; {ADVICE}", "rollout", {"rollout": rollout._asdict(), "first_step": first_step})
 
 
-def check_update(
-    model: RememberingAlgorithm, loss: Tensor, norm: Tensor, batch: Minibatch, weights: LossWeights
-) -> None:
+def check_update(model: RememberingAlgorithm, figures: Tensor, batch: Minibatch, weights: LossWeights) -> None:
     """Refuse a gradient step where the loss or the gradient is not finite; the parameters stay as they were.
 
     Args:
         model: whose parameters are to be changed.
-        loss: [].
-        norm: [], of all its gradients.
-        batch: the minibatch that it comes from.
+        figures: [], a sum of what must be finite: the KL estimate, the loss, the norm of all its gradients.
+        batch: the minibatch that they come from.
         weights: of the loss.
     """
-    if not torch.isfinite(loss.detach() + norm):
+    if not torch.isfinite(figures):
         raise_for_update(model, batch, weights, whole_rollout(model), _first_step(model))
 
 

@@ -95,8 +95,8 @@ def check_axes(axes: Mapping[str, Sequence[Any]], env_args: Mapping[str, Any]) -
 
 def check_alike(runs: Sequence[Run]) -> None:
     """Refuse runs that cannot be averaged: their configurations must differ in the seed, and only there."""
-    seeds: dict[int, Run] = {}
-    for run in runs:
+    seeds: dict[int, int] = {}
+    for i, run in enumerate(runs):
         for spec in dataclasses.fields(TrainConfig):
             if spec.name in MAY_DIFFER | TrainConfig.UNSAVED:
                 continue
@@ -106,9 +106,9 @@ def check_alike(runs: Sequence[Run]) -> None:
                     f"runs that are averaged must differ in their seed alone; {spec.name} is {first!r} in "
                     f"{str(runs[0].directory)!r} and {here!r} in {str(run.directory)!r}: evaluate them one by one"
                 )
-        other = seeds.setdefault(run.config.seed, run)
-        if other is not run:
+        first_with_it = seeds.setdefault(run.config.seed, i)
+        if first_with_it != i:
             raise ValueError(
-                f"runs that are averaged must have seeds of their own; {str(other.directory)!r} and "
+                f"runs that are averaged must have seeds of their own; {str(runs[first_with_it].directory)!r} and "
                 f"{str(run.directory)!r} have seed {run.config.seed}"
             )

@@ -27,12 +27,17 @@ if TYPE_CHECKING:
 
 def has_compiled_form(policy: MemoryActorCriticPolicy) -> bool:
     """Whether a policy's heads are those that `act` computes: Discrete actions, tanh before linear layers."""
-    nets = policy.mlp_extractor
+    from agents.policies import MemoryActorCriticPolicy
+
+    cls, nets, last = type(policy), policy.mlp_extractor, (policy.action_net, policy.value_net)
     return (
         isinstance(policy.action_dist, Categorical)
-        and type(policy)._get_action_dist_from_latent is ActorCriticPolicy._get_action_dist_from_latent
+        and cls._get_action_dist_from_latent is ActorCriticPolicy._get_action_dist_from_latent
+        and cls._actor is MemoryActorCriticPolicy._actor
+        and cls._critic is MemoryActorCriticPolicy._critic
         and type(nets) is MlpExtractor
         and all(len(net) > 1 and type(net[-1]) in (Tanh, nn.Tanh) for net in (nets.policy_net, nets.value_net))
+        and all(type(net) is nn.Linear and net.bias is not None for net in last)
     )
 
 

@@ -1,4 +1,4 @@
-"""Observations that the declared space does not hold: the first of them, and how to say so."""
+"""Observations that are not finite, or that the declared space does not hold: the first, and how to say so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from torch import Tensor
 
@@ -37,26 +36,36 @@ class Outside(NamedTuple):
         )
 
 
+def not_finite(observation: Any, name: str = "observation") -> tuple[str, float, tuple[int, ...]] | None:
+    """The first number of an observation's arrays that is not finite: its name, value and place; None for none."""
+    for key, array in observation.items() if isinstance(observation, dict) else [("", observation)]:
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all():
+            place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            return f"{name}[{key!r}]" if key else name, float(array[place]), place
+    return None
+
+
 def outside_space(space: spaces.Space, observations: Any, skip: frozenset[str] = frozenset()) -> Outside | None:
     """The first number in a batch of observations that their space does not hold; NaN is none.
 
     Args:
         space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of them.
         observations: tree of [..., *shape] arrays or tensors.
-        skip: keys of a Dict space that are not looked at.
+        skip: keys of a Dict space that are not looked at; "" stands for any other space.
     """
     for name, part, leaf in _parts(space, observations, skip):
-        tensor = torch.as_tensor(leaf)
-        low, high = (torch.as_tensor(bound, device=tensor.device) for bound in _bounds(part))
-        if tensor.is_floating_point():
-            low, high = low.to(tensor.dtype), high.to(tensor.dtype)
-        elif tensor.dtype == torch.bool or _holds_all(tensor.dtype, low, high):
+        # in numpy, as torch does not compare unsigned integers wider than a byte
+        array = leaf.numpy(force=True) if isinstance(leaf, Tensor) else np.asarray(leaf)
+        low, high = _bounds(part)
+        if array.dtype.kind == "f":
+            low, high = low.astype(array.dtype), high.astype(array.dtype)
+        elif array.dtype.kind == "b" or _holds_all(array.dtype, low, high):
             continue
-        outside = (tensor < low) | (tensor > high)
+        outside = (array < low) | (array > high)
         if outside.any():
-            place = tuple(int(i) for i in outside.nonzero()[0])
+            place = tuple(int(i) for i in np.argwhere(outside)[0])
             inside = place[len(place) - low.ndim :]
-            return Outside(name, tensor[place].item(), place, low[inside].item(), high[inside].item())
+            return Outside(name, array[place].item(), place, low[inside].item(), high[inside].item())
     return None
 
 
@@ -83,7 +92,8 @@ def warn_outside(model: RememberingAlgorithm) -> None:
 
 def _parts(space: spaces.Space, observations: Any, skip: frozenset[str]) -> Iterator[tuple[str, spaces.Space, Any]]:
     if not isinstance(space, spaces.Dict):
-        yield "observation", space, observations
+        if "" not in skip:
+            yield "observation", space, observations
         return
     for key, part in space.spaces.items():
         if key not in skip:
@@ -102,7 +112,7 @@ def _bounds(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(space.shape, np.int64), np.ones(space.shape, np.int64)
 
 
-def _holds_all(dtype: torch.dtype, low: Tensor, high: Tensor) -> bool:
+def _holds_all(dtype: np.dtype, low: np.ndarray, high: np.ndarray) -> bool:
     """Whether bounds leave out no number of an integer type, as 0 to 255 of an image's bytes."""
-    limits = torch.iinfo(dtype)
+    limits = np.iinfo(dtype)
     return bool((low <= limits.min).all() and (high >= limits.max).all())

@@ -6,7 +6,7 @@ observation -> features -> encoder -> memory -> (actor head, critic head)
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from agents.activations import Tanh
 from agents.distributions import draw, make_distribution
 from agents.extractors import DictExtractor, ImageExtractor
 from agents.heads import act, has_compiled_form
+from agents.outside import not_finite
 from agents.tree import tree_map
 from memory.base import Memory
 
@@ -124,9 +125,6 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         if self.reconstruct:
             self.decoder = nn.Linear(self.memory.output_size, get_flattened_obs_dim(self.observation_space))
         super()._build(lr_schedule)
-        self._heads_compile = has_compiled_form(self)
-        self._flattens = type(self.features_extractor) is FlattenExtractor and self.share_features_extractor
-        self._flattens &= isinstance(space := self.observation_space, spaces.Box) and not is_image_space(space)
 
     def _make_encoder(self) -> tuple[nn.Sequential, int]:
         layers = create_mlp(self.features_dim, -1, self.encoder_arch, self.activation_fn) if self.encoder_arch else []
@@ -361,6 +359,21 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
 
         return read
 
+    # found out on first use, as a subclass may replace modules once they are built
+    @cached_property
+    def _heads_compile(self) -> bool:
+        return has_compiled_form(self)
+
+    @cached_property
+    def _flattens(self) -> bool:
+        return (
+            type(self).extract_features is ActorCriticPolicy.extract_features
+            and type(self.features_extractor) is FlattenExtractor
+            and self.share_features_extractor
+            and isinstance(self.observation_space, spaces.Box)
+            and not is_image_space(self.observation_space)
+        )
+
     def _acts_compiled(self, latent: Tensor) -> bool:
         on_cpu = latent.device.type == "cpu" and latent.dtype in (torch.float32, torch.float64)
         return self._heads_compile and on_cpu and not torch.is_grad_enabled()
@@ -388,16 +401,14 @@ class MultiInputMemoryPolicy(MemoryActorCriticPolicy):
     default_extractor = DictExtractor
 
 
-def check_finite(observation: np.ndarray | dict[str, np.ndarray], when: str = "") -> None:
-    """Refuse observations [B, ...] that hold NaN or infinity, naming the key, the row and `when`."""
-    for key, array in observation.items() if isinstance(observation, dict) else [("", observation)]:
-        if isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            name = f"observation[{key!r}]" if key else "observation"
-            raise ValueError(
-                f"{name} holds {array[bad]} at index {list(bad)} (environment row first){when}; observations must be "
-                "finite: check the environment, or VecNormalize's statistics"
-            )
+def check_finite(observation: np.ndarray | dict[str, np.ndarray]) -> None:
+    """Refuse observations [B, ...] that hold NaN or infinity, naming the key and the row."""
+    if found := not_finite(observation):
+        name, value, place = found
+        raise ValueError(
+            f"{name} holds {value} at index {list(place)} (environment row first); observations must be finite: "
+            "check the environment, or VecNormalize's statistics"
+        )
 
 
 def _check_rows(leaf: Tensor, batch_size: int) -> None:

@@ -23,7 +23,7 @@ from agents.checks import check_arguments, check_device, check_policy, check_pol
 from agents.diagnostics import record_memory
 from agents.failure import dumped
 from agents.files import read_tree
-from agents.finite import check_parameters, check_update
+from agents.finite import ADVICE, NotFinite, check_parameters, check_update
 from agents.loss import LossWeights, ppo_loss
 from agents.policies import CnnMemoryPolicy, MemoryActorCriticPolicy, MlpMemoryPolicy, MultiInputMemoryPolicy
 from agents.rollout import RememberingAlgorithm, rate
@@ -112,8 +112,13 @@ class MemoryPPO(RememberingAlgorithm):
         check_policy(policy, self.policy_aliases)
         check_arguments(locals())
         if env is not None:
-            env = maybe_make_env(env, verbose)
-            check_spaces(env.observation_space, env.action_space)
+            given, env = env, maybe_make_env(env, verbose)
+            try:
+                check_spaces(env.observation_space, env.action_space)
+            except ValueError:
+                if env is not given:
+                    env.close()
+                raise
         elif _init_setup_model:
             raise ValueError("env must be given, as the policy is made for its spaces; got None")
         super().__init__(
@@ -202,7 +207,13 @@ class MemoryPPO(RememberingAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfMemoryPPO:
-        """Train for at least `total_timesteps` environment steps, in whole rollouts; arguments as in SB3."""
+        """Train for at least `total_timesteps` environment steps, in whole rollouts; arguments as in SB3.
+
+        Raises:
+            NotFinite: NaN or infinity in an observation, a reward, the policy or an update; what led to it is kept in
+                a file of the logger's directory, for `agents.failure`.
+            ValueError: an observation is a category that its space does not hold.
+        """
         with dumped(self):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
@@ -278,12 +289,13 @@ class MemoryPPO(RememberingAlgorithm):
                 loss, record = ppo_loss(self.policy, batch, weights)
                 records.append(record)
                 if self.target_kl is not None and (kl := float(record["approx_kl"])) > 1.5 * self.target_kl:
+                    check_update(self, record["approx_kl"], batch, weights)
                     break
                 self.policy.optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
                 record["grad_norm"] = norm
-                check_update(self, loss, norm, batch, weights)
+                check_update(self, record["approx_kl"] + loss.detach() + norm, batch, weights)
                 self.policy.optimizer.step()
             self._n_updates += 1
             if self.target_kl is not None and kl > 1.5 * self.target_kl:
@@ -298,10 +310,8 @@ class MemoryPPO(RememberingAlgorithm):
         for name in sorted(set().union(*records)):
             mean = torch.stack([record[name] for record in records if name in record]).mean().item()
             if not np.isfinite(mean):
-                raise FloatingPointError(
-                    f"train/{name} is {mean} after step {self.num_timesteps}: training stopped before it spoils a "
-                    "checkpoint; lower the learning rate, or normalise rewards and observations"
-                )
+                step = self.num_timesteps
+                raise NotFinite(f"train/{name} is {mean} after step {step}; {ADVICE}", "parameters", {"step": step})
             self.logger.record(f"train/{name}", mean)
         buffer = self.rollout_buffer
         variance = explained_variance(buffer.values.cpu().numpy().ravel(), buffer.returns.cpu().numpy().ravel())

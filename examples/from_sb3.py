@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from agents import MemoryPPO
 
-KEPT = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
+KEPT = (
+    *("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"),
+    *("clip_range", "clip_range_vf", "normalize_advantage", "target_kl"),
+)
 
 
 def convert(theirs: Any, env: Any) -> MemoryPPO:
@@ -99,4 +102,6 @@ def main(algorithm: str, theirs: str, env_id: str, ours: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 5 or sys.argv[1] not in ("PPO", "RecurrentPPO"):
+        sys.exit("usage: python examples/from_sb3.py PPO|RecurrentPPO THEIRS.zip ENV_ID OURS.zip")
     main(*sys.argv[1:])

@@ -22,6 +22,7 @@ from worlds import Counter, Spaces
 import envs
 import memory
 from agents import MemoryActorCriticPolicy, MemoryPPO
+from agents.policies import MlpMemoryPolicy
 from envs.registration import families
 
 TEXTS = ["", "x", "8", "1\n2", "a\0b", "../../etc/passwd", "$(id)", "__import__('os').system('id')", "ø" * 300]
@@ -319,6 +320,8 @@ def test_policies_refuse(argument, tmp_path):
     [
         (spaces.Discrete(2), spaces.Text(3), "action space must be"),
         (spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,)), "action space must have finite bounds"),
+        (spaces.Discrete(2), spaces.Discrete(2, start=1), "counted from 0"),
+        (spaces.Discrete(2), spaces.MultiDiscrete([2, 3], start=[0, 1]), "counted from 0"),
         (spaces.Text(3), spaces.Discrete(2), "observation"),
         (spaces.Tuple([spaces.Discrete(2)]), spaces.Discrete(2), "observation"),
         (spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)})}), spaces.Discrete(2), "observation"),
@@ -328,6 +331,41 @@ def test_policies_refuse(argument, tmp_path):
 )
 def test_spaces_that_no_policy_reads(observation, action, message, tmp_path):
     assert_refused(lambda: agent(env=Spaces(observation, action)), message, None, tmp_path)
+
+
+def test_actions_that_are_not_counted_from_0_are_taken_as_the_refusal_says():
+    env = Spaces(spaces.Discrete(2), spaces.Discrete(2, start=1))
+    shifted = gym.wrappers.TransformAction(env, lambda action: action + env.action_space.start, spaces.Discrete(2))
+    agent(env=shifted, n_steps=8).learn(8)
+
+
+def test_arguments_of_default_classes_are_checked():
+    with pytest.raises(ValueError, match="Adam has no argument 'momentum'"):
+        agent(policy_kwargs={"optimizer_kwargs": {"momentum": 0.9}})
+    with pytest.raises(ValueError, match="FlattenExtractor has no argument 'width'"):
+        agent(policy_kwargs={"features_extractor_kwargs": {"width": 3}})
+
+
+def test_a_name_for_whatever_comes_by_place_is_no_argument():
+    class Own(MlpMemoryPolicy):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    with pytest.raises(ValueError, match="Own has no argument 'args'"):
+        agent(policy=Own, policy_kwargs={"args": 3})
+
+
+def test_an_environment_made_from_an_id_is_closed_when_refused(monkeypatch):
+    closed = []
+    env = Spaces(spaces.Text(3), spaces.Discrete(2))
+    monkeypatch.setattr(env, "close", lambda: closed.append(1))
+    monkeypatch.setattr("agents.ppo.maybe_make_env", lambda given, verbose: env)
+    with pytest.raises(ValueError, match="observation space"):
+        agent(env="CartPole-v1")
+    assert closed == [1]
+    with pytest.raises(ValueError, match="observation space"):
+        agent(env=env)
+    assert closed == [1]
 
 
 def test_bounds_themselves_are_taken():

@@ -146,6 +146,21 @@ def test_a_file_that_describes_no_model_is_refused_before_it_takes_memory(case, 
     assert grown < 500_000 * (1 if sys.platform != "darwin" else 1024)  # KiB, on macOS bytes
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("full"), MemoryError(), OSError("gone"), ImportError("no")], ids=repr
+)
+def test_a_machine_at_fault_is_no_fault_of_the_file(error, tmp_path, monkeypatch):
+    make().save(tmp_path / "model")
+
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(MemoryPPO, "_setup_model", fail)
+    with pytest.raises(type(error)) as caught:
+        MemoryPPO.load(tmp_path / "model")
+    assert caught.value is error
+
+
 def test_another_environment_must_fit(tmp_path):
     make().save(tmp_path / "model")
     with pytest.raises(ValueError, match="Observation spaces do not match"):

@@ -8,9 +8,10 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common import distributions as sb3
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from agents.activations import Tanh
-from agents.distributions import Categorical, draw, invert, invert_into, make_distribution
+from agents.distributions import Categorical, Undrawable, draw, invert, invert_into, make_distribution
 
 LARGEST = 1 - 2.0**-53
 """The largest number that a float64 uniform draw can be."""
@@ -109,11 +110,47 @@ def test_what_cannot_be_chosen_never_is(uniform, shift):
     assert made.log_prob(torch.tensor([0])).item() == -torch.inf
 
 
-@pytest.mark.parametrize("bad", [[np.nan, 0.0], [-np.inf, -np.inf], [np.inf, 0.0]])
-def test_logits_without_a_distribution_are_refused(bad):
-    logits = torch.tensor([[0.0, 0.0], bad])
-    with pytest.raises(ValueError, match=r"no action can be drawn from the logits .* of row 1"):
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize(
+    ("bad", "found"),
+    [
+        ([0.0, np.nan], "that of action 1 is nan"),
+        ([-np.inf, -np.inf], "all are -inf"),
+        ([np.inf, 0.0], "that of action 0 is inf"),
+    ],
+)
+def test_logits_without_a_distribution_are_refused(bad, found, grad):
+    logits = torch.tensor([[0.0, 0.0], bad], requires_grad=grad)
+    with pytest.raises(Undrawable, match=f"no action can be drawn from the logits of row 1: {found}"):
         Categorical(2).proba_distribution(logits).sample()
+
+
+class OnMPS(TorchFunctionMode):
+    """Tensors say that they are on an Apple GPU, where float64 does not exist."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func == torch.Tensor.device.__get__:
+            return torch.device("mps")
+        if func is torch.Tensor.to and isinstance(args[1], torch.device):
+            return args[0].clone()
+        if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "mps":
+            raise TypeError("Cannot convert a MPS Tensor to float64")
+        return func(*args, **kwargs)
+
+
+def test_a_draw_where_there_is_no_float64():
+    logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+
+    def drawn():
+        torch.manual_seed(1)
+        return Categorical(4).proba_distribution(logits).sample_with_log_prob()
+
+    with OnMPS():
+        actions, log_prob = drawn()
+    want, log_want = drawn()
+    assert torch.equal(actions, want)
+    torch.testing.assert_close(log_prob, log_want)
 
 
 def test_a_draw_that_wants_a_gradient_has_one():

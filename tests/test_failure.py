@@ -17,7 +17,8 @@ from worlds import Counter, Spaces
 
 import train
 from agents import MemoryPPO, experiment
-from agents.failure import FILE, reproduce
+from agents.failure import FILE, main, reproduce
+from agents.files import CorruptFile, read_tree, write_tree
 from agents.finite import NotFinite
 from agents.outside import outside_space
 from agents.resume import Checkpoints
@@ -259,6 +260,8 @@ OUTSIDE = [
     (spaces.Box(0, 1, (2, 3), np.float32), [[[0, 1, 0.5]] * 2, [[0, 0, 0], [0, 1.5, 0]]], (1, 1, 1), 1.5, (0, 1)),
     (spaces.Box(-1, 1, (1,), np.float64), [[-1.0], [-1.25]], (1, 0), -1.25, (-1, 1)),
     (spaces.Box(0, 10, (2,), np.uint8), [[0, 10], [11, 3]], (1, 0), 11, (0, 10)),
+    (spaces.Box(0, 1000, (2,), np.uint16), [[0, 1000], [1001, 3]], (1, 0), 1001, (0, 1000)),
+    (spaces.Box(5, 2**31, (1,), np.uint32), [[5], [4]], (1, 0), 4, (5, 2**31)),
     (spaces.Box(np.array([0, 5]), np.array([1, 6]), dtype=np.int64), [[0, 5], [1, 4]], (1, 1), 4, (5, 6)),
     (spaces.Discrete(3), [0, 3], (1,), 3, (0, 2)),
     (spaces.Discrete(3, start=-1), [-2, 1], (0,), -2, (-1, 1)),
@@ -278,6 +281,12 @@ def test_the_first_number_outside_its_space(case, tensor):
     assert outside_space(space, inside) is None
     keyed = outside_space(spaces.Dict({"a": space, "b": space}), {"a": inside, "b": array})
     assert keyed.name == "observation['b']"
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_wide_unsigned_observations_are_learnt_from(dtype):
+    env = DummyVecEnv([lambda: Spaces(spaces.Box(0, 1000, (2,), dtype), spaces.Discrete(3))] * 2)
+    model_for(env).learn(16)
 
 
 def test_bounds_of_other_precision_leave_nothing_out():
@@ -316,3 +325,71 @@ def test_a_category_that_is_not_there_is_named():
     env.envs[1] = Beyond(spaces.Discrete(4), spaces.Discrete(2))
     with pytest.raises(ValueError, match=r"observation is 7 in environment row 1 at step 2, .*which is 0 to 3 there"):
         model_for(env).learn(16)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a kernel's fault"), torch.OutOfMemoryError("no room")], ids=repr)
+def test_what_is_no_fault_of_the_observation_passes_unchanged(error, monkeypatch):
+    """The observation is outside its Box as well, which stops no policy."""
+    model = model_for(DummyVecEnv([lambda: Broken(0, ALWAYS, "observation", 250.0)]))
+    act, calls = model.policy.forward, []
+
+    def fail(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise error
+        return act(*args)
+
+    monkeypatch.setattr(model.policy, "forward", fail)
+    with pytest.raises(type(error)) as caught:
+        model.learn(16)
+    assert caught.value is error
+
+
+def test_logits_that_overflow_while_every_parameter_is_finite(tmp_path):
+    model = model_for(DummyVecEnv([Counter, Counter]), tmp_path)
+    with torch.no_grad():
+        model.policy.mlp_extractor.policy_net[0].bias.fill_(50)  # its hyperbolic tangents are 1
+        model.policy.action_net.weight[1] = 3e38
+    with pytest.raises(NotFinite, match=r"of row 0: that of action 1 is inf at step 0; training stopped") as caught:
+        model.learn(32)
+    raised_again(tmp_path, caught.value)
+
+
+@pytest.mark.parametrize("target_kl", [None, 0.01])
+def test_a_divergence_that_is_infinite(target_kl, tmp_path, monkeypatch):
+    """The ratio of an action that has become impossible is 0, and the loss finite."""
+    model = model_for(DummyVecEnv([Counter]), tmp_path, target_kl=target_kl)
+    evaluate = model.policy.evaluate_actions
+
+    def impossible(*args):
+        seen = evaluate(*args)
+        log_prob = seen.log_prob.clone()
+        log_prob[0, 0] = -np.inf
+        return seen._replace(log_prob=log_prob)
+
+    monkeypatch.setattr(model.policy, "evaluate_actions", impossible)
+    with pytest.raises(NotFinite, match=r"the log-probability of the updated policy is -inf .*; training stopped"):
+        model.learn(16)
+    assert dump(tmp_path).exists()
+
+
+def test_a_dump_that_needs_objects_says_what_was_said_and_which(tmp_path, capsys):
+    env = in_row_two("reward", 3, np.nan)
+    with pytest.raises(NotFinite):
+        model_for(env, tmp_path, learning_rate=lambda progress: 1e-3 * progress).learn(30)
+    assert main([str(dump(tmp_path))]) == 2
+    said = capsys.readouterr().err
+    assert "the reward is nan in environment row 2 at step 6" in said
+    assert "learning_rate" in said
+    with pytest.raises(NotFinite, match="the reward is nan"):
+        reproduce(dump(tmp_path), custom_objects={"learning_rate": 1e-3})
+
+
+@pytest.mark.parametrize("change", [{"check": "other"}, {"check": None}, {"evidence": 3}, None])
+def test_a_dump_that_names_no_known_check(change, tmp_path):
+    with pytest.raises(NotFinite):
+        model_for(in_row_two("reward", 3, np.nan), tmp_path).learn(30)
+    tree = read_tree(dump(tmp_path))
+    write_tree(tmp_path / "evil", tree | {"failure": 3 if change is None else tree["failure"] | change})
+    with pytest.raises(CorruptFile, match=r"evil\.zip"):
+        reproduce(tmp_path / "evil.zip")

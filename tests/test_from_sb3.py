@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -70,6 +72,22 @@ def test_recurrent_ppo(actions, shared):
         played(ours, observations, starts), played(theirs, observations, starts), rtol=1e-4, atol=1e-5
     )
     ours.learn(96)
+
+
+def test_the_updates_arguments_are_taken_over(tmp_path):
+    given = dict(clip_range=0.3, clip_range_vf=0.4, normalize_advantage=False, target_kl=0.05, n_epochs=3)
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu", **given).save(tmp_path / "theirs")
+    from_sb3.main("PPO", str(tmp_path / "theirs"), "CartPole-v1", str(tmp_path / "ours"))
+    ours = MemoryPPO.load(tmp_path / "ours", device="cpu")
+    assert (ours.clip_range(1.0), ours.clip_range_vf(1.0)) == (0.3, 0.4)
+    assert (ours.normalize_advantage, ours.target_kl, ours.n_epochs) == (False, 0.05, 3)
+
+
+@pytest.mark.parametrize("words", [[], ["PPO"], ["DQN", "a", "b", "c"]])
+def test_wrong_words_get_the_usage(words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["from_sb3.py", *words])
+    with pytest.raises(SystemExit, match="usage"):
+        runpy.run_path(str(PATH), run_name="__main__")
 
 
 def test_what_is_not_taken_over_is_refused():

@@ -78,6 +78,33 @@ class Masked(MlpMemoryPolicy):
         return self.action_dist.proba_distribution(logits.index_fill(1, torch.tensor([0]), -torch.inf))
 
 
+class OwnActionNet(MlpMemoryPolicy):
+    """A policy whose last layer is replaced once the others are built: the third action is all but certain."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.action_net = nn.Sequential(self.action_net, Favour())
+
+
+class Favour(nn.Module):
+    def forward(self, logits):
+        return logits + torch.tensor([0.0, 0.0, 1e3, 0.0])
+
+
+class OwnCritic(MlpMemoryPolicy):
+    """A policy whose values are bounded."""
+
+    def _critic(self, latent):
+        return super()._critic(latent).tanh()
+
+
+class OwnFeatures(MlpMemoryPolicy):
+    """A policy that sees its observations doubled."""
+
+    def extract_features(self, obs, features_extractor=None):
+        return 2 * super().extract_features(obs, features_extractor)
+
+
 @pytest.mark.parametrize(
     "made",
     [
@@ -87,20 +114,33 @@ class Masked(MlpMemoryPolicy):
         lambda: policy_for([4], spaces.MultiDiscrete([2, 3])),
         lambda: policy_for([4], spaces.Box(-1, 1, (2,))),
         lambda: policy_for([4], cls=Masked),
+        lambda: policy_for([4], cls=OwnActionNet),
+        lambda: policy_for([4], cls=OwnCritic),
     ],
-    ids=["no layers", "no critic layers", "relu", "multidiscrete", "box", "overridden"],
+    ids=["no layers", "no critic layers", "relu", "multidiscrete", "box", "overridden", "replaced", "own critic"],
 )
 def test_other_heads_are_left_to_torch(made):
     policy = made()
     assert not has_compiled_form(policy)
-    actions, _, log_prob = acted(policy, policy._heads_compile)
+    actions, values, log_prob = acted(policy, policy._heads_compile)
     assert torch.isfinite(log_prob).all()
     if isinstance(policy, Masked):
         assert (actions > 0).all()
+    if isinstance(policy, OwnActionNet):
+        assert (actions == 2).all()
+    if isinstance(policy, OwnCritic):
+        assert (values.abs() <= 1).all()
+
+
+def test_features_that_a_subclass_computes_are_the_ones_that_are_read():
+    own, plain = policy_for([4], cls=OwnFeatures), policy_for([4])
+    obs, state = torch.randn(5, 3), plain.initial_state(5)
+    torch.testing.assert_close(own.predict_values(obs, state), plain.predict_values(2 * obs, state))
+    assert not torch.allclose(own.predict_values(obs, state), plain.predict_values(obs, state))
 
 
 def test_parameters_that_are_not_finite_are_refused():
     policy = policy_for([4])
     policy.action_net.bias.data[1] = np.nan
-    with pytest.raises(ValueError, match=r"no action can be drawn from the logits .*nan.* of row 0"):
+    with pytest.raises(ValueError, match=r"the logits of row 0: that of action 1 is nan"):
         acted(policy, compiled=True)
