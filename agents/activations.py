@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from numba import njit
 from torch import Tensor, nn
 
+from memory.kernels import gated_cells
+from memory.kernels.compiling import drop_stale
 from memory.kernels.gated_cells import tanh
 
 
@@ -64,3 +67,7 @@ def _forward_kernel(x: np.ndarray, y: np.ndarray) -> None:
 def _backward_kernel(dy: np.ndarray, y: np.ndarray, dx: np.ndarray) -> None:
     for i in range(y.size):
         dx[i] = dy[i] * (y.dtype.type(1) - y[i] * y[i])
+
+
+# agents.heads, in the same folder, compiles it in too
+drop_stale(Tanh.forward, [Path(gated_cells.__file__)])

@@ -17,13 +17,14 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import tyro
+from measure import markdown
 from plain import PLAIN
 
 import envs
@@ -43,18 +44,20 @@ class Family:
     """One id to time."""
 
     id: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    plain: Callable[[], gym.Env] | None = None
+    plain: Callable[[], gym.Env]
     """Makes the same rules as a single environment in plain Python."""
 
 
 def plain(env_id: str) -> Callable[[], gym.Env]:
     """Makes the same rules as a single environment in plain Python; for MiniGrid's, in its own package."""
     line = entry(env_id)
-    return functools.partial(PLAIN[line.target.partition(":")[2]], **line.presets)
+    rules = line.target.partition(":")[2]
+    if rules not in PLAIN:
+        raise ValueError(f"{env_id} has no rules in plain Python to be timed against; add {rules!r} to PLAIN")
+    return functools.partial(PLAIN[rules], **line.presets)
 
 
-FAMILIES = tuple(Family(env_id, {}, plain(env_id)) for env_id in envs.ids())
+FAMILIES = tuple(Family(env_id, plain(env_id)) for env_id in envs.ids())
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def staggered(world: World, rows: int) -> dict[str, np.ndarray]:
 
 def kernel(family: Family, rows: int) -> Play:
     """The compiled code alone, with its actions copied in and its results left where it writes them."""
-    world = gym.make(family.id, **family.kwargs).unwrapped
+    world = gym.make(family.id).unwrapped
     assert isinstance(world, World)
     world.allocate(rows)
     options = {"hidden_state": staggered(world, rows)}
@@ -111,7 +114,7 @@ def kernel(family: Family, rows: int) -> Play:
 
 def vector(family: Family, rows: int) -> Play:
     """Gymnasium's VectorEnv."""
-    env = gym.make_vec(family.id, rows, vectorization_mode="vector_entry_point", **family.kwargs)
+    env = gym.make_vec(family.id, rows, vectorization_mode="vector_entry_point")
     world = env.unwrapped.world  # type: ignore[attr-defined]
     env.reset(options={"hidden_state": staggered(world, rows)})
     script = actions(world, rows)
@@ -126,7 +129,7 @@ def vector(family: Family, rows: int) -> Play:
 
 def sb3(family: Family, rows: int) -> Play:
     """SB3's VecEnv, episode statistics and all."""
-    env = envs.make_vec(family.id, rows, seed=0, **family.kwargs)
+    env = envs.make_vec(family.id, rows, seed=0)
     world: World = env.world  # type: ignore[attr-defined]
     env.set_options({"hidden_state": staggered(world, rows)})
     env.reset()
@@ -182,27 +185,23 @@ def measure(family: Family, options: Options) -> list[dict[str, Any]]:
         "kernel": kernel(family, options.rows),
         "gymnasium VectorEnv": vector(family, options.rows),
         "SB3 VecEnv": sb3(family, options.sb3_rows),
-        "gymnasium Env": single(lambda: gym.make(family.id, **family.kwargs)),
+        "gymnasium Env": single(lambda: gym.make(family.id)),
+        "plain Python Env": single(family.plain),
     }
-    if family.plain is not None:
-        contestants["plain Python Env"] = single(family.plain)
     found = side_by_side(contestants, 100 if options.quick else 2000)
     bare = found["kernel"][1]
-    plain = found["plain Python Env"][1] if family.plain is not None else None
+    plain = found["plain Python Env"][1]
     return [
-        dict(zip(COLUMNS, (family.id, name, rows, rate / 1e6, rate / bare, None if plain is None else rate / plain)))
+        dict(zip(COLUMNS, (family.id, name, rows, rate / 1e6, rate / bare, rate / plain)))
         for name, (rows, rate) in found.items()
     ]
 
 
-def markdown(lines: list[dict[str, Any]]) -> str:
-    """The lines as a table."""
+def table(lines: list[dict[str, Any]]) -> str:
+    """The lines as Markdown."""
     shown = {"million steps/s": "{:.3g}", "of the kernel": "{:.2%}", "times plain": "{:.3g}"}
-    table = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for line in lines:
-        cells = ("" if line[c] is None else shown.get(c, "{}").format(line[c]) for c in COLUMNS)
-        table.append("| " + " | ".join(cells) + " |")
-    return "\n".join(table)
+    cells = [[shown.get(c, "{}").format(line[c]) for c in COLUMNS] for line in lines]
+    return markdown(list(COLUMNS), cells)
 
 
 def main(options: Options) -> None:
@@ -218,7 +217,7 @@ def main(options: Options) -> None:
         f"{told['machine']}, {os.cpu_count()} CPUs{load}; Python {told['python']}, numba {told.get('numba', '?')}, "
         f"gymnasium {told.get('gymnasium', '?')}; commit {told['commit']}."
     )
-    text = f"# Speed of the environments\n\n{markdown(lines)}\n\n{origin}\n"
+    text = f"# Speed of the environments\n\n{table(lines)}\n\n{origin}\n"
     print(text)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ A family subclasses `World` with its rules, its state (arrays with the rows firs
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
 from collections.abc import Callable, Sequence
@@ -344,5 +345,6 @@ def drop_stale(kernel: Any) -> None:
     newest = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
     for file in files:
         for index in Path(kernel.stats.cache_path).glob(f"{file.stem}.*.nbi"):
-            if index.stat().st_mtime < newest:
-                index.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process may clear it at the same time
+                if index.stat().st_mtime < newest:
+                    index.unlink()

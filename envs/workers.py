@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import select
 import signal
 from collections.abc import Callable, Sequence
@@ -40,11 +41,12 @@ class Watched:
         """The next message; ChildProcessError where the worker died before it was sent."""
         try:
             ready = [] if self._pipe.closed else self._poll.poll()
-            if any(descriptor != self._process.sentinel for descriptor, _ in ready):
-                return self._pipe.recv()
+            if not any(descriptor != self._process.sentinel for descriptor, _ in ready):
+                raise EOFError
+            message = self._pipe.recv_bytes()
         except (EOFError, OSError):
-            pass
-        raise self._died()
+            raise self._died() from None
+        return pickle.loads(message)  # what it raises is no death, an OSError neither
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pipe, name)
@@ -84,13 +86,21 @@ def _obituary(row: int, process: Any) -> str:
     if code is None:
         how = "closed its pipe without an answer"
     elif code < 0:
-        how = f"was killed by {signal.Signals(-code).name} (exit code {code}), as the system does where memory runs out"
+        how = f"was killed by {_signal_name(-code)} (exit code {code}), as the system does where memory runs out"
     else:
         how = f"ended with exit code {code}; what it said, a traceback perhaps, is on standard error"
     return (
         f"the worker of environment {row} (process {process.pid}) {how}. The other workers were stopped; mend "
         "the cause, or use fewer environments"
     )
+
+
+def _signal_name(number: int) -> str:
+    """Such as SIGKILL; real-time signals have no names but the first and the last."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _stop(owner: Any, ends: Sequence[Any]) -> None:

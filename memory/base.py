@@ -56,6 +56,7 @@ class Memory(nn.Module):
     output_size: int
     num_places: int = 1
     """Places that `place` may name; 1 where a memory does not use it."""
+    _layout: tuple[torch.dtype, list[tuple[torch.Size, torch.dtype]]] | None = None
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
@@ -84,6 +85,9 @@ class Memory(nn.Module):
 
         Returns:
             y [B, D] and the next state.
+
+        Raises:
+            ValueError: shapes or types do not fit.
         """
         raise NotImplementedError
 
@@ -109,9 +113,9 @@ class Memory(nn.Module):
             y [T, B, D] and the state after the last input.
 
         Raises:
-            ValueError: the shapes or the type of `start` do not fit.
+            ValueError: shapes or types do not fit.
         """
-        T, B = self.check_sequence(x, start)
+        T, B = self.check_sequence(x, start, state)
         fresh = self.initial_state(B)
         ys = []
         for t in range(T):
@@ -140,7 +144,15 @@ class Memory(nn.Module):
         """
         return {}
 
-    def check_sequence(self, x: Tensor, start: Tensor) -> tuple[int, int]:
+    def check_step(self, x: Tensor, state: Any) -> int:
+        """B of one input, or a ValueError that says what does not fit."""
+        if x.ndim != 2 or x.shape[1] != self.input_size:
+            raise ValueError(f"x must be [B, F] with F = {self.input_size}; got {list(x.shape)}")
+        B = x.shape[0]
+        self._check_state(x, state, B)
+        return B
+
+    def check_sequence(self, x: Tensor, start: Tensor, state: Any) -> tuple[int, int]:
         """T and B of a sequence, or a ValueError that says what does not fit."""
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"x must be [T, B, F] with F = {self.input_size}; got {list(x.shape)}")
@@ -148,9 +160,31 @@ class Memory(nn.Module):
         if start.shape != (T, B) or start.dtype != torch.bool:
             raise ValueError(
                 f"start must be [T, B] = [{T}, {B}] bool, one flag per input; "
-                f"got {list(start.shape)} {str(start.dtype).removeprefix('torch.')}"
+                f"got {list(start.shape)} {_name(start.dtype)}"
             )
+        self._check_state(x, state, B)
         return T, B
+
+    def _check_state(self, x: Tensor, state: Any, B: int) -> None:
+        """Refuse what kernels would read beyond its end or as another type."""
+        if self._layout is None:
+            self._layout = self.dtype, [(s.shape[1:], s.dtype) for s in self.initial_state(1)]
+        dtype, layout = self._layout
+        fits, typed = isinstance(state, tuple) and len(state) == len(layout), x.dtype == dtype
+        if fits:
+            for s, (size, kind) in zip(state, layout):
+                fits = fits and s.shape == (B, *size)
+                typed = typed and s.dtype == kind
+        # autocast makes floats of several types, which no kernel takes
+        if not fits or not (typed or torch.is_autocast_enabled(x.device.type)):
+            raise ValueError(
+                f"x must be {_name(dtype)} and the state as initial_state({B}), {_told(self.initial_state(B))}; "
+                f"got {_name(x.dtype)} and {_told(state)}"
+            )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._layout = None  # other types, perhaps
+        return super()._apply(fn, recurse)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -161,6 +195,19 @@ class Memory(nn.Module):
     def device(self) -> torch.device:
         """Where the module's parameters are."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _told(state: Any) -> str:
+    """A state's fields with their shapes and types, for a message."""
+    if not isinstance(state, tuple):
+        return type(state).__name__
+    names = getattr(state, "_fields", range(len(state)))
+    fields = (f"{name} {list(s.shape)} {_name(s.dtype)}" for name, s in zip(names, state))
+    return f"{type(state).__name__}({', '.join(fields)})"
 
 
 MOST = 1 << 20

@@ -85,7 +85,8 @@ class FFM(Memory):
         self, x: Tensor, state: FFMState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, FFMState]:
         """Read x [B, F]; y [B, D] and the next state. Compiled on the CPU where no gradient is wanted."""
-        if not torch.is_grad_enabled() and self._compiles(x):
+        self.check_step(x, state)
+        if not torch.is_grad_enabled() and self._compiles(x, state):
             return self._act(x, state)
         m, D = self.memory_size, self.output_size
         value, skip, gates = functional.linear(x, *self._input_maps()).split([m, D, m + D], -1)
@@ -108,14 +109,14 @@ class FFM(Memory):
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, FFMState]:
         """Read x [T, B, F]: compiled, block by block, on the CPU; parallel in time elsewhere."""
-        T, B = self.check_sequence(x, start)
+        T, B = self.check_sequence(x, start, state)
         if x.numel() == 0:
             return x.new_empty(T, B, self.output_size), state
         m, c = self.memory_size, self.context_size
         mix = self.mix.weight.view(-1, 2, m, c).transpose(2, 3).flatten(1)
         arguments = (x, *self._input_maps(), mix, self.mix.bias, self.alpha, self.omega, start)
-        if self._compiles(x):
-            y, last = FFMScan.apply(*arguments, decay.to_planes(state.S))
+        if self._compiles(x, state):
+            y, last = FFMScan.apply(torch.is_grad_enabled(), *arguments, decay.to_planes(state.S))
             return y, FFMState(decay.from_planes(last))
         y, last = torch_scan(*arguments, state.S)
         return y, FFMState(last)
@@ -141,9 +142,10 @@ class FFM(Memory):
         step(x.detach().contiguous().numpy(), weights, biases, *mixed)
         return y, FFMState(S)
 
-    def _compiles(self, x: Tensor) -> bool:
+    def _compiles(self, x: Tensor, state: FFMState) -> bool:
         """Whether the kernels take this input."""
-        return x.device.type == "cpu" and x.dtype == self.alpha.dtype and x.dtype in (torch.float32, torch.float64)
+        one_type = x.dtype == self.alpha.dtype == state.S.dtype
+        return x.device.type == "cpu" and one_type and x.dtype in (torch.float32, torch.float64)
 
     def _input_maps(self) -> tuple[Tensor, Tensor]:
         """The four maps of x as one: weight [2 m + 2 D, F] and bias, rows in the order in which they are used."""

@@ -99,6 +99,7 @@ class GTrXL(Memory):
         self, x: Tensor, state: GTrXLState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, GTrXLState]:
         """Map x [B, F] to y [B, D]; keys and values of the window are never formed."""
+        self.check_step(x, state)
         M = self.memory_length
         x = self.embedding(x)
         age = torch.arange(M, 0, -1, device=x.device)
@@ -119,7 +120,7 @@ class GTrXL(Memory):
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, GTrXLState]:
         """Map x [T, B, F] to y [T, B, D] in one pass per layer; its memory grows linearly with T."""
-        T, B = self.check_sequence(x, start)
+        T, B = self.check_sequence(x, start, state)
         if T == 0:
             return x.new_empty(0, B, self.output_size), state
         M = self.memory_length

@@ -148,7 +148,7 @@ class HCAM(Memory):
         self, x: Tensor, state: HCAMState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, HCAMState]:
         """Map x [B, F] to y [B, D]. The stored chunks are copied at steps where some row's chunk is full."""
-        B, N, C = len(x), self.num_chunks, self.chunk_size
+        B, N, C = self.check_step(x, state), self.num_chunks, self.chunk_size
         rows, slots, places = (torch.arange(size, device=x.device) for size in (B, N, C))
         at, finished = state.steps % C, state.steps // C
         seen = (places <= at[:, None])[:, None]
@@ -235,7 +235,7 @@ class HCAM(Memory):
 
         A chunk that began before the scan is put together from the state's running inputs and the scan's.
         """
-        T, B = self.check_sequence(x, start)
+        T, B = self.check_sequence(x, start, state)
         if T == 0:
             return x.new_empty(0, B, self.output_size), state
         C, H, D = self.chunk_size, self.num_heads, self.output_size

@@ -40,6 +40,7 @@ class Memoryless(Memory):
         self, x: Tensor, state: NoState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, NoState]:
         """Map x [B, F] to y [B, D]."""
+        self.check_step(x, state)
         return self.layer(x).tanh(), state
 
     def scan(
@@ -51,7 +52,7 @@ class Memoryless(Memory):
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, NoState]:
         """Map x [T, B, F] to y [T, B, D] in one matrix product."""
-        self.check_sequence(x, start)
+        self.check_sequence(x, start, state)
         return self.layer(x).tanh(), state
 
     def context(self) -> Context:

@@ -61,8 +61,9 @@ class Recurrent(Memory):
                 "bias_hh": (G,),
             }
             for name, size in sizes.items():
-                parameter = nn.Parameter(torch.empty(size).uniform_(-bound, bound))
+                parameter = nn.Parameter(torch.empty(size))
                 self.register_parameter(f"{name}_l{layer}", parameter)
+                nn.init.uniform_(parameter, -bound, bound)
 
     def _keep_for(self, horizon: int) -> None:
         """Set the biases of the second gate, the one that keeps: time constants log-uniform in 2 to `horizon` steps."""
@@ -88,7 +89,8 @@ class Recurrent(Memory):
         self, x: Tensor, state: Any, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, Any]:
         """Map x [B, F] to y [B, D] layer by layer; compiled on the CPU where no gradient is wanted."""
-        if not torch.is_grad_enabled() and gated.has_kernels(x):
+        self.check_step(x, state)
+        if not torch.is_grad_enabled() and gated.has_kernels(x, self.layer_weights(0)[0], *state):
             after = self.state_type(*(torch.empty_like(s, memory_format=torch.contiguous_format) for s in state))
             for layer in range(self.num_layers):
                 x = gated.step_layer(self.kind, layer, x, state, self.layer_weights(layer), after)
@@ -109,7 +111,7 @@ class Recurrent(Memory):
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """Map x [T, B, F] to y [T, B, D] by a kernel per layer; see `memory.kernels.gated`."""
-        self.check_sequence(x, start)
+        self.check_sequence(x, start, state)
         lasts = []
         for layer in range(self.num_layers):
             x, last = gated.scan(self.kind, x, start, tuple(s[:, layer] for s in state), self.layer_weights(layer))

@@ -120,6 +120,7 @@ class RewriteMemory(Memory):
         self, x: Tensor, state: RewriteState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, RewriteState]:
         """Map x [B, F] to y [B, D]."""
+        self.check_step(x, state)
         same = torch.zeros(1, len(x), dtype=torch.bool, device=x.device)
         x, tail = self._convolve(x.unsqueeze(0), same, state.tail)
         h, c = state.h, state.c
@@ -138,7 +139,7 @@ class RewriteMemory(Memory):
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, RewriteState]:
         """Map x [T, B, F] to y [T, B, D]: everything but the recurrences happens at all steps at once."""
-        self.check_sequence(x, start)
+        self.check_sequence(x, start, state)
         x, tail = self._convolve(x, start, state.tail)
         h, c = state.h, state.c
         if self.controller is not None:

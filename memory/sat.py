@@ -157,7 +157,7 @@ class SpatiallyAwareTransformer(Memory):
         Raises:
             ValueError: a place is missing or out of range, or a strategy where a fresh state needs one.
         """
-        B = len(x)
+        B = self.check_step(x, state)
         place = self._places(place, B, None)
         start = np.zeros((1, B), dtype=np.bool_)
         slots, slot, now = self._allocate(state, place, start, None if strategy is None else strategy[None])
@@ -181,7 +181,7 @@ class SpatiallyAwareTransformer(Memory):
         Raises:
             ValueError: as `step`, or shapes do not fit.
         """
-        T, B = self.check_sequence(x, start)
+        T, B = self.check_sequence(x, start, state)
         place = self._places(place, B, T)
         if T == 0:
             return x.new_empty(0, B, self.output_size), state

@@ -250,3 +250,20 @@ def test_threads_change_nothing():
     finally:
         torch.set_num_threads(threads)
     assert_close(results[1], results[0], **tolerance(torch.float64))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_threads_may_change_between_forward_and_backward(before, after):
+    module = small(memory_size=5)
+    x, start = torch.randn(STEPS_PER_THREAD, 7, 5).double(), torch.rand(STEPS_PER_THREAD, 7) < 0.02
+    state = FFMState(torch.randn(7, 5, 3, 2).double().requires_grad_())
+    threads, results = torch.get_num_threads(), []
+    try:
+        for forward, backward in ((1, 1), (before, after)):
+            torch.set_num_threads(forward)
+            y, last = module.scan(x, start, state)
+            torch.set_num_threads(backward)
+            results.append(torch.autograd.grad(y.square().sum() + last.S.sum(), (state.S, *module.parameters())))
+    finally:
+        torch.set_num_threads(threads)
+    assert_close(results[1], results[0], **tolerance(torch.float64))

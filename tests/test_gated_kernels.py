@@ -114,6 +114,44 @@ def test_threads_change_nothing(name):
 
 
 @each_name
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_threads_may_change_between_forward_and_backward(name, before, after):
+    x, start, state, weights = arguments(name, STEPS_PER_THREAD, 7)
+    leaves = (x, *state, *weights)
+    threads = torch.get_num_threads()
+    expected = gradients(*gated.scan(CELLS[name], x, start, state, weights), leaves)
+    try:
+        torch.set_num_threads(before)
+        y, last = gated.scan(CELLS[name], x, start, state, weights)
+        torch.set_num_threads(after)
+        found = gradients(y, last, leaves)
+    finally:
+        torch.set_num_threads(threads)
+    assert_close(found, expected, **tolerance(torch.float64))
+
+
+def test_nothing_is_kept_where_no_gradient_is_recorded(monkeypatch):
+    """Gates of a block of steps, not of all, even where parameters would want a gradient."""
+    kept, forward = [], gated.loops.forward
+    monkeypatch.setattr(gated.loops, "forward", lambda *args: (kept.append(len(args[8])), forward(*args)))
+    x, start, state, weights = arguments("lstm", 2 * BLOCK_ROWS, 2)
+    gated.scan(gated.LSTM, x, start, state, weights)
+    with torch.no_grad():
+        gated.scan(gated.LSTM, x, start, state, weights)
+    assert kept == [2 * BLOCK_ROWS, BLOCK_ROWS // 2]
+
+
+@each_name
+def test_shapes_that_do_not_fit_are_refused(name):
+    x, start, state, weights = arguments(name, 6, 4)
+    for odd in (1, 3, 9):
+        with pytest.raises(ValueError, match=r"state \[B, H\] = \[4, 7\].*; got \[6, 4, 5\]"):
+            gated.scan(CELLS[name], x, start, tuple(s.new_zeros(odd, 7) for s in state), weights)
+    with pytest.raises(ValueError, match=r"\[T, B, F\] = \[6, 4, 5\]"):
+        gated.scan(CELLS[name], x[..., :4], start, state, weights)
+
+
+@each_name
 def test_float32_stays_near_float64_over_a_thousand_steps(name):
     ours = memory.make(name, 16, output_size=32)
     x, start = torch.randn(1000, 2, 16), torch.rand(1000, 2) < 1 / 200
@@ -160,11 +198,9 @@ def test_cut_by_hand():
     pieces = gated_pieces.cut(start)
     # row of x[t, b] is 2 t + b; pieces c (column 1 from 1), a (column 0 from 0), b (column 0 from 3), d
     assert pieces.active.tolist() == [4, 3, 2, 1]
-    assert pieces.begin.tolist() == [0, 4, 7, 9]
     assert pieces.rows.tolist() == [3, 0, 6, 1, 5, 2, 8, 7, 4, 9]
     assert pieces.carried.tolist() == [False, True, False, True]
     assert pieces.last.tolist() == [2, 0]
-    assert pieces.last_row.tolist() == [6, 9]
 
 
 def test_cut_covers_every_input_once():
@@ -175,7 +211,8 @@ def test_cut_covers_every_input_once():
         assert sorted(pieces.rows.tolist()) == list(range(T * B))
         assert int(pieces.active[0]) == B + int(start[1:].sum())
         assert (np.diff(pieces.active) <= 0).all()
-        assert np.array_equal(pieces.rows[pieces.last_row], (T - 1) * B + np.arange(B))
+        ends = (np.cumsum(pieces.active) - pieces.active)[(pieces.active[:, None] > pieces.last).sum(0) - 1]
+        assert np.array_equal(pieces.rows[ends + pieces.last], (T - 1) * B + np.arange(B))
 
 
 def test_input_weights_start_as_torch_has_them():

@@ -4,6 +4,7 @@
 """
 
 import copy
+import functools
 import io
 import math
 import pickle
@@ -478,3 +479,51 @@ def test_scan_on_cuda_equals_scan_on_the_cpu(case):
         assert (found is None) == (wanted is None)
         if wanted is not None:
             assert_close(found.cpu(), wanted, **tolerance(torch.float64))
+
+
+@each_case
+def test_a_state_that_does_not_fit_is_refused(case):
+    """A kernel would read and write beyond its end, or read its bytes as another type."""
+    module = make_small(case)
+    x, start, place, strategy = sequence(module, 5, 4)
+    state = module.initial_state(4)
+    wrong = [module.initial_state(1), module.initial_state(9), (*state, x), list(state), None] if state else [(x,)]
+    if state:
+        wrong.append(type(state)(*(s.unsqueeze(-1) for s in state)))
+        wrong.append(type(state)(*(s.float() if s.is_floating_point() else s.int() for s in state)))
+    for given in wrong:
+        for gradient in (False, True):
+            with torch.set_grad_enabled(gradient):
+                with pytest.raises(ValueError, match=r"the state as initial_state\(4\), "):
+                    module.step(x[0], given, place[0], strategy[0])
+                for scan in (module.scan, functools.partial(Memory.scan, module)):
+                    with pytest.raises(ValueError, match=r"the state as initial_state\(4\), "):
+                        scan(x, start, given, place, strategy)
+
+
+@each_case
+def test_an_input_that_does_not_fit_is_refused(case):
+    module = make_small(case)
+    x, start, place, strategy = sequence(module, 5, 4)
+    state = module.initial_state(4)
+    for gradient in (False, True):
+        with torch.set_grad_enabled(gradient):
+            for odd in (x[..., :-1], torch.cat([x, x], -1)):
+                with pytest.raises(ValueError, match=rf"F = {FEATURES}; got"):
+                    module.step(odd[0], state, place[0], strategy[0])
+            with pytest.raises(ValueError, match=rf"F = {FEATURES}; got"):
+                module.step(x, state, place[0], strategy[0])
+            with pytest.raises(ValueError, match=r"x must be float64 .*; got float32"):
+                module.step(x[0].float(), state, place[0], strategy[0])
+            with pytest.raises(ValueError, match=r"x must be float64 .*; got float32"):
+                module.scan(x.float(), start, state, place, strategy)
+
+
+@each_case
+def test_what_fits_follows_the_module_to_another_type(case):
+    module = make_small(case)
+    for dtype in (torch.float64, torch.float32, torch.float64):
+        module.to(dtype)
+        x, _, place, strategy = sequence(module, 1, 4)
+        with torch.no_grad():
+            assert module.step(x[0], module.initial_state(4), place[0], strategy[0])[0].dtype == dtype

@@ -119,6 +119,43 @@ def test_a_worker_that_ends_by_itself_is_told_with_its_exit_code():
     assert_all_gone(env, processes)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="a system without real-time signals")
+def test_a_signal_without_a_name_is_told_by_its_number():
+    env, processes = subproc()
+    watch_workers(env)
+    env.reset()
+    os.kill(processes[1].pid, signal.SIGRTMIN + 1)
+    number = int(signal.SIGRTMIN) + 1
+    with pytest.raises(
+        ChildProcessError, match=rf"environment 1 .* was killed by signal {number} \(exit code -{number}\)"
+    ):
+        env.get_attr("row")
+    assert_all_gone(env, processes)
+
+
+class Unreadable:
+    """Something that a worker sends and that the parent cannot unpickle."""
+
+    def __reduce__(self):
+        return os.stat, ("no such file",)
+
+
+class Sender(Counter):
+    sent = Unreadable()
+
+
+def test_an_error_in_reading_a_living_worker_s_message_is_told_as_it_is():
+    env, processes = subproc(Sender)
+    watch_workers(env)
+    try:
+        with pytest.raises(FileNotFoundError, match="no such file"):
+            env.get_attr("sent", indices=[1])
+        assert all(process.is_alive() for process in processes)
+        assert env.get_attr("row") == [0, 1, 2]
+    finally:
+        env.close()
+
+
 @pytest.mark.learning
 def test_the_default_start_method():
     """Workers that share nothing with each other; each imports everything anew, which takes seconds."""

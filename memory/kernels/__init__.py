@@ -7,7 +7,10 @@ that its docstring writes down.
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from memory.kernels.compiling import drop_stale
 
 if TYPE_CHECKING:
     from memory.kernels.decay import decay_scan
@@ -22,6 +25,9 @@ _LAZY = {
     "gru_scan": "memory.kernels.gated",
     "lstm_scan": "memory.kernels.gated",
 }
+
+
+drop_stale(drop_stale, Path(__file__).parent.glob("*.py"))
 
 
 def __getattr__(name: str) -> Any:

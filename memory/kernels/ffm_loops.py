@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from memory.kernels.compiling import OPTIONS
 from memory.kernels.decay import decay_backward, decay_forward
 from memory.kernels.gated_cells import open_gates
-from memory.kernels.products import OPTIONS, multiply, pack, pack_into, packed_size, transpose
+from memory.kernels.products import multiply, pack, pack_into, packed_size, transpose
 
 EPSILON = 1e-5
 """Added to the variance by the layer norm of the output."""

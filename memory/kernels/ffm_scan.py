@@ -16,7 +16,7 @@ from memory.kernels import decay
 from memory.kernels import ffm_loops as loops
 from memory.kernels.ffm_loops import EPSILON
 from memory.kernels.products import pack
-from memory.kernels.rows import in_parts
+from memory.kernels.rows import in_parts, part_borders
 
 
 def torch_scan(
@@ -65,6 +65,7 @@ class FFMScan(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        recording: bool,
         x: Tensor,
         weight: Tensor,
         bias: Tensor,
@@ -75,7 +76,7 @@ class FFMScan(torch.autograd.Function):
         start: Tensor,
         state: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Y [T, B, D] and the last state, as `torch_scan` gives them."""
+        """Y [T, B, D] and the last state, as `torch_scan` gives them; `recording`: whether autograd is on."""
         T, B, _ = x.shape
         D = len(mix)
         a, b = decay.rates(alpha, omega)
@@ -91,8 +92,9 @@ class FFMScan(torch.autograd.Function):
             loops.forward(*given, *maps, *(each.numpy() for each in (borders, normal, scale, y)))
             return y, borders[-1].clone(), borders, normal, scale
 
-        parts = in_parts(run, T, B)
-        if any(ctx.needs_input_grad):
+        ctx.borders = part_borders(T, B)
+        parts = in_parts(run, ctx.borders)
+        if recording and any(ctx.needs_input_grad):
             kept = (each for part in parts for each in part[2:])
             ctx.save_for_backward(x, weight, bias, mix, alpha, start, a, b, *kept)
         y, last = (each[0] if len(parts) == 1 else torch.cat(each, d) for d, each in zip((1, 0), zip(*parts)))
@@ -103,17 +105,15 @@ class FFMScan(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of everything but start, from those of y and of the last state."""
         x, weight, bias, mix, alpha, start, a, b, *kept = ctx.saved_tensors
-        T, B, F = x.shape
+        T, _, F = x.shape
         maps = pack(weight.t().numpy()), bias.numpy(), a.numpy(), b.numpy()
         back = pack(weight.numpy()), pack(mix.numpy())
-        saved: dict[int, tuple[Tensor, ...]] = {}
-        for borders, *others in zip(kept[::3], kept[1::3], kept[2::3]):
-            saved[sum(each[0].shape[1] for each in saved.values())] = borders, *others
+        saved = dict(zip(ctx.borders, zip(kept[::3], kept[1::3], kept[2::3])))
 
         def run(first: int, last: int) -> tuple[Tensor, ...]:
             part = slice(first, last)
             d_state = d_last[part].clone(memory_format=torch.contiguous_format)
-            dx = x.new_empty(T if ctx.needs_input_grad[0] else 0, last - first, F)
+            dx = x.new_empty(T if ctx.needs_input_grad[1] else 0, last - first, F)
             sums = [torch.zeros_like(each) for each in (weight, bias, mix)]
             sums += [mix.new_zeros(len(mix)), *torch.zeros(2, *a.shape, dtype=torch.float64)]
             given = (each[:, part].contiguous().numpy() for each in (x, start))
@@ -123,9 +123,9 @@ class FFMScan(torch.autograd.Function):
             loops.backward(*given, *maps, *forwards, *back, *gradients)
             return d_state, dx, *sums
 
-        parts = in_parts(run, T, B)
+        parts = in_parts(run, ctx.borders)
         d_state = torch.cat([part[0] for part in parts])
-        dx = torch.cat([part[1] for part in parts], 1) if ctx.needs_input_grad[0] else None
+        dx = torch.cat([part[1] for part in parts], 1) if ctx.needs_input_grad[1] else None
         d_weight, d_bias, d_mix, d_mix_bias, da, db = (sum(each[1:], each[0]) for each in zip(*(p[2:] for p in parts)))
         d_alpha, d_omega = decay.rate_gradients(alpha, a, b, da, db)
-        return dx, d_weight, d_bias, d_mix, d_mix_bias, d_alpha, d_omega, None, d_state
+        return None, dx, d_weight, d_bias, d_mix, d_mix_bias, d_alpha, d_omega, None, d_state

@@ -20,7 +20,7 @@ from torch import Tensor
 from memory.kernels import gated_loops as loops
 from memory.kernels.gated_pieces import cut, opening_state
 from memory.kernels.products import pack
-from memory.kernels.rows import in_parts
+from memory.kernels.rows import in_parts, part_borders
 
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 """weight_ih [G, F], weight_hh [G, H], bias_ih [G], bias_hh [G], as torch has them; G is the gates' number times H."""
@@ -100,17 +100,24 @@ def scan(
 
     By the numba kernels where they can run, by torch's own recurrences elsewhere.
     """
+    T, B, H = *start.shape, weights[1].shape[1]
+    if x.shape != (T, B, weights[0].shape[1]) or any(s.shape != (B, H) for s in state):
+        raise ValueError(
+            f"x must be [T, B, F] = [{T}, {B}, {weights[0].shape[1]}] and the state [B, H] = [{B}, {H}], as start and "
+            f"the weights are; got {list(x.shape)} and {', '.join(str(list(s.shape)) for s in state)}"
+        )
     if start.numel() == 0:
-        return x.new_empty(*start.shape, state[0].shape[1]), state
-    if not has_kernels(x):
+        return x.new_empty(T, B, H), state
+    if not has_kernels(x, weights[0], *state):
         return torch_scan(cell, x, start, state, weights)
-    y, *last = _GatedScan.apply(cell, start, x, *weights, *state)
+    y, *last = _GatedScan.apply(cell, start, torch.is_grad_enabled(), x, *weights, *state)
     return y, tuple(last)
 
 
-def has_kernels(x: Tensor) -> bool:
-    """Whether the numba kernels can read x."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+def has_kernels(x: Tensor, *others: Tensor) -> bool:
+    """Whether the numba kernels can read x together with a weight and a state, which must be of its type."""
+    known = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    return known and all(other.dtype == x.dtype for other in others)
 
 
 def step_layer(
@@ -118,7 +125,7 @@ def step_layer(
 ) -> Tensor:
     """One step of a layer without gradients, x [B, F] to y [B, H], from `state` to `after`, [B, L, H] each.
 
-    Only where `has_kernels`; `after` is contiguous.
+    Only where `has_kernels`, and for shapes that fit; `after` is contiguous.
     """
     y = x.new_empty(len(x), state[0].shape[2])
     nothing = [x.new_empty(len(x), 1, 0)] * (2 - len(state))
@@ -140,13 +147,18 @@ def _projection(cell: Cell, weights: Weights) -> tuple[Tensor, Tensor]:
 
 
 class _GatedScan(torch.autograd.Function):
-    """(cell, start, x [T, B, F], weight_ih, weight_hh, bias_ih, bias_hh, *state) -> (y [T, B, H], *last state)."""
+    """(cell, start, recording, x [T, B, F], *weights, *state) -> (y [T, B, H], *last state).
+
+    The weights are `Weights`; `recording` says whether autograd is on: under no_grad, `needs_input_grad` does not.
+    """
 
     @staticmethod
-    def forward(ctx: Any, cell: Cell, start: Tensor, x: Tensor, *weights_and_state: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, cell: Cell, start: Tensor, recording: bool, x: Tensor, *weights_and_state: Tensor
+    ) -> tuple[Tensor, ...]:
         w_ih, w_hh, b_ih, b_hh, *state = weights_and_state
+        keep = recording and any(ctx.needs_input_grad)
         (T, B, _), H = x.shape, w_hh.shape[1]
-        keep = any(ctx.needs_input_grad)
         to_gates, bias = _projection(cell, (w_ih, w_hh, b_ih, b_hh))
         weights = pack(to_gates.numpy()), pack(w_hh.t().numpy()), bias.numpy()
 
@@ -163,9 +175,9 @@ class _GatedScan(torch.autograd.Function):
             loops.forward(cell.kind, *arrays[0], *weights, *arrays[1])
             return moving, y, gates, cells
 
-        parts = in_parts(run, T, B)
+        ctx.cell, ctx.borders = cell, part_borders(T, B)
+        parts = in_parts(run, ctx.borders)
         y = parts[0][1] if len(parts) == 1 else torch.cat([part[1] for part in parts], 1)
-        ctx.cell, ctx.keep = cell, keep
         if keep:
             ctx.save_for_backward(x, start, w_ih, w_hh, y, *state, *(a for part in parts for a in part[2:]))
         return y, *(torch.cat(s) for s in zip(*(part[0] for part in parts)))
@@ -175,12 +187,10 @@ class _GatedScan(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:
         x, start, w_ih, w_hh, y, *saved = ctx.saved_tensors
         cell: Cell = ctx.cell
-        state, kept = saved[: len(d_last)], iter(saved[len(d_last) :])
-        (T, B, _), (G, H) = x.shape, w_hh.shape
+        state, kept = saved[: len(d_last)], saved[len(d_last) :]
+        T, (G, H) = len(x), w_hh.shape
         weights = pack(w_ih.roll(cell.turn * H, 0).numpy()), pack(w_hh.numpy())
-        by_part: dict[int, tuple[Tensor, Tensor]] = {}
-        for gates in kept:
-            by_part[sum(g.shape[1] for g, _ in by_part.values())] = gates, next(kept)
+        by_part = dict(zip(ctx.borders, zip(kept[::2], kept[1::2])))
 
         def run(first: int, last: int) -> tuple[list[Tensor], Tensor, list[Tensor]]:
             gates, cells = by_part[first]
@@ -189,7 +199,7 @@ class _GatedScan(torch.autograd.Function):
             nothing = x.new_empty(last - first, 0)
             h, c = (*(s[part].contiguous() for s in state), nothing)[:2]
             dh, dc = (*d_state, nothing)[:2]
-            dx = x.new_empty(T if ctx.needs_input_grad[2] else 0, last - first, x.shape[2])
+            dx = x.new_empty(T if ctx.needs_input_grad[3] else 0, last - first, x.shape[2])
             sums = [torch.zeros_like(w_ih), torch.zeros_like(w_hh), x.new_zeros(cell.width * H)]
             given = [a[:, part].contiguous() for a in (x, start)]
             outputs = gates, y[:, part].contiguous(), cells, dy[:, part].contiguous()
@@ -197,12 +207,13 @@ class _GatedScan(torch.autograd.Function):
             loops.backward(cell.kind, *arrays[0], *weights, *arrays[1])
             return d_state, dx, sums
 
-        parts = in_parts(run, T, B)
-        dx = torch.cat([part[1] for part in parts], 1) if ctx.needs_input_grad[2] else None
+        parts = in_parts(run, ctx.borders)
+        dx = torch.cat([part[1] for part in parts], 1) if ctx.needs_input_grad[3] else None
         d_ih, d_hh, d_bias = (sum(each[1:], each[0]) for each in zip(*(part[2] for part in parts)))
         d_first = (torch.cat(s) for s in zip(*(part[0] for part in parts)))
         turn = -cell.turn * H
-        return None, None, dx, d_ih.roll(turn, 0), d_hh, d_bias[:G].roll(turn), d_bias[len(d_bias) - G :], *d_first
+        d_biases = d_bias[:G].roll(turn), d_bias[len(d_bias) - G :]
+        return None, None, None, dx, d_ih.roll(turn, 0), d_hh, *d_biases, *d_first
 
 
 def torch_scan(

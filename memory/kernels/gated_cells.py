@@ -18,8 +18,9 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-# Every kernel has error_model="numpy", since a division that may raise is not vectorised, and fastmath={"contract"}, so
-# that a * b + c is one instruction; reassociation would undo the rounding trick in `_exp32`.
+from memory.kernels.compiling import OPTIONS
+
+# No options but those of `OPTIONS`: reassociation would undo the rounding trick in `_exp32`.
 
 
 @njit(inline="always", error_model="numpy", fastmath={"contract"})
@@ -73,28 +74,28 @@ def _tanh(x):  # type: ignore[no-untyped-def]
 # Each loop writes one stream and reads few: that is what the compiler can prove not to overlap, and vectorises.
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(**OPTIONS)
 def open_gates(row):  # type: ignore[no-untyped-def]
     """Sigmoids in place."""
     for j in range(len(row)):
         row[j] = sigmoid(row[j])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(**OPTIONS)
 def _squash(row, out):  # type: ignore[no-untyped-def]
     """Hyperbolic tangents."""
     for j in range(len(row)):
         out[j] = tanh(row[j])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(**OPTIONS)
 def _through_gate(d, times, gate, out):  # type: ignore[no-untyped-def]
     """The gradient of a sigmoid's sum from d times what the gate is multiplied by."""
     for j in range(len(d)):
         out[j] = d[j] * times[j] * gate[j] * (1 - gate[j])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(**OPTIONS)
 def lstm_forward(gates, h, c):  # type: ignore[no-untyped-def]
     """i, f, o = sigmoid; g = tanh; c = f c + i g; h = o tanh(c)."""
     H = h.shape[1]
@@ -111,7 +112,7 @@ def lstm_forward(gates, h, c):  # type: ignore[no-untyped-def]
             out[j] *= o[j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(**OPTIONS)
 def lstm_backward(gates, cells, c_before, dy, d, dh, dc):  # type: ignore[no-untyped-def]
     """Gradients of `lstm_forward`, with the new and the old c in `cells` and `c_before`."""
     H = dy.shape[1]
@@ -135,7 +136,7 @@ def lstm_backward(gates, cells, c_before, dy, d, dh, dc):  # type: ignore[no-unt
         d_h[:] = 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(**OPTIONS)
 def gru_forward(gates, h):  # type: ignore[no-untyped-def]
     """r, z = sigmoid; n = tanh(input + r m); h = n + z (h - n)."""
     H = h.shape[1]
@@ -150,7 +151,7 @@ def gru_forward(gates, h):  # type: ignore[no-untyped-def]
             out[j] = n[j] + z[j] * (out[j] - n[j])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(**OPTIONS)
 def gru_backward(gates, h_before, dy, d, dh):  # type: ignore[no-untyped-def]
     """Gradients of `gru_forward`."""
     H = dy.shape[1]
@@ -171,14 +172,14 @@ def gru_backward(gates, h_before, dy, d, dh):  # type: ignore[no-untyped-def]
             d_h[j] *= z[j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(**OPTIONS)
 def rnn_forward(gates, h):  # type: ignore[no-untyped-def]
-    """H = tanh."""
+    """The new h = tanh."""
     for p in range(len(h)):
         _squash(gates[p], h[p])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(**OPTIONS)
 def rnn_backward(y, dy, d, dh):  # type: ignore[no-untyped-def]
     """Gradients of `rnn_forward`, with the new h in `y`."""
     H = dy.shape[1]

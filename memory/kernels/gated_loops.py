@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from memory.kernels.compiling import OPTIONS
 from memory.kernels.gated_cells import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
-from memory.kernels.products import OPTIONS, multiply, pack, pack_into, packed_size, transpose
+from memory.kernels.products import multiply, pack, pack_into, packed_size, transpose
 
 LSTM, GRU, RNN = 0, 1, 2
 

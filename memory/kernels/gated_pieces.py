@@ -26,16 +26,12 @@ class Pieces(NamedTuple):
 
     rows: np.ndarray
     """[R] int64 with R = T * B, the row of x, seen as [T * B, F], of each packed row."""
-    begin: np.ndarray
-    """[length of the longest] int64, the packed row where step s begins."""
     active: np.ndarray
     """[length of the longest] int64, how many pieces are longer than s."""
     carried: np.ndarray
     """[N] bool, whether a piece continues the incoming state."""
     last: np.ndarray
     """[B] int64, the piece that ends each column."""
-    last_row: np.ndarray
-    """[B] int64, the packed row of each column's last input."""
 
 
 @njit(cache=True)
@@ -64,7 +60,6 @@ def _cut(start):  # type: ignore[no-untyped-def]
     rows = np.empty(T * B, np.int64)
     carried = np.empty(count, np.bool_)
     last = np.empty(B, np.int64)
-    last_row = np.empty(B, np.int64)
     for p in range(count):
         slot = place[length[p] - 1]
         place[length[p] - 1] += 1
@@ -73,8 +68,7 @@ def _cut(start):  # type: ignore[no-untyped-def]
             rows[begin[s] + slot] = first[p] + s * B
         if first[p] // B + length[p] == T:
             last[first[p] % B] = slot
-            last_row[first[p] % B] = begin[length[p] - 1] + slot
-    return rows, begin, active, carried, last, last_row
+    return rows, active, carried, last
 
 
 def cut(start: Tensor) -> Pieces:

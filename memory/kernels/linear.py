@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from memory.kernels.products import add_product, multiply, pack
-from memory.kernels.rows import in_parts
+from memory.kernels.rows import in_parts, part_borders
 
 FEWEST_ROWS = 256
 """Rows that are worth packing the weight for."""
@@ -54,7 +54,7 @@ class _Linear(torch.autograd.Function):
         def run(first: int, last: int) -> None:
             multiply(rows[0][first:last], packed, rows[1][first:last], bias is not None)
 
-        in_parts(run, 1, N)
+        in_parts(run, part_borders(1, N))
         return out
 
     @staticmethod
@@ -73,5 +73,5 @@ class _Linear(torch.autograd.Function):
                 multiply(outside[first:last], packed, dx.numpy()[first:last], False)
             return d_weight
 
-        first, *others = in_parts(run, 1, len(x))
+        first, *others = in_parts(run, part_borders(1, len(x)))
         return dx, sum(others, first), dy.sum(0) if ctx.has_bias else None

@@ -17,6 +17,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from memory.kernels.compiling import OPTIONS
+
 _FEATURES = llvm.get_host_cpu_features()
 
 _VECTOR = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
@@ -28,8 +30,6 @@ _WIDE = 2 if _FEATURES.get("sse2") and not _FEATURES.get("avx512f") else 4
 _ROW_BLOCK = 256
 """Rows of a that meet every panel before the next ones do, so that they stay in the cache."""
 
-OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-
 
 # mypy would take it for a function of all its arguments, the context too
 _as_intrinsic: Any = intrinsic
@@ -39,9 +39,11 @@ _as_intrinsic: Any = intrinsic
 def _tile(typing, a, a_row, a_column, b, at, out, row, column, out_row, depth, add, rows, vectors):  # type: ignore[no-untyped-def]
     """`rows` times `vectors` of out from [row, column] on (+)= rows of a, from `row` on, times the panel at b[at].
 
-    Strides are in elements; `rows` and `vectors` are constants.
+    Strides are in elements; `rows` and `vectors` are constants. a, b and out have one type.
     """
     if not (isinstance(rows, types.IntegerLiteral) and isinstance(vectors, types.IntegerLiteral)):
+        return None
+    if not a.dtype == b.dtype == out.dtype:
         return None
     R, V = rows.literal_value, vectors.literal_value
     n = types.intp

@@ -22,16 +22,24 @@ def over_rows(kernel: Callable[..., None], T: int, B: int, *args: Any) -> None:
 
     The kernel must release the interpreter's lock and write nothing that another row reads.
     """
-    in_parts(lambda first, last: kernel(first, last, *args), T, B)
+    in_parts(lambda first, last: kernel(first, last, *args), part_borders(T, B))
 
 
-def in_parts(run: Callable[[int, int], Result], T: int, B: int) -> list[Result]:
-    """What `run(first, last)` returns for parts of B rows of T steps, in order, without a graph; see `over_rows`."""
-    parts = min(torch.get_num_threads(), B, T * B // STEPS_PER_THREAD)
-    if parts <= 1:
-        return [run(0, B)]
-    borders = [part * B // parts for part in range(parts + 1)]
-    pool = _pool(parts - 1, os.getpid())
+def part_borders(T: int, B: int) -> list[int]:
+    """Where to cut B rows of T steps, from 0 to B: into one part for each thread that torch may use and that pays."""
+    parts = max(1, min(torch.get_num_threads(), B, T * B // STEPS_PER_THREAD))
+    return [part * B // parts for part in range(parts + 1)]
+
+
+def in_parts(run: Callable[[int, int], Result], borders: list[int]) -> list[Result]:
+    """What `run(first, last)` returns for the rows between neighbouring borders, in order, without a graph.
+
+    A thread for each; see `over_rows`. A backward pass that reads what its forward pass kept by part takes the borders
+    from there: the number of threads may have changed.
+    """
+    if len(borders) == 2:
+        return [run(*borders)]
+    pool = _pool(len(borders) - 2, os.getpid())
 
     def without_graph(first: int, last: int) -> Result:
         # whether gradients are recorded is a setting of each thread
@@ -39,7 +47,7 @@ def in_parts(run: Callable[[int, int], Result], T: int, B: int) -> list[Result]:
             return run(first, last)
 
     others = [pool.submit(without_graph, first, last) for first, last in itertools.pairwise(borders[1:])]
-    return [run(0, borders[1]), *(other.result() for other in others)]
+    return [run(*borders[:2]), *(other.result() for other in others)]
 
 
 @functools.cache
