@@ -240,7 +240,7 @@ def test_the_program_exits_with_1_and_keeps_its_last_checkpoint(tmp_path):
             time.sleep(0.02)
         time.sleep(float(np.random.default_rng().random()) * 0.2)
         os.kill(workers[1], signal.SIGKILL)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=200)
     finally:
         process.kill()
     assert process.returncode == 1
