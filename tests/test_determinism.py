@@ -91,18 +91,12 @@ def digest(name: str) -> str:
 
 @pytest.mark.learning
 def test_every_process_finds_the_same_numbers():
-    """Nothing hangs on Python's hashing or on addresses.
-
-    The process that compiles a kernel may round otherwise than those that load it from numba's cache, so that only
-    processes that load are compared.
-    """
+    """Nothing hangs on Python's hashing, on addresses, or on who compiled the kernels and who loaded them."""
     code = "import torch, memory; torch.set_num_threads(1); from test_determinism import digest\n"
     code += "print(*(digest(name) for name in memory.names()))"
     here = Path(__file__).resolve().parent
-    for name in memory.names():
-        digest(name)
-    found = set()
-    for seed in ("1", "2", "3"):
+    found = {" ".join(digest(name) for name in memory.names())}
+    for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": f"{here}:{here.parent}"}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         found.add(done.stdout.strip().splitlines()[-1])

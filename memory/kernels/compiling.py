@@ -12,6 +12,14 @@ from numba.core.caching import FunctionCache
 OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 """A division that may raise would not be vectorised; a * b + c may be one instruction, and nothing else changes."""
 
+INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
+"""For kernels with sums of several products that other kernels call.
+
+Which of two products is joined with the sum depends on what the compiler sees around it. A kernel that is called, not
+compiled in, exists twice in the process that compiles it, once in its caller's machine code, and another copy may be
+run there than where the machine code is loaded: results would differ in the last bit between first and later runs.
+"""
+
 
 def drop_stale(function: Callable[..., Any], sources: Iterable[Path]) -> None:
     """Delete machine code that is older than one of `sources`, from the cache of the folder that `function` is in.

@@ -27,7 +27,7 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from memory.kernels.compiling import OPTIONS
+from memory.kernels.compiling import INLINED, OPTIONS
 
 _CHUNK = 16
 """Steps that the parallel form joins before it goes on with the chunks' ends; a power of two."""
@@ -158,7 +158,7 @@ class _DecayScan(torch.autograd.Function):
         return dx, *rate_gradients(alpha, a, b, da, db), None, carried, None
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def decay_forward(x, a, b, start, opening, states):  # type: ignore[no-untyped-def]
     """Fill states [T, B, 2, C, M]; x [T, B, M], a and b [C, M], start [T, B], opening [B, 2, C, M]."""
     T, B, M = x.shape
@@ -181,7 +181,7 @@ def decay_forward(x, a, b, start, opening, states):  # type: ignore[no-untyped-d
                         now[1, c, m] = a[c, m] * im - b[c, m] * re
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def decay_backward(d_states, states, a, b, start, opening, carried, dx, da, db):  # type: ignore[no-untyped-def]
     """Fill dx [T, B, M], add to da and db [C, M] float64; carried [B, 2, C, M] comes as d_last, goes as d_opening."""
     T, B, M = dx.shape
@@ -218,7 +218,7 @@ def _add(total, term):  # type: ignore[no-untyped-def]
         total[m] += term[m]
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _back(d_re, d_im, re_before, im_before, a, b, carry_re, carry_im, da, db):  # type: ignore[no-untyped-def]
     """One token: from G_{t+1} conj(gamma) to G_t conj(gamma) in carry, and its terms of da and db."""
     for p in range(len(a)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from memory.kernels.compiling import OPTIONS
+from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.decay import decay_backward, decay_forward
 from memory.kernels.gated_cells import open_gates
 from memory.kernels.products import multiply, pack, pack_into, packed_size, transpose
@@ -16,7 +16,7 @@ from memory.kernels.products import multiply, pack, pack_into, packed_size, tran
 EPSILON = 1e-5
 """Added to the variance by the layer norm of the output."""
 
-SUMS = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
+SUMS = {**INLINED, "fastmath": {"contract", "reassoc"}}
 """Options of loops that add up a row: in any order, so that they are vectorised."""
 
 BLOCK_ROWS = 256
@@ -204,7 +204,7 @@ def step(x, weights, biases, mix, mix_bias, alpha, omega, before, S, y):  # type
     output_forward(rows, mix_bias, turned, np.empty(B, x.dtype), y)
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _step_states(maps, alpha, omega, before, S, traces):  # type: ignore[no-untyped-def]
     """Fill S [B, m, c, 2], and traces [2 m c, B] with Re S || Im S for `mix`."""
     B, m, c, _ = S.shape
@@ -277,7 +277,7 @@ def _output_backward(dy, maps, normal, scale, dz, d_maps):  # type: ignore[no-un
             d_norm[d] = factor * (outside[d] * gate[d] - mean - norm[d] * along)
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _value_backward(dv, maps, d_maps):  # type: ignore[no-untyped-def]
     """From dv [N, m] to the gradients of value and of what the input gate's sigmoid takes."""
     N, m = dv.shape
