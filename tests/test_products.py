@@ -1,6 +1,5 @@
 """Matrix products inside kernels, and linear maps made of them, against numpy's and torch's."""
 
-import numpy as np
 import pytest
 import torch
 from conftest import tolerance
@@ -8,7 +7,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from memory.kernels.linear import FEWEST_ROWS, Linear, linear
-from memory.kernels.products import add_product, multiply, pack, transpose
+from memory.kernels.products import add_product, multiply, multiply_turned, pack, transpose
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
@@ -61,11 +60,28 @@ def test_add_product_equals_the_definition(dtype, N):
     assert_close(total, expected, **tolerance(dtype))
 
 
-def test_transpose():
-    a = np.arange(20 * 35.0).reshape(20, 35)
-    out = np.empty((35, 20))
-    transpose(a, out)
-    assert np.array_equal(out, a.T)
+@each_dtype
+@pytest.mark.parametrize(("m", "k", "n"), SHAPES)
+def test_multiply_turned_equals_the_definition(dtype, m, k, n):
+    a, b, out = torch.randn(m, k, dtype=dtype), torch.randn(n, k, dtype=dtype), torch.randn(m, n, dtype=dtype)
+    before = out.clone()
+    multiply_turned(a.numpy(), b.numpy(), out.numpy(), True)
+    assert_close(out, before + a @ b.t(), **tolerance(dtype))
+    out.fill_(torch.nan)
+    multiply_turned(a.numpy(), b.numpy(), out.numpy(), False)
+    assert_close(out, a @ b.t(), **tolerance(dtype))
+
+
+@each_dtype
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("m", "n"), [(0, 3), (1, 1), (16, 16), (20, 35), (64, 128)])
+def test_transpose(dtype, turned, m, n):
+    """Whole squares of vectors, what is left beside them, and rows that are not contiguous; nothing else is written."""
+    a = torch.randn(n, m, dtype=dtype).t() if turned else torch.randn(m, n, dtype=dtype)
+    out = torch.full((n + 2, m + 2), torch.nan, dtype=dtype)
+    transpose(a.numpy(), out[1:-1, 1:-1].numpy())
+    assert torch.equal(out[1:-1, 1:-1], a.t())
+    assert out.isnan().sum() == out.numel() - a.numel()
 
 
 @each_dtype

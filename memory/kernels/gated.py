@@ -128,9 +128,11 @@ def step_layer(
     Only where `has_kernels`, and for shapes that fit; `after` is contiguous.
     """
     y = x.new_empty(len(x), state[0].shape[2])
-    nothing = [x.new_empty(len(x), 1, 0)] * (2 - len(state))
-    given = [a.detach().contiguous().numpy() for a in (x, *state, *nothing, *weights)]
-    loops.step(cell.kind, layer, *given, *(a.numpy() for a in (*after, *nothing, y)))
+    if len(state) == 1:
+        # no kernel but the LSTM's looks at the second part
+        state, after = state * 2, after * 2
+    given = [a.detach().contiguous().numpy() for a in (x, *state, *weights)]
+    loops.step(cell.kind, layer, *given, *[a.numpy() for a in (*after, y)])
     return y
 
 

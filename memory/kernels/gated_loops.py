@@ -11,7 +11,7 @@ from numba import njit
 
 from memory.kernels.compiling import OPTIONS
 from memory.kernels.gated_cells import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
-from memory.kernels.products import multiply, pack, pack_into, packed_size, transpose
+from memory.kernels.products import multiply, multiply_turned, pack_into, packed_size
 
 LSTM, GRU, RNN = 0, 1, 2
 
@@ -136,40 +136,36 @@ def backward(  # type: ignore[no-untyped-def]
 def step(kind, layer, x, old_h, old_c, w_ih, w_hh, b_ih, b_hh, new_h, new_c, y):  # type: ignore[no-untyped-def]
     """One step of a layer, nothing kept: y [B, H], new_h and new_c [B, L, H] from x [B, F], old_h and old_c.
 
-    Features run along rows here and the batch along columns, so that the weights, as torch lays them out, are the
-    factor on the left; what is packed is x and h, which are smaller.
+    Weights and biases are torch's; see `forward` for the rest.
     """
-    h = old_h[:, layer]
-    B, H = h.shape
+    B, H = y.shape
     G = len(b_hh)
     S = 4 * H if kind == GRU else G
-    shared = S - 2 * H if kind == GRU else G  # rows of the weights whose two products are summed
-    sums = np.empty((S, B), h.dtype)
-    packed_x, packed_h = pack(x.T), pack(h.T)
+    sums = np.empty((B, S), y.dtype)
+    before = old_h[:, layer]
     if kind == GRU:
         # from torch's order, r z n, to the cell's, n r z m
-        for j in range(H):
-            sums[j] = b_ih[shared + j]
-            sums[3 * H + j] = b_hh[shared + j]
-        multiply(w_ih[shared:], packed_x, sums[:H], True)
-        multiply(w_hh[shared:], packed_h, sums[3 * H :], True)
-    added = sums[S - shared - H : S - H] if kind == GRU else sums
-    for j in range(shared):
-        added[j] = b_ih[j] + b_hh[j]
-    multiply(w_ih[:shared], packed_x, added, True)
-    multiply(w_hh[:shared], packed_h, added, True)
-    out = np.empty((H, B), h.dtype)
-    # cells work unit by unit, so units of all rows may pass for those of one
-    flat, wide = sums.reshape(1, S * B), out.reshape(1, H * B)
-    if kind == LSTM:
-        kept = np.empty((H, B), h.dtype)
-        transpose(old_c[:, layer], kept)
-        lstm_forward(flat, wide, kept.reshape(1, H * B))
-        transpose(kept, new_c[:, layer])
-    elif kind == GRU:
-        transpose(h, out)
-        gru_forward(flat, wide)
+        for row in sums:
+            row[:H] = b_ih[2 * H :]
+            for j in range(2 * H):
+                row[H + j] = b_ih[j] + b_hh[j]
+            row[3 * H :] = b_hh[2 * H :]
+        multiply_turned(x, w_ih[2 * H :], sums[:, :H], True)
+        multiply_turned(x, w_ih[: 2 * H], sums[:, H : 3 * H], True)
     else:
-        rnn_forward(flat, wide)
-    transpose(out, y)
+        for row in sums:
+            for j in range(G):
+                row[j] = b_ih[j] + b_hh[j]
+        multiply_turned(x, w_ih, sums, True)
+    multiply_turned(before, w_hh, sums[:, S - G :], True)
+    y[:] = before
+    if kind == LSTM:
+        cells = np.empty((B, H), y.dtype)
+        cells[:] = old_c[:, layer]
+        lstm_forward(sums, y, cells)
+        new_c[:, layer] = cells
+    elif kind == GRU:
+        gru_forward(sums, y)
+    else:
+        rnn_forward(sums, y)
     new_h[:, layer] = y

@@ -98,6 +98,45 @@ def _tile(typing, a, a_row, a_column, b, at, out, row, column, out_row, depth, a
     return signature, generate
 
 
+@_as_intrinsic
+def _turn(typing, a, at, a_row, out, to, out_row):  # type: ignore[no-untyped-def]
+    """The square of as many rows as a vector has numbers, from a[at] on, transposed to out[to] and what follows.
+
+    Each round puts the rows of the upper half between those of the lower one, number by number, which rotates the bits
+    of every number's index (row, column) by one; after as many rounds as a column's index has bits, both have changed
+    places. Strides are in elements.
+    """
+    if a.dtype != out.dtype:
+        return None
+    n = types.intp
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        number, size = context.get_value_type(out.dtype), out.dtype.bitwidth // 8
+        lanes = _VECTOR // size
+        vector = ir.VectorType(number, lanes)
+        a_data, out_data = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3))
+        _, at, a_row, _, to, out_row = args
+
+        def places(data, begin, row):  # type: ignore[no-untyped-def]
+            starts = (builder.add(begin, builder.mul(row, ir.Constant(row.type, i))) for i in range(lanes))
+            return [builder.bitcast(builder.gep(data, [start]), vector.as_pointer()) for start in starts]
+
+        def mask(first):  # type: ignore[no-untyped-def]
+            order = [i // 2 + first + (i % 2) * lanes for i in range(lanes)]
+            return ir.Constant(ir.VectorType(ir.IntType(32), lanes), order)
+
+        rows = [builder.load(place, align=size) for place in places(a_data, at, a_row)]
+        halves = mask(0), mask(lanes // 2)
+        for _ in range(lanes.bit_length() - 1):
+            pairs = list(zip(rows, rows[lanes // 2 :]))
+            rows = [builder.shuffle_vector(low, high, half) for low, high in pairs for half in halves]
+        for row, place in zip(rows, places(out_data, to, out_row)):
+            builder.store(row, place, align=size)
+        return context.get_dummy_value()
+
+    return types.void(a, n, n, out, n, n), generate
+
+
 @njit(**OPTIONS)
 def _wide(a, b, at, out, column, add):  # type: ignore[no-untyped-def]
     """A panel of `_WIDE` vectors."""
@@ -167,6 +206,23 @@ def multiply(a, b, out, add):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
+def transpose(a, out):  # type: ignore[no-untyped-def]
+    """Fill out [n, m], rows contiguous, from a [m, n]: by squares of vectors where the rows of a are contiguous too."""
+    m, n = a.shape
+    size = out.itemsize
+    lanes = _VECTOR // size
+    a_row, out_row = a.strides[0] // size, out.strides[0] // size
+    rows = m - m % lanes if a.strides[1] == size else 0
+    columns = n - n % lanes
+    for row in range(0, rows, lanes):
+        for column in range(0, columns, lanes):
+            _turn(a, row * a_row + column, a_row, out, column * out_row + row, out_row)
+    for row in range(m):
+        for column in range(columns if row < rows else 0, n):
+            out[column, row] = a[row, column]
+
+
+@njit(**OPTIONS)
 def pack(b):  # type: ignore[no-untyped-def]
     """Put b [k, n], any strides, in the order in which `multiply` reads it; zeros fill up the last vectors."""
     return pack_into(b, np.empty(packed_size(b.shape[0], b.shape[1], b.itemsize), b.dtype))
@@ -197,10 +253,7 @@ def pack_into(b, packed):  # type: ignore[no-untyped-def]
         panel = packed[column * k : (column + width) * k].reshape(k, width)
         held = min(width, n - column)
         if b.strides[0] <= b.strides[1]:
-            for j in range(held):
-                line = b[:, column + j]
-                for i in range(k):
-                    panel[i, j] = line[i]
+            transpose(b[:, column : column + held].T, panel[:, :held])
         else:
             for i in range(k):
                 _copy(b[i][column : column + held], panel[i])
@@ -210,19 +263,22 @@ def pack_into(b, packed):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
+def multiply_turned(a, b, out, add):  # type: ignore[no-untyped-def]
+    """`multiply` with the transpose of b [n, k], rows contiguous and not packed: a weight as torch lays it out.
+
+    It is packed panel by panel, each of which is still in the first cache when it is read.
+    """
+    width = _WIDE * (_VECTOR // out.itemsize)
+    packed = np.empty(width * b.shape[1], out.dtype)
+    for column in range(0, len(b), width):
+        panel = pack_into(b[column : column + width].T, packed)
+        multiply(a, panel, out[:, column : column + width], add)
+
+
+@njit(**OPTIONS)
 def add_product(a, b, total):  # type: ignore[no-untyped-def]
     """Add a^T b to total [m, n], a [N, m] and b [N, n] contiguous, in blocks of N that stay in the cache."""
     steps = 128
     packed = np.empty(packed_size(steps, b.shape[1], b.itemsize), b.dtype)
     for begin in range(0, len(a), steps):
         multiply(a[begin : begin + steps].T, pack_into(b[begin : begin + steps], packed), total, True)
-
-
-@njit(**OPTIONS)
-def transpose(a, out):  # type: ignore[no-untyped-def]
-    """Fill out [n, m] from a [m, n], in strips that stay in the cache."""
-    m, n = a.shape
-    for begin in range(0, m, 16):
-        for column in range(n):
-            for row in range(begin, min(begin + 16, m)):
-                out[column, row] = a[row, column]
