@@ -13,8 +13,10 @@ import torch
 from gymnasium import spaces
 from numba import njit
 from stable_baselines3.common import distributions as sb3
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from memory.kernels.linear import Linear
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
@@ -45,6 +47,10 @@ class Categorical(sb3.CategoricalDistribution):
 
     _logits: Tensor
     _log_probs: Tensor | None
+
+    def proba_distribution_net(self, latent_dim: int) -> nn.Module:
+        """The layer whose outputs are the logits."""
+        return Linear(latent_dim, self.action_dim)
 
     def proba_distribution(self, action_logits: Tensor) -> Categorical:
         """Take the logits; nothing is computed yet."""

@@ -1,14 +1,14 @@
-"""The last layers of a policy with discrete actions, compiled for acting on the CPU.
+"""The heads of a policy with discrete actions, compiled for acting on the CPU.
 
 Acting is many small operations, each of which takes longer to begin than to do. Where the heads are as SB3 builds
-them, tanh, the two last linear layers and the draw of an action are one call here; elsewhere, and wherever a gradient
-is wanted, they are torch's operations, to which this is equal.
+them, all their layers and the draw of an action are one call here; elsewhere, and wherever a gradient is wanted, they
+are torch's operations, to which this is equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,27 +17,41 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import Tensor, nn
 
-from agents.activations import Tanh
 from agents.distributions import Categorical, check_drawn, invert_into
-from memory.kernels.gated_cells import tanh
+from agents.layers import Tanh, is_hooked
+from memory.kernels.compiling import OPTIONS
+from memory.kernels.gated_cells import squash_in_place
+from memory.kernels.linear import Linear
+from memory.kernels.products import multiply_turned
 
 if TYPE_CHECKING:
     from agents.policies import MemoryActorCriticPolicy
 
 
 def has_compiled_form(policy: MemoryActorCriticPolicy) -> bool:
-    """Whether a policy's heads are those that `act` computes: Discrete actions, tanh before linear layers."""
+    """Whether a policy's heads are those that `act` computes: Discrete actions, tanh between linear layers."""
     from agents.policies import MemoryActorCriticPolicy
 
-    cls, nets, last = type(policy), policy.mlp_extractor, (policy.action_net, policy.value_net)
+    cls, nets = type(policy), policy.mlp_extractor
     return (
         isinstance(policy.action_dist, Categorical)
         and cls._get_action_dist_from_latent is ActorCriticPolicy._get_action_dist_from_latent
         and cls._actor is MemoryActorCriticPolicy._actor
         and cls._critic is MemoryActorCriticPolicy._critic
         and type(nets) is MlpExtractor
-        and all(len(net) > 1 and type(net[-1]) in (Tanh, nn.Tanh) for net in (nets.policy_net, nets.value_net))
-        and all(type(net) is nn.Linear and net.bias is not None for net in last)
+        and _is_known([*nets.policy_net, policy.action_net])
+        and _is_known([*nets.value_net, policy.value_net])
+    )
+
+
+def _is_known(layers: list[nn.Module]) -> bool:
+    """Whether layers are linear, with biases, and the hyperbolic tangent by turns."""
+    maps, tangents = layers[::2], layers[1::2]
+    return (
+        len(maps) == len(tangents) + 1
+        and all(type(layer) in (nn.Linear, Linear) and layer.bias is not None for layer in maps)
+        and all(type(layer) in (nn.Tanh, Tanh) for layer in tangents)
+        and not any(map(is_hooked, layers))
     )
 
 
@@ -55,60 +69,41 @@ def act(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -
     Raises:
         ValueError: logits from which nothing can be drawn.
     """
-    nets = policy.mlp_extractor
-    pi, vf = _all_but_last(nets.policy_net, latent_pi), _all_but_last(nets.value_net, latent_vf)
-    B, actor, critic = len(pi), policy.action_net, policy.value_net
-    assert isinstance(actor, nn.Linear)
-    assert isinstance(critic, nn.Linear)
-    logits, values, log_prob = pi.new_empty(B, len(actor.bias)), pi.new_empty(B), pi.new_empty(B)
+    nets, B = policy.mlp_extractor, len(latent_pi)
+    pi = tuple(_parameters([*nets.policy_net, policy.action_net]))
+    vf = tuple(_parameters([*nets.value_net, policy.value_net]))
+    logits, values = latent_pi.new_empty(B, len(pi[-1][1])), latent_pi.new_empty(B, 1)
+    log_prob = latent_pi.new_empty(B)
     uniform, actions = torch.rand(B, dtype=torch.float64), torch.empty(B, dtype=torch.int64)
-    weights = (tensor.detach() for tensor in (actor.weight, actor.bias, critic.weight, critic.bias))
-    arrays = (pi, vf, *weights, uniform, logits, values, actions, log_prob)
-    check_drawn(logits, _act(*(tensor.numpy() for tensor in arrays)))
-    return actions, values, log_prob
+    arrays = (tensor.numpy() for tensor in (uniform, logits, values, actions, log_prob))
+    latents = (latent.contiguous().numpy() for latent in (latent_pi, latent_vf))
+    check_drawn(logits, _act(*latents, pi, vf, *arrays))
+    return actions, values.view(B), log_prob
 
 
-def _all_but_last(net: Iterable[nn.Module], x: Tensor) -> Tensor:
-    *layers, _ = net
-    for layer in layers:
-        x = layer(x)
-    return x
+def _parameters(layers: list[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Weight [D, F] and bias [D] of the linear layers."""
+    for layer in layers[::2]:
+        yield layer.weight.detach().contiguous().numpy(), layer.bias.detach().contiguous().numpy()
 
 
-@njit(cache=True)
-def _act(
-    pi: np.ndarray,
-    vf: np.ndarray,
-    actor: np.ndarray,
-    actor_bias: np.ndarray,
-    critic: np.ndarray,
-    critic_bias: np.ndarray,
-    uniform: np.ndarray,
-    logits: np.ndarray,
-    values: np.ndarray,
-    actions: np.ndarray,
-    log_prob: np.ndarray,
-) -> int:
-    """Fill the last four; `pi` and `vf` become their hyperbolic tangents. The result is that of `invert_into`."""
-    for b in range(len(pi)):
-        _tanh(pi[b])
-        _tanh(vf[b])
-        for a in range(len(actor)):
-            logits[b, a] = _dot(pi[b], actor[a]) + actor_bias[a]
-        values[b] = _dot(vf[b], critic[0]) + critic_bias[0]
+@njit(**OPTIONS)
+def _act(latent_pi, latent_vf, pi, vf, uniform, logits, values, actions, log_prob):  # type: ignore[no-untyped-def]
+    """Fill logits [B, n], values [B, 1], actions [B] and log_prob [B]; the result is that of `invert_into`."""
+    _through(latent_pi, pi, logits)
+    _through(latent_vf, vf, values)
     return invert_into(logits, uniform, actions, log_prob)
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _tanh(x: np.ndarray) -> None:
-    for i in range(x.size):
-        x[i] = tanh(x[i])
-
-
-# reassociation lets the sum be vectorised; tanh must not have it, see memory.kernels.gated_cells
-@njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
-def _dot(a: np.ndarray, b: np.ndarray) -> float:
-    total = a.dtype.type(0)
-    for i in range(a.size):
-        total += a[i] * b[i]
-    return total
+@njit(**OPTIONS)
+def _through(x, layers, out):  # type: ignore[no-untyped-def]
+    """Fill out from x [B, F] by linear layers, (weight, bias) each, with tangents between them."""
+    for number, (weight, bias) in enumerate(layers):
+        y = np.empty((len(x), len(bias)), x.dtype)
+        for row in range(len(x)):
+            y[row] = bias
+        multiply_turned(x, weight, y, True)
+        if number < len(layers) - 1:
+            squash_in_place(y.reshape(-1))
+        x = y
+    out[:] = x

@@ -20,10 +20,10 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 import memory as memories
-from agents.activations import Tanh
 from agents.distributions import draw, make_distribution
 from agents.extractors import DictExtractor, ImageExtractor
 from agents.heads import act, has_compiled_form
+from agents.layers import Layers, Tanh, through
 from agents.outside import not_finite
 from agents.tree import tree_map
 from memory.base import Memory
@@ -126,9 +126,9 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             self.decoder = nn.Linear(self.memory.output_size, get_flattened_obs_dim(self.observation_space))
         super()._build(lr_schedule)
 
-    def _make_encoder(self) -> tuple[nn.Sequential, int]:
+    def _make_encoder(self) -> tuple[Layers, int]:
         layers = create_mlp(self.features_dim, -1, self.encoder_arch, self.activation_fn) if self.encoder_arch else []
-        encoder = nn.Sequential(*layers)
+        encoder = Layers(*layers)
         if self.ortho_init:
             encoder.apply(partial(self.init_weights, gain=np.sqrt(2)))
         return encoder, self.encoder_arch[-1] if self.encoder_arch else self.features_dim
@@ -137,6 +137,8 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         self.mlp_extractor = MlpExtractor(
             self.memory.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
         )
+        self.mlp_extractor.policy_net = Layers(*self.mlp_extractor.policy_net)
+        self.mlp_extractor.value_net = Layers(*self.mlp_extractor.value_net)
 
     def _check_place(self) -> None:
         if self.memory.num_places == 1:
@@ -382,7 +384,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
 
     def _critic(self, latent: Tensor) -> Tensor:
-        return self.value_net(self.mlp_extractor.forward_critic(latent)).squeeze(-1)
+        return through([self.value_net], self.mlp_extractor.forward_critic(latent)).squeeze(-1)
 
 
 class MlpMemoryPolicy(MemoryActorCriticPolicy):

@@ -10,8 +10,8 @@ from stable_baselines3.common import distributions as sb3
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from agents.activations import Tanh
 from agents.distributions import Categorical, Undrawable, draw, invert, invert_into, make_distribution
+from agents.layers import Tanh
 
 LARGEST = 1 - 2.0**-53
 """The largest number that a float64 uniform draw can be."""

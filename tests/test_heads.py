@@ -41,7 +41,7 @@ def acted(policy: MlpMemoryPolicy, compiled: bool, deterministic: bool = False):
 
 
 @pytest.mark.parametrize("activation_fn", [None, nn.Tanh])
-@pytest.mark.parametrize("net_arch", [[7], {"pi": [8, 5], "vf": [70]}])
+@pytest.mark.parametrize("net_arch", [[7], {"pi": [8, 5], "vf": [70]}, [], {"pi": [4], "vf": []}])
 def test_compiled_heads_equal_torchs_operations(net_arch, activation_fn, monkeypatch):
     kwargs = {} if activation_fn is None else {"activation_fn": activation_fn}
     policy = policy_for(net_arch, **kwargs)
@@ -98,6 +98,12 @@ class OwnCritic(MlpMemoryPolicy):
         return super()._critic(latent).tanh()
 
 
+def hooked(policy: MlpMemoryPolicy) -> MlpMemoryPolicy:
+    """A policy of which somebody watches a layer."""
+    policy.mlp_extractor.policy_net[1].register_forward_hook(lambda *_: None)
+    return policy
+
+
 class OwnFeatures(MlpMemoryPolicy):
     """A policy that sees its observations doubled."""
 
@@ -108,16 +114,15 @@ class OwnFeatures(MlpMemoryPolicy):
 @pytest.mark.parametrize(
     "made",
     [
-        lambda: policy_for([]),
-        lambda: policy_for({"pi": [4], "vf": []}),
         lambda: policy_for([4], activation_fn=nn.ReLU),
         lambda: policy_for([4], spaces.MultiDiscrete([2, 3])),
         lambda: policy_for([4], spaces.Box(-1, 1, (2,))),
         lambda: policy_for([4], cls=Masked),
         lambda: policy_for([4], cls=OwnActionNet),
         lambda: policy_for([4], cls=OwnCritic),
+        lambda: hooked(policy_for([4])),
     ],
-    ids=["no layers", "no critic layers", "relu", "multidiscrete", "box", "overridden", "replaced", "own critic"],
+    ids=["relu", "multidiscrete", "box", "overridden", "replaced", "own critic", "hooked"],
 )
 def test_other_heads_are_left_to_torch(made):
     policy = made()

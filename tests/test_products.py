@@ -6,8 +6,8 @@ from conftest import tolerance
 from torch.nn import functional
 from torch.testing import assert_close
 
-from memory.kernels.linear import FEWEST_ROWS, Linear, linear
-from memory.kernels.products import add_product, multiply, multiply_turned, pack, transpose
+from memory.kernels.linear import FEWEST_ROWS, Linear, linear, tanh_linear
+from memory.kernels.products import multiply, multiply_turned, pack, transpose
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
@@ -52,15 +52,6 @@ def test_nan_stays_in_its_row():
 
 
 @each_dtype
-@pytest.mark.parametrize("N", [0, 1, 128, 300])
-def test_add_product_equals_the_definition(dtype, N):
-    a, b, total = (torch.randn(shape, dtype=dtype) for shape in ((N, 10), (N, 70), (10, 70)))
-    expected = total + a.t() @ b
-    add_product(a.numpy(), b.numpy(), total.numpy())
-    assert_close(total, expected, **tolerance(dtype))
-
-
-@each_dtype
 @pytest.mark.parametrize(("m", "k", "n"), SHAPES)
 def test_multiply_turned_equals_the_definition(dtype, m, k, n):
     a, b, out = torch.randn(m, k, dtype=dtype), torch.randn(n, k, dtype=dtype), torch.randn(m, n, dtype=dtype)
@@ -86,8 +77,9 @@ def test_transpose(dtype, turned, m, n):
 
 @each_dtype
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(FEWEST_ROWS,), (20, 30), (3,)])
-def test_linear_equals_torch(dtype, bias, shape):
+@pytest.mark.parametrize("shape", [(FEWEST_ROWS,), (20, 30), (3,), (0,)])
+@pytest.mark.parametrize("squashed", [False, True], ids=["linear", "tanh"])
+def test_linear_equals_torch(dtype, bias, shape, squashed):
     """Values and gradients, for sequences as for the few rows that torch maps itself, and for views."""
     x = torch.randn(*shape, 9, dtype=dtype).transpose(0, -2).requires_grad_()
     weight = torch.randn(9, 13, dtype=dtype).t().requires_grad_()
@@ -95,8 +87,13 @@ def test_linear_equals_torch(dtype, bias, shape):
     outside = torch.randn(*x.shape[:-1], 13, dtype=dtype)
     found, expected = (
         (y.detach(), *torch.autograd.grad(y, leaves, outside))
-        for y in (each(x, *leaves[1:]) for each in (linear, functional.linear))
+        for y in (
+            (tanh_linear if squashed else linear)(x, *leaves[1:]),
+            functional.linear(x, *leaves[1:]).tanh() if squashed else functional.linear(x, *leaves[1:]),
+        )
     )
+    with torch.no_grad():
+        assert torch.equal((tanh_linear if squashed else linear)(x, *leaves[1:]), found[0])
     assert_close(found, expected, **tolerance(dtype))
 
 

@@ -89,7 +89,7 @@ def _squash(row, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _squash_in_place(row):  # type: ignore[no-untyped-def]
+def squash_in_place(row):  # type: ignore[no-untyped-def]
     """Hyperbolic tangents in place."""
     for j in range(len(row)):
         row[j] = tanh(row[j])
@@ -110,7 +110,7 @@ def lstm_forward(gates, h, c):  # type: ignore[no-untyped-def]
         row, cell, out = gates[p], c[p], h[p]
         i, f, g, o = row[:H], row[H : 2 * H], row[2 * H : 3 * H], row[3 * H :]
         open_gates(row[: 2 * H])
-        _squash_in_place(g)
+        squash_in_place(g)
         open_gates(o)
         for j in range(H):
             cell[j] = f[j] * cell[j] + i[j] * g[j]
@@ -153,7 +153,7 @@ def gru_forward(gates, h):  # type: ignore[no-untyped-def]
         open_gates(row[H : 3 * H])
         for j in range(H):
             n[j] += r[j] * m[j]
-        _squash_in_place(n)
+        squash_in_place(n)
         for j in range(H):
             out[j] = n[j] + z[j] * (out[j] - n[j])
 

@@ -1,23 +1,30 @@
-"""Linear maps over sequences by the products of `memory.kernels.products`.
+"""Linear maps over sequences, and their hyperbolic tangent, by the products of `memory.kernels.products`.
 
 The library behind torch's own products uses less than half of what some processors can do; these use the widest
-vectors that there are.
+vectors that there are. Rows pass in blocks that stay in the cache until everything that is to be done to them is done.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from memory.kernels.products import add_product, multiply, pack
+from memory.kernels.compiling import INLINED, OPTIONS
+from memory.kernels.gated_cells import squash_in_place
+from memory.kernels.products import multiply, pack, pack_into, packed_size
 from memory.kernels.rows import in_parts, part_borders
 
 FEWEST_ROWS = 256
 """Rows that are worth packing the weight for."""
+
+BLOCK_ROWS = 128
+"""Rows of a block."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -25,10 +32,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Differentiable once on the CPU.
     """
-    known = x.dtype in (torch.float32, torch.float64) and x.dtype == weight.dtype
-    if x.device.type != "cpu" or not known or x.numel() < FEWEST_ROWS * x.shape[-1] or torch.is_autocast_enabled("cpu"):
+    if x.numel() < FEWEST_ROWS * x.shape[-1] or not _has_kernel(x, weight):
         return functional.linear(x, weight, bias)
-    return _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+    return _apply(x, weight, bias, False)
+
+
+def tanh_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The hyperbolic tangent of `linear`, to 2e-7 in float32; torch takes longer for it than for the product."""
+    if not _has_kernel(x, weight):
+        return functional.linear(x, weight, bias).tanh()
+    return _apply(x, weight, bias, True)
 
 
 class Linear(nn.Linear):
@@ -39,39 +52,102 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
+def _has_kernel(x: Tensor, weight: Tensor) -> bool:
+    known = x.dtype in (torch.float32, torch.float64) and x.dtype == weight.dtype
+    return known and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+
+def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, squashed: bool) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    y = _Linear.apply(rows, weight, bias, squashed) if torch.is_grad_enabled() else _map(rows, weight, bias, squashed)
+    return y.view(*x.shape[:-1], len(weight))
+
+
+def _map(x: Tensor, weight: Tensor, bias: Tensor | None, squashed: bool) -> Tensor:
+    N, D = len(x), len(weight)
+    y = x.new_empty(N, D)
+    packed = pack(weight.detach().t().numpy())
+    added = (x.new_zeros(D) if bias is None else bias.detach().contiguous()).numpy()
+    inputs, outputs = x.detach().contiguous().numpy(), y.numpy()
+    in_parts(
+        lambda first, last: _forward(inputs[first:last], packed, added, squashed, outputs[first:last]),
+        part_borders(1, N),
+    )
+    return y
+
+
 class _Linear(torch.autograd.Function):
-    """(x [N, F], weight [D, F], bias [D] or None) -> [N, D]."""
+    """(x [N, F], weight [D, F], bias [D] or None, whether the tangent follows) -> [N, D]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
-        N, D = len(x), len(weight)
-        out = x.new_empty(N, D) if bias is None else bias.expand(N, D).contiguous()
-        packed = pack(weight.t().numpy())
-        rows = x.contiguous().numpy(), out.numpy()
-
-        def run(first: int, last: int) -> None:
-            multiply(rows[0][first:last], packed, rows[1][first:last], bias is not None)
-
-        in_parts(run, part_borders(1, N))
-        return out
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, squashed: bool) -> Tensor:
+        y = _map(x, weight, bias, squashed)
+        ctx.save_for_backward(x, weight, y if squashed else y.new_empty(0, len(weight)))
+        ctx.has_bias, ctx.squashed = bias is not None, squashed
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        dy = dy.contiguous()
-        outside, inputs = dy.numpy(), x.contiguous().numpy()
-        dx = torch.empty_like(x, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
-        packed = pack(weight.numpy()) if dx is not None else None
+        x, weight, y = ctx.saved_tensors
+        outside, inputs, outputs = dy.contiguous().numpy(), x.contiguous().numpy(), y.numpy()
+        # of no rows where it is not asked for
+        dx = x.new_empty(x.shape if ctx.needs_input_grad[0] else (0, x.shape[1]))
+        packed = pack(weight.numpy())
 
-        def run(first: int, last: int) -> Tensor:
-            d_weight = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-            add_product(outside[first:last], inputs[first:last], d_weight.numpy())
-            if dx is not None:
-                multiply(outside[first:last], packed, dx.numpy()[first:last], False)
-            return d_weight
+        def run(first: int, last: int) -> tuple[Tensor, Tensor]:
+            d_weight, d_bias = x.new_zeros(weight.shape), x.new_zeros(len(weight))
+            part = slice(first, last)
+            arrays = (outside[part], inputs[part], outputs[part], packed, dx.numpy()[part])
+            _backward(*arrays, d_weight.numpy(), d_bias.numpy())
+            return d_weight, d_bias
 
-        first, *others = in_parts(run, part_borders(1, len(x)))
-        return dx, sum(others, first), dy.sum(0) if ctx.has_bias else None
+        (d_weight, d_bias), *others = in_parts(run, part_borders(1, len(x)))
+        for other_weight, other_bias in others:
+            d_weight += other_weight
+            d_bias += other_bias
+        return dx if ctx.needs_input_grad[0] else None, d_weight, d_bias if ctx.has_bias else None, None
+
+
+@njit(**OPTIONS)
+def _forward(x, packed, bias, squashed, y):  # type: ignore[no-untyped-def]
+    """Fill y [N, D] from x [N, F], the transposed weight, packed, and bias [D]."""
+    for begin in range(0, len(x), BLOCK_ROWS):
+        rows = y[begin : begin + BLOCK_ROWS]
+        for row in range(len(rows)):
+            rows[row] = bias
+        multiply(x[begin : begin + BLOCK_ROWS], packed, rows, True)
+        if squashed:
+            squash_in_place(rows.reshape(-1))
+
+
+@njit(**OPTIONS)
+def _backward(dy, x, y, packed, dx, d_weight, d_bias):  # type: ignore[no-untyped-def]
+    """Fill dx [N, F], unless it is empty, and add to d_weight [D, F] and d_bias [D].
+
+    dy [N, D], x [N, F], the output y [N, D] where the tangent was taken, else empty; the weight, packed.
+    """
+    (N, D), F = dy.shape, x.shape[1]
+    through = np.empty((min(N, BLOCK_ROWS), D), dy.dtype)
+    packed_x = np.empty(packed_size(BLOCK_ROWS, F, dy.itemsize), dy.dtype)
+    for begin in range(0, N, BLOCK_ROWS):
+        end = min(begin + BLOCK_ROWS, N)
+        d = dy[begin:end]
+        if len(y) > 0:
+            d = through[: end - begin]
+            for row in range(end - begin):
+                _through_tangent(dy[begin + row], y[begin + row], d[row])
+        multiply(d.T, pack_into(x[begin:end], packed_x), d_weight, True)
+        part = np.zeros_like(d_bias)
+        for row in range(end - begin):
+            for j in range(D):
+                part[j] += d[row, j]
+        d_bias += part
+        if len(dx) > 0:
+            multiply(d, packed, dx[begin:end], False)
+
+
+@njit(**INLINED)
+def _through_tangent(dy, y, d):  # type: ignore[no-untyped-def]
+    for j in range(len(d)):
+        d[j] = dy[j] * (1 - y[j] * y[j])

@@ -273,12 +273,3 @@ def multiply_turned(a, b, out, add):  # type: ignore[no-untyped-def]
     for column in range(0, len(b), width):
         panel = pack_into(b[column : column + width].T, packed)
         multiply(a, panel, out[:, column : column + width], add)
-
-
-@njit(**OPTIONS)
-def add_product(a, b, total):  # type: ignore[no-untyped-def]
-    """Add a^T b to total [m, n], a [N, m] and b [N, n] contiguous, in blocks of N that stay in the cache."""
-    steps = 128
-    packed = np.empty(packed_size(steps, b.shape[1], b.itemsize), b.dtype)
-    for begin in range(0, len(a), steps):
-        multiply(a[begin : begin + steps].T, pack_into(b[begin : begin + steps], packed), total, True)

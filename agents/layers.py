@@ -1,7 +1,9 @@
-"""The hyperbolic tangent, for which torch takes longer on the CPU than for the matrix product before it."""
+"""Fully connected layers and the hyperbolic tangent, for which torch takes longer than for the product before it."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from memory.kernels import gated_cells
 from memory.kernels.compiling import drop_stale
 from memory.kernels.gated_cells import tanh
+from memory.kernels.linear import linear, tanh_linear
 
 
 class Tanh(nn.Tanh):
@@ -23,6 +26,37 @@ class Tanh(nn.Tanh):
         if input.device.type != "cpu" or input.dtype not in (torch.float32, torch.float64):
             return super().forward(input)
         return _Tanh.apply(input) if torch.is_grad_enabled() else _forward(input)
+
+
+class Layers(nn.Sequential):
+    """`nn.Sequential` by `through`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map a tensor [..., F]."""
+        return through(self, input)
+
+
+def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """What layers, one after the other, make of x [..., F]; linear ones with their tangents are one call each.
+
+    A layer with a hook, or of another class, is called as ever.
+    """
+    left = deque(layers)
+    while left:
+        layer = left.popleft()
+        if type(layer) is not nn.Linear or is_hooked(layer):
+            x = layer(x)
+        elif left and type(left[0]) in (nn.Tanh, Tanh) and not is_hooked(left[0]):
+            left.popleft()
+            x = tanh_linear(x, layer.weight, layer.bias)
+        else:
+            x = linear(x, layer.weight, layer.bias)
+    return x
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something else is to happen when the module is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 class _Tanh(torch.autograd.Function):
@@ -69,5 +103,5 @@ def _backward_kernel(dy: np.ndarray, y: np.ndarray, dx: np.ndarray) -> None:
         dx[i] = dy[i] * (y.dtype.type(1) - y[i] * y[i])
 
 
-# agents.heads, in the same folder, compiles it in too
-drop_stale(Tanh.forward, [Path(gated_cells.__file__)])
+# agents.heads, in the same folder, compiles others in too
+drop_stale(Tanh.forward, Path(gated_cells.__file__).parent.glob("*.py"))
