@@ -45,6 +45,16 @@ def not_finite(observation: Any, name: str = "observation") -> tuple[str, float,
     return None
 
 
+def refuse_not_finite(observation: np.ndarray | dict[str, np.ndarray]) -> None:
+    """Refuse observations [B, ...] that hold NaN or infinity, naming the key and the row."""
+    if found := not_finite(observation):
+        name, value, place = found
+        raise ValueError(
+            f"{name} holds {value} at index {list(place)} (environment row first); observations must be finite: "
+            "check the environment, or VecNormalize's statistics"
+        )
+
+
 def outside_space(space: spaces.Space, observations: Any, skip: frozenset[str] = frozenset()) -> Outside | None:
     """The first number in a batch of observations that their space does not hold; NaN is none.
 

@@ -24,7 +24,7 @@ from agents.distributions import draw, make_distribution
 from agents.extractors import DictExtractor, ImageExtractor
 from agents.heads import act, has_compiled_form
 from agents.layers import Layers, Tanh, through
-from agents.outside import not_finite
+from agents.outside import refuse_not_finite
 from agents.tree import tree_map
 from memory.base import Memory
 
@@ -291,7 +291,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             if missing:
                 raise ValueError(f"observation lacks {missing}; it needs {list(self.observation_space.spaces)}")
             observation = {key: observation[key] for key in self.observation_space.spaces}
-        check_finite(observation)
+        refuse_not_finite(observation)
         obs, vectorized = self.obs_to_tensor(observation)
         B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         if state is None:
@@ -401,16 +401,6 @@ class MultiInputMemoryPolicy(MemoryActorCriticPolicy):
     """For Dict observations."""
 
     default_extractor = DictExtractor
-
-
-def check_finite(observation: np.ndarray | dict[str, np.ndarray]) -> None:
-    """Refuse observations [B, ...] that hold NaN or infinity, naming the key and the row."""
-    if found := not_finite(observation):
-        name, value, place = found
-        raise ValueError(
-            f"{name} holds {value} at index {list(place)} (environment row first); observations must be finite: "
-            "check the environment, or VecNormalize's statistics"
-        )
 
 
 def _check_rows(leaf: Tensor, batch_size: int) -> None:

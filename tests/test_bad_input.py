@@ -336,7 +336,11 @@ def test_spaces_that_no_policy_reads(observation, action, message, tmp_path):
 def test_actions_that_are_not_counted_from_0_are_taken_as_the_refusal_says():
     env = Spaces(spaces.Discrete(2), spaces.Discrete(2, start=1))
     shifted = gym.wrappers.TransformAction(env, lambda action: action + env.action_space.start, spaces.Discrete(2))
+    taken = []
+    env.step = lambda action, step=env.step: taken.append(int(action)) or step(action)
     agent(env=shifted, n_steps=8).learn(8)
+    assert len(taken) == 8
+    assert set(taken) <= {1, 2}
 
 
 def test_arguments_of_default_classes_are_checked():
@@ -369,7 +373,15 @@ def test_an_environment_made_from_an_id_is_closed_when_refused(monkeypatch):
 
 
 def test_bounds_themselves_are_taken():
-    agent(gamma=1, gae_lambda=0, ent_coef=0, target_kl=None, clip_range_vf=0.0, seed=2**32 - 1, n_steps=1, batch_size=1)
-    agent(learning_rate=0.0, memory_carry_over=1.0, strategy_epsilon=[0, 0], verbose=np.int64(0), gamma=np.float32(0.5))
-    agent(policy_kwargs={"memory": "none", "encoder_arch": [], "net_arch": [], "log_std_init": -2})
-    agent(policy_kwargs={"memory": "none", "encoder_arch": (3,), "net_arch": {"pi": [2], "vf": []}})
+    model = agent(
+        gamma=1, gae_lambda=0, ent_coef=0, target_kl=None, clip_range_vf=0.0, seed=2**32 - 1, n_steps=1, batch_size=1
+    )
+    assert (model.gamma, model.gae_lambda, model.seed, model.n_steps, model.batch_size) == (1, 0, 2**32 - 1, 1, 1)
+    model = agent(
+        learning_rate=0.0, memory_carry_over=1.0, strategy_epsilon=[0, 0], verbose=np.int64(0), gamma=np.float32(0.5)
+    )
+    assert (model.memory_carry_over, model.gamma, model.policy.optimizer.param_groups[0]["lr"]) == (1.0, 0.5, 0.0)
+    bare = agent(policy_kwargs={"memory": "none", "encoder_arch": [], "net_arch": [], "log_std_init": -2}).policy
+    assert len(bare.encoder) == len(bare.mlp_extractor.policy_net) == 0
+    small = agent(policy_kwargs={"memory": "none", "encoder_arch": (3,), "net_arch": {"pi": [2], "vf": []}}).policy
+    assert [small.encoder[0].out_features, small.action_net.in_features, small.value_net.in_features] == [3, 2, 128]

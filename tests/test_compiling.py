@@ -64,9 +64,12 @@ def test_importing_the_kernels_drops_what_is_older_than_any_of_their_files():
 
 
 def test_files_that_another_process_deletes_meanwhile(tmp_path, monkeypatch):
-    gone = tmp_path / "gone.nbi"
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: [gone])
+    gone, old = tmp_path / "gone.nbi", tmp_path / "old.nbc"
+    old.touch()
+    os.utime(old, (0, 0))
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [gone, old])
     drop_stale(drop_stale, [Path(__file__)])
+    assert not old.exists()
 
 
 @pytest.mark.parametrize("odd", range(3))

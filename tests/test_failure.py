@@ -286,7 +286,12 @@ def test_the_first_number_outside_its_space(case, tensor):
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
 def test_wide_unsigned_observations_are_learnt_from(dtype):
     env = DummyVecEnv([lambda: Spaces(spaces.Box(0, 1000, (2,), dtype), spaces.Discrete(3))] * 2)
-    model_for(env).learn(16)
+    model = model_for(env)
+    before = [parameter.clone() for parameter in model.policy.parameters()]
+    model.learn(16)
+    assert model.num_timesteps == 16
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
+    assert any(not torch.equal(old, new) for old, new in zip(before, model.policy.parameters()))
 
 
 def test_bounds_of_other_precision_leave_nothing_out():
@@ -312,7 +317,12 @@ def test_an_observation_outside_its_space_is_said_once(tmp_path):
 
 def test_what_is_normalised_is_not_held_against_its_space():
     env = VecNormalize(DummyVecEnv([Counter, Counter]))
-    model_for(env).learn(48)
+    model = model_for(env)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.learn(48)
+    assert not [warning for warning in caught if "outside its space" in str(warning.message)]
+    assert model.rollout_buffer.observations.min() < 0 == Counter().observation_space.low.min()
 
 
 def test_a_category_that_is_not_there_is_named():
