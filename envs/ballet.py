@@ -22,7 +22,7 @@ from envs.ballet_view import (
     somebody_off_centre,
 )
 from envs.core import World
-from envs.kernels import IO, compiled, draw, run_rows
+from envs.kernels import IO, compiled, draw, quotient, run_rows
 from envs.raster import AGENT, FLOOR, GOAL, PALETTE, WALL, Canvas, faded
 
 MIDDLE = ROOM // 2
@@ -31,6 +31,15 @@ PLACES = 8
 NUM_DANCES = len(DANCE_NAMES)
 ABOUT_ONE = 3 + 2 * LOOKS
 """Numbers that the symbolic view tells of a place."""
+AHEAD_X, AHEAD_Y = (3 * DX / 8).astype(np.float32), (3 * DY / 8).astype(np.float32)
+"""The places' centres from the room's middle, in the unit of the symbolic view."""
+OFF_X, OFF_Y = (np.pad(step[DANCES], ((0, 0), (0, 1))) for step in (DX, DY))
+"""[16 dances, 17] int64: where a dancer stands from the centre of its place after each move; at last, while it rests."""
+FREE, BLOCKED = -1, -2
+GROUND = np.full((ROOM, ROOM), BLOCKED)
+"""[11, 11] int64: the place with its centre in (row, column), FREE or BLOCKED."""
+GROUND[1:-1, 1:-1] = FREE
+GROUND[MIDDLE + 3 * DY, MIDDLE + 3 * DX] = np.arange(PLACES)
 
 
 class Rules(NamedTuple):
@@ -45,26 +54,26 @@ class Rules(NamedTuple):
 
 
 class State(NamedTuple):
-    """What changes, one entry per row."""
+    """What changes, one entry per row; in small types, as a step takes the longer the more memory it goes through."""
 
     rng: np.ndarray
     steps: np.ndarray
     x: np.ndarray
-    """[B] int64, the player's column, 1 to 9"""
+    """[B] uint8, the player's column, 1 to 9"""
     y: np.ndarray
-    """[B] int64, its row, downwards"""
+    """[B] uint8, its row, downwards"""
     target: np.ndarray
-    """[B] int64, the place of the dancer that will be asked for"""
+    """[B] uint8, the place of the dancer that will be asked for"""
     order: np.ndarray
-    """[B, dancers] int64, places in the order in which their dancers perform"""
+    """[B, dancers] uint8, places in the order in which their dancers perform"""
     dance: np.ndarray
-    """[B, 8] int64, the dance of each place's dancer; -1 where there is none"""
+    """[B, 8] int8, the dance of each place's dancer; -1 where there is none"""
     shape: np.ndarray
-    """[B, 8] int64"""
+    """[B, 8] uint8"""
     colour: np.ndarray
-    """[B, 8] int64"""
+    """[B, 8] uint8"""
     deck: np.ndarray
-    """[B, 16] int64, scratch"""
+    """[B, 16] uint8, scratch"""
 
 
 class Observation(NamedTuple):
@@ -107,65 +116,81 @@ def begin(rules: Rules, state: State, i: int) -> None:
     state.target[i] = state.order[i, draw(state.rng, i, n)]
 
 
+# Rows are at different moments of their episodes, and a branch that the processor guesses wrong costs more than all
+# that it skips: hence masks.
 @compiled
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
     """The player may walk once the dance is named; whom it walks into is its choice."""
-    if state.steps[i] < rules.choice:
-        return 0.0, False, False
-    x, y = state.x[i] + DX[action], state.y[i] + DY[action]
-    if not (0 < x < ROOM - 1 and 0 < y < ROOM - 1):
-        return 0.0, False, False
-    state.x[i], state.y[i] = x, y
-    for p in range(PLACES):
-        if state.dance[i, p] >= 0 and x == MIDDLE + 3 * DX[p] and y == MIDDLE + 3 * DY[p]:
-            won = p == state.target[i]
-            return 1.0 if won else 0.0, True, won
-    return 0.0, False, False
+    ground = GROUND[state.y[i] + DY[action], state.x[i] + DX[action]]
+    walks = (state.steps[i] >= rules.choice) & (ground != BLOCKED)
+    state.x[i] += walks * DX[action]
+    state.y[i] += walks * DY[action]
+    met = walks & (ground >= 0) & (state.dance[i, max(ground, 0)] >= 0)
+    won = met & (ground == state.target[i])
+    return np.float64(won), met, won
 
 
 @compiled
-def performing(rules: Rules, state: State, i: int) -> tuple[int, int]:
-    """The place whose dancer is off its centre, and in which direction; (-1, 0) where all stand still."""
-    t = state.steps[i] - 1
-    m = t % rules.turn
-    if t < 0 or t >= rules.choice - 1 or m >= MOVES:
-        return -1, 0
-    p = state.order[i, t // rules.turn]
-    return p, DANCES[state.dance[i, p], m]
+def performing(rules: Rules, state: State, i: int) -> tuple[int, int, int]:
+    """The place whose turn it is, and where its dancer stands from the centre: (p, x, y); the last place, at rest,
+    when it is nobody's turn."""
+    t = (state.steps[i] - 1) & 0xFFFFFFFF  # before step 1 later than all turns
+    k = min(quotient(t, rules.turn), rules.dancers - 1)
+    m = min(t - k * rules.turn, MOVES)
+    p = state.order[i, k]
+    return p, OFF_X[state.dance[i, p], m], OFF_Y[state.dance[i, p], m]
 
 
 @compiled
-def show(rules: Rules, state: State, i: int, seen: np.ndarray, j: int) -> None:
-    """The view, in numbers [B, 154] or in pixels [B, 99, 99, 3]; the other branch is not even compiled."""
+def tell(rules: Rules, state: State, i: int, seen: np.ndarray, j: int) -> None:
+    """The view in numbers [B, 154]. Nothing of it is read again: the processor would wait for all writes before."""
+    for k in range(seen.shape[1]):
+        seen[j, k] = 0
+    x, y = MIDDLE - state.x[i], MIDDLE - state.y[i]
+    seen[j, 0], seen[j, 1] = x / 4, y / 4
+    to_x, to_y = np.float32(x / 8), np.float32(y / 8)
+    for k in range(rules.dancers):
+        p = state.order[i, k]
+        first = 2 + ABOUT_ONE * p
+        seen[j, first], seen[j, first + 1], seen[j, first + 2] = 1, to_x + AHEAD_X[p], to_y + AHEAD_Y[p]
+        seen[j, first + 3 + state.shape[i, p]] = 1
+        seen[j, first + 3 + LOOKS + state.colour[i, p]] = 1
+    p, off_x, off_y = performing(rules, state, i)
+    seen[j, 3 + ABOUT_ONE * p] = (x + 3 * DX[p] + off_x) / 8
+    seen[j, 4 + ABOUT_ONE * p] = (y + 3 * DY[p] + off_y) / 8
+
+
+@compiled
+def paint(rules: Rules, state: State, i: int, seen: np.ndarray, j: int) -> None:
+    """The view in pixels [B, 99, 99, 3]."""
     x, y = state.x[i], state.y[i]
-    performer, direction = performing(rules, state, i)
-    if seen.ndim == 2:
-        for k in range(seen.shape[1]):
-            seen[j, k] = 0
-        seen[j, 0], seen[j, 1] = (MIDDLE - x) / 4, (MIDDLE - y) / 4
-    else:
-        paint_room(seen, j, x, y)
+    paint_room(seen, j, x, y)
+    performer, off_x, off_y = performing(rules, state, i)
     for k in range(rules.dancers):
         p = state.order[i, k]
         to_x, to_y = MIDDLE + 3 * DX[p] - x, MIDDLE + 3 * DY[p] - y
         if p == performer:
-            to_x, to_y = to_x + DX[direction], to_y + DY[direction]
-        shape, colour = state.shape[i, p], state.colour[i, p]
-        if seen.ndim == 2:
-            first = 2 + ABOUT_ONE * p
-            seen[j, first], seen[j, first + 1], seen[j, first + 2] = 1, to_x / 8, to_y / 8
-            seen[j, first + 3 + shape] = 1
-            seen[j, first + 3 + LOOKS + colour] = 1
-        elif to_x != 0 or to_y != 0:
-            paint_figure(seen, j, MIDDLE + to_y, MIDDLE + to_x, shape, colour)
+            to_x, to_y = to_x + off_x, to_y + off_y
+        if to_x != 0 or to_y != 0:
+            paint_figure(seen, j, MIDDLE + to_y, MIDDLE + to_x, state.shape[i, p], state.colour[i, p])
+
+
+@compiled
+def show(rules: Rules, state: State, i: int, seen: np.ndarray, j: int) -> None:
+    """The view, in numbers or in pixels; the other branch is not even compiled."""
+    if seen.ndim == 2:
+        tell(rules, state, i, seen, j)
+    else:
+        paint(rules, state, i, seen, j)
 
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
     """What the player is told, and what it sees."""
-    word = 0 if state.steps[i] < rules.choice else 1 + state.dance[i, state.target[i]]
     for k in range(1 + NUM_DANCES):
-        obs.told[j, k] = k == word
+        obs.told[j, k] = 0
+    asked = 1 + state.dance[i, state.target[i]]
+    obs.told[j, asked * (state.steps[i] >= rules.choice)] = 1
     show(rules, state, i, obs.seen, j)
 
 
@@ -243,8 +268,10 @@ class Ballet(World):
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""
-        shapes = ((), (), (), (), (self.rules.dancers,), (PLACES,), (PLACES,), (PLACES,), (NUM_DANCES,))
-        return State(np.zeros(rows, np.uint64), *(np.zeros((rows, *shape), np.int64) for shape in shapes))
+        B, n = rows, self.rules.dancers
+        widths = dict(x=(), y=(), target=(), order=(n,), shape=(PLACES,), colour=(PLACES,), deck=(NUM_DANCES,))
+        small = {name: np.zeros((B, *width), np.uint8) for name, width in widths.items()}
+        return State(np.zeros(B, np.uint64), np.zeros(B, np.int64), dance=np.zeros((B, PLACES), np.int8), **small)
 
     def expert(self) -> np.ndarray:
         """The step that brings the player nearest to the dancer asked for without walking onto another one."""
@@ -282,7 +309,7 @@ class Ballet(World):
         canvas.label(0, 0, self._title())
         canvas.box(2, 1, FLOOR, ROOM - 2, ROOM - 2, margin=0)
         state = self.state
-        performer, direction = performing(self.rules, state, 0)
+        performer, off_x, off_y = performing(self.rules, state, 0)
         for p in np.flatnonzero(state.dance[0] >= 0).tolist():
             row, column = 1 + MIDDLE + 3 * DY[p], MIDDLE + 3 * DX[p]
             if p == state.target[0]:
@@ -290,7 +317,7 @@ class Ballet(World):
             label = f"{state.dance[0, p]}"
             canvas.label(row + 1, column + 0.5 - 0.25 * len(label), label, faded(WALL))
             if p == performer:
-                row, column = row + DY[direction], column + DX[direction]
+                row, column = row + off_y, column + off_x
             canvas.disc(row, column, PALETTE[state.colour[0, p]], radius=0.42)
         canvas.box(1 + int(state.y[0]), int(state.x[0]), WALL)
         canvas.disc(1 + int(state.y[0]), int(state.x[0]), AGENT)
@@ -299,11 +326,11 @@ class Ballet(World):
     def text(self) -> str:
         """The same in characters: `@` the player, `*` the dancer asked for, `o` the others."""
         state = self.state
-        performer, direction = performing(self.rules, state, 0)
+        performer, off_x, off_y = performing(self.rules, state, 0)
         lines = [list("#" * ROOM), *(list(f"#{'.' * (ROOM - 2)}#") for _ in range(ROOM - 2)), list("#" * ROOM)]
         for p in np.flatnonzero(state.dance[0] >= 0).tolist():
             step = p == performer
-            row, column = MIDDLE + 3 * DY[p] + step * DY[direction], MIDDLE + 3 * DX[p] + step * DX[direction]
+            row, column = MIDDLE + 3 * DY[p] + step * off_y, MIDDLE + 3 * DX[p] + step * off_x
             lines[row][column] = "*" if p == state.target[0] else "o"
         lines[state.y[0]][state.x[0]] = "@"
         return "\n".join([self._title(), *("".join(line) for line in lines)])
