@@ -22,7 +22,7 @@ from envs.ballet_view import (
     somebody_off_centre,
 )
 from envs.core import World
-from envs.kernels import IO, compiled, draw, quotient, run_rows
+from envs.kernels import IO, compiled, draw, quotient, reciprocal, run_rows
 from envs.raster import AGENT, FLOOR, GOAL, PALETTE, WALL, Canvas, faded
 
 MIDDLE = ROOM // 2
@@ -34,7 +34,7 @@ ABOUT_ONE = 3 + 2 * LOOKS
 AHEAD_X, AHEAD_Y = (3 * DX / 8).astype(np.float32), (3 * DY / 8).astype(np.float32)
 """The places' centres from the room's middle, in the unit of the symbolic view."""
 OFF_X, OFF_Y = (np.pad(step[DANCES], ((0, 0), (0, 1))) for step in (DX, DY))
-"""[16 dances, 17] int64: where a dancer stands from the centre of its place after each move; at last, while it rests."""
+"""[16 dances, 17] int64: where a dancer stands from the centre of its place after each move, and then at rest."""
 FREE, BLOCKED = -1, -2
 GROUND = np.full((ROOM, ROOM), BLOCKED)
 """[11, 11] int64: the place with its centre in (row, column), FREE or BLOCKED."""
@@ -49,6 +49,8 @@ class Rules(NamedTuple):
     dancers: int
     turn: int
     """Steps from one dancer's first move to the next one's."""
+    per_turn: int
+    """The turn's reciprocal."""
     choice: int
     """The step at which the dance is named."""
 
@@ -132,10 +134,12 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 
 @compiled
 def performing(rules: Rules, state: State, i: int) -> tuple[int, int, int]:
-    """The place whose turn it is, and where its dancer stands from the centre: (p, x, y); the last place, at rest,
-    when it is nobody's turn."""
-    t = (state.steps[i] - 1) & 0xFFFFFFFF  # before step 1 later than all turns
-    k = min(quotient(t, rules.turn), rules.dancers - 1)
+    """The place whose turn it is, and where its dancer stands from the centre: (p, x, y).
+
+    The last one's, at rest, before all turns and after them.
+    """
+    t = (state.steps[i] - 1) & 0xFFFFFFFF  # at step 0 beyond the last turn, too
+    k = min(quotient(t, rules.per_turn), rules.dancers - 1)
     m = min(t - k * rules.turn, MOVES)
     p = state.order[i, k]
     return p, OFF_X[state.dance[i, p], m], OFF_Y[state.dance[i, p], m]
@@ -257,7 +261,7 @@ class Ballet(World):
         n = check_int("dancers", dancers, 2, PLACES)
         delay = check_int("delay", delay, 0, 10_000)
         turn = MOVES + delay
-        rules = Rules(320 if delay <= 16 else 8 * turn + 512, n, turn, 1 + n * turn)
+        rules = Rules(320 if delay <= 16 else 8 * turn + 512, n, turn, reciprocal(turn), 1 + n * turn)
         seen = (
             spaces.Box(0, 255, (ROOM * SQUARE, ROOM * SQUARE, 3), np.uint8)
             if check_bool("pixels", pixels)

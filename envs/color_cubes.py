@@ -10,7 +10,7 @@ from gymnasium import spaces
 from envs.arguments import check_bool, check_fraction, check_int
 from envs.blind_tour import tour_success
 from envs.core import World
-from envs.kernels import IO, chance, compiled, draw, run_rows
+from envs.kernels import IO, chance, compiled, draw, quotient, reciprocal, run_rows
 from envs.raster import AGENT, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, faded
 
 LEFT, RIGHT, UP, DOWN, INTERACT = range(5)
@@ -25,6 +25,8 @@ class Rules(NamedTuple):
 
     limit: int
     grid: int
+    per_grid: int
+    """The grid's reciprocal."""
     cubes: int
     phases: int
     teleport: float
@@ -36,18 +38,26 @@ class State(NamedTuple):
 
     rng: np.ndarray
     steps: np.ndarray
-    agent: np.ndarray
-    """int64, cell"""
+    x: np.ndarray
+    """uint8, the agent's column"""
+    y: np.ndarray
+    """uint8, its row"""
     target: np.ndarray
-    """int64, colour"""
+    """uint8, colour"""
     passed: np.ndarray
-    """int64, phases passed"""
+    """uint16, phases passed"""
     shown: np.ndarray
-    """int64, NOTHING, POSITIONS, COLOURS or START"""
+    """uint8, NOTHING, POSITIONS, COLOURS or START"""
     cell: np.ndarray
-    """[B, N] int64, cell of each colour's cube"""
+    """[B, N] uint16, cell of each colour's cube"""
     taken: np.ndarray
-    """[B, N] int64, the same cells in ascending order"""
+    """[B, N] uint16, the same cells in ascending order"""
+
+
+@compiled
+def agent_cell(rules: Rules, state: State, i: int) -> int:
+    """The agent's cell."""
+    return rules.grid * state.y[i] + state.x[i]
 
 
 @compiled
@@ -78,7 +88,7 @@ def insert(state: State, i: int, cell: int, s: int) -> None:
 def jump(rules: Rules, state: State, i: int, colour: int) -> None:
     """A cube teleports."""
     last = rules.cubes - 1
-    cell = draw_free(rules, state, i, rules.cubes, state.agent[i])
+    cell = draw_free(rules, state, i, rules.cubes, agent_cell(rules, state, i))
     s = 0
     while state.taken[i, s] != state.cell[i, colour]:
         s += 1
@@ -103,7 +113,9 @@ def begin(rules: Rules, state: State, i: int) -> None:
         cell = draw_free(rules, state, i, colour, NOWHERE)
         state.cell[i, colour] = cell
         insert(state, i, cell, colour)
-    state.agent[i] = draw_free(rules, state, i, rules.cubes, NOWHERE)
+    cell = draw_free(rules, state, i, rules.cubes, NOWHERE)
+    state.y[i] = quotient(cell, rules.per_grid)
+    state.x[i] = cell - rules.grid * state.y[i]
     state.target[i] = draw(state.rng, i, rules.cubes)
     state.passed[i] = 0
     state.shown[i] = START
@@ -113,8 +125,9 @@ def begin(rules: Rules, state: State, i: int) -> None:
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
     """The action; then the next phase, or perhaps another cube's teleport."""
     state.shown[i] = NOTHING
-    found = state.agent[i] == state.cell[i, state.target[i]]
-    if found & (action == INTERACT):
+    # One comparison, as `and` is compiled to two branches, and one on the action alone is guessed wrong too often.
+    cells = rules.grid * rules.grid
+    if cells * action + agent_cell(rules, state, i) == cells * INTERACT + state.cell[i, state.target[i]]:
         state.passed[i] += 1
         if state.passed[i] == rules.phases:
             return 1.0, True, True
@@ -130,30 +143,13 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
     return -0.01, False, False
 
 
-@compiled
-def row_of(grid: int, cell: int) -> int:
-    """The row of `cell`, by unsigned division of 32 bits: that of 64 takes twice as long."""
-    return np.int64(np.uint32(cell) // np.uint32(grid))  # type: ignore[return-value]
-
-
 # Actions cannot be foreseen, and a branch that the processor guesses wrong costs more than all of this.
 @compiled
 def walk(rules: Rules, state: State, i: int, action: int) -> None:
     """One cell on, unless the grid's edge is in the way; an interaction stays."""
-    grid = rules.grid
-    row = row_of(grid, state.agent[i])
-    column = state.agent[i] - row * grid
-    right = ((action == RIGHT) & (column < grid - 1)) - ((action == LEFT) & (column > 0))
-    down = ((action == DOWN) & (row < grid - 1)) - ((action == UP) & (row > 0))
-    state.agent[i] += right + grid * down
-
-
-@compiled
-def mark(obs: np.ndarray, j: int, at: int, grid: int, cell: int) -> None:
-    """Two one-hots from index `at` on, column and row."""
-    row = row_of(grid, cell)
-    obs[j, at + cell - row * grid] = 1
-    obs[j, at + grid + row] = 1
+    x, y, last = state.x[i], state.y[i], rules.grid - 1
+    state.x[i] = x + ((action == RIGHT) & (x < last)) - ((action == LEFT) & (x > 0))
+    state.y[i] = y + ((action == DOWN) & (y < last)) - ((action == UP) & (y > 0))
 
 
 @compiled
@@ -162,7 +158,8 @@ def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None
     grid, N, shown = rules.grid, rules.cubes, state.shown[i]
     for k in range(obs.shape[1]):
         obs[j, k] = 0
-    mark(obs, j, 0, grid, state.agent[i])
+    obs[j, state.x[i]] = 1
+    obs[j, grid + state.y[i]] = 1
     if shown == NOTHING:
         return
     if shown == START:
@@ -171,7 +168,10 @@ def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None
     obs[j, 2 * grid + N + 1] = shown >= COLOURS
     for s in range(N):
         cell = state.cell[i, s] if shown >= COLOURS else state.taken[i, s]
-        mark(obs, j, 2 * grid + N + 2 + 2 * grid * s, grid, cell)
+        row = quotient(cell, rules.per_grid)
+        at = 2 * grid + N + 2 + 2 * grid * s
+        obs[j, at + cell - row * grid] = 1
+        obs[j, at + grid + row] = 1
 
 
 @compiled
@@ -249,20 +249,29 @@ class ColorCubes(World):
         N = check_int("cubes", cubes, 1, min(len(NAMES), G * G - 2))
         K = check_int("phases", phases, 1, 1000)
         p = check_fraction("teleport", teleport)
-        rules = Rules(8 * G * K, G, N, K, p, check_bool("hide_colours", hide_colours))
+        rules = Rules(8 * G * K, G, reciprocal(G), N, K, p, check_bool("hide_colours", hide_colours))
         super().__init__(rules, spaces.Box(0, 1, (2 * G + N + 2 + 2 * G * N,), np.float32), 5, render_mode)
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""
-        numbers = (np.zeros(rows, np.int64) for _ in range(5))
-        cells = (np.zeros((rows, self.rules.cubes), np.int64) for _ in range(2))
-        return State(np.zeros(rows, np.uint64), *numbers, *cells)
+        B, N = rows, self.rules.cubes
+        return State(
+            rng=np.zeros(B, np.uint64),
+            steps=np.zeros(B, np.int64),
+            x=np.zeros(B, np.uint8),
+            y=np.zeros(B, np.uint8),
+            target=np.zeros(B, np.uint8),
+            passed=np.zeros(B, np.uint16),
+            shown=np.zeros(B, np.uint8),
+            cell=np.zeros((B, N), np.uint16),
+            taken=np.zeros((B, N), np.uint16),
+        )
 
     def expert(self) -> np.ndarray:
         """To the target's column, to its row, interact."""
         state, G = self.state, self.rules.grid
         goal = np.take_along_axis(state.cell, state.target[:, None], 1)[:, 0]
-        across, down = goal % G - state.agent % G, goal // G - state.agent // G
+        across, down = goal % G - state.x.astype(int), goal // G - state.y.astype(int)
         return np.select([across < 0, across > 0, down < 0, down > 0], [LEFT, RIGHT, UP, DOWN], INTERACT)
 
     def memory_horizons(self) -> tuple[int, ...]:
@@ -301,7 +310,7 @@ class ColorCubes(World):
                 canvas.label(0, len(told) * 0.5 + 0.41, NAMES[colour], INK if shown == START else WALL)
             canvas.box(row, column, seen, margin=0.18)
             canvas.label(row, column + 0.16, NAMES[colour], ink)
-        row, column = state.agent[0] // G + 1, state.agent[0] % G
+        row, column = int(state.y[0]) + 1, int(state.x[0])
         canvas.disc(row, column, INK, radius=0.3)
         canvas.disc(row, column, AGENT, radius=0.22)
         return canvas.pixels
@@ -313,7 +322,7 @@ class ColorCubes(World):
         lines = [["."] * G for _ in range(G)]
         for colour, cell in enumerate(state.cell[0].tolist()):
             lines[cell // G][cell % G] = NAMES[colour] if shown >= COLOURS else NAMES[colour].lower()
-        row, column = divmod(int(state.agent[0]), G)
+        row, column = int(state.y[0]), int(state.x[0])
         under = lines[row][column]
         lines[row][column] = "@"
         told = f"phase {state.passed[0]} of {self.rules.phases} passed, target {NAMES[state.target[0]]}, shown: {seen}"

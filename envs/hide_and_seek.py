@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from envs.arguments import check_int
 from envs.core import World
-from envs.kernels import IO, compiled, draw, run_rows
+from envs.kernels import IO, compiled, draw, quotient, reciprocal, run_rows
 from envs.raster import AGENT, CUE, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, Colour, faded
 
 BOX: Colour = (206, 198, 180)
@@ -26,6 +26,8 @@ class Rules(NamedTuple):
     rooms: int
     boxes: int
     """Of one room."""
+    per_room: int
+    """The reciprocal of `boxes`."""
     objects: int
 
 
@@ -35,22 +37,29 @@ class State(NamedTuple):
     rng: np.ndarray
     steps: np.ndarray
     room: np.ndarray
-    """int64, where the player is"""
+    """uint8, where the player is"""
     slot: np.ndarray
-    """int64, the object of this step's event or question, by its number in the order of hiding"""
+    """uint16, the object of this step's event or question, by its number in the order of hiding"""
+    shown: np.ndarray
+    """uint16, the same object, as the observation shows it"""
+    at: np.ndarray
+    """uint8, the box of the last event, counted from the first of its room"""
     object: np.ndarray
-    """[B, N] int64, a permutation: which object is hidden first, second, ..."""
+    """[B, N] uint16, a permutation: which object is hidden first, second, ..."""
     box: np.ndarray
-    """[B, M] int64, a permutation: the boxes of the objects in the order of hiding, then those that stand empty; room
+    """[B, M] uint16, a permutation: the boxes of the objects in the order of hiding, then those that stand empty; room
     r has the boxes from r boxes to (r + 1) boxes - 1"""
     moved: np.ndarray
-    """[B, N] int64, how often each object, in the order of hiding, has been put into another box"""
+    """[B, N] int32, how often each object, in the order of hiding, has been put into another box"""
 
 
 @compiled
-def swap(array: np.ndarray, i: int, j: int, k: int) -> None:
-    """Exchange two entries of row i."""
-    array[i, j], array[i, k] = array[i, k], array[i, j]
+def exchange(array: np.ndarray, i: int, j: int, k: int) -> int:
+    """Exchange two entries of row i, and give what stands in j now: reading it back would wait for the writing."""
+    now = array[i, k]
+    array[i, k] = array[i, j]
+    array[i, j] = now
+    return now
 
 
 @compiled
@@ -58,19 +67,24 @@ def happen(rules: Rules, state: State, i: int, t: int) -> None:
     """What the observation of step t shows."""
     N, M = rules.objects, rules.rooms * rules.boxes
     if t == rules.question:
-        state.slot[i] = draw(state.rng, i, N)
+        slot = draw(state.rng, i, N)
+        state.slot[i], state.shown[i] = slot, state.object[i, slot]
         state.room[i] = draw(state.rng, i, rules.rooms)
         return
     if t < N:
         state.slot[i] = t
-        swap(state.object, i, t, t + draw(state.rng, i, N - t))
-        swap(state.box, i, t, t + draw(state.rng, i, M - t))
+        state.shown[i] = exchange(state.object, i, t, t + draw(state.rng, i, N - t))
+        box = exchange(state.box, i, t, t + draw(state.rng, i, M - t))
     elif (t - N) & 1 == 0:
-        state.slot[i] = draw(state.rng, i, N)
+        slot = draw(state.rng, i, N)
+        state.slot[i], state.shown[i] = slot, state.object[i, slot]
+        box = state.box[i, slot]
     else:
-        swap(state.box, i, state.slot[i], N + draw(state.rng, i, M - N))
-        state.moved[i, state.slot[i]] += 1
-    state.room[i] = state.box[i, state.slot[i]] // rules.boxes
+        slot = state.slot[i]
+        box = exchange(state.box, i, slot, N + draw(state.rng, i, M - N))
+        state.moved[i, slot] += 1
+    room = quotient(box, rules.per_room)
+    state.room[i], state.at[i] = room, box - room * rules.boxes
 
 
 @compiled
@@ -104,18 +118,17 @@ class Observation(NamedTuple):
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
     """The event or the question; nothing after the answer."""
-    t, slot, N, boxes = state.steps[i], state.slot[i], rules.objects, rules.boxes
-    asked, taken = t == rules.question, N <= t < rules.question and (t - N) & 1 == 0
-    put = t < rules.question and not taken
+    t, N, boxes = state.steps[i], rules.objects, rules.boxes
+    event = t < rules.question
+    taken = event & (t >= N) & ((t - N) & 1 == 0)
     obs.place[j] = state.room[i]
-    obs.seen[j, :] = 0
-    if t <= rules.question:
-        obs.seen[j, state.object[i, slot]] = 1
-    if put or taken:
-        obs.seen[j, N + state.box[i, slot] - state.room[i] * boxes] = 1
-    obs.seen[j, N + boxes] = put
+    for k in range(obs.seen.shape[1]):
+        obs.seen[j, k] = 0
+    obs.seen[j, state.shown[i]] = t <= rules.question
+    obs.seen[j, N + state.at[i]] = event
+    obs.seen[j, N + boxes] = event & ~taken
     obs.seen[j, N + boxes + 1] = taken
-    obs.seen[j, N + boxes + 2] = asked
+    obs.seen[j, N + boxes + 2] = t == rules.question
 
 
 @compiled
@@ -185,13 +198,23 @@ class HideAndSeek(World):
         N = check_int("objects", objects, 1, rooms * boxes - 1)
         question = N + 2 * self.moves
         space = spaces.Dict({"place": spaces.Discrete(rooms), "seen": spaces.Box(0, 1, (N + boxes + 3,), np.float32)})
-        super().__init__(Rules(question + 1, question, rooms, boxes, N), space, rooms * boxes, render_mode)
+        rules = Rules(question + 1, question, rooms, boxes, reciprocal(boxes), N)
+        super().__init__(rules, space, rooms * boxes, render_mode)
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""
-        widths = self.rules.objects, self.rules.rooms * self.rules.boxes, self.rules.objects
-        counters = (np.zeros(rows, np.int64) for _ in range(3))
-        return State(np.zeros(rows, np.uint64), *counters, *(np.zeros((rows, width), np.int64) for width in widths))
+        B, N, M = rows, self.rules.objects, self.rules.rooms * self.rules.boxes
+        return State(
+            rng=np.zeros(B, np.uint64),
+            steps=np.zeros(B, np.int64),
+            room=np.zeros(B, np.uint8),
+            slot=np.zeros(B, np.uint16),
+            shown=np.zeros(B, np.uint16),
+            at=np.zeros(B, np.uint8),
+            object=np.zeros((B, N), np.uint16),
+            box=np.zeros((B, M), np.uint16),
+            moved=np.zeros((B, N), np.int32),
+        )
 
     def expert(self) -> np.ndarray:
         """The box of the object asked for; 0 before the question."""
@@ -286,8 +309,8 @@ class HideAndSeek(World):
         return "\n".join(lines)
 
     def _of_slot(self, array: np.ndarray) -> np.ndarray:
-        """[B], every row's entry for the object of the event or the question."""
-        return array[np.arange(self.num_rows), self.state.slot]
+        """[B] int64, every row's entry for the object of the event or the question."""
+        return array[np.arange(self.num_rows), self.state.slot].astype(np.int64)
 
     def _now(self) -> tuple[str, int, int]:
         """What happens in the first row, to which object, in which room."""

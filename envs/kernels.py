@@ -155,9 +155,14 @@ def chance(rng: np.ndarray, i: int) -> float:
 
 
 @compiled
-def quotient(a: int, b: int) -> int:
-    """a // b for 0 <= a and 0 < b below 2^32; unsigned division of 32 bits takes half as long as that of 64."""
-    return np.int64(np.uint32(a) // np.uint32(b))  # type: ignore[return-value]
+def quotient(a: int, reciprocal_of_b: int) -> int:
+    """The whole part of a / b, exact for 0 <= a < 2^32 / b: by multiplication, in a fifth of a division's time."""
+    return (a * reciprocal_of_b) >> 32
+
+
+def reciprocal(b: int) -> int:
+    """What `quotient` multiplies by: the first integer above 2^32 / b, b from 1."""
+    return (1 << 32) // b + 1
 
 
 def seeded(seeds: np.ndarray) -> np.ndarray:

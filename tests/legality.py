@@ -89,7 +89,7 @@ def color_cubes(world: Any) -> Invariants:
     state, rules = world.state, world.rules
     last = rules.grid**2 - 1
     return {
-        "agent on the grid": within(state.agent, 0, last),
+        "agent on the grid": within(np.stack([state.x, state.y], 1), 0, rules.grid - 1),
         "cubes on the grid": within(state.cell, 0, last),
         "no two cubes in a cell": different(state.cell),
         "taken cells": (np.sort(state.cell, axis=1) == state.taken).all(1),
@@ -126,7 +126,9 @@ def hide_and_seek(world: Any) -> Invariants:
         "slot": within(state.slot, 0, rules.objects - 1),
         "objects": is_permutation(state.object),
         "no two objects in a box": is_permutation(state.box),
+        "the object shown": state.shown == state.object[np.arange(len(slot)), slot],
         "in the room of the event": (state.steps >= rules.question) | (state.room == box // rules.boxes),
+        "at the box of the event": (state.steps >= rules.question) | (state.at == box % rules.boxes),
         "moves": state.moved.sum(1) == np.maximum(0, (state.steps - rules.objects + 1) // 2),
         "moved": within(state.moved, 0, world.moves),
     }

@@ -205,7 +205,7 @@ def test_the_expert_takes_shortest_paths(id):
         while not success:
             if env.state.shown[0] == 3:
                 goal = env.state.cell[0, env.state.target[0]]
-                across, down = np.abs(np.array(divmod(goal, G)) - divmod(env.state.agent[0], G))
+                across, down = np.abs(np.array(divmod(int(goal), G)) - (int(env.state.y[0]), int(env.state.x[0])))
                 distance += across + down
             _, reward, terminated, truncated, info = env.step(env.expert_action())
             rewards.append(reward)
@@ -373,7 +373,8 @@ def test_starts_are_fair():
     vector, _ = rows(48_000, grid=2, cubes=2, phases=1)
     hidden = vector.hidden_state()
     counts = np.zeros((4, 4, 4, 2))
-    np.add.at(counts, (hidden["cell"][:, 0], hidden["cell"][:, 1], hidden["agent"], hidden["target"]), 1)
+    agent = 2 * hidden["y"] + hidden["x"]
+    np.add.at(counts, (hidden["cell"][:, 0], hidden["cell"][:, 1], agent, hidden["target"]), 1)
     possible = counts[counts > 0]
     assert len(possible) == 48
     # chi-squared with 47 degrees of freedom passes 95 once in 20,000 times
@@ -384,7 +385,7 @@ def test_teleports_are_as_frequent_as_asked_and_fair():
     B = 20_000
     vector, _ = rows(B, grid=3, cubes=3, phases=1, teleport=0.25)
     before = vector.hidden_state()
-    corner = before["agent"] == 0
+    corner = (before["x"] == 0) & (before["y"] == 0)
     vector.step(np.full(B, UP))  # nobody interacts
     after = vector.hidden_state()
     moved = (before["cell"] != after["cell"]).sum(1)
