@@ -156,7 +156,7 @@ def chance(rng: np.ndarray, i: int) -> float:
 
 @compiled
 def quotient(a: int, reciprocal_of_b: int) -> int:
-    """The whole part of a / b, exact for 0 <= a < 2^32 / b: by multiplication, in a fifth of a division's time."""
+    """The whole part of a / b, exact for 0 <= a < 2^31 / b: by multiplication, in a fifth of a division's time."""
     return (a * reciprocal_of_b) >> 32
 
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from envs.kernels import quotient, reciprocal
 
 
-@given(data=st.data(), b=st.integers(1, 2**32 - 1))
+@given(data=st.data(), b=st.integers(1, 2**31 - 1))
 def test_it_is_the_whole_part_of_the_division(data, b):
-    most = (2**32 - 1) // b
+    most = (2**31 - 1) // b
     near = data.draw(st.integers(0, most // b)) * b
     for a in {data.draw(st.integers(0, most)), most, near, max(near - 1, 0)}:
         assert quotient.py_func(a, reciprocal(b)) == a // b
@@ -19,5 +19,5 @@ def test_it_is_the_whole_part_of_the_division(data, b):
 @given(b=st.integers(1, 10_016))
 @example(b=1)
 def test_it_is_as_good_compiled(b):
-    for a in (0, 1, b - 1, b, b + 1, (2**32 - 1) // b):
+    for a in (0, 1, b - 1, b, b + 1, (2**31 - 1) // b):
         assert quotient(a, reciprocal(b)) == a // b
