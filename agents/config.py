@@ -97,6 +97,9 @@ class TrainConfig(_Config):
     """PPO's clipping of the ratio of probabilities."""
     target_kl: float = 0.02
     """The passes over a rollout end at 1.5 times this divergence from the policy that acted; 0 for no such end."""
+    min_advantage_std: float = 0.1
+    """Smallest standard deviation that advantages are divided by: noise, all that is left of them once every episode
+    goes alike, is not scaled up to 1."""
     vf_coef: float = 0.5
     """Weight of the value loss."""
     max_grad_norm: float = 0.5
@@ -129,6 +132,7 @@ class TrainConfig(_Config):
         "ent_coef": (0, 10**6),
         "clip_range": (1e-6, 10**6),
         "target_kl": (0, 10**6),
+        "min_advantage_std": (0, 10**6),
         "vf_coef": (0, 10**6),
         "max_grad_norm": (1e-12, 10**12),
         "width": (1, 2**16),

@@ -70,6 +70,7 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
         gae_lambda=config.gae_lambda,
         clip_range=config.clip_range,
         target_kl=config.target_kl or None,
+        min_advantage_std=config.min_advantage_std,
         ent_coef=config.ent_coef,
         vf_coef=config.vf_coef,
         max_grad_norm=config.max_grad_norm,

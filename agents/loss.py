@@ -18,6 +18,7 @@ class LossWeights(NamedTuple):
     clip_range: float
     clip_range_vf: float | None
     normalize_advantage: bool
+    min_advantage_std: float
     ent_coef: float
     vf_coef: float
     memory_aux_coef: float
@@ -42,7 +43,7 @@ def ppo_loss(
     )
     advantages = batch.advantages
     if weights.normalize_advantage and advantages.numel() > 1:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8).clamp(min=weights.min_advantage_std)
     log_ratio = log_prob - batch.old_log_prob
     ratio = log_ratio.exp()
     policy_loss = -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip)).mean()

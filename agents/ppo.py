@@ -36,7 +36,7 @@ SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 class MemoryPPO(RememberingAlgorithm):
     """PPO (arXiv 1707.06347) whose policy remembers, over whole columns of the rollout.
 
-    The arguments are those of sb3-contrib's RecurrentPPO, and three more.
+    The arguments are those of sb3-contrib's RecurrentPPO, and four more.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryActorCriticPolicy`.
@@ -50,6 +50,8 @@ class MemoryPPO(RememberingAlgorithm):
         clip_range: PPO's clipping of the ratio; a number or a function of the remaining progress.
         clip_range_vf: the same for values, None for none.
         normalize_advantage: whether advantages are standardised in each minibatch.
+        min_advantage_std: smallest standard deviation that they are divided by. Once every episode goes alike, what
+            advantages are left is noise; scaled up to 1 it can undo in one rollout what was learned. 0 as in SB3.
         ent_coef: weight of the entropy.
         vf_coef: weight of the value loss.
         max_grad_norm: gradients are scaled down to this norm.
@@ -92,6 +94,7 @@ class MemoryPPO(RememberingAlgorithm):
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
+        min_advantage_std: float = 0.0,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
@@ -146,6 +149,7 @@ class MemoryPPO(RememberingAlgorithm):
         self.clip_range = clip_range
         self.clip_range_vf = clip_range_vf
         self.normalize_advantage = normalize_advantage
+        self.min_advantage_std = min_advantage_std
         self.target_kl = target_kl
         self.memory_carry_over = memory_carry_over
         self.memory_aux_coef = memory_aux_coef
@@ -277,7 +281,13 @@ class MemoryPPO(RememberingAlgorithm):
         if self.clip_range_vf is not None:
             clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
         weights = LossWeights(
-            clip_range, clip_range_vf, self.normalize_advantage, self.ent_coef, self.vf_coef, self.memory_aux_coef
+            clip_range,
+            clip_range_vf,
+            self.normalize_advantage,
+            self.min_advantage_std,
+            self.ent_coef,
+            self.vf_coef,
+            self.memory_aux_coef,
         )
         columns = max(1, self.batch_size // self.n_steps)
         parameters = list(self.policy.parameters())

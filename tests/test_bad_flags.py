@@ -48,6 +48,7 @@ TRAIN: dict[str, list[str]] = {
     "ent_coef": NUMBER,
     "clip_range": [*NUMBER, "0"],
     "target_kl": [*NUMBER],
+    "min_advantage_std": [*NUMBER],
     "vf_coef": NUMBER,
     "max_grad_norm": [*NUMBER, "0"],
     "width": [*INTEGER, "0", "65537"],

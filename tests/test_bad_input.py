@@ -238,6 +238,7 @@ AGENT: dict[str, list] = {
     "clip_range": SCHEDULE,
     "clip_range_vf": OPTIONAL_SCHEDULE,
     "normalize_advantage": FLAG,
+    "min_advantage_std": POSITIVE,
     "ent_coef": POSITIVE,
     "vf_coef": POSITIVE,
     "max_grad_norm": POSITIVE,
