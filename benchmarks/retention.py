@@ -35,7 +35,7 @@ SHORT = dict.fromkeys(memory.names(), Setting(300_000, 1e-3))
 SHORT |= dict.fromkeys(("hcam", "sat", "gtrxl"), Setting(200_000, 5e-4))
 LONG = {
     "rewrite": Setting(600_000, 1e-3),
-    "ffm": Setting(1_200_000, 3e-3),
+    "ffm": Setting(1_500_000, 1e-3),
     "hcam": Setting(600_000, 5e-4),
     "sat": Setting(800_000, 5e-4),
     "lstm": Setting(1_200_000, 1e-3),
