@@ -21,6 +21,7 @@ from numba import typeof
 from envs.arguments import check_choice
 from envs.kernels import IO, OBSERVE, RESTART, STEP, seeded
 
+_BOOL, _INT64 = np.dtype(bool), np.dtype(np.int64)
 RENDER_MODES = ("rgb_array", "ansi")
 
 
@@ -105,6 +106,7 @@ class World(gym.Env):
         self.num_rows = rows
         self.state = self.new_state(rows)
         self.io = self._buffers(rows)
+        self._shape, self._dtype = (rows, *(self.observation_space.shape or ())), self.observation_space.dtype
         self.over = np.ones(rows, bool)
         self.ready = False
         self.seeded = np.zeros(rows, bool)
@@ -122,36 +124,15 @@ class World(gym.Env):
         """Call the kernel on `io`, or the world's own; ValueError where it met an illegal action."""
         if self._call is None:
             self._call = self._bind()
-        ends = self._call(self.rules, self.state, self.io if io is None else io, mode)
+        if io is None:
+            io = self.io
+        ends = self._call(self.rules, self.state, io, mode)
         if ends < 0:
-            raise ValueError(self.illegal(self.io.action[-1 - ends], f"in row {-1 - ends}"))
+            raise ValueError(self.illegal(io.action[-1 - ends], f"in row {-1 - ends}"))
         return ends
 
-    def fresh_io(self) -> IO:
-        """The world's `io` with new arrays for all but the last observations, which can be given away uncopied."""
-        io, rows = self.io, self.num_rows
-        # Not empty_like, which takes twice as long.
-        obs: Any
-        if self.observed is None:
-            obs = np.empty(io.obs.shape, io.obs.dtype)
-        else:
-            obs = self.observed(*[np.empty(part.shape, part.dtype) for part in io.obs])
-        return IO(
-            io.num_actions,
-            io.mask,
-            io.action,
-            obs,
-            np.empty(rows),
-            np.empty(rows, bool),
-            np.empty(rows, bool),
-            np.empty(rows, np.int64),
-            np.empty(rows, bool),
-            io.length,
-            io.final_obs,
-        )
-
-    def take(self, actions: Any) -> None:
-        """Lay `actions` [B], integers of any size, before the kernel.
+    def checked(self, actions: Any) -> np.ndarray:
+        """`actions`, integers of any size, as the kernel reads them: [B] int64, the caller's own array if it is that.
 
         Raises:
             ValueError: another shape or type, or rows whose episode has not begun or is over.
@@ -159,11 +140,40 @@ class World(gym.Env):
         if not self.ready:
             raise ValueError("step needs episodes that go on; call reset() first")
         actions = np.asarray(actions)
-        if actions.shape != self.io.action.shape or actions.dtype.kind not in "iu":
+        if actions.shape != (self.num_rows,) or actions.dtype.kind not in "iu":
             raise ValueError(
                 f"actions must be one integer per row, [{self.num_rows}]; got {list(actions.shape)} {actions.dtype}"
             )
-        self.io.action[:] = actions
+        return np.asarray(actions, np.int64, "C")
+
+    def fresh_io(self, actions: np.ndarray) -> IO:
+        """An `io` that reads `actions` (see `checked`) and whose results can be given away uncopied.
+
+        All of them but the last observations, which remain the world's, and the lengths.
+        """
+        io, rows, empty = self.io, self.num_rows, np.empty
+        obs: Any
+        if self.observed is None:
+            obs = empty(self._shape, self._dtype)
+        else:
+            obs = self.observed(*[empty(part.shape, part.dtype) for part in io.obs])
+        # Not IO(...), which takes as long as three of the arrays.
+        return tuple.__new__(
+            IO,
+            (
+                self.num_actions,
+                io.mask,
+                actions,
+                obs,
+                empty(rows),
+                empty(rows, _BOOL),
+                empty(rows, _BOOL),
+                empty(rows, _INT64),
+                empty(rows, _BOOL),
+                io.length,
+                io.final_obs,
+            ),
+        )
 
     def begin(
         self,

@@ -139,7 +139,7 @@ class WorldVecEnv(EpisodicVecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Take the actions [B] of the next `step_wait`; ValueError where they do not fit."""
-        self.world.take(actions)
+        self.world.io.action[:] = self.world.checked(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """One step in every row: observations, rewards [B] float32, dones [B] bool, infos."""
@@ -188,7 +188,7 @@ class WorldVecEnv(EpisodicVecEnv):
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """Call a method of each row; ValueError for those that would move a row alone."""
-        if method_name in ("step", "reset", "begin", "allocate", "run", "take"):
+        if method_name in ("step", "reset", "begin", "allocate", "run"):
             raise ValueError(f"rows move together: call step() and reset() of the VecEnv, not {method_name!r} of a row")
         return [getattr(row, method_name)(*args, **kwargs) for row in self._chosen(indices)]
 

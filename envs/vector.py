@@ -148,13 +148,9 @@ class WorldVectorEnv(VectorEnv):
             ValueError: actions outside the space, and then no row has moved; rows that were never reset.
         """
         world = self.world
-        world.take(actions)
-        io = world.fresh_io()
+        io = world.fresh_io(world.checked(actions))
         ends = world.run(STEP_AND_RESTART, io)
-        infos: dict[str, Any] = {}
-        if ends:
-            final_obs = world.copied(io.final_obs, ends)
-            infos = FinalInfos(ends, io.row, final_obs, io.success)
+        infos = FinalInfos(ends, io.row, world.copied(io.final_obs, ends), io.success) if ends else {}
         return world.given(io.obs), io.reward, io.terminated, io.truncated, infos
 
     def hidden_state(self) -> dict[str, np.ndarray]:

@@ -348,6 +348,29 @@ def test_illegal_actions_are_refused_and_move_nothing(id):
         assert all(same(array, before[name]) for name, array in world.hidden_state().items())
 
 
+def test_actions_of_any_integer_type_and_layout_count_alike():
+    def apart(actions: np.ndarray) -> np.ndarray:
+        return np.repeat(actions, 2)[::2]
+
+    def unaligned(actions: np.ndarray) -> np.ndarray:
+        return np.frombuffer(b"." + actions.tobytes(), np.int64, offset=1)
+
+    types = [lambda a, t=t: a.astype(t) for t in (np.int8, np.uint64, ">i8", ">u2")]
+    layouts = [*types, list, apart, unaligned, lambda a: apart(a.astype(np.int32))]
+    faces = [face for _ in range(len(layouts) + 1) for face in (make_rows(TINY), envs.make_vec(TINY, ROWS, seed=3))]
+    for face in faces[::2]:
+        face.reset(seed=3)
+    for face in faces[1::2]:
+        face.reset()
+    for actions, results in play(faces[0], 40, seed=6):
+        given = actions.copy()
+        given.flags.writeable = False
+        assert same(faces[1].step(given)[0], results[0])
+        for k, lay in enumerate(layouts, 1):
+            assert all(same(a, b) for a, b in zip(faces[2 * k].step(lay(given))[:4], results))
+            assert same(faces[2 * k + 1].step(lay(given))[0], results[0])
+
+
 @pytest.mark.parametrize("id", IDS)
 def test_a_step_needs_an_episode(id):
     for face in (make_rows(id, 2), envs.make_vec(id, 2)):
