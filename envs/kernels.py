@@ -72,6 +72,19 @@ class IO(NamedTuple):
     """As `obs`: the last observation of the episode that ended; written by STEP_AND_RESTART alone."""
 
 
+@compiled
+def first_illegal(action: np.ndarray, num_actions: int) -> int:
+    """The first row whose action is illegal; -1 for none."""
+    found = False
+    for i in range(action.shape[0]):  # without a way out, so that a processor compares several rows at a time
+        found |= (action[i] < 0) | (action[i] >= num_actions)
+    if found:
+        for i in range(action.shape[0]):
+            if action[i] < 0 or action[i] >= num_actions:
+                return i
+    return -1
+
+
 @njit(inline="always", **_OPTIONS)
 def run_rows(begin: Any, move: Any, observe: Any, rules: Any, state: Any, io: IO, mode: int) -> int:
     """Do what `mode` asks for in every row. Rows share nothing, so that their order does not matter.
@@ -98,11 +111,10 @@ def run_rows(begin: Any, move: Any, observe: Any, rules: Any, state: Any, io: IO
                     begin(rules, state, i)
                 observe(rules, state, i, io.obs, i)
     else:
-        for i in range(io.action.shape[0]):
-            if io.action[i] < 0 or io.action[i] >= io.num_actions:
-                ends = -1 - i
-                break
-        if ends == 0:
+        illegal = first_illegal(io.action, io.num_actions)
+        if illegal >= 0:
+            ends = -1 - illegal
+        else:
             for i in range(io.action.shape[0]):
                 reward, terminated, success = move(rules, state, i, io.action[i])
                 state.steps[i] += 1
