@@ -74,9 +74,10 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
     """The cue is visible at the start cell alone."""
-    obs[j, 0] = state.x[i] == 0 and state.cue[i] == 0
-    obs[j, 1] = state.x[i] == 0 and state.cue[i] == 1
-    obs[j, 2] = state.x[i] / (state.length[i] if rules.by_length else rules.length)
+    x = state.x[i]
+    obs[j, 0] = obs[j, 1] = 0
+    obs[j, state.cue[i]] = x == 0
+    obs[j, 2] = x / (state.length[i] if rules.by_length else rules.length)
 
 
 @compiled

@@ -13,7 +13,7 @@ from envs.kernels import IO, compiled, draw, run_rows
 from envs.raster import CUE, GOAL, INK, PALETTE, WALL, Canvas, faded
 
 WRITE, ASK, OVER = range(3)
-UNKNOWN = NOTHING = -1
+UNKNOWN = -1
 MOST_SHOWN = 32
 """Keys that a picture shows."""
 
@@ -120,12 +120,12 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
     """A write with its key and value, or a query with its key."""
-    kind, keys, values = state.kind[i], rules.keys, rules.values
-    key = state.key[i] if kind != OVER else NOTHING
-    value = keys + state.value[i, state.key[i]] if kind == WRITE else NOTHING
-    told = keys + values + kind if kind != OVER else NOTHING
+    kind, key = state.kind[i], state.key[i]
     for k in range(obs.shape[1]):
-        obs[j, k] = (k == key) | (k == value) | (k == told)
+        obs[j, k] = 0
+    obs[j, key] = kind != OVER
+    obs[j, rules.keys + state.value[i, key]] = kind == WRITE
+    obs[j, rules.keys + rules.values + (kind == ASK)] = kind != OVER
 
 
 @compiled

@@ -65,9 +65,10 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
     """The cue is visible at the oracle alone."""
-    obs[j, 0] = state.x[i] == ORACLE and state.cue[i] == 0
-    obs[j, 1] = state.x[i] == ORACLE and state.cue[i] == 1
-    obs[j, 2] = state.x[i] / rules.length
+    x = state.x[i]
+    obs[j, 0] = obs[j, 1] = 0
+    obs[j, state.cue[i]] = x == ORACLE
+    obs[j, 2] = x / rules.length
 
 
 @compiled
