@@ -19,6 +19,7 @@ INVERT, CANCEL, RESET, REPEAT = range(4)
 MIXED = ("invert", "invert", "reset", "repeat", "repeat", "cancel", "cancel")
 SET_LEFT = 1
 """What a rune does to the cue is an operation: 0 inverts it, 1 sets it to left, 2 to right."""
+NOWHERE = NOTHING = -1
 _COLOURS = (PALETTE[4], PALETTE[5], PALETTE[6], PALETTE[8])
 
 
@@ -53,6 +54,10 @@ class State(NamedTuple):
     """int64, how many of them have been met"""
     depth: np.ndarray
     """int64, operations that count: done and not undone"""
+    next: np.ndarray
+    """int64, where the next one lies; NOWHERE after the last"""
+    here: np.ndarray
+    """int8, an index of KINDS: the rune that the player stands on; NOTHING elsewhere"""
     cell: np.ndarray
     """[B, R] int64, where the runes lie, ascending"""
     kind: np.ndarray
@@ -84,6 +89,7 @@ def enter(rules: Rules, state: State, i: int) -> None:
             laid += 1
             if laid == state.total[i]:
                 break
+    state.next[i], state.here[i] = state.cell[i, 0], NOTHING
 
 
 @compiled
@@ -98,7 +104,9 @@ def meet(state: State, i: int) -> None:
     """The next rune acts."""
     rune, depth = state.met[i], state.depth[i]
     kind = state.kind[i, rune]
-    state.met[i] += 1
+    state.met[i] = rune + 1
+    state.next[i] = state.cell[i, rune + 1] if rune + 1 < state.total[i] else NOWHERE
+    state.here[i] = kind
     if kind == CANCEL:
         if depth > 0:
             state.cue[i] = state.before[i, depth - 1]
@@ -121,10 +129,12 @@ def meet(state: State, i: int) -> None:
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
     """Action 0 forward, 1 left, 2 right."""
     if state.x[i] < rules.length:
-        # No branch on the action alone, which a processor cannot guess.
-        x, rune = state.x[i] + (action == 0), min(state.met[i], rules.runes - 1)
+        # No branch on the action alone, which a processor cannot guess; NOTHING is -1, all bits set.
+        forward = action == 0
+        x = state.x[i] + forward
         state.x[i] = x
-        if (state.cell[i, rune] == x) & (state.met[i] < state.total[i]):
+        state.here[i] |= NOTHING * forward
+        if x == state.next[i]:
             meet(state, i)
         return -0.01, False, False
     if action != 1 + state.cue[i]:
@@ -139,15 +149,12 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
     """A rune is visible from its own cell; the cue at the start and on a reset."""
-    rune = max(state.met[i] - 1, 0)
-    on = (state.met[i] > 0) & (state.cell[i, rune] == state.x[i])
-    here = np.int64(state.kind[i, rune]) if on else -1
-    shown = state.x[i] == 0 or here == RESET
-    obs[j, 0] = shown and state.cue[i] == 0
-    obs[j, 1] = shown and state.cue[i] == 1
-    obs[j, 2] = state.x[i] / rules.length
-    for kind in range(4):
-        obs[j, 3 + kind] = here == kind
+    x, here = state.x[i], np.int64(state.here[i])
+    for k in range(7):
+        obs[j, k] = 0
+    obs[j, state.cue[i]] = (x == 0) | (here == RESET)
+    obs[j, 3 + here] = 1  # NOTHING is the place of x, which comes next
+    obs[j, 2] = x / rules.length
 
 
 @compiled
@@ -250,9 +257,9 @@ class RuneTMaze(World):
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""
         shape = (rows, self.rules.runes)
-        counters = [np.zeros(rows, np.int64) for _ in range(8)]
-        runes = [np.zeros(shape, dtype) for dtype in (np.int64, np.int8, np.int8, np.int8, np.int8)]
-        return State(np.zeros(rows, np.uint64), *(counters + runes))
+        arrays = [np.zeros(rows, np.int64) for _ in range(9)] + [np.zeros(rows, np.int8)]
+        arrays += [np.zeros(shape, dtype) for dtype in (np.int64, np.int8, np.int8, np.int8, np.int8)]
+        return State(np.zeros(rows, np.uint64), *arrays)
 
     def expert(self) -> np.ndarray:
         """Forward, and at the junction where the resulting cue says."""

@@ -71,6 +71,9 @@ def rune_tmaze(world: Any) -> Invariants:
     laid = np.arange(rules.runes) < state.total[:, None]
     cell = np.where(laid, state.cell, rules.length + np.arange(rules.runes))
     kinds = [KINDS.index(kind) for kind in world.kinds]
+    rows, last = np.arange(world.num_rows), np.clip(state.met - 1, 0, rules.runes - 1)
+    following = state.cell[rows, np.clip(state.met, 0, rules.runes - 1)]
+    standing, met_last = state.cell[rows, last] == state.x, state.kind[rows, last]
     return {
         "corridor": within(state.corridor, 0, rules.corridors - 1),
         "x in the corridor": within(state.x, 0, rules.length),
@@ -81,6 +84,8 @@ def rune_tmaze(world: Any) -> Invariants:
         "runes ascending": (np.diff(cell, axis=1) > 0).all(1),
         "runes of the task": (np.isin(state.kind, kinds) | ~laid).all(1),
         "met are behind": state.met == (laid & (state.cell <= state.x[:, None])).sum(1),
+        "the next one": state.next == np.where(state.met < state.total, following, -1),
+        "the one here": state.here == np.where(standing & (state.met > 0), met_last, -1),
         "operations that count": within(state.depth, 0, state.met),
     }
 

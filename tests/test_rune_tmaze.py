@@ -189,7 +189,7 @@ def test_what_sentences_of_runes_mean(first, sentence, result):
     env.reset(seed=0)
     hidden = env.hidden_state()
     hidden["cue"][:] = hidden["first"][:] = sides.index(first)
-    hidden["total"][:] = len(runes)
+    hidden["total"][:], hidden["next"][:] = len(runes), 1
     for k, (kind, value) in enumerate(runes):
         hidden["cell"][0, k], hidden["kind"][0, k], hidden["value"][0, k] = 1 + k, KINDS.index(kind), value
     env.reset(options={"hidden_state": hidden})
