@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memory.base import Context, Memory, check_at_least, check_choice, check_flag
-from memory.kernels.delta_layer import NORM_EPS, STRETCH, DeltaForm, delta_layer, delta_layer_
+from memory.kernels.delta_layer import NORM_EPS, STRETCH, DeltaForm, delta_layer
+from memory.kernels.delta_step import step_layer
+from memory.kernels.gated import has_kernels
 from memory.kernels.linear import Linear
 from memory.recurrent import LSTM, CellState
 
@@ -121,14 +123,18 @@ class RewriteMemory(Memory):
     ) -> tuple[Tensor, RewriteState]:
         """Map x [B, F] to y [B, D]."""
         self.check_step(x, state)
-        same = torch.zeros(1, len(x), dtype=torch.bool, device=x.device)
-        x, tail = self._convolve(x.unsqueeze(0), same, state.tail)
-        h, c = state.h, state.c
+        h, c, tail = state.h, state.c, state.tail
+        if self.taps is not None:
+            convolved, tail = self._convolve(x.unsqueeze(0), _nowhere(x), tail)
+            x = convolved[0]
         if self.controller is not None:
-            out, (h, c) = self.controller.step(x[0], CellState(h, c))
-            x = out.unsqueeze(0)
-        y, table, _ = self._layers(x, same, state.table)
-        return y[0], RewriteState(table, tail, h, c)
+            x, (h, c) = self.controller.step(x, CellState(h, c))
+        if not torch.is_grad_enabled() and has_kernels(x, self.enter.weight, state.table):
+            y, table = self._act(x, state.table)
+        else:
+            ys, table, _ = self._layers(x.unsqueeze(0), _nowhere(x), state.table)
+            y = ys[0]
+        return y, RewriteState(table, tail, h, c)
 
     def scan(
         self,
@@ -163,19 +169,23 @@ class RewriteMemory(Memory):
         """The layers over x [T, B, *]: the stream [T, B, D], the last tables, alpha and beta of each layer."""
         stream = self.enter(x)
         lasts, gates = [], []
-        differentiable = torch.is_grad_enabled()
-        table = table if differentiable else table.clone(memory_format=torch.contiguous_format)
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, DeltaLayer)
             z = layer.project(functional.layer_norm(stream, stream.shape[-1:], eps=NORM_EPS) if number else x)
-            if differentiable:
-                y, last, alpha, beta = delta_layer(z, start, table[:, number], self.form)
-                lasts.append(last)
-            else:
-                y, alpha, beta = delta_layer_(z, start, table[:, number], self.form)
+            y, last, alpha, beta = delta_layer(z, start, table[:, number], self.form)
+            lasts.append(last)
             stream = layer.add(stream, y)
             gates.append((alpha, beta))
-        return stream, torch.stack(lasts, 1) if differentiable else table, gates
+        return stream, torch.stack(lasts, 1), gates
+
+    def _act(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """The layers over x [B, *] for one step without gradients: a kernel each."""
+        table = table.contiguous()
+        after, stream = torch.empty_like(table), x.new_empty(len(x), self.output_size)
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, DeltaLayer)
+            step_layer(number, x, (self.enter, layer.project, layer.leave), self.form, table, after, stream)
+        return stream, after
 
     def _convolve(self, x: Tensor, start: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """sum_j taps[j] x[t - j] over the inputs of the same episode, and the last inputs of it [B, n, F]."""
@@ -193,6 +203,11 @@ class RewriteMemory(Memory):
         later = torch.cat((opens[T + 1 :], opens.new_zeros(min(n, 1), start.shape[1])))
         gone = later.flip(0).cumsum(0).flip(0).bool()
         return y, torch.where(gone.unsqueeze(-1), 0, past[T:]).transpose(0, 1)
+
+
+def _nowhere(x: Tensor) -> Tensor:
+    """No start [1, B] in a step of x [B, *]."""
+    return torch.zeros(1, len(x), dtype=torch.bool, device=x.device)
 
 
 class DeltaLayer(nn.Module):

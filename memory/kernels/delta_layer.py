@@ -77,19 +77,6 @@ def delta_layer(z: Tensor, start: Tensor, state: Tensor, form: DeltaForm) -> tup
     return y, last, alpha, beta
 
 
-def delta_layer_(z: Tensor, start: Tensor, table: Tensor, form: DeltaForm) -> tuple[Tensor, Tensor, Tensor]:
-    """`delta_layer` without gradients, which leaves the last tables in `table`: y, alpha, beta.
-
-    For acting, where copies of tables would cost as much as all the rest.
-    """
-    if _has_numba_form(z):
-        y, _, alpha, beta, _, _ = _forward(z, start, table, form, keep=False)
-    else:
-        y, last, alpha, beta = delta_layer_torch(z, start, table, form)
-        table.copy_(last)
-    return y, alpha, beta
-
-
 def _has_numba_form(z: Tensor) -> bool:
     return z.device.type == "cpu" and z.dtype in (torch.float32, torch.float64)
 

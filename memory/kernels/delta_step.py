@@ -1,0 +1,154 @@
+"""A layer of the rewrite-aware memory for acting: one step of `memory.kernels.delta_layer` and the maps around it.
+
+Acting is few rows at a time, for which each of torch's operations takes longer to begin than to do; here a layer is one
+call. Loops are those of `memory.kernels.delta_loops` for one step, from the tables before to those after, so that each
+table moves through memory once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from numba import njit
+from torch import Tensor, nn
+
+from memory.kernels.delta_layer import NORM_EPS, STRETCH, DeltaForm
+from memory.kernels.delta_loops import EPS, OPTIONS
+from memory.kernels.gated_cells import open_gates, sigmoid, tanh
+from memory.kernels.products import multiply_turned
+
+
+def step_layer(
+    number: int,
+    x: Tensor,
+    maps: tuple[nn.Linear, nn.Linear, nn.Linear],
+    form: DeltaForm,
+    before: Tensor,
+    after: Tensor,
+    stream: Tensor,
+) -> None:
+    """One step of a layer without gradients, on the CPU, float32 or float64; all tensors are contiguous.
+
+    Args:
+        number: of the layer; its tables are [:, number].
+        x: [B, F], read by the first layer only; others read the stream.
+        maps: of x to the stream, by the first layer only; of what the layer reads to [form.width]; of [H * V] to what
+            is added to the stream, without a bias.
+        form: sizes and forms.
+        before: [B, L, H, K, V], all tables.
+        after: [B, L, H, K, V], the layer's tables are filled.
+        stream: [B, D], filled by the first layer, added to by others.
+    """
+    enter, project, leave = maps
+    parameters = (enter.weight, enter.bias, project.weight, project.bias, leave.weight)
+    arrays = [p.detach().contiguous().numpy() for p in (x, *parameters)]
+    tables = [table.view(len(x), -1).numpy() for table in (before, after)]
+    step = _compiled(form.key_size, form.value_size, form.tanh_read)
+    step(number, *arrays, form.heads, form.hard_gates, form.bound_values, *tables, stream.numpy())
+
+
+@njit(**OPTIONS)
+def _normalise(stream, out):  # type: ignore[no-untyped-def]
+    """Layer norm of rows [B, D] without parameters."""
+    D = stream.shape[1]
+    real = stream.dtype.type
+    for b in range(len(stream)):
+        row, into = stream[b], out[b]
+        mean, square = real(0), real(0)
+        for d in range(D):
+            mean += row[d]
+        mean /= real(D)
+        for d in range(D):
+            square += (row[d] - mean) * (row[d] - mean)
+        scale = real(1) / np.sqrt(square / real(D) + real(NORM_EPS))
+        for d in range(D):
+            into[d] = (row[d] - mean) * scale
+
+
+@functools.cache
+def _compiled(K: int, V: int, use_tanh: bool) -> Callable[..., None]:
+    """The step for tables [K, V] and one form of read; constants, as in `memory.kernels.delta_loops`."""
+    KV, width = K * V, 2 * K + 2 * V
+    BK = max(n for n in range(1, 17) if K % n == 0)
+
+    @njit(**OPTIONS)
+    def step(  # type: ignore[no-untyped-def]
+        number, x, enter, enter_bias, project, project_bias, leave, H, hard, bound, before, after, stream
+    ):
+        """`before` and `after` are [B, L H K V]; the rest is as in `step_layer`."""
+        B = len(x)
+        real = stream.dtype.type
+        zero, one, two, eps = real(0), real(1), real(2), real(EPS)
+        z, y = np.empty((B, len(project)), stream.dtype), np.empty((B, H * V), stream.dtype)
+        for b in range(B):
+            z[b] = project_bias
+        if number == 0:
+            for b in range(B):
+                stream[b] = enter_bias
+            multiply_turned(x, enter, stream, True)
+            multiply_turned(x, project, z, True)
+        else:
+            normal = np.empty_like(stream)
+            _normalise(stream, normal)
+            multiply_turned(normal, project, z, True)
+        opened, reads = np.empty(H * V, stream.dtype), np.empty(H * V, stream.dtype)
+        result = np.empty(2 * V, stream.dtype)
+        for b in range(B):
+            gates = z[b, H * width :]
+            open_gates(gates)
+            if hard:
+                for i in range(2 * H):
+                    stretched = gates[i] * real(1 + 2 * STRETCH) - real(STRETCH)
+                    gates[i] = min(max(stretched, zero), one)
+            for h in range(H):
+                s0 = (number * H + h) * KV
+                row, old, new = z[b, h * width : (h + 1) * width], before[b, s0 : s0 + KV], after[b, s0 : s0 + KV]
+                if bound:
+                    for j in range(2 * K, 2 * K + V):
+                        row[j] = tanh(row[j])
+                q_length, k_length = eps, eps
+                for i in range(K):
+                    q_length += row[i] * row[i]
+                    k_length += row[K + i] * row[K + i]
+                q_scale, k_scale = one / np.sqrt(q_length), one / np.sqrt(k_length)
+                a, rate = gates[h], two * gates[H + h]
+                for c in range(0, K, BK):
+                    part, uniform = old[c * V : (c + BK) * V], row[c : c + K + BK]
+                    for j in range(V):
+                        even, odd = zero, zero
+                        for i in range(0, BK, 2):
+                            even += uniform[K + i] * part[i * V + j]
+                        for i in range(1, BK, 2):
+                            odd += uniform[K + i] * part[i * V + j]
+                        result[V + j] = even + odd + (result[V + j] if c > 0 else zero)
+                for c in range(0, K, BK):
+                    part, into, uniform = old[c * V : (c + BK) * V], new[c * V : (c + BK) * V], row[c:]
+                    for j in range(V):
+                        error = row[2 * K + j] - a * k_scale * result[V + j] if c == 0 else result[V + j]
+                        write = rate * k_scale * error
+                        even, odd = zero, zero
+                        for i in range(0, BK, 2):
+                            entry = a * part[i * V + j] + uniform[K + i] * write
+                            into[i * V + j] = entry
+                            even += uniform[i] * entry
+                        for i in range(1, BK, 2):
+                            entry = a * part[i * V + j] + uniform[K + i] * write
+                            into[i * V + j] = entry
+                            odd += uniform[i] * entry
+                        result[V + j] = error
+                        result[j] = q_scale * (even + odd) + (result[j] if c > 0 else zero)
+                squares = zero
+                for j in range(V):
+                    squares += result[j] * result[j]
+                scale = one if use_tanh else one / np.sqrt(squares / real(V) + real(NORM_EPS))
+                for j in range(V):
+                    reads[h * V + j] = result[j] * scale
+                for j in range(V):
+                    opened[h * V + j] = row[2 * K + V + j]
+            for i in range(H * V):
+                y[b, i] = (tanh(reads[i]) if use_tanh else reads[i]) * sigmoid(opened[i])
+        multiply_turned(y, leave, stream, True)
+
+    return step
