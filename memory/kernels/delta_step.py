@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from memory.kernels.delta_layer import NORM_EPS, STRETCH, DeltaForm
 from memory.kernels.delta_loops import EPS, OPTIONS
 from memory.kernels.gated_cells import open_gates, sigmoid, tanh
-from memory.kernels.products import multiply_turned
+from memory.kernels.products import fill_rows, multiply_turned
 
 
 def step_layer(
@@ -82,11 +82,9 @@ def _compiled(K: int, V: int, use_tanh: bool) -> Callable[..., None]:
         real = stream.dtype.type
         zero, one, two, eps = real(0), real(1), real(2), real(EPS)
         z, y = np.empty((B, len(project)), stream.dtype), np.empty((B, H * V), stream.dtype)
-        for b in range(B):
-            z[b] = project_bias
+        fill_rows(z, project_bias)
         if number == 0:
-            for b in range(B):
-                stream[b] = enter_bias
+            fill_rows(stream, enter_bias)
             multiply_turned(x, enter, stream, True)
             multiply_turned(x, project, z, True)
         else:

@@ -11,7 +11,7 @@ from numba import njit
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.decay import decay_backward, decay_forward
 from memory.kernels.gated_cells import open_gates
-from memory.kernels.products import multiply, pack, pack_into, packed_size, transpose
+from memory.kernels.products import fill_rows, multiply, pack, pack_into, packed_size, transpose
 
 EPSILON = 1e-5
 """Added to the variance by the layer norm of the output."""
@@ -142,8 +142,7 @@ def _block(x, start, to_maps, bias, a, b, border, maps, value, states):  # type:
     n, steps = len(x), len(start)
     m, half = value.shape[2], len(bias) // 2
     values = value.reshape(-1, m)
-    for row in range(n):
-        maps[row] = bias
+    fill_rows(maps[:n], bias)
     multiply(x, to_maps, maps[:n], True)
     for row in range(n):
         open_gates(maps[row, half:])
@@ -158,7 +157,8 @@ def _block(x, start, to_maps, bias, a, b, border, maps, value, states):  # type:
 def _add_rows(rows, total):  # type: ignore[no-untyped-def]
     """Add rows [n, N] to total [N], summed apart first: a long sequence then loses no more than a short one."""
     part = np.zeros_like(total)
-    for row in rows:
+    for n in range(len(rows)):
+        row = rows[n]
         for j in range(len(part)):
             part[j] += row[j]
     total += part

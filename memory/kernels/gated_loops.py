@@ -11,7 +11,7 @@ from numba import njit
 
 from memory.kernels.compiling import OPTIONS
 from memory.kernels.gated_cells import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
-from memory.kernels.products import multiply, multiply_turned, pack_into, packed_size
+from memory.kernels.products import copy, fill_rows, multiply, multiply_turned, pack_into, packed_size
 
 LSTM, GRU, RNN = 0, 1, 2
 
@@ -51,8 +51,7 @@ def forward(kind, x, start, to_gates, to_h, bias, h, c, gates, y, cells):  # typ
         end = min(begin + steps, T)
         first = begin if len(gates) == T else 0
         block = sums[first * B : (first + end - begin) * B]
-        for row in range(len(block)):
-            block[row] = bias
+        fill_rows(block, bias)
         multiply(inputs[begin * B : end * B], to_gates, block[:, :G], True)
         for t in range(begin, end):
             at = gates[first + t - begin]
@@ -65,12 +64,12 @@ def forward(kind, x, start, to_gates, to_h, bias, h, c, gates, y, cells):  # typ
             if kind == LSTM:
                 lstm_forward(at, h, c)
                 if len(cells) > 0:
-                    cells[t] = c
+                    copy(c.ravel(), cells[t].ravel())
             elif kind == GRU:
                 gru_forward(at, h)
             else:
                 rnn_forward(at, h)
-            y[t] = h
+            copy(h.ravel(), y[t].ravel())
 
 
 @njit(**OPTIONS)
@@ -102,13 +101,13 @@ def backward(  # type: ignore[no-untyped-def]
                 if start[t, b]:
                     h_before[b] = 0
                 else:
-                    h_before[b] = y[t - 1, b] if t > 0 else h[b]
+                    copy(y[t - 1, b] if t > 0 else h[b], h_before[b])
             if kind == LSTM:
                 for b in range(B):
                     if start[t, b]:
                         c_before[b] = 0
                     else:
-                        c_before[b] = cells[t - 1, b] if t > 0 else c[b]
+                        copy(cells[t - 1, b] if t > 0 else c[b], c_before[b])
                 lstm_backward(gates[t], cells[t], c_before, dy[t], at, dh, dc)
             elif kind == GRU:
                 gru_backward(gates[t], h_before, dy[t], at, dh)
@@ -142,30 +141,32 @@ def step(kind, layer, x, old_h, old_c, w_ih, w_hh, b_ih, b_hh, new_h, new_c, y):
     G = len(b_hh)
     S = 4 * H if kind == GRU else G
     sums = np.empty((B, S), y.dtype)
-    before = old_h[:, layer]
+    bias = np.empty(S, y.dtype)
     if kind == GRU:
         # from torch's order, r z n, to the cell's, n r z m
-        for row in sums:
-            row[:H] = b_ih[2 * H :]
-            for j in range(2 * H):
-                row[H + j] = b_ih[j] + b_hh[j]
-            row[3 * H :] = b_hh[2 * H :]
+        bias[:H] = b_ih[2 * H :]
+        bias[H : 3 * H] = b_ih[: 2 * H] + b_hh[: 2 * H]
+        bias[3 * H :] = b_hh[2 * H :]
+        fill_rows(sums, bias)
         multiply_turned(x, w_ih[2 * H :], sums[:, :H], True)
         multiply_turned(x, w_ih[: 2 * H], sums[:, H : 3 * H], True)
     else:
-        for row in sums:
-            for j in range(G):
-                row[j] = b_ih[j] + b_hh[j]
+        bias[:] = b_ih + b_hh
+        fill_rows(sums, bias)
         multiply_turned(x, w_ih, sums, True)
-    multiply_turned(before, w_hh, sums[:, S - G :], True)
-    y[:] = before
+    multiply_turned(old_h[:, layer], w_hh, sums[:, S - G :], True)
+    for b in range(B):
+        copy(old_h[b, layer], y[b])
     if kind == LSTM:
         cells = np.empty((B, H), y.dtype)
-        cells[:] = old_c[:, layer]
+        for b in range(B):
+            copy(old_c[b, layer], cells[b])
         lstm_forward(sums, y, cells)
-        new_c[:, layer] = cells
+        for b in range(B):
+            copy(cells[b], new_c[b, layer])
     elif kind == GRU:
         gru_forward(sums, y)
     else:
         rnn_forward(sums, y)
-    new_h[:, layer] = y
+    for b in range(B):
+        copy(y[b], new_h[b, layer])
