@@ -49,7 +49,7 @@ def step_layer(
     step(number, *arrays, form.heads, form.hard_gates, form.bound_values, *tables, stream.numpy())
 
 
-@njit(**OPTIONS)
+@njit(**OPTIONS, forceinline=True)
 def _normalise(stream, out):  # type: ignore[no-untyped-def]
     """Layer norm of rows [B, D] without parameters."""
     D = stream.shape[1]

@@ -11,7 +11,7 @@ from numba import njit
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.decay import decay_backward, decay_forward
 from memory.kernels.gated_cells import open_gates
-from memory.kernels.products import fill_rows, multiply, pack, pack_into, packed_size, transpose
+from memory.kernels.products import fill_rows, multiply, multiply_turned, pack_into, packed_size
 
 EPSILON = 1e-5
 """Added to the variance by the layer norm of the output."""
@@ -168,9 +168,6 @@ def _add_rows(rows, total):  # type: ignore[no-untyped-def]
 def step(x, weights, biases, mix, mix_bias, alpha, omega, before, S, y):  # type: ignore[no-untyped-def]
     """One step from before to S [B, m, c, 2] and y [B, D].
 
-    Features run along rows here and the batch along columns: the weights, as torch lays them out, are then the factor
-    on the left, and only x and the traces are packed.
-
     Args:
         x: [B, F].
         weights: of value, skip, input gate and output gate, [m or D, F] each.
@@ -184,46 +181,44 @@ def step(x, weights, biases, mix, mix_bias, alpha, omega, before, S, y):  # type
         y: to fill.
     """
     (B, D), m = y.shape, len(alpha)
-    half = m + D
-    packed = pack(x.T)
-    maps, rows = np.empty((2 * half, B), x.dtype), np.empty((B, 2 * half), x.dtype)
+    maps = np.empty((B, 2 * (m + D)), x.dtype)
     first = 0
     for weight, bias in zip(weights, biases):
-        part = maps[first : first + len(bias)]
-        for i in range(len(bias)):
-            part[i] = bias[i]
-        multiply(weight, packed, part, True)
+        part = maps[:, first : first + len(bias)]
+        fill_rows(part, bias)
+        multiply_turned(x, weight, part, True)
         first += len(bias)
-    open_gates(maps[half:].reshape(-1))
-    traces, z, turned = np.empty((mix.shape[1], B), x.dtype), np.empty((D, B), x.dtype), np.empty((B, D), x.dtype)
-    _step_states(maps, alpha, omega, before, S, traces)
-    multiply(mix, pack(traces), z, False)
-    transpose(z, turned)
-    transpose(maps[m:half], rows[:, m:half])
-    transpose(maps[half + m :], rows[:, half + m :])
-    output_forward(rows, mix_bias, turned, np.empty(B, x.dtype), y)
+    traces, z = np.empty((B, mix.shape[1]), x.dtype), np.empty((B, D), x.dtype)
+    _step_states(maps, alpha, omega, before.reshape(B, -1), S.reshape(B, -1), traces)
+    multiply_turned(traces, mix, z, False)
+    output_forward(maps, mix_bias, z, np.empty(B, x.dtype), y)
 
 
 @njit(**INLINED)
 def _step_states(maps, alpha, omega, before, S, traces):  # type: ignore[no-untyped-def]
-    """Fill S [B, m, c, 2], and traces [2 m c, B] with Re S || Im S for `mix`."""
-    B, m, c, _ = S.shape
-    half = len(maps) // 2
-    a, b = np.empty((m, c), S.dtype), np.empty((m, c), S.dtype)
+    """Open the gates of maps; fill S [B, 2 m c], and traces [B, 2 m c] with Re S || Im S for `mix`."""
+    m, c, half = len(alpha), len(omega), maps.shape[1] // 2
+    N = m * c
+    a, b, value = np.empty(N, S.dtype), np.empty(N, S.dtype), np.empty(N, S.dtype)
+    cos, sin = np.cos(omega.astype(np.float64)), np.sin(omega.astype(np.float64))
     for i in range(m):
+        decayed = np.exp(-abs(np.float64(alpha[i])))
         for j in range(c):
-            decayed = np.exp(-abs(np.float64(alpha[i])))
-            a[i, j] = decayed * np.cos(np.float64(omega[j]))
-            b[i, j] = decayed * np.sin(np.float64(omega[j]))
-    for n in range(B):
+            a[i * c + j], b[i * c + j] = decayed * cos[j], decayed * sin[j]
+    for n in range(len(maps)):
+        old, new, row = before[n], S[n], traces[n]
+        re, im = row[:N], row[N:]
+        open_gates(maps[n, half:])
         for i in range(m):
-            value = maps[i, n] * maps[half + i, n]
             for j in range(c):
-                re, im = before[n, i, j, 0], before[n, i, j, 1]
-                S[n, i, j, 0] = a[i, j] * re + b[i, j] * im + value
-                S[n, i, j, 1] = a[i, j] * im - b[i, j] * re
-                traces[i * c + j, n] = S[n, i, j, 0]
-                traces[(m + i) * c + j, n] = S[n, i, j, 1]
+                value[i * c + j] = maps[n, i] * maps[n, half + i]
+        for p in range(N):
+            re[p] = a[p] * old[2 * p] + b[p] * old[2 * p + 1] + value[p]
+        for p in range(N):
+            im[p] = a[p] * old[2 * p + 1] - b[p] * old[2 * p]
+        for p in range(N):
+            new[2 * p] = re[p]
+            new[2 * p + 1] = im[p]
 
 
 @njit(**SUMS)

@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from memory.kernels.compiling import OPTIONS
+from memory.kernels.compiling import INLINED, OPTIONS
 
 # No options but those of `OPTIONS`: reassociation would undo the rounding trick in `_exp32`.
 
@@ -102,7 +102,7 @@ def _through_gate(d, times, gate, out):  # type: ignore[no-untyped-def]
         out[j] = d[j] * times[j] * gate[j] * (1 - gate[j])
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def lstm_forward(gates, h, c):  # type: ignore[no-untyped-def]
     """i, f, o = sigmoid; g = tanh; c = f c + i g; h = o tanh(c)."""
     H = h.shape[1]

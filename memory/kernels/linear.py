@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.gated_cells import squash_in_place
-from memory.kernels.products import multiply, pack, pack_into, packed_size
+from memory.kernels.products import fill_rows, multiply, pack, pack_into, packed_size
 from memory.kernels.rows import in_parts, part_borders
 
 FEWEST_ROWS = 256
@@ -114,8 +114,7 @@ def _forward(x, packed, bias, squashed, y):  # type: ignore[no-untyped-def]
     """Fill y [N, D] from x [N, F], the transposed weight, packed, and bias [D]."""
     for begin in range(0, len(x), BLOCK_ROWS):
         rows = y[begin : begin + BLOCK_ROWS]
-        for row in range(len(rows)):
-            rows[row] = bias
+        fill_rows(rows, bias)
         multiply(x[begin : begin + BLOCK_ROWS], packed, rows, True)
         if squashed:
             squash_in_place(rows.reshape(-1))
