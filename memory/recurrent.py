@@ -190,7 +190,8 @@ class GRU(Recurrent):
 class RNN(Recurrent):
     """Elman's network: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
 
-    W_hh starts orthogonal and the biases at zero, so that what is small neither grows nor fades at first.
+    W_hh starts as the identity and the biases at zero: at first what is small stays as it is, in the same units, so that
+    one reading of it serves at any distance.
 
     Args:
         input_size: F, features per input.
@@ -198,7 +199,7 @@ class RNN(Recurrent):
         num_layers: L, layers stacked; 1 or more.
     State:
         h [B, L, D].
-    Source: Elman 1990; orthogonal start: arXiv 1312.6120.
+    Source: Elman 1990; identity start: arXiv 1504.00941, there with ReLU.
     """
 
     kind = gated.RNN
@@ -209,7 +210,7 @@ class RNN(Recurrent):
         super().__init__(input_size, output_size, num_layers)
         for layer in range(num_layers):
             _, weight_hh, bias_ih, bias_hh = self.layer_weights(layer)
-            nn.init.orthogonal_(weight_hh)
+            nn.init.eye_(weight_hh)
             nn.init.zeros_(bias_ih)
             nn.init.zeros_(bias_hh)
 
