@@ -59,6 +59,8 @@ class Train:
     """Of Adam, annealed to 0."""
     ent_coef: float = TrainConfig.ent_coef
     """Weight of the entropy."""
+    min_advantage_std: float = TrainConfig.min_advantage_std
+    """Smallest standard deviation that advantages are divided by."""
     test_corridors: tuple[int, ...] = (100, 1000)
     """Numbers of corridors to test on, at the training length."""
     test_lengths: tuple[int, ...] = (5, 15, 20, 50)
@@ -119,6 +121,7 @@ def train(options: Train) -> None:
                         num_minibatches=options.num_minibatches,
                         learning_rate=options.learning_rate,
                         ent_coef=options.ent_coef,
+                        min_advantage_std=options.min_advantage_std,
                         seed=seed,
                     )
                     label = options.label or " ".join([memory, *options.memory_args])
