@@ -126,21 +126,27 @@ def invert_into(logits: np.ndarray, uniform: np.ndarray, actions: np.ndarray, lo
     """Fill actions [N] as `invert` does, and their log_prob [N]; the first row with no finite sum, or -1."""
     N, n = logits.shape
     for row in range(N):
-        highest = float(logits[row, 0])
+        # compiled, float() would leave float32 as it is
+        highest = np.float64(logits[row, 0])
         for a in range(1, n):
-            highest = max(highest, float(logits[row, a]))
+            highest = max(highest, np.float64(logits[row, a]))
         total = 0.0
         for a in range(n):
-            total += math.exp(logits[row, a] - highest)
+            total += math.exp(np.float64(logits[row, a]) - highest)
         if not 0.0 < total < math.inf:
             return row
         threshold = uniform[row] * total
-        action, cumulated = 0, math.exp(logits[row, 0] - highest)
-        while cumulated <= threshold:
-            action += 1
-            cumulated += math.exp(logits[row, action] - highest)
+        action, cumulated = 0, 0.0
+        for a in range(n):
+            part = math.exp(np.float64(logits[row, a]) - highest)
+            # the last that can be chosen is taken if rounding leaves the sum below the threshold
+            if part > 0.0:
+                action = a
+                cumulated += part
+                if cumulated > threshold:
+                    break
         actions[row] = action
-        log_prob[row] = logits[row, action] - highest - math.log(total)
+        log_prob[row] = np.float64(logits[row, action]) - highest - math.log(total)
     return -1
 
 

@@ -103,5 +103,6 @@ def _backward_kernel(dy: np.ndarray, y: np.ndarray, dx: np.ndarray) -> None:
         dx[i] = dy[i] * (y.dtype.type(1) - y[i] * y[i])
 
 
-# agents.heads, in the same folder, compiles others in too
-drop_stale(Tanh.forward, Path(gated_cells.__file__).parent.glob("*.py"))
+# kernels of this folder compile in some of the memories' and of each other's files
+_FOLDERS = (Path(__file__).parent, Path(gated_cells.__file__).parent)
+drop_stale(Tanh.forward, (source for folder in _FOLDERS for source in folder.glob("*.py")))

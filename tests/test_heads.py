@@ -57,6 +57,17 @@ def test_compiled_heads_equal_torchs_operations(net_arch, activation_fn, monkeyp
         torch.testing.assert_close(got, want, rtol=2e-6, atol=5e-6)
 
 
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2.0**-53])
+def test_no_rounding_leads_beyond_the_actions(uniform, monkeypatch):
+    """Sums of the same numbers may differ in their last bits between loops, which are compiled apart."""
+    policy = policy_for([7])
+    monkeypatch.setattr(torch, "rand", lambda B, dtype: torch.full((B,), uniform, dtype=dtype))
+    with torch.no_grad():
+        for _ in range(50):
+            actions = policy(torch.randn(64, 3), policy.initial_state(64))[0]
+            assert set(actions.tolist()) == {3 if uniform else 0}
+
+
 def test_the_compiled_form_is_the_one_that_acts_and_only_without_gradients(monkeypatch):
     calls = []
     policy = policy_for([7])
