@@ -42,7 +42,7 @@ LONG = {
     "gru": Setting(1_500_000, 1e-3),
     "rnn": Setting(3_000_000, 1e-3),
     "gtrxl": Setting(400_000, 5e-4),
-    "shm": Setting(1_200_000, 1e-3),
+    "shm": Setting(2_000_000, 1e-3),
     "none": Setting(600_000, 1e-3),
 }
 """The slower an update, the fewer steps; rates by trial with seed 0, from 5e-4, 1e-3, 2e-3 and 3e-3."""

@@ -190,8 +190,8 @@ class GRU(Recurrent):
 class RNN(Recurrent):
     """Elman's network: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
 
-    W_hh starts as the identity and the biases at zero: at first what is small stays as it is, in the same units, so that
-    one reading of it serves at any distance.
+    W_hh starts as the identity and the biases at zero: at first what is small stays as it is, in the same units, so
+    that one reading of it serves at any distance.
 
     Args:
         input_size: F, features per input.
