@@ -106,7 +106,9 @@ class World(gym.Env):
         self.num_rows = rows
         self.state = self.new_state(rows)
         self.io = self._buffers(rows)
-        self._shape, self._dtype = (rows, *(self.observation_space.shape or ())), self.observation_space.dtype
+        obs = self.io.obs
+        self._parts = [(key, obs._fields.index(key)) for key in self._keys]
+        self._kinds = [(part.shape, part.dtype) for part in ([obs] if self.observed is None else obs)]
         self.over = np.ones(rows, bool)
         self.ready = False
         self.seeded = np.zeros(rows, bool)
@@ -152,19 +154,15 @@ class World(gym.Env):
         All of them but the last observations, which remain the world's, and the lengths.
         """
         io, rows, empty = self.io, self.num_rows, np.empty
-        obs: Any
-        if self.observed is None:
-            obs = empty(self._shape, self._dtype)
-        else:
-            obs = self.observed(*[empty(part.shape, part.dtype) for part in io.obs])
         # Not IO(...), which takes as long as three of the arrays.
+        parts: Any = [empty(shape, dtype) for shape, dtype in self._kinds]
         return tuple.__new__(
             IO,
             (
                 self.num_actions,
                 io.mask,
                 actions,
-                obs,
+                parts[0] if self.observed is None else tuple.__new__(self.observed, parts),
                 empty(rows),
                 empty(rows, _BOOL),
                 empty(rows, _BOOL),
@@ -275,17 +273,17 @@ class World(gym.Env):
         """A copy of the first entry of `obs`, as the observation space has it."""
         if self.observed is None:
             return obs[0].copy()
-        return {key: getattr(obs, key)[0].copy() for key in self._keys}
+        return {key: obs[k][0].copy() for key, k in self._parts}
 
     def given(self, obs: Any) -> Any:
         """`obs` itself, as the observation space has it: an array, or a dict of arrays."""
-        return obs if self.observed is None else {key: getattr(obs, key) for key in self._keys}
+        return obs if self.observed is None else {key: obs[k] for key, k in self._parts}
 
     def copied(self, obs: Any, count: int | None = None) -> Any:
         """A copy of `obs`, or of its first `count` entries: an array, or a dict of arrays for a Dict space."""
         if self.observed is None:
             return obs.copy() if count is None else obs[:count].copy()
-        return {key: getattr(obs, key)[:count].copy() for key in self._keys}
+        return {key: obs[k][:count].copy() for key, k in self._parts}
 
     def illegal(self, action: Any, where: str = "") -> str:
         """The refusal of `action`."""

@@ -117,21 +117,25 @@ def run_rows(begin: Any, move: Any, observe: Any, rules: Any, state: Any, io: IO
         else:
             for i in range(io.action.shape[0]):
                 reward, terminated, success = move(rules, state, i, io.action[i])
-                state.steps[i] += 1
-                truncated = state.steps[i] >= rules.limit and not terminated
+                steps = state.steps[i] + 1
+                state.steps[i] = steps
+                late = steps >= rules.limit
                 io.reward[i] = reward
                 io.terminated[i] = terminated
-                io.truncated[i] = truncated
-                if terminated or truncated:
+                io.truncated[i] = late & (not terminated)
+                if late | terminated:
                     io.row[ends] = i
                     io.success[ends] = success
-                    io.length[ends] = state.steps[i]
-                    if mode == STEP_AND_RESTART:
-                        observe(rules, state, i, io.final_obs, ends)
-                        state.steps[i] = 0
-                        begin(rules, state, i)
+                    io.length[ends] = steps
                     ends += 1
                 observe(rules, state, i, io.obs, i)
+            if mode == STEP_AND_RESTART:
+                for k in range(ends):  # not in the loop above, which so much code would slow down in every row
+                    i = io.row[k]
+                    observe(rules, state, i, io.final_obs, k)
+                    state.steps[i] = 0
+                    begin(rules, state, i)
+                    observe(rules, state, i, io.obs, i)
     return ends
 
 
