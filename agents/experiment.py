@@ -10,6 +10,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from importlib import metadata
@@ -192,7 +193,10 @@ def _learn(
 
 def run_logger(directory: Path, step: int) -> Logger:
     """TensorBoard in the run's directory; what an earlier process wrote after `step` is hidden (`purge_step`)."""
-    earlier = any(directory.glob("events.out.tfevents.*"))
+    earlier = [int(path.name.split(".")[3]) for path in directory.glob("events.out.tfevents.*")]
+    # TensorBoard reads a directory's files in the order of their names, in which the second they were begun comes first
+    while earlier and int(time.time()) <= max(earlier):
+        time.sleep(0.05)
     board = TensorBoardOutputFormat(str(directory))
     if earlier:
         board.writer.close()

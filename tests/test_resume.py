@@ -92,6 +92,15 @@ def assert_same_curves(one: Path, other: Path) -> None:
         assert points == its[name], name
 
 
+def test_a_logger_that_goes_on_in_the_same_second_is_read_last(tmp_path):
+    """TensorBoard reads files by name, and in one second the tenth writer of a process comes before the ninth."""
+    before = tmp_path / f"events.out.tfevents.{int(time.time())}.zzz.1.0"
+    before.touch()
+    experiment.run_logger(tmp_path, 3).close()
+    assert len(list(tmp_path.iterdir())) > 1
+    assert min(tmp_path.iterdir()) == before
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
