@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
-from test_endless_tmaze import SplitMix
+from twins import SplitMix, first_success
 
 import envs
 from envs.ballet import Ballet
@@ -174,18 +174,6 @@ def rows(num_envs: int, **kwargs):
     return vector, vector.reset(seed=0)[0]
 
 
-def first_success(vector, obs, act) -> float:
-    """Success over the first episode of every row, `act` choosing actions from observations."""
-    waiting, won = np.ones(vector.num_envs, bool), np.zeros(vector.num_envs, bool)
-    while waiting.any():
-        obs, _, terminated, truncated, infos = vector.step(act(obs))
-        over = terminated | truncated
-        if infos:
-            won |= waiting & over & infos["final_info"]["success"]
-        waiting &= ~over
-    return won.mean()
-
-
 def towards(seen: np.ndarray, place: np.ndarray) -> np.ndarray:
     """The direction of the dancer of `place` [B] as `seen` [B, 154] has it."""
     ahead = np.sign(seen[np.arange(len(seen))[:, None], 3 + 19 * place[:, None] + np.arange(2)]).astype(int)
@@ -198,7 +186,7 @@ def test_without_memory_it_is_chance(n):
     for rule in ("first place", "by the name", "lowest colour"):
         vector, obs = rows(4000, dancers=n, delay=0)
 
-        def blind(obs, rule=rule):
+        def blind(obs, fresh, rule=rule):
             about = obs["seen"][:, 2:].reshape(-1, 8, 19)
             there = about[..., 0] > 0
             if rule == "first place":

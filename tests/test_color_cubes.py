@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_endless_tmaze import SplitMix, first_success
+from twins import SplitMix, assert_follows, assert_rows_follow, first_success
 
 import envs
 from envs.blind_tour import tour
@@ -96,36 +96,14 @@ def arguments(draw):
 @settings(max_examples=40, deadline=None)
 @given(kwargs=arguments(), seed=st.integers(0, 2**63), skill=st.sampled_from([0.0, 0.7, 0.95, 1.0]))
 def test_equals_the_twin(kwargs, seed, skill):
-    env, twin = ColorCubes(**kwargs), Twin(**kwargs)
-    rng = np.random.default_rng(seed)
-    obs, _ = env.reset(seed=seed)
-    assert obs.tolist() == twin.reset(seed)
-    for _ in range(120):
-        action = env.expert_action() if rng.random() < skill else int(rng.integers(5))
-        obs, reward, terminated, truncated, info = env.step(action)
-        assert (obs.tolist(), reward, terminated, truncated, info.get("success", False)) == twin.step(action)
-        if terminated or truncated:
-            assert env.reset()[0].tolist() == twin.reset()
+    assert_follows(ColorCubes(**kwargs), Twin(**kwargs), seed, 120, skill)
 
 
 def test_many_rows_equal_their_twins():
     kwargs = dict(grid=3, cubes=4, phases=2, teleport=0.3, hide_colours=True)
     vector = gym.make_vec(IDS[2], 8, **kwargs)
     twins = [Twin(**kwargs) for _ in range(8)]
-    obs, _ = vector.reset(seed=100)
-    assert obs.tolist() == [twin.reset(100 + i) for i, twin in enumerate(twins)]
-    rng = np.random.default_rng(0)
-    for _ in range(600):
-        actions = np.where(rng.random(8) < 0.8, vector.expert_action(), rng.integers(5, size=8))
-        obs, rewards, terminated, truncated, infos = vector.step(actions)
-        for i, twin in enumerate(twins):
-            seen, *rest, won = twin.step(int(actions[i]))
-            assert rest == [rewards[i], terminated[i], truncated[i]]
-            if rest[1] or rest[2]:
-                assert infos["final_obs"][i].tolist() == seen
-                assert infos["final_info"]["success"][i] == won
-                seen = twin.reset()
-            assert obs[i].tolist() == seen
+    assert_rows_follow(vector, twins, 600)
 
 
 def rows(num_envs: int, id: str = IDS[1], **kwargs):

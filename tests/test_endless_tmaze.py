@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twins import SplitMix, assert_follows, assert_rows_follow, first_success
 
 import envs
 from envs.endless_tmaze import EndlessTMaze
@@ -16,26 +17,6 @@ from envs.endless_tmaze import EndlessTMaze
 ID = "Palimpsest/EndlessTMaze-v0"
 FORWARD, LEFT, RIGHT = range(3)
 TWO_64 = 1 << 64
-
-
-class SplitMix:
-    """SplitMix64 on Python integers, and the bounded draw of arXiv 1805.10941."""
-
-    def __init__(self, seed: int) -> None:
-        self.state = seed % TWO_64
-        self.state = self.bits()
-
-    def bits(self) -> int:
-        self.state = z = (self.state + 0x9E3779B97F4A7C15) % TWO_64
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % TWO_64
-        z = (z ^ z >> 27) * 0x94D049BB133111EB % TWO_64
-        return z ^ z >> 31
-
-    def below(self, n: int) -> int:
-        while True:
-            product = (self.bits() >> 32) * n
-            if product % 2**32 >= 2**32 % n:
-                return product >> 32
 
 
 class Twin:
@@ -89,36 +70,14 @@ def arguments():
 @settings(max_examples=60, deadline=None)
 @given(kwargs=arguments(), seed=st.integers(0, 2**63), skill=st.sampled_from([0.0, 0.9, 0.99, 1.0]))
 def test_equals_the_twin(kwargs, seed, skill):
-    env, twin = EndlessTMaze(**kwargs), Twin(**kwargs)
-    rng = np.random.default_rng(seed)
-    obs, _ = env.reset(seed=seed)
-    assert obs.tolist() == twin.reset(seed)
-    for _ in range(300):
-        action = env.expert_action() if rng.random() < skill else int(rng.integers(3))
-        obs, reward, terminated, truncated, info = env.step(action)
-        assert (obs.tolist(), reward, terminated, truncated, info.get("success", False)) == twin.step(action)
-        if terminated or truncated:
-            assert env.reset()[0].tolist() == twin.reset()
+    assert_follows(EndlessTMaze(**kwargs), Twin(**kwargs), seed, 300, skill)
 
 
 def test_many_rows_equal_their_twins():
     kwargs = dict(corridors=3, length=4, regime="uniform", normalise_by="l_max")
     vector = gym.make_vec(ID, 16, **kwargs)
     twins = [Twin(**kwargs) for _ in range(16)]
-    obs, _ = vector.reset(seed=100)
-    assert obs.tolist() == [twin.reset(100 + i) for i, twin in enumerate(twins)]
-    rng = np.random.default_rng(0)
-    for _ in range(1500):
-        actions = np.where(rng.random(16) < 0.8, vector.expert_action(), rng.integers(3, size=16))
-        obs, rewards, terminated, truncated, infos = vector.step(actions)
-        for i, twin in enumerate(twins):
-            seen, *rest, won = twin.step(int(actions[i]))
-            assert rest == [rewards[i], terminated[i], truncated[i]]
-            if rest[1] or rest[2]:
-                assert infos["final_obs"][i].tolist() == seen
-                assert infos["final_info"]["success"][i] == won
-                seen = twin.reset()
-            assert obs[i].tolist() == seen
+    assert_rows_follow(vector, twins, 1500)
 
 
 @pytest.mark.parametrize(("n", "cells"), [*itertools.product((1, 3, 10), (1, 5, 10))])
@@ -183,19 +142,6 @@ def test_a_win_on_the_last_allowed_step_is_a_win():
 def rows(num_envs: int = 2000, **kwargs):
     vector = gym.make_vec(ID, num_envs, **kwargs)
     return vector, vector.reset(seed=0)[0]
-
-
-def first_success(vector, obs, act) -> float:
-    """Success over the first episode of every row, `act` choosing all rows' actions from observations."""
-    waiting, won = np.ones(vector.num_envs, bool), np.zeros(vector.num_envs, bool)
-    fresh = np.ones(vector.num_envs, bool)
-    while waiting.any():
-        obs, _, terminated, truncated, infos = vector.step(act(obs, fresh))
-        fresh = terminated | truncated
-        if infos:
-            won |= waiting & fresh & infos["final_info"]["success"]
-        waiting &= ~fresh
-    return won.mean()
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

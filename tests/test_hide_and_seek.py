@@ -10,31 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twins import SplitMix
 
 from envs.hide_and_seek import HideAndSeek
 
 ID = "Palimpsest/HideAndSeek-v0"
 TWO_64 = 1 << 64
-
-
-class SplitMix:
-    """SplitMix64 on Python integers, and the bounded draw of arXiv 1805.10941."""
-
-    def __init__(self, seed: int) -> None:
-        self.state = seed % TWO_64
-        self.state = self.bits()
-
-    def bits(self) -> int:
-        self.state = z = (self.state + 0x9E3779B97F4A7C15) % TWO_64
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % TWO_64
-        z = (z ^ z >> 27) * 0x94D049BB133111EB % TWO_64
-        return z ^ z >> 31
-
-    def below(self, n: int) -> int:
-        while True:
-            product = (self.bits() >> 32) * n
-            if product % 2**32 >= 2**32 % n:
-                return product >> 32
 
 
 class Twin:

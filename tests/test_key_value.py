@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_endless_tmaze import SplitMix, first_success
+from twins import SplitMix, assert_follows, assert_rows_follow, first_success
 
 import envs
 from envs.key_value import KeyValueRewrite
@@ -77,36 +77,14 @@ def arguments():
 @settings(max_examples=60, deadline=None)
 @given(kwargs=arguments(), seed=st.integers(0, 2**63), skill=st.sampled_from([0.0, 0.9, 1.0]))
 def test_equals_the_twin(kwargs, seed, skill):
-    env, twin = KeyValueRewrite(**kwargs), Twin(**kwargs)
-    rng = np.random.default_rng(seed)
-    obs, _ = env.reset(seed=seed)
-    assert obs.tolist() == twin.reset(seed)
-    for _ in range(150):
-        action = env.expert_action() if rng.random() < skill else int(rng.integers(kwargs["values"]))
-        obs, reward, terminated, truncated, info = env.step(action)
-        assert (obs.tolist(), reward, terminated, truncated, info.get("success", False)) == twin.step(action)
-        if terminated:
-            assert env.reset()[0].tolist() == twin.reset()
+    assert_follows(KeyValueRewrite(**kwargs), Twin(**kwargs), seed, 150, skill)
 
 
 def test_many_rows_equal_their_twins():
     kwargs = dict(keys=3, values=3, updates=2, queries=2)
     vector = gym.make_vec(ID, 16, **kwargs)
     twins = [Twin(**kwargs) for _ in range(16)]
-    obs, _ = vector.reset(seed=100)
-    assert obs.tolist() == [twin.reset(100 + i) for i, twin in enumerate(twins)]
-    rng = np.random.default_rng(0)
-    for _ in range(500):
-        actions = np.where(rng.random(16) < 0.8, vector.expert_action(), rng.integers(3, size=16))
-        obs, rewards, terminated, truncated, infos = vector.step(actions)
-        for i, twin in enumerate(twins):
-            seen, *rest, won = twin.step(int(actions[i]))
-            assert rest == [rewards[i], terminated[i], truncated[i]]
-            if terminated[i]:
-                assert infos["final_obs"][i].tolist() == seen
-                assert infos["final_info"]["success"][i] == won
-                seen = twin.reset()
-            assert obs[i].tolist() == seen
+    assert_rows_follow(vector, twins, 500)
 
 
 def rows(num_envs: int, **kwargs):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_endless_tmaze import SplitMix
+from twins import SplitMix
 
 import envs
 from envs.registration import entry, family

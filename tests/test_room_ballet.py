@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_endless_tmaze import SplitMix
+from twins import SplitMix
 
 import envs
 from envs.room_ballet import RoomBalletShortStay

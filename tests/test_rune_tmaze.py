@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_endless_tmaze import SplitMix, first_success
+from twins import SplitMix, assert_follows, assert_rows_follow, first_success
 
 import envs
 from envs.rune_tmaze import KINDS, RuneTMaze
@@ -106,16 +106,7 @@ def arguments(draw):
 @settings(max_examples=60, deadline=None)
 @given(kwargs=arguments(), seed=st.integers(0, 2**63), skill=st.sampled_from([0.0, 0.9, 0.99, 1.0]))
 def test_equals_the_twin(kwargs, seed, skill):
-    env, twin = RuneTMaze(**kwargs), Twin(**kwargs)
-    rng = np.random.default_rng(seed)
-    obs, _ = env.reset(seed=seed)
-    assert obs.tolist() == twin.reset(seed)
-    for _ in range(250):
-        action = env.expert_action() if rng.random() < skill else int(rng.integers(3))
-        obs, reward, terminated, truncated, info = env.step(action)
-        assert (obs.tolist(), reward, terminated, truncated, info.get("success", False)) == twin.step(action)
-        if terminated or truncated:
-            assert env.reset()[0].tolist() == twin.reset()
+    assert_follows(RuneTMaze(**kwargs), Twin(**kwargs), seed, 250, skill)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -123,20 +114,7 @@ def test_many_rows_equal_their_twins(task):
     kwargs = dict(length=9, runes=6, corridors=2)
     vector = gym.make_vec(id_of(task), 16, **kwargs)
     twins = [Twin(kinds=gym.spec(id_of(task)).kwargs["kinds"], **kwargs) for _ in range(16)]
-    obs, _ = vector.reset(seed=100)
-    assert obs.tolist() == [twin.reset(100 + i) for i, twin in enumerate(twins)]
-    rng = np.random.default_rng(0)
-    for _ in range(500):
-        actions = np.where(rng.random(16) < 0.9, vector.expert_action(), rng.integers(3, size=16))
-        obs, rewards, terminated, truncated, infos = vector.step(actions)
-        for i, twin in enumerate(twins):
-            seen, *rest, won = twin.step(int(actions[i]))
-            assert rest == [rewards[i], terminated[i], truncated[i]]
-            if rest[1] or rest[2]:
-                assert infos["final_obs"][i].tolist() == seen
-                assert infos["final_info"]["success"][i] == won
-                seen = twin.reset()
-            assert obs[i].tolist() == seen
+    assert_rows_follow(vector, twins, 500, 0.9)
 
 
 # I invert, C cancel, R repeat, < and > reset to left and to right

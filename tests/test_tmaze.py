@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_endless_tmaze import SplitMix, first_success
+from twins import SplitMix, assert_follows, assert_rows_follow, first_success
 
 import envs
 from envs.endless_tmaze import EndlessTMaze
@@ -49,35 +49,12 @@ class Twin:
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(1, 12), seed=st.integers(0, 2**63), skill=st.sampled_from([0.0, 0.7, 0.95, 1.0]))
 def test_equals_the_twin(length, seed, skill):
-    env, twin = ActiveTMaze(length), Twin(length)
-    rng = np.random.default_rng(seed)
-    obs, _ = env.reset(seed=seed)
-    assert obs.tolist() == twin.reset(seed)
-    for _ in range(300):
-        action = env.expert_action() if rng.random() < skill else int(rng.integers(4))
-        obs, reward, terminated, truncated, info = env.step(action)
-        assert (obs.tolist(), reward, terminated, truncated, info.get("success", False)) == twin.step(action)
-        assert env.observation_space.contains(obs)
-        if terminated or truncated:
-            assert env.reset()[0].tolist() == twin.reset()
+    assert_follows(ActiveTMaze(length), Twin(length), seed, 300, skill)
 
 
 def test_many_rows_equal_their_twins():
     vector, twins = gym.make_vec(ID, 16, length=4), [Twin(4) for _ in range(16)]
-    obs, _ = vector.reset(seed=100)
-    assert obs.tolist() == [twin.reset(100 + i) for i, twin in enumerate(twins)]
-    rng = np.random.default_rng(0)
-    for _ in range(1000):
-        actions = np.where(rng.random(16) < 0.8, vector.expert_action(), rng.integers(4, size=16))
-        obs, rewards, terminated, truncated, infos = vector.step(actions)
-        for i, twin in enumerate(twins):
-            seen, *rest, won = twin.step(int(actions[i]))
-            assert rest == [rewards[i], terminated[i], truncated[i]]
-            if rest[1] or rest[2]:
-                assert infos["final_obs"][i].tolist() == seen
-                assert infos["final_info"]["success"][i] == won
-                seen = twin.reset()
-            assert obs[i].tolist() == seen
+    assert_rows_follow(vector, twins, 1000)
 
 
 @pytest.mark.parametrize("length", [1, 2, 10])
