@@ -9,13 +9,14 @@ Trainings and tests are those of `generalisation.py` (n = 10, l = 10, Fixed and 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
-from generalisation import Table as Results
 from generalisation import Train as Training
-from generalisation import table
+from generalisation import read
 from generalisation import train as run
 
 FORMS = {
@@ -79,9 +80,24 @@ def train(options: Train) -> None:
             )
 
 
+def table(options: Table) -> str:
+    """Markdown: a row per form, regime and carry-over; one figure per seed, in order."""
+    groups: dict[tuple[float, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in sorted(read(options.out), key=lambda row: row["config"]["seed"]):
+        groups[row["carry_over"], row["regime"], row["label"]].append(row)
+    names = list(dict.fromkeys(name for rows in groups.values() for row in rows for name in row["cells"]))
+    lines = ["| memory | regime | carry-over | steps to .95 | " + " | ".join(names) + " |"]
+    lines.append("|---" * (len(names) + 4) + "|")
+    for (carry_over, regime, label), rows in groups.items():
+        steps = ", ".join("-" if row["steps_to_95"] is None else f"{row['steps_to_95'] / 1e3:.0f} k" for row in rows)
+        cells = [", ".join(f"{row['cells'][name]:.2f}".removeprefix("0") for row in rows) for name in names]
+        lines.append(f"| {label} | {regime} | {carry_over} | {steps} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     command = tyro.cli(Train | Table)
     if isinstance(command, Train):
         train(command)
     else:
-        print(table(Results(command.out)))
+        print(table(command))
