@@ -193,9 +193,10 @@ def _learn(
 
 def run_logger(directory: Path, step: int) -> Logger:
     """TensorBoard in the run's directory; what an earlier process wrote after `step` is hidden (`purge_step`)."""
-    earlier = [int(path.name.split(".")[3]) for path in directory.glob("events.out.tfevents.*")]
-    # TensorBoard reads a directory's files in the order of their names, in which the second they were begun comes first
-    while earlier and int(time.time()) <= max(earlier):
+    earlier = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
+    # TensorBoard reads a directory's files in the order of their names, in which the second they were begun comes
+    # first; a file that is dated further ahead, by another clock, is not waited for
+    while str(int(time.time())) in earlier:
         time.sleep(0.05)
     board = TensorBoardOutputFormat(str(directory))
     if earlier:

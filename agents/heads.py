@@ -18,10 +18,10 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import Tensor, nn
 
 from agents.distributions import Categorical, check_drawn, invert_into
-from agents.layers import Tanh, is_hooked
+from agents.layers import Tanh
 from memory.kernels.compiling import OPTIONS
 from memory.kernels.gated_cells import squash_in_place
-from memory.kernels.linear import Linear
+from memory.kernels.linear import Linear, is_hooked
 from memory.kernels.products import multiply_turned
 
 if TYPE_CHECKING:
@@ -51,8 +51,14 @@ def _is_known(layers: list[nn.Module]) -> bool:
         len(maps) == len(tangents) + 1
         and all(type(layer) in (nn.Linear, Linear) and layer.bias is not None for layer in maps)
         and all(type(layer) in (nn.Tanh, Tanh) for layer in tangents)
-        and not any(map(is_hooked, layers))
     )
+
+
+def is_watched(policy: MemoryActorCriticPolicy) -> bool:
+    """Whether a module of the heads has a hook, now: such are called, not computed by `act`."""
+    nets = policy.mlp_extractor
+    actor, critic = nets.policy_net, nets.value_net
+    return any(map(is_hooked, (nets, actor, critic, *actor, *critic, policy.action_net, policy.value_net)))
 
 
 def act(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -> tuple[Tensor, Tensor, Tensor]:

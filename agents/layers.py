@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from memory.kernels import gated_cells
 from memory.kernels.compiling import drop_stale
 from memory.kernels.gated_cells import tanh
-from memory.kernels.linear import linear, tanh_linear
+from memory.kernels.linear import is_hooked, is_plain, linear, tanh_linear
 
 
 class Tanh(nn.Tanh):
@@ -44,7 +44,7 @@ def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
     left = deque(layers)
     while left:
         layer = left.popleft()
-        if type(layer) is not nn.Linear or is_hooked(layer):
+        if not is_plain(layer):
             x = layer(x)
         elif left and type(left[0]) in (nn.Tanh, Tanh) and not is_hooked(left[0]):
             left.popleft()
@@ -52,11 +52,6 @@ def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
         else:
             x = linear(x, layer.weight, layer.bias)
     return x
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether something else is to happen when the module is called."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 class _Tanh(torch.autograd.Function):

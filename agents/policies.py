@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import memory as memories
 from agents.distributions import draw, make_distribution
 from agents.extractors import DictExtractor, ImageExtractor
-from agents.heads import act, has_compiled_form
+from agents.heads import act, has_compiled_form, is_watched
 from agents.layers import Layers, Tanh, through
 from agents.outside import refuse_not_finite
 from agents.tree import tree_map
@@ -378,7 +378,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
 
     def _acts_compiled(self, latent: Tensor) -> bool:
         on_cpu = latent.device.type == "cpu" and latent.dtype in (torch.float32, torch.float64)
-        return self._heads_compile and on_cpu and not torch.is_grad_enabled()
+        return self._heads_compile and on_cpu and not torch.is_grad_enabled() and not is_watched(self)
 
     def _actor(self, latent: Tensor) -> Distribution:
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))

@@ -216,7 +216,8 @@ class World(gym.Env):
     def hidden_state(self) -> dict[str, np.ndarray]:
         """Everything that the future depends on, generators included: copies of arrays, rows first.
 
-        `reset(options={"hidden_state": d})` goes on from there.
+        `reset(options={"hidden_state": d})` goes on from there. Fields may say one thing twice: change those that
+        depend on each other together.
         """
         return {name: array.copy() for name, array in self._hidden().items()}
 

@@ -26,7 +26,7 @@ from memory.base import Context, Memory, check_at_least, check_choice, check_fla
 from memory.kernels.delta_layer import NORM_EPS, STRETCH, DeltaForm, delta_layer
 from memory.kernels.delta_step import step_layer
 from memory.kernels.gated import has_kernels
-from memory.kernels.linear import Linear
+from memory.kernels.linear import Linear, is_plain
 from memory.recurrent import LSTM, CellState
 
 KEEP_AT_START = (0.95, 0.99)
@@ -129,7 +129,7 @@ class RewriteMemory(Memory):
             x = convolved[0]
         if self.controller is not None:
             x, (h, c) = self.controller.step(x, CellState(h, c))
-        if not torch.is_grad_enabled() and has_kernels(x, self.enter.weight, state.table):
+        if not torch.is_grad_enabled() and self._compiles(x, state.table):
             y, table = self._act(x, state.table)
         else:
             ys, table, _ = self._layers(x.unsqueeze(0), _nowhere(x), state.table)
@@ -177,6 +177,11 @@ class RewriteMemory(Memory):
             stream = layer.add(stream, y)
             gates.append((alpha, beta))
         return stream, torch.stack(lasts, 1), gates
+
+    def _compiles(self, x: Tensor, table: Tensor) -> bool:
+        """Whether the kernels take this input, and every map is what they compute."""
+        maps = (each for layer in self.layers for each in layer.children())
+        return has_kernels(x, self.enter.weight, table) and all(map(is_plain, (self.enter, *maps)))
 
     def _act(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """The layers over x [B, *] for one step without gradients: a kernel each."""

@@ -37,7 +37,7 @@ def gradients(y, last, leaves):
 def test_equals_torch_with_copied_weights(name, num_layers, dtype, close):
     ours = memory.make(name, 5, output_size=16, num_layers=num_layers).to(dtype)
     theirs = TORCH[name](5, 16, num_layers).to(dtype)
-    theirs.load_state_dict(ours.state_dict())
+    ours.load_state_dict(theirs.state_dict())
     x = torch.randn(30, 4, 5, dtype=dtype)
     state = tuple(torch.randn(4, num_layers, 16, dtype=dtype) * 0.5 for _ in ours.initial_state(4))
     hx = tuple(s.transpose(0, 1).contiguous() for s in state)

@@ -42,6 +42,21 @@ def test_a_layer_with_a_hook_is_called(watched):
     torch.testing.assert_close(layers[2](seen[0] if watched else seen[0].tanh()), plain)
 
 
+def test_hooks_before_a_backward_pass_and_on_all_modules_are_called():
+    layers = Layers(nn.Linear(3, 5), Tanh())
+    x, seen = torch.randn(300, 3, requires_grad=True), []
+    layers[0].register_full_backward_pre_hook(lambda module, gradients: seen.append(module))
+    layers(x).sum().backward()
+    assert seen == [layers[0]]
+    layers[0]._backward_pre_hooks.clear()
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, given, result: seen.append(module))
+    try:
+        layers(x)
+    finally:
+        handle.remove()
+    assert seen[1:] == [layers[0], layers[1], layers]
+
+
 def test_a_layer_of_another_class_is_called():
     class Doubled(nn.Linear):
         def forward(self, input):

@@ -97,6 +97,12 @@ def test_linear_equals_torch(dtype, bias, shape, squashed):
     assert_close(found, expected, **tolerance(dtype))
 
 
+@pytest.mark.parametrize("each", [linear, tanh_linear])
+def test_no_features_leave_the_bias(each):
+    y = each(torch.empty(2, 0), torch.empty(3, 0), torch.zeros(3))
+    assert torch.equal(y, torch.zeros(2, 3))
+
+
 def test_linear_layer_is_torch_s():
     ours, theirs = Linear(5, 7), torch.nn.Linear(5, 7)
     theirs.load_state_dict(ours.state_dict())

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from conftest import tolerance
 from torch.testing import assert_close
 
@@ -158,3 +159,23 @@ def test_options_differ():
 def test_wrong_arguments_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         make("rewrite", 5, **wrong)
+
+
+def test_a_map_that_is_watched_or_changed_on_the_way_acts_as_it_is_trained():
+    """Pruning, as weight and spectral norms, makes a weight anew in a hook before each call."""
+    made = make("rewrite", 5, output_size=8, num_layers=2, num_heads=2, key_size=4, value_size=3)
+    state, x = made.initial_state(6), torch.randn(6, 5)
+    torch.nn.utils.prune.l1_unstructured(made.layers[1].project, "weight", amount=0.5)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(1.5)
+        acted = made.step(x, state)[0]
+    torch.testing.assert_close(acted, made.step(x, state)[0].detach())
+
+
+def test_steps_of_no_rows():
+    made = make("rewrite", 5, output_size=8)
+    with torch.no_grad():
+        y, after = made.step(torch.empty(0, 5), made.initial_state(0))
+    assert y.shape == (0, 8)
+    assert after.table.shape == made.initial_state(0).table.shape

@@ -44,7 +44,7 @@ def step_layer(
     enter, project, leave = maps
     parameters = (enter.weight, enter.bias, project.weight, project.bias, leave.weight)
     arrays = [p.detach().contiguous().numpy() for p in (x, *parameters)]
-    tables = [table.view(len(x), -1).numpy() for table in (before, after)]
+    tables = [table.flatten(1).numpy() for table in (before, after)]
     step = _compiled(form.key_size, form.value_size, form.tanh_read)
     step(number, *arrays, form.heads, form.hard_gates, form.bound_values, *tables, stream.numpy())
 

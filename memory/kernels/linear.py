@@ -6,7 +6,7 @@ vectors that there are. Rows pass in blocks that stay in the cache until everyth
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -52,9 +52,29 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a call of the module does something besides its `forward`, which a kernel would leave out."""
+    every = torch.nn.modules.module
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or every._global_forward_hooks
+        or every._global_forward_pre_hooks
+        or every._global_backward_hooks
+        or every._global_backward_pre_hooks
+    )
+
+
+def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is a linear layer and nothing else, so that a kernel may compute it from its parameters."""
+    return type(module) in (nn.Linear, Linear) and not is_hooked(module)
+
+
 def _has_kernel(x: Tensor, weight: Tensor) -> bool:
     known = x.dtype in (torch.float32, torch.float64) and x.dtype == weight.dtype
-    return known and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return known and x.device.type == "cpu" and x.shape[-1] > 0 and not torch.is_autocast_enabled("cpu")
 
 
 def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, squashed: bool) -> Tensor:
