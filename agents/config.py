@@ -83,7 +83,7 @@ class TrainConfig(_Config):
     """Passes over each rollout."""
     num_minibatches: int = 4
     """Minibatches per pass, each of whole environments; divides `num_envs`."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 7e-4
     """Of Adam."""
     anneal: bool = True
     """Lower the learning rate linearly to 0 over the run."""

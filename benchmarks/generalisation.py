@@ -55,7 +55,7 @@ class Train:
     """Environments stepped together."""
     num_minibatches: int = TrainConfig.num_minibatches
     """Minibatches per pass over a rollout."""
-    learning_rate: float = TrainConfig.learning_rate
+    learning_rate: float = 1e-3
     """Of Adam, annealed to 0."""
     ent_coef: float = TrainConfig.ent_coef
     """Weight of the entropy."""

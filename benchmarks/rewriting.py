@@ -3,8 +3,8 @@
     python benchmarks/rewriting.py train --seeds 0 1 2
     python benchmarks/rewriting.py table
 
-Hyperparameters are those of `train.py` but for the steps; resumable as `generalisation.py` is. Tested on seeds that
-training never sees, in the training setting and in those that close a run of `train.py`.
+Hyperparameters are those of `train.py` but for steps and rate; resumable as `generalisation.py` is. Tested on seeds
+that training never sees, in the training setting and in those that close a run of `train.py`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Train:
     """Chance that a memory outlives its episode in training."""
     total_timesteps: int = 5_000_000
     """Environment steps of each training."""
+    learning_rate: float = 1e-3
+    """Of Adam, annealed to 0."""
     episodes: int = 100
     """Test episodes in each cell."""
     out: Path = Path("runs/rewriting.jsonl")
@@ -60,7 +62,12 @@ def train(options: Train) -> None:
     done = {row["key"] for row in read(options.out)}
     for seed, env, memory in itertools.product(options.seeds, options.envs, options.memories):
         config = TrainConfig(
-            env=env, memory=memory, seed=seed, carry_over=options.carry_over, total_timesteps=options.total_timesteps
+            env=env,
+            memory=memory,
+            seed=seed,
+            carry_over=options.carry_over,
+            total_timesteps=options.total_timesteps,
+            learning_rate=options.learning_rate,
         )
         if (key := config.to_toml()) in done:
             continue
