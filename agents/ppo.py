@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ from agents.finite import ADVICE, NotFinite, check_parameters, check_update
 from agents.loss import LossWeights, ppo_loss
 from agents.policies import CnnMemoryPolicy, MemoryActorCriticPolicy, MlpMemoryPolicy, MultiInputMemoryPolicy
 from agents.rollout import RememberingAlgorithm, rate
+from agents.undo import LastStep
 from agents.vec_env import VecDropText, longest_horizon
 from envs.sb3 import watch_workers
 
@@ -57,7 +59,8 @@ class MemoryPPO(RememberingAlgorithm):
         max_grad_norm: gradients are scaled down to this norm.
         use_sde: generalized state-dependent exploration, for Box actions.
         sde_sample_freq: steps between draws of its noise; -1 for once a rollout.
-        target_kl: stop a rollout's updates once the KL estimate passes 1.5 times this; None for never.
+        target_kl: the passes over a rollout end once the KL estimate passes 1.5 times this, and the step that led
+            there is taken back (SB3 keeps it); None for no limit.
         memory_carry_over: p in 0 to 1, the chance that a memory is kept, not reset, at the end of a training
             episode, so that the next episode begins on a page already written (state passing,
             arXiv 2507.02782). Values still stop at the episode's end; `env.reset()` and evaluation start fresh.
@@ -290,17 +293,22 @@ class MemoryPPO(RememberingAlgorithm):
             self.memory_aux_coef,
         )
         columns = max(1, self.batch_size // self.n_steps)
+        limit = math.inf if self.target_kl is None else 1.5 * self.target_kl
+        last_step = LastStep(self.policy.optimizer)
         parameters = list(self.policy.parameters())
         records: list[dict[str, Tensor]] = []
+        rejected = 0
         batch: Minibatch | None = None
         for _ in range(self.n_epochs):
-            kl = 0.0
             for batch in self.rollout_buffer.get(columns, self.rng):
                 loss, record = ppo_loss(self.policy, batch, weights)
                 records.append(record)
-                if self.target_kl is not None and (kl := float(record["approx_kl"])) > 1.5 * self.target_kl:
-                    check_update(self, record["approx_kl"], batch, weights)
-                    break
+                if limit < math.inf:
+                    if record["approx_kl"] > limit:
+                        check_update(self, record["approx_kl"], batch, weights)
+                        rejected = 1
+                        break
+                    last_step.keep()
                 self.policy.optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
@@ -308,12 +316,19 @@ class MemoryPPO(RememberingAlgorithm):
                 check_update(self, record["approx_kl"] + loss.detach() + norm, batch, weights)
                 self.policy.optimizer.step()
             self._n_updates += 1
-            if self.target_kl is not None and kl > 1.5 * self.target_kl:
+            if rejected:
                 break
+        assert batch is not None
+        if limit < math.inf:
+            if not rejected:
+                with torch.no_grad():
+                    rejected = int(ppo_loss(self.policy, batch, weights)[1]["approx_kl"] > limit)
+            if rejected:
+                last_step.undo()
+            self.logger.record("train/rejected_steps", rejected)
         check_parameters(self.policy, self.num_timesteps)
         self._record_update(records, clip_range, clip_range_vf)
         self.logger.record("time/update_steps_per_s", rate(self.n_steps * self.n_envs, began))
-        assert batch is not None
         record_memory(self.logger, self.policy.memories(), batch.observations, self.env)
 
     def _record_update(self, records: list[dict[str, Tensor]], clip_range: float, clip_range_vf: float | None) -> None:
