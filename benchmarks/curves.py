@@ -10,6 +10,7 @@ first, so that one script serves two checkouts.
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,19 +21,18 @@ import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
+from trainings import Options, Row, append
 
 from agents.config import TrainConfig
 from agents.experiment import make_env, make_model, versions
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Options):
     """Train and write a line of JSON per training."""
 
     memories: tuple[str, ...] = ("lstm", "ffm", "rewrite")
     """Registered names."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One training each."""
     total_timesteps: int = TrainConfig.total_timesteps
     """Environment steps of each training."""
     min_advantage_std: float = 0.0
@@ -40,7 +40,6 @@ class Train:
     label: str = "after"
     """What the plot calls these trainings."""
     out: Path = Path("runs/curves.jsonl")
-    """Where the lines go."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +74,21 @@ class Curve(BaseCallback):
 
 def train(options: Train) -> None:
     """Do the trainings, one after the other."""
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     known = {each.name for each in fields(TrainConfig)}
     floor: dict[str, Any] = {name: options.min_advantage_std for name in ("min_advantage_std",) if name in known}
-    for memory in options.memories:
-        for seed in options.seeds:
-            config = TrainConfig(memory=memory, seed=seed, total_timesteps=options.total_timesteps, **floor)
-            env, curve = make_env(config), Curve()
-            make_model(config, env).learn(config.total_timesteps, curve)
-            env.close()
-            row = {"label": options.label, "memory": memory, "seed": seed, "steps": curve.steps}
-            with options.out.open("a") as file:
-                file.write(json.dumps(row | {"success": curve.success, "versions": versions()}) + "\n")
-            print(options.label, memory, seed, curve.success[-1], flush=True)
+    for memory, seed in itertools.product(options.memories, options.seeds):
+        config = TrainConfig(memory=memory, seed=seed, total_timesteps=options.total_timesteps, **floor)
+        env, curve = make_env(config), Curve()
+        make_model(config, env).learn(config.total_timesteps, curve)
+        env.close()
+        row = {"label": options.label, "memory": memory, "seed": seed, "steps": curve.steps}
+        append(options.out, row | {"success": curve.success, "versions": versions()})
+        print(options.label, memory, seed, curve.success[-1], flush=True)
 
 
 def plot(options: Plot) -> None:
     """Draw the picture."""
-    rows: list[dict[str, Any]] = [json.loads(line) for path in options.files for line in path.read_text().splitlines()]
+    rows: list[Row] = [json.loads(line) for path in options.files for line in path.read_text().splitlines()]
     memories, labels = (list(dict.fromkeys(row[name] for row in rows)) for name in ("memory", "label"))
     figure = Figure(figsize=(4 * len(memories), 3), layout="constrained")
     FigureCanvasAgg(figure)

@@ -23,7 +23,7 @@ import torch
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from measure import cpu_name, markdown, side_by_side
+from measure import machine, markdown, side_by_side
 
 import envs
 import memory
@@ -174,7 +174,7 @@ def draw(rows: dict[str, list[Row]], picture: Path) -> None:
 def main(options: Options) -> None:
     """Measure, print, save."""
     torch.set_num_threads(options.threads)
-    record = {"cpu": cpu_name(), "cores": os.cpu_count(), **versions(), "seed": options.seed, "B": options.columns}
+    record = {**machine(), **versions(), "seed": options.seed, "B": options.columns}
     pages = [f"# Growth\n\nMedians of repeats taken in turns; {json.dumps(record)}"]
     measured: dict[str, list[Row]] = {}
     for part, (measure, over, figures) in PARTS.items():

@@ -11,7 +11,6 @@ backward; at the speed of a product of two 512 x 512 matrices, measured in the s
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from collections import defaultdict
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 import tyro
-from measure import cpu_name, markdown, side_by_side
+from measure import machine, markdown, side_by_side
 from torch import Tensor, nn
 
 import agents.ppo
@@ -205,7 +204,7 @@ def main(options: Options) -> None:
     gigaflops = measured_gigaflops()
     rows = profile(options, gigaflops)
     head = ["ms per iteration", *(f"{name}, {n}" for n in options.num_envs for name in options.memories)]
-    record = {"cpu": cpu_name(), "cores": os.cpu_count(), "product 512^3, GFlop/s": round(gigaflops, 1), **versions()}
+    record = {**machine(), "product 512^3, GFlop/s": round(gigaflops, 1), **versions()}
     text = f"# One training iteration\n\n{profile.__doc__} {json.dumps(record)}\n\n{markdown(head, rows)}"
     print(text)
     if options.out is not None:

@@ -1,7 +1,8 @@
-"""What the benchmarks share: medians of calls that take turns, the floor of matrix work, tables, the machine's name."""
+"""What the benchmarks share: medians of calls that take turns, the floor of matrix work, tables, the machine."""
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -63,12 +64,13 @@ def markdown(head: list[str], rows: list[list[Any]]) -> str:
             return str(value)
         return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
-    lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    first, *others = (f"| {' | '.join(line)} |" for line in [head, *([cell(value) for value in row] for row in rows)])
+    return "\n".join([first, "|---" * len(head) + "|", *others])
 
 
-def cpu_name() -> str:
-    """The processor's name where Linux tells it."""
+def machine() -> dict[str, Any]:
+    """The processor, by name where Linux tells it, and how many cores."""
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-    return names[0] if names else "unknown"
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    return {"cpu": names[0] if names else "unknown", "cores": os.cpu_count()}

@@ -10,16 +10,15 @@ these are. "none" cannot know and stays at chance, 0.5.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import generalisation
 import numpy as np
-import tyro
-from generalisation import Train as Training
-from generalisation import read
-from generalisation import train as run
+from measure import markdown
+from trainings import Options, Row, Training, by_seed, command_line, grouped, per_row, steps_to_95
 
 import memory
 
@@ -52,33 +51,22 @@ SETTINGS = {5: SHORT, 40: LONG}
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Options):
     """Train and test; one line of JSON per training."""
 
-    memories: tuple[str, ...] = field(default_factory=lambda: tuple(memory.names()))
+    memories: tuple[str, ...] = tuple(memory.names())
     """Registered names."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One training each."""
     lengths: tuple[int, ...] = tuple(SETTINGS)
     """Lengths of the corridor."""
     out: Path = Path("runs/retention.jsonl")
-    """Where the lines go."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """Print the table of a file as Markdown."""
-
-    out: Path = Path("runs/retention.jsonl")
-    """What `train` wrote."""
-
-
-def train(options: Train) -> None:
-    """Do every training that the file does not hold yet, seed by seed."""
+def trainings(options: Train) -> Iterator[Training]:
+    """Seed by seed."""
     for seed, length, name in itertools.product(options.seeds, options.lengths, options.memories):
         setting = SETTINGS[length][name]
-        run(
-            Training(
+        yield from generalisation.trainings(
+            generalisation.Train(
                 memories=(name,),
                 label=f"{name} {length}",
                 seeds=(seed,),
@@ -93,35 +81,25 @@ def train(options: Train) -> None:
                 ent_coef=0.005,
                 test_corridors=(),
                 test_lengths=(),
-                out=options.out,
             )
         )
 
 
-def table(options: Table) -> str:
-    """Markdown: a row per memory; success of each seed, greedy and sampled, and the median step of .95 in training."""
-    groups: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for row in read(options.out):
-        name, _, length = row["label"].rpartition(" ")
-        groups[name][length].append(row)
-    lengths = [str(length) for length in SETTINGS]
-    head = [f"l {length}, {what}" for length in lengths for what in ("greedy", "sampled", "steps to .95")]
-    lines = ["| memory | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
-    for name, by_length in groups.items():
-        cells = []
-        for length in lengths:
-            rows = sorted(by_length[length], key=lambda row: row["config"]["seed"])
-            for cell in ("train", "train sampled"):
-                cells.append(", ".join(f"{row['cells'][cell]:.2f}" for row in rows) or "-")
-            reached = [row["steps_to_95"] for row in rows if row["steps_to_95"] is not None]
-            cells.append(f"{np.median(reached) / 1e3:.0f} k" if rows and len(reached) == len(rows) else "-")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def table(rows: list[Row]) -> str:
+    """A row per memory; success of each seed, greedy and sampled, and the median step of .95 in training."""
+    groups = grouped(by_seed(rows), "label")
+    lines = []
+    for name in dict.fromkeys(row["label"].rpartition(" ")[0] for row in rows):
+        line = [name]
+        for length in SETTINGS:
+            own = groups.get((f"{name} {length}",), [])
+            reached = steps_to_95(own)
+            steps = f"{np.median(reached) / 1e3:.0f} k" if own and len(reached) == len(own) else "-"
+            line += [per_row(own, "train"), per_row(own, "train sampled"), steps]
+        lines.append(line)
+    head = [f"l {length}, {what}" for length in SETTINGS for what in ("greedy", "sampled", "steps to .95")]
+    return markdown(["memory", *head], lines)
 
 
 if __name__ == "__main__":
-    command = tyro.cli(Train | Table)
-    if isinstance(command, Train):
-        train(command)
-    else:
-        print(table(command))
+    command_line(Train, trainings, table)

@@ -9,7 +9,6 @@ Contestants take turns, every figure is the median of its repeats after a warm-u
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 import tyro
 from gymnasium import spaces
-from measure import cpu_name, markdown, matrix_work, side_by_side
+from measure import machine, markdown, matrix_work, side_by_side
 from plain import PlainEndlessTMaze
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
@@ -237,7 +236,7 @@ def main(options: Options) -> None:
     """Measure, print, save."""
     assert isinstance(PlainEndlessTMaze().action_space, spaces.Discrete)
     torch.set_num_threads(options.threads)
-    record = {"cpu": cpu_name(), "cores": os.cpu_count(), **versions()}
+    record = {**machine(), **versions()}
     parts = [f"# Speed of training, scans and acting\n\nMedians of repeats taken in turns; {json.dumps(record)}"]
     raw: dict[str, Any] = {"versions": record}
     for name in options.only:

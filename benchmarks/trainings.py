@@ -1,0 +1,179 @@
+"""Trainings whose figures are lines of JSON, done once each: train, test in many settings, write, print as a table."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import tyro
+from stable_baselines3.common.callbacks import BaseCallback
+from tyro.conf import subcommand
+
+import envs
+from agents import MemoryPPO
+from agents.config import TrainConfig
+from agents.evaluation import play, summary
+from agents.experiment import make_env, make_model, versions
+
+Row = dict[str, Any]
+"""A line: what the training was, "steps_to_95", "steps", "seconds", "cells" (name -> success), "versions"."""
+
+
+class Cell(NamedTuple):
+    """A test of a trained model."""
+
+    change: dict[str, Any]
+    """Arguments of the environment that differ from training's."""
+    greedy: bool = True
+    """The likeliest actions, not drawn ones."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training and its tests; two of the same configuration and label are one."""
+
+    config: TrainConfig
+    cells: dict[str, Cell]
+    about: Row
+    """What the line says of it beside the figures; "label" where forms of one memory have names."""
+    episodes: int = 100
+    """Test episodes in each cell."""
+
+    @property
+    def key(self) -> str:
+        """What the line is known by."""
+        config = self.config.to_toml()
+        return json.dumps([self.about["label"], config]) if "label" in self.about else config
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every script's `train` takes; a script adds its own and says where the lines go."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training each."""
+    out: Path = Path("runs/trainings.jsonl")
+    """Where the lines go."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Print the table of a file as Markdown."""
+
+    out: Path
+    """What `train` wrote."""
+
+
+def command_line(
+    options: type[Options], trainings: Callable[[Any], Iterable[Training]], table: Callable[[list[Row]], str]
+) -> None:
+    """Run a script: `train` does the trainings that its `options` name, `table` prints those of a file."""
+    train = Annotated[options, subcommand("train")]  # type: ignore[valid-type]
+    show = Annotated[Table, subcommand("table", default=Table(options.out))]
+    chosen: Any = tyro.cli(train | show)
+    if isinstance(chosen, Table):
+        print(table(read(chosen.out)))
+    else:
+        do(trainings(chosen), chosen.out)
+
+
+def do(trainings: Iterable[Training], out: Path) -> None:
+    """Do every training that the file does not hold yet."""
+    for training in trainings:
+        if all(row["key"] != training.key for row in read(out)):
+            row = {"key": training.key, **training.about, **train_and_test(training)}
+            append(out, row)
+            print(json.dumps({name: row[name] for name in row if name not in ("key", "versions")}), flush=True)
+
+
+def read(path: Path) -> list[Row]:
+    """The lines of a file; none where it is not there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def append(path: Path, row: Row) -> None:
+    """Add a line to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def train_and_test(training: Training) -> Row:
+    """The figures of one training."""
+    config, note = training.config, FirstAbove()
+    env = make_env(config)
+    model = make_model(config, env)
+    began = time.perf_counter()
+    model.learn(config.total_timesteps, note)
+    seconds = time.perf_counter() - began
+    env.close()
+    return {
+        "steps_to_95": note.step,
+        "steps": model.num_timesteps,
+        "seconds": round(seconds, 1),
+        "cells": {name: test(model, config, cell, training.episodes) for name, cell in training.cells.items()},
+        "versions": versions(),
+    }
+
+
+@dataclass
+class FirstAbove(BaseCallback):
+    """Notes the step at which training's success over the last 100 episodes first reached `threshold`."""
+
+    threshold: float = 0.95
+    step: int | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        recent = self.model.ep_success_buffer
+        assert recent is not None
+        if self.step is None and len(recent) == recent.maxlen and np.mean(recent) >= self.threshold:
+            self.step = self.num_timesteps
+
+
+def test(model: MemoryPPO, config: TrainConfig, cell: Cell, episodes: int) -> float:
+    """Success on seeds that training never sees."""
+    venv = envs.make_vec(config.env, episodes, seed=0, **{**config.env_args, **cell.change})
+    try:
+        return float(summary(play(model, venv, episodes, cell.greedy))["success"])
+    finally:
+        venv.close()
+
+
+def grouped(rows: list[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows by their values of `names`, in the order of their first row."""
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[name] for name in names)].append(row)
+    return groups
+
+
+def by_seed(rows: list[Row]) -> list[Row]:
+    """Rows in the order of their seeds."""
+    return sorted(rows, key=lambda row: row["seed"] if "seed" in row else row["config"]["seed"])
+
+
+def cell_names(rows: list[Row]) -> list[str]:
+    """Every cell that a row has, in the order of first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row["cells"]))
+
+
+def per_row(rows: list[Row], cell: str) -> str:
+    """Success in a cell, row by row; "nan" where it was not tested, "-" without rows."""
+    return ", ".join(f"{row['cells'].get(cell, np.nan):.2f}" for row in rows) or "-"
+
+
+def steps_to_95(rows: list[Row]) -> list[int]:
+    """Those of the trainings that came so far."""
+    return [row["steps_to_95"] for row in rows if row["steps_to_95"] is not None]
