@@ -2,9 +2,13 @@
 
 import random
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+
+import envs
+import envs.registration
 
 torch.set_num_threads(1)
 
@@ -15,6 +19,16 @@ def _seeds():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  libraries that still read the global generator
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def tiny_family():
+    """`faces.TINY` is registered."""
+    from faces import TINY
+
+    envs.register(TINY, "tiny_world:Tiny", "An item shown once, to be named later.", limit=10)
+    yield
+    del envs.registration._ENTRIES[TINY], gym.registry[TINY]
 
 
 def tolerance(dtype: torch.dtype) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""Arguments that make each memory small, yet close chunks, fill windows and drop slots within 20 steps."""
+"""Small memories and agents, which yet close chunks, fill windows and drop slots within 20 steps."""
 
 import torch
 
+import agents
 import memory
 
 FEATURES = 5
@@ -47,3 +48,30 @@ def make_small(case: str, dtype: torch.dtype = torch.float64) -> "memory.Memory"
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return made
+
+
+def small_arguments(name: str) -> dict:
+    """Those of the memory of this name where no place is given."""
+    return {key: value for key, value in SMALL[name].items() if key != "num_places"}
+
+
+def small_policy(name: str, **kwargs) -> dict:
+    """`policy_kwargs` of a small agent."""
+    arguments = small_arguments(name)
+    return {"memory": name, "memory_kwargs": arguments, "encoder_arch": [5], "net_arch": [4], **kwargs}
+
+
+def small_agent(env, tmp_path=None, name: str = "gru", **kwargs) -> "agents.MemoryPPO":
+    """An agent whose rollouts are 8 steps; it logs to `tmp_path`."""
+    return agents.MemoryPPO(
+        "MlpMemoryPolicy",
+        env,
+        n_steps=kwargs.pop("n_steps", 8),
+        batch_size=8,
+        n_epochs=kwargs.pop("n_epochs", 2),
+        policy_kwargs=small_policy(name),
+        seed=0,
+        device="cpu",
+        tensorboard_log=None if tmp_path is None else str(tmp_path),
+        **kwargs,
+    )

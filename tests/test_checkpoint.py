@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from small import SMALL
+from small import small_arguments
 from stable_baselines3 import PPO
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -26,8 +26,7 @@ def counters(n: int = 3) -> DummyVecEnv:
 
 
 def make(name: str = "gru", env=None, **kwargs) -> MemoryPPO:
-    arguments = {key: value for key, value in SMALL[name].items() if key != "num_places"}
-    policy = {"memory": name, "memory_kwargs": arguments} | kwargs.pop("policy", {})
+    policy = {"memory": name, "memory_kwargs": small_arguments(name)} | kwargs.pop("policy", {})
     env = counters() if env is None else env
     return MemoryPPO("MlpMemoryPolicy", env, n_steps=16, n_epochs=1, policy_kwargs=policy, seed=0, **kwargs)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import SMALL
+from small import small_policy
 
 import envs
 import memory
@@ -24,7 +24,6 @@ def worlds():
 
 
 def agent(name: str, seed: int = 3) -> MemoryPPO:
-    arguments = {key: value for key, value in SMALL[name].items() if key != "num_places"}
     return MemoryPPO(
         "MlpMemoryPolicy",
         worlds(),
@@ -32,7 +31,7 @@ def agent(name: str, seed: int = 3) -> MemoryPPO:
         batch_size=2 * STEPS,
         n_epochs=2,
         memory_carry_over=0.5,
-        policy_kwargs={"memory": name, "memory_kwargs": arguments, "encoder_arch": [5], "net_arch": [4]},
+        policy_kwargs=small_policy(name),
         seed=seed,
         device="cpu",
     )

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import pickle
-import subprocess
-import sys
-from collections.abc import Iterator
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
+from faces import FAMILIES, IDS, ROWS, TINY, at, make, make_rows, play, same, until_ends
 from gymnasium import spaces
-from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,65 +18,8 @@ from legality import LEGAL, broken
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import envs
-import envs.registration
-from envs.core import World
 
-TINY = "Test/Tiny-v0"
-IDS = [*envs.ids(), TINY]
-"""Every registered environment, and one with a Dict observation whatever is registered."""
-ROWS = 5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _tiny():
-    envs.register(TINY, "tiny_world:Tiny", "An item shown once, to be named later.", limit=10)
-    yield
-    del envs.registration._ENTRIES[TINY], gym.registry[TINY]
-
-
-def make(id: str, **kwargs: Any) -> World:
-    world = gym.make(id, **kwargs).unwrapped
-    assert isinstance(world, World)
-    return world
-
-
-FAMILIES = {type(make(id)): id for id in envs.ids()}
-"""Every family, with the last of its ids."""
-
-
-def make_rows(id: str, rows: int = ROWS, **kwargs: Any) -> Any:
-    return gym.make_vec(id, rows, vectorization_mode="vector_entry_point", **kwargs)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal bit for bit, types and shapes included."""
-    return data_equivalence(a, b, exact=True)
-
-
-def at(obs: Any, i: int) -> Any:
-    """Row i of a batch of observations."""
-    return {key: part[i] for key, part in obs.items()} if isinstance(obs, dict) else obs[i]
-
-
-def play(vector: Any, steps: int, seed: int) -> Iterator[tuple[np.ndarray, tuple]]:
-    """Step, the even rows as the expert mostly, the odd ones at random: so rows end at different steps."""
-    rng = np.random.default_rng(seed)
-    B = vector.num_envs
-    skill = np.where(np.arange(B) % 2 == 0, 0.97, 0.2)
-    for _ in range(steps):
-        actions = rng.integers(vector.single_action_space.n, size=B)
-        actions = np.where(rng.random(B) < skill, vector.expert_action(), actions)
-        yield actions, vector.step(actions)
-
-
-def until_ends(vector: Any, wanted: int = 6, most: int = 4000) -> Iterator[tuple[np.ndarray, tuple]]:
-    """`play` until rows have ended at `wanted` different steps."""
-    for actions, result in play(vector, most, seed=1):
-        yield actions, result
-        wanted -= (result[2] | result[3]).any()
-        if wanted == 0:
-            return
-    raise AssertionError(f"too few ends in {most} steps")
+pytestmark = pytest.mark.usefixtures("tiny_family")
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -437,125 +376,3 @@ def test_partial_resets_touch_only_their_rows(id):
         make_rows(id).reset(options={"reset_mask": mask})
     with pytest.raises(ValueError, match="one per row"):
         vector.reset(seed=[1, 2])
-
-
-@pytest.mark.parametrize("id", IDS)
-def test_what_an_environment_declares(id):
-    env, vector, venv = make(id), make_rows(id), envs.make_vec(id, ROWS, seed=0)
-    horizons = env.memory_horizons()
-    assert isinstance(horizons, tuple)
-    assert list(horizons) == sorted({int(h) for h in horizons})
-    assert horizons[0] >= 1
-    assert 0 <= env.chance_level() <= 1
-    assert venv.env_method("memory_horizons", indices=[0]) == [horizons] == [vector.memory_horizons()]
-    assert venv.env_method("chance_level", indices=0) == [env.chance_level()] == [vector.chance_level()]
-    obs, _ = vector.reset(seed=0)
-    stacked = {k: np.stack([v, v]) for k, v in obs.items()} if isinstance(obs, dict) else np.stack([obs, obs])
-    mask = vector.event_mask(stacked)
-    assert mask.shape == (2, ROWS)
-    assert mask.dtype == bool
-    assert same(mask[0], np.array([env.event_mask(at(obs, i)) for i in range(ROWS)]))
-    for extra in env.closing_settings:
-        make(id, **extra)
-
-
-@pytest.mark.parametrize("id", IDS)
-def test_pictures(id):
-    drawn = make(id, render_mode="rgb_array")
-    written = make(id, render_mode="ansi")
-    with pytest.raises(ValueError, match="call reset"):
-        drawn.render()
-    pictures, texts = [], []
-    for env, frames in ((drawn, pictures), (written, texts)):
-        env.reset(seed=0)
-        frames.append(env.render())
-        over = False
-        while not over:
-            *_, terminated, truncated, _ = env.step(env.expert_action())
-            over = terminated or truncated
-            frames.append(env.render())
-    for picture in pictures:
-        assert picture.dtype == np.uint8
-        assert picture.ndim == 3
-        assert picture.shape == pictures[0].shape
-    assert len({picture.tobytes() for picture in pictures}) > 1
-    assert len(set(texts)) > 1
-    rows = make_rows(id, 3, render_mode="rgb_array")
-    rows.reset(seed=0)
-    assert same(rows.render()[0], pictures[0])
-    with pytest.raises(ValueError, match="render_mode must be one of 'rgb_array', 'ansi'"):
-        type(drawn)(render_mode="movie")
-    with pytest.warns(UserWarning, match="without a render_mode"):
-        assert make(id).render() is None
-
-
-@pytest.mark.parametrize("id", IDS)
-def test_every_way_to_make_it(id):
-    spec = gym.spec(id)
-    assert gym.make(f"envs:{id}").spec.id == id
-    gym.register_envs(envs)
-    assert make_rows(id).spec.id == id
-    assert gym.make_vec(id, 2).num_envs == 2
-    assert envs.make_vec(f"envs:{id}", 2).get_attr("spec")[0].id == id
-    assert gym.make(gym.envs.registration.EnvSpec.from_json(spec.to_json())).spec.id == id
-    assert envs.describe(id)
-    assert envs.family(id) is type(make(id))
-    assert make(id).__doc__
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
-def test_its_data_sheet_is_complete(family):
-    sheet = inspect.getdoc(family)
-    parts = (
-        "Observation",
-        "| index |",
-        "Actions",
-        "Rewards:",
-        "Ends:",
-        "Horizons Ξ",
-        "Chance level:",
-        "Args:",
-        "Versions:",
-    )
-    missing = [part for part in parts if part.replace("index", "key") not in sheet and part not in sheet]
-    assert missing == []
-    assert "| index |" in sheet or "| key |" in sheet
-    for argument in inspect.signature(family).parameters:
-        assert f"\n    {argument}: " in sheet, argument
-
-
-def test_wrong_names_are_refused_with_the_closest():
-    known = envs.ids()[0]
-    with pytest.raises(ValueError, match=f"unknown environment .*did you mean '{known}'"):
-        envs.make_vec(known.replace("-v0", "-v1"), 1)
-    with pytest.raises(ValueError, match="unknown environment"):
-        envs.describe("CartPole-v1")
-    with pytest.raises(ValueError, match="cannot import 'no_such_module'"):
-        envs.make_vec(f"no_such_module:{known}", 1)
-    with pytest.raises(ValueError, match=r"has no argument 'rendermode'.*did you mean 'render_mode'.*allowed: "):
-        envs.make_vec(known, 1, rendermode="ansi")
-    with pytest.raises(ValueError, match="has no argument"):
-        envs.make_vec("CartPole-v1", 1, gravity=1)
-    for rows in (0, 1.0, True, "3"):
-        with pytest.raises(ValueError, match="num_envs must be an integer from 1"):
-            envs.make_vec(known, rows)
-    with pytest.raises(ValueError, match="seed must be an integer from 0"):
-        envs.make_vec(known, 1, seed=-1)
-
-
-def test_an_id_is_taken_once():
-    with pytest.raises(ValueError, match="is already"):
-        envs.register(envs.ids()[0], "envs.core:World", "again")
-    with pytest.raises(ValueError, match="module:Class"):
-        envs.register("Palimpsest/New-v0", "envs.core.World", "no colon")
-
-
-def test_importing_envs_is_light():
-    heavy = {"torch", "stable_baselines3", "numba", "minigrid", "agents", "memory"}
-    code = f"import sys, envs; envs.describe(envs.ids()[0]); print({heavy} & sys.modules.keys())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"
-    light = {"torch", "stable_baselines3"}
-    code = f"import sys, gymnasium; gymnasium.make('envs:{envs.ids()[0]}'); print({light} & sys.modules.keys())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"

@@ -4,73 +4,22 @@ from __future__ import annotations
 
 import runpy
 import sys
-import warnings
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from small import SMALL
+from small import small_agent
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from worlds import Counter, Spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+from worlds import ALWAYS, Broken, Counter, Spaces
 
 import train
-from agents import MemoryPPO, experiment
+from agents import experiment
 from agents.failure import FILE, main, reproduce
 from agents.files import CorruptFile, read_tree, write_tree
 from agents.finite import NotFinite
-from agents.outside import outside_space
 from agents.resume import Checkpoints
-
-ALWAYS = 0
-
-
-class Broken(Counter):
-    """A Counter of which one number is replaced at one step of its life, or `ALWAYS`."""
-
-    def __init__(self, row: int, at: int, what: str, value: float, truncate: bool = False) -> None:
-        super().__init__(row, truncate)
-        self.at, self.what, self.value = at, what, value
-        self.lived = 0
-
-    def step(self, action):
-        obs, reward, terminated, truncated, info = super().step(action)
-        self.lived += 1
-        if self.at in (self.lived, ALWAYS):
-            if self.what == "observation":
-                obs[1] = self.value
-            else:
-                reward = self.value
-        return obs, reward, terminated, truncated, info
-
-
-class Wide(Counter):
-    """A Counter whose numbers have no bounds."""
-
-    def __init__(self, scale: float = 1.0) -> None:
-        super().__init__()
-        self.scale = scale
-        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
-
-    def _observe(self):
-        return super()._observe() * np.float32(self.scale)
-
-
-def model_for(env, tmp_path=None, name: str = "gru", **kwargs) -> MemoryPPO:
-    arguments = {key: value for key, value in SMALL[name].items() if key != "num_places"}
-    return MemoryPPO(
-        "MlpMemoryPolicy",
-        env,
-        n_steps=kwargs.pop("n_steps", 8),
-        batch_size=8,
-        n_epochs=kwargs.pop("n_epochs", 2),
-        policy_kwargs={"memory": name, "memory_kwargs": arguments, "encoder_arch": [5], "net_arch": [4]},
-        seed=0,
-        device="cpu",
-        tensorboard_log=None if tmp_path is None else str(tmp_path),
-        **kwargs,
-    )
 
 
 def dump(tmp_path):
@@ -96,32 +45,32 @@ def in_row_two(what: str, at: int, value: float, truncate: bool = False) -> Dumm
 def test_an_observation(value, tmp_path):
     # Row 2 sees the number after its 11th step: 33 steps were taken before it acts on it.
     with pytest.raises(NotFinite, match=rf"observation holds {value} at index \[2, 1\].*at step 33;") as caught:
-        model_for(in_row_two("observation", 11, value), tmp_path).learn(100)
+        small_agent(in_row_two("observation", 11, value), tmp_path).learn(100)
     raised_again(tmp_path, caught.value)
 
 
 def test_the_observation_after_a_rollouts_last_step(tmp_path):
     with pytest.raises(NotFinite, match=r"observation holds nan at index \[2, 1\].*at step 24;") as caught:
-        model_for(in_row_two("observation", 8, np.nan), tmp_path).learn(100)
+        small_agent(in_row_two("observation", 8, np.nan), tmp_path).learn(100)
     raised_again(tmp_path, caught.value)
 
 
 def test_the_final_observation_of_a_truncated_episode(tmp_path):
     with pytest.raises(NotFinite, match=r"the final observation holds nan at index \[2, 1\].*at step 15;") as caught:
-        model_for(in_row_two("observation", 5, np.nan, truncate=True), tmp_path).learn(100)
+        small_agent(in_row_two("observation", 5, np.nan, truncate=True), tmp_path).learn(100)
     raised_again(tmp_path, caught.value)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_reward(value, tmp_path):
     with pytest.raises(NotFinite, match=rf"the reward is {value} in environment row 2 at step 30;") as caught:
-        model_for(in_row_two("reward", 11, value), tmp_path).learn(100)
+        small_agent(in_row_two("reward", 11, value), tmp_path).learn(100)
     raised_again(tmp_path, caught.value)
 
 
 def test_returns_that_overflow(tmp_path):
     """Rewards that are finite one by one."""
-    model = model_for(in_row_two("reward", ALWAYS, 3e38), tmp_path, gamma=1.0, gae_lambda=1.0)
+    model = small_agent(in_row_two("reward", ALWAYS, 3e38), tmp_path, gamma=1.0, gae_lambda=1.0)
     with pytest.raises(NotFinite, match=r"returns are inf in environment row 2 at step 0 \(step 0 of the r") as caught:
         model.learn(100)
     raised_again(tmp_path, caught.value)
@@ -129,7 +78,7 @@ def test_returns_that_overflow(tmp_path):
 
 def test_a_loss_driven_to_infinity_leaves_the_parameters_as_they_were(tmp_path):
     """Returns of 1e25 are finite, their square is not."""
-    model = model_for(DummyVecEnv([lambda: Broken(0, 3, "reward", 1e25)]), tmp_path)
+    model = small_agent(DummyVecEnv([lambda: Broken(0, 3, "reward", 1e25)]), tmp_path)
     before = [parameter.detach().clone() for parameter in model.policy.parameters()]
     with pytest.raises(NotFinite, match=r"the loss is not finite: .*value_loss inf") as caught:
         model.learn(100)
@@ -140,7 +89,7 @@ def test_a_loss_driven_to_infinity_leaves_the_parameters_as_they_were(tmp_path):
 @pytest.mark.parametrize("name", ["gru", "rewrite"])
 def test_a_gradient(name, tmp_path, monkeypatch):
     """A weight of one minibatch's loss is infinite times zero only in the backward pass."""
-    model = model_for(DummyVecEnv([Counter, Counter]), tmp_path, name)
+    model = small_agent(DummyVecEnv([Counter, Counter]), tmp_path, name)
     weight = model.policy.value_net.weight
     weight.register_hook(lambda grad: grad * np.nan)
     with pytest.raises(NotFinite, match=r"the gradient of value_net.weight holds nan at index \[0, 0\]") as caught:
@@ -154,7 +103,7 @@ def test_a_gradient(name, tmp_path, monkeypatch):
 
 def test_parameters(tmp_path, monkeypatch):
     """Spoiled by the last gradient step of an update, so that no loss sees them before a checkpoint would."""
-    model = model_for(DummyVecEnv([Counter]), tmp_path, n_epochs=1)
+    model = small_agent(DummyVecEnv([Counter]), tmp_path, n_epochs=1)
     step = model.policy.optimizer.step
 
     def spoil():
@@ -171,7 +120,7 @@ def test_parameters(tmp_path, monkeypatch):
 @pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)], ids=["d", "box"])
 def test_a_policy_that_cannot_act(action_space, tmp_path):
     env = DummyVecEnv([lambda: Spaces(spaces.Box(0, 1, (2,), np.float32), action_space) for _ in range(2)])
-    model = model_for(env, tmp_path)
+    model = small_agent(env, tmp_path)
     with torch.no_grad():
         model.policy.action_net.weight[1, 2] = np.nan
     with pytest.raises(NotFinite, match=r"parameter action_net.weight holds nan at index \[1, 2\]") as caught:
@@ -180,7 +129,7 @@ def test_a_policy_that_cannot_act(action_space, tmp_path):
 
 
 def test_a_memory_state_that_was_spoiled(tmp_path):
-    model = model_for(DummyVecEnv([Counter, Counter]), tmp_path)
+    model = small_agent(DummyVecEnv([Counter, Counter]), tmp_path)
     model.learn(16)
     model._last_state[0][1, 1] = np.inf
     with pytest.raises(NotFinite, match=r"state holds inf in environment row 1 at step 16") as caught:
@@ -190,7 +139,7 @@ def test_a_memory_state_that_was_spoiled(tmp_path):
 
 def test_without_a_directory_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = model_for(in_row_two("reward", 3, np.nan))
+    model = small_agent(in_row_two("reward", 3, np.nan))
     model.set_logger(Logger(None, []))
     with pytest.raises(NotFinite, match="with a tensorboard_log or a logger with a directory"):
         model.learn(30)
@@ -198,14 +147,14 @@ def test_without_a_directory_nothing_is_written(tmp_path, monkeypatch):
 
 
 def test_a_directory_that_is_gone_does_not_hide_the_error(tmp_path):
-    model = model_for(in_row_two("reward", 3, np.nan))
+    model = small_agent(in_row_two("reward", 3, np.nan))
     model.set_logger(Logger(str(tmp_path / "gone"), []))
     with pytest.raises(NotFinite, match=r"the reward is nan .*no file could be kept of it"):
         model.learn(30)
 
 
 def test_other_files_are_refused(tmp_path):
-    model = model_for(DummyVecEnv([Counter]))
+    model = small_agent(DummyVecEnv([Counter]))
     model.save(tmp_path / "model.zip")
     with pytest.raises(ValueError, match="is a model, not the file of a failure"):
         reproduce(tmp_path / "model.zip")
@@ -256,107 +205,8 @@ def test_a_run_keeps_its_last_good_checkpoint_and_the_dump(tmp_path, monkeypatch
     assert train.main(["--resume", str(run)]) == 0
 
 
-OUTSIDE = [
-    (spaces.Box(0, 1, (2, 3), np.float32), [[[0, 1, 0.5]] * 2, [[0, 0, 0], [0, 1.5, 0]]], (1, 1, 1), 1.5, (0, 1)),
-    (spaces.Box(-1, 1, (1,), np.float64), [[-1.0], [-1.25]], (1, 0), -1.25, (-1, 1)),
-    (spaces.Box(0, 10, (2,), np.uint8), [[0, 10], [11, 3]], (1, 0), 11, (0, 10)),
-    (spaces.Box(0, 1000, (2,), np.uint16), [[0, 1000], [1001, 3]], (1, 0), 1001, (0, 1000)),
-    (spaces.Box(5, 2**31, (1,), np.uint32), [[5], [4]], (1, 0), 4, (5, 2**31)),
-    (spaces.Box(np.array([0, 5]), np.array([1, 6]), dtype=np.int64), [[0, 5], [1, 4]], (1, 1), 4, (5, 6)),
-    (spaces.Discrete(3), [0, 3], (1,), 3, (0, 2)),
-    (spaces.Discrete(3, start=-1), [-2, 1], (0,), -2, (-1, 1)),
-    (spaces.MultiDiscrete([2, 4]), [[1, 3], [1, 4]], (1, 1), 4, (0, 3)),
-    (spaces.MultiBinary(2), [[0, 1], [2, 0]], (1, 0), 2, (0, 1)),
-]
-
-
-@pytest.mark.parametrize("case", OUTSIDE, ids=[str(case[0]) for case in OUTSIDE])
-@pytest.mark.parametrize("tensor", [False, True], ids=["array", "tensor"])
-def test_the_first_number_outside_its_space(case, tensor):
-    space, batch, place, value, bounds = case
-    array = np.array(batch, dtype=space.dtype)
-    found = outside_space(space, torch.as_tensor(array) if tensor else array)
-    assert (found.place, found.value, (found.low, found.high)) == (place, value, bounds)
-    inside = np.stack([space.sample() for _ in range(20)])
-    assert outside_space(space, inside) is None
-    keyed = outside_space(spaces.Dict({"a": space, "b": space}), {"a": inside, "b": array})
-    assert keyed.name == "observation['b']"
-
-
-@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
-def test_wide_unsigned_observations_are_learnt_from(dtype):
-    env = DummyVecEnv([lambda: Spaces(spaces.Box(0, 1000, (2,), dtype), spaces.Discrete(3))] * 2)
-    model = model_for(env)
-    before = [parameter.clone() for parameter in model.policy.parameters()]
-    model.learn(16)
-    assert model.num_timesteps == 16
-    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
-    assert any(not torch.equal(old, new) for old, new in zip(before, model.policy.parameters()))
-
-
-def test_bounds_of_other_precision_leave_nothing_out():
-    """A float64 space is kept in float32: its own bounds, rounded, are inside."""
-    space = spaces.Box(0.1, 0.7, (1,), np.float64)
-    assert outside_space(space, torch.tensor([[0.1], [0.7]], dtype=torch.float32)) is None
-    assert outside_space(spaces.Box(-np.inf, np.inf, (1,)), np.array([[np.nan], [3e38]], np.float32)) is None
-
-
-def test_an_observation_outside_its_space_is_said_once(tmp_path):
-    env = DummyVecEnv([Counter, lambda: Broken(1, 5, "observation", 250.0), lambda: Broken(2, 6, "observation", 300.0)])
-    model = model_for(env)
-    expected = (
-        r"observation is 250 at index \[1\] in environment row 1 at step 15, outside its space, which is 0 to 100 "
-    )
-    with pytest.warns(UserWarning, match=expected) as caught:
-        model.learn(48)
-    assert len(caught) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model.learn(48)
-
-
-def test_what_is_normalised_is_not_held_against_its_space():
-    env = VecNormalize(DummyVecEnv([Counter, Counter]))
-    model = model_for(env)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model.learn(48)
-    assert not [warning for warning in caught if "outside its space" in str(warning.message)]
-    assert model.rollout_buffer.observations.min() < 0 == Counter().observation_space.low.min()
-
-
-def test_a_category_that_is_not_there_is_named():
-    class Beyond(Spaces):
-        def step(self, action):
-            _, reward, terminated, truncated, info = super().step(action)
-            return np.int64(7), reward, terminated, truncated, info
-
-    env = DummyVecEnv([lambda: Spaces(spaces.Discrete(4), spaces.Discrete(2))] * 2)
-    env.envs[1] = Beyond(spaces.Discrete(4), spaces.Discrete(2))
-    with pytest.raises(ValueError, match=r"observation is 7 in environment row 1 at step 2, .*which is 0 to 3 there"):
-        model_for(env).learn(16)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("a kernel's fault"), torch.OutOfMemoryError("no room")], ids=repr)
-def test_what_is_no_fault_of_the_observation_passes_unchanged(error, monkeypatch):
-    """The observation is outside its Box as well, which stops no policy."""
-    model = model_for(DummyVecEnv([lambda: Broken(0, ALWAYS, "observation", 250.0)]))
-    act, calls = model.policy.forward, []
-
-    def fail(*args):
-        calls.append(1)
-        if len(calls) == 3:
-            raise error
-        return act(*args)
-
-    monkeypatch.setattr(model.policy, "forward", fail)
-    with pytest.raises(type(error)) as caught:
-        model.learn(16)
-    assert caught.value is error
-
-
 def test_logits_that_overflow_while_every_parameter_is_finite(tmp_path):
-    model = model_for(DummyVecEnv([Counter, Counter]), tmp_path)
+    model = small_agent(DummyVecEnv([Counter, Counter]), tmp_path)
     with torch.no_grad():
         model.policy.mlp_extractor.policy_net[0].bias.fill_(50)  # its hyperbolic tangents are 1
         model.policy.action_net.weight[1] = 3e38
@@ -368,7 +218,7 @@ def test_logits_that_overflow_while_every_parameter_is_finite(tmp_path):
 @pytest.mark.parametrize("target_kl", [None, 0.01])
 def test_a_divergence_that_is_infinite(target_kl, tmp_path, monkeypatch):
     """The ratio of an action that has become impossible is 0, and the loss finite."""
-    model = model_for(DummyVecEnv([Counter]), tmp_path, target_kl=target_kl)
+    model = small_agent(DummyVecEnv([Counter]), tmp_path, target_kl=target_kl)
     evaluate = model.policy.evaluate_actions
 
     def impossible(*args):
@@ -386,7 +236,7 @@ def test_a_divergence_that_is_infinite(target_kl, tmp_path, monkeypatch):
 def test_a_dump_that_needs_objects_says_what_was_said_and_which(tmp_path, capsys):
     env = in_row_two("reward", 3, np.nan)
     with pytest.raises(NotFinite):
-        model_for(env, tmp_path, learning_rate=lambda progress: 1e-3 * progress).learn(30)
+        small_agent(env, tmp_path, learning_rate=lambda progress: 1e-3 * progress).learn(30)
     assert main([str(dump(tmp_path))]) == 2
     said = capsys.readouterr().err
     assert "the reward is nan in environment row 2 at step 6" in said
@@ -398,7 +248,7 @@ def test_a_dump_that_needs_objects_says_what_was_said_and_which(tmp_path, capsys
 @pytest.mark.parametrize("change", [{"check": "other"}, {"check": None}, {"evidence": 3}, None])
 def test_a_dump_that_names_no_known_check(change, tmp_path):
     with pytest.raises(NotFinite):
-        model_for(in_row_two("reward", 3, np.nan), tmp_path).learn(30)
+        small_agent(in_row_two("reward", 3, np.nan), tmp_path).learn(30)
     tree = read_tree(dump(tmp_path))
     write_tree(tmp_path / "evil", tree | {"failure": 3 if change is None else tree["failure"] | change})
     with pytest.raises(CorruptFile, match=r"evil\.zip"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from small import SMALL
+from small import small_policy
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
@@ -23,12 +23,6 @@ from agents.tree import tree_map
 
 def counters(n: int = 3, truncate: bool = False) -> DummyVecEnv:
     return DummyVecEnv([lambda row=row: Counter(row, truncate) for row in range(n)])
-
-
-def small_policy(name: str, **kwargs) -> dict:
-    arguments = dict(SMALL[name])
-    arguments.pop("num_places", None)
-    return {"memory": name, "memory_kwargs": arguments, "encoder_arch": [5], "net_arch": [4], **kwargs}
 
 
 def model_for(name: str = "gru", env=None, n_steps: int = 16, **kwargs) -> MemoryPPO:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from small import SMALL
+from small import small_arguments
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import memory
@@ -33,11 +33,10 @@ def _no_closing_tests(monkeypatch):
 
 
 def config(directory: Path, name: str = "gru", **kwargs) -> TrainConfig:
-    arguments = {key: value for key, value in SMALL[name].items() if key != "num_places"}
     defaults = dict(
         env_args={"corridors": 2, "length": 3},
         memory=name,
-        memory_args=arguments,
+        memory_args=small_arguments(name),
         total_timesteps=6 * 64,
         num_envs=4,
         num_minibatches=2,

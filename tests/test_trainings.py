@@ -35,7 +35,7 @@ def done(monkeypatch):
         (retention, retention.Train(memories=("ffm",)), 6),
         (rewriting, rewriting.Train(envs=("Palimpsest/EndlessTMaze-v0",)), 6),
     ],
-    ids=lambda case: getattr(case, "__name__", ""),
+    ids=["generalisation", "ablation", "retention", "rewriting"],
 )
 def test_a_training_that_the_file_holds_is_not_repeated(script, options, count, done, tmp_path):
     out = tmp_path / "new" / "lines.jsonl"
@@ -65,7 +65,7 @@ def test_a_label_tells_trainings_of_one_configuration_apart():
         (ablation, "ablation_before"),
         (rewriting, "rewriting"),
     ],
-    ids=lambda case: case if isinstance(case, str) else "",
+    ids=["retention", "retention before", "ablation", "ablation before", "rewriting"],
 )
 def test_the_tables_in_the_documents_are_those_of_the_lines(script, name):
     rows = trainings.read(DOCS / "results" / f"{name}.jsonl")

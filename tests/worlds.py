@@ -47,3 +47,25 @@ class Spaces(gym.Env):
         assert self.action_space.contains(action), action
         self.steps += 1
         return self.observation_space.sample(), float(self.steps), self.steps == 5, False, {}
+
+
+ALWAYS = 0
+
+
+class Broken(Counter):
+    """A Counter of which one number is replaced at one step of its life, or `ALWAYS`."""
+
+    def __init__(self, row: int, at: int, what: str, value: float, truncate: bool = False) -> None:
+        super().__init__(row, truncate)
+        self.at, self.what, self.value = at, what, value
+        self.lived = 0
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        self.lived += 1
+        if self.at in (self.lived, ALWAYS):
+            if self.what == "observation":
+                obs[1] = self.value
+            else:
+                reward = self.value
+        return obs, reward, terminated, truncated, info

@@ -1,0 +1,71 @@
+"""The configuration of a run: what it refuses, what its file keeps, and what follows from it."""
+
+import dataclasses
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.config import TrainConfig
+
+TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in TRAIN_FIELDS if not n.endswith("_args") and n not in ("run_dir", "resume")]
+)
+@pytest.mark.parametrize("value", [None, "x", [1], b"1", -1, 10**40, float("nan")], ids=repr)
+def test_the_constructor_refuses_the_same(name, value):
+    if (name == "threads" and value is None) or (value == "x" and name in ("env", "memory")):
+        assert getattr(TrainConfig(**{name: value}), name) == value
+        return
+    with pytest.raises(ValueError, match=name) as caught:
+        TrainConfig(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, "a=1", [("a", 1)], {1: 2}], ids=repr)
+def test_arguments_must_be_named(value):
+    for name in ("env_args", "memory_args"):
+        with pytest.raises(ValueError, match=name):
+            TrainConfig(**{name: value})
+
+
+def test_new_run_directories_are_never_taken_ones(tmp_path):
+    now = datetime(2030, 1, 2, 3, 4, 5)
+    first = TrainConfig(env="module:Some/Thing-v0", seed=7).new_run_dir(tmp_path, now)
+    assert first.name == "Thing-v0-rewrite-7-20300102-030405"
+    first.mkdir()
+    second = TrainConfig(env="Some/Thing-v0", seed=7).new_run_dir(tmp_path, now)
+    assert second.name == f"{first.name}-2"
+
+
+arguments = st.dictionaries(
+    st.from_regex(r"[a-z_][a-z0-9_]{0,5}", fullmatch=True),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(min_size=2, max_size=3), inner, max_size=2),
+        max_leaves=4,
+    ),
+    max_size=3,
+)
+
+
+@given(arguments, st.floats(0, 1), st.integers(0, 1000), st.booleans(), st.none() | st.integers(1, 9), st.text())
+def test_a_configuration_survives_toml(args, gamma, seed, anneal, threads, env):
+    config = TrainConfig(
+        env=env, env_args=args, memory_args=args, gamma=gamma, seed=seed, anneal=anneal, threads=threads
+    )
+    assert TrainConfig.from_toml(config.to_toml()) == config
+
+
+def test_where_a_run_is_is_no_part_of_its_file():
+    config = TrainConfig(run_dir=Path("a"), resume=Path("a"))
+    assert TrainConfig.from_toml(config.to_toml()) == TrainConfig()
+
+
+def test_derived_sizes():
+    config = TrainConfig(num_envs=6, n_steps=10, num_minibatches=3, total_timesteps=61)
+    assert (config.rollout_size, config.minibatch_size, config.num_iterations) == (60, 20, 2)
