@@ -24,6 +24,7 @@ from agents.distributions import draw, make_distribution
 from agents.extractors import DictExtractor, ImageExtractor
 from agents.heads import act, has_compiled_form, is_watched
 from agents.layers import Layers, Tanh, through
+from agents.memory_keys import check_place, place_of, task_of
 from agents.outside import refuse_not_finite
 from agents.tree import tree_map
 from memory.base import Memory
@@ -121,7 +122,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         else:
             self.encoder_critic = self.encoder if self.share_features_extractor else self._make_encoder()[0]
             self.memory_critic = memories.make(self.memory_name, width, **self.memory_kwargs)
-        self._check_place()
+        check_place(self.memory, self.memory_name, self.observation_space)
         if self.reconstruct:
             self.decoder = nn.Linear(self.memory.output_size, get_flattened_obs_dim(self.observation_space))
         super()._build(lr_schedule)
@@ -139,17 +140,6 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         )
         self.mlp_extractor.policy_net = Layers(*self.mlp_extractor.policy_net)
         self.mlp_extractor.value_net = Layers(*self.mlp_extractor.value_net)
-
-    def _check_place(self) -> None:
-        if self.memory.num_places == 1:
-            return
-        allowed = f"a Discrete observation key 'place' with n <= num_places={self.memory.num_places}"
-        space = self.observation_space.spaces.get("place") if isinstance(self.observation_space, spaces.Dict) else None
-        if not isinstance(space, spaces.Discrete) or space.n > self.memory.num_places:
-            raise ValueError(
-                f"memory {self.memory_name!r} with num_places={self.memory.num_places} needs {allowed}; "
-                f"got {self.observation_space}. Add the key, or set num_places=1"
-            )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {
@@ -169,16 +159,6 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         if self.shares_memory:
             return self.memory.initial_state(batch_size)
         return PairState(self.memory.initial_state(batch_size), self.memory_critic.initial_state(batch_size))
-
-    def place(self, obs: Observation) -> Tensor | None:
-        """Where each agent is, int64 with the shape of the batch; None where the memory does not ask."""
-        if self.memory.num_places == 1:
-            return None
-        assert isinstance(obs, dict)
-        assert isinstance(self.observation_space, spaces.Dict)
-        space = self.observation_space.spaces["place"]
-        assert isinstance(space, spaces.Discrete)
-        return obs["place"].long() - int(space.start)
 
     def forward(  # type: ignore[override]
         self,
@@ -226,7 +206,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         """
         T, B = start.shape
         flat = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
-        place = self.place(obs)
+        place = place_of(obs, self.memory, self.observation_space)
 
         def read(memory: Memory, features: Tensor, state: State) -> tuple[Tensor, State]:
             y, state = memory.scan(features.unflatten(0, (T, B)), start, state, place, strategy)
@@ -317,18 +297,11 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             array = array.squeeze(axis=0)
         return array, tree_map(lambda leaf: leaf.cpu().numpy(), tensors)
 
-    def task(self, obs: Observation, batch_size: int) -> Tensor:
-        """The task that each row is about, int64 [B], from the observation key "task"; zeros where there is none."""
-        task = obs.get("task") if isinstance(obs, dict) else None
-        if task is None:
-            return torch.zeros(batch_size, dtype=torch.int64)
-        return (task.argmax(-1) if task.ndim > 1 else task).long().cpu()
-
     def _greedy_strategy(self, obs: Observation, batch_size: int) -> Tensor | None:
         values = getattr(self.memory, "strategy_values", None)
         if values is None:
             return None
-        choice = values.choose(self.task(obs, batch_size), 0.0, np.random.default_rng(0))
+        choice = values.choose(task_of(obs, batch_size), 0.0, np.random.default_rng(0))
         return torch.as_tensor(choice, device=self.device)
 
     def _remember(
@@ -351,7 +324,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
     def _step(
         self, obs: Observation, start: Tensor | None, strategy: Tensor | None
     ) -> Callable[[Memory, Tensor, State], tuple[Tensor, State]]:
-        place = self.place(obs)
+        place = place_of(obs, self.memory, self.observation_space)
         rows = None if start is None else start.nonzero().squeeze(1)
 
         def read(memory: Memory, features: Tensor, state: State) -> tuple[Tensor, State]:

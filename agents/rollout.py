@@ -16,6 +16,7 @@ from torch import Tensor
 
 from agents.buffers import MemoryRolloutBuffer
 from agents.finite import check_actions, check_observation, check_rewards, check_rollout, explained_step
+from agents.memory_keys import task_of
 from agents.outside import warn_outside
 from agents.policies import MemoryActorCriticPolicy
 from agents.tree import tree_map
@@ -190,7 +191,7 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
         if rows.size:
             first, last = self.strategy_epsilon
             epsilon = last + (first - last) * self._current_progress_remaining
-            choice = values.choose(self.policy.task(obs, self.n_envs)[rows], epsilon, self.rng)
+            choice = values.choose(task_of(obs, self.n_envs)[rows], epsilon, self.rng)
             kept = self._last_strategy.clone()
             kept[rows] = torch.as_tensor(choice, device=self.device)
             self._last_strategy = kept
@@ -205,7 +206,7 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
         assert self._last_strategy is not None
         self._return_so_far += rewards
         if ended.size:
-            task = self.policy.task(obs, self.n_envs)[ended]
+            task = task_of(obs, self.n_envs)[ended]
             returns = torch.as_tensor(self._return_so_far[ended], dtype=torch.float32)
             loss = values.update(task, self._last_strategy[ended], returns)
             self.logger.record_mean("memory/strategy_value_loss", float(loss))

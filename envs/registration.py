@@ -18,8 +18,6 @@ from envs.arguments import check_int, check_keys, closest
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-NAMESPACE = "Palimpsest"
-
 
 @dataclass(frozen=True)
 class Entry:
