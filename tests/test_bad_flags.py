@@ -71,7 +71,6 @@ EVALUATE: dict[str, list[str]] = {
     "device": [*NAME, "tpu", "cuda:-1"],
     "max_steps": [*INTEGER, "0"],
 }
-POSITIONAL = {"run_dir", "more"}
 
 
 @pytest.fixture(autouse=True)
