@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from agents import MemoryPPO
-from agents.undo import LastStep
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 from torch.testing import assert_close
 from worlds import Counter
+
+from agents import MemoryPPO
+from agents.undo import LastStep
 
 OPTIMISERS = {
     "adam": (torch.optim.Adam, {}, "exp_avg"),
@@ -57,7 +58,7 @@ def test_undoing_without_anything_kept_does_nothing():
 
 
 def divergences(target_kl, monkeypatch):
-    """A few updates with far too long steps: the divergence from the policy that acted after each, and what was undone."""
+    """Updates with far too long steps: the divergence from the policy that acted after each, and what was undone."""
     envs = 2
     model = MemoryPPO(
         "MlpMemoryPolicy",
