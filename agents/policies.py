@@ -275,17 +275,18 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         obs, vectorized = self.obs_to_tensor(observation)
         B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         if state is None:
-            tensors = self.initial_state(B)
+            before = self.initial_state(B)
+            state = tree_map(_to_array, before)
         else:
-            tensors = tree_map(lambda leaf: torch.as_tensor(leaf, device=self.device), state)
-            tree_map(lambda leaf: _check_rows(leaf, B), tensors)
+            before = tree_map(lambda leaf: torch.as_tensor(leaf, device=self.device), state)
+            tree_map(lambda leaf: _check_rows(leaf, B), before)
         start = None
         if episode_start is not None:
             start = torch.as_tensor(np.asarray(episode_start, dtype=bool).reshape(-1), device=self.device)
             if start.shape != (B,):
                 raise ValueError(f"episode_start must be [B] = [{B}]; got {list(start.shape)}")
         with torch.no_grad():
-            distribution, tensors = self.get_distribution(obs, tensors, start, self._greedy_strategy(obs, B))
+            distribution, after = self.get_distribution(obs, before, start, self._greedy_strategy(obs, B))
             actions = distribution.get_actions(deterministic=deterministic)
         array = actions.cpu().numpy()
         if isinstance(self.action_space, spaces.Box):
@@ -295,7 +296,8 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
                 array = np.clip(array, self.action_space.low, self.action_space.high)
         if not vectorized:
             array = array.squeeze(axis=0)
-        return array, tree_map(lambda leaf: leaf.cpu().numpy(), tensors)
+        # a part that no step changes stays the caller's: wrapped anew at each step, every wrapper would hold the last
+        return array, tree_map(lambda new, old, given: given if new is old else _to_array(new), after, before, state)
 
     def _greedy_strategy(self, obs: Observation, batch_size: int) -> Tensor | None:
         values = getattr(self.memory, "strategy_values", None)
@@ -374,6 +376,10 @@ class MultiInputMemoryPolicy(MemoryActorCriticPolicy):
     """For Dict observations."""
 
     default_extractor = DictExtractor
+
+
+def _to_array(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()
 
 
 def _check_rows(leaf: Tensor, batch_size: int) -> None:
