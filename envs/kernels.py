@@ -150,18 +150,31 @@ def random_bits(rng: np.ndarray, i: int) -> np.uint64:
 
 
 @compiled
-def draw(rng: np.ndarray, i: int, n: int) -> int:
-    """A uniform integer in 0 to n - 1, n from 1 to 2^32 - 1, by multiplication (arXiv 1805.10941).
+def halves(rng: np.ndarray, i: int) -> tuple[np.uint64, np.uint64]:
+    """Two independent numbers of 32 random bits, for two calls of `below` at the price of one."""
+    bits = random_bits(rng, i)
+    return bits >> _32, bits & _LOW
 
-    Exactly uniform: fewer than n in 2^32 draws are taken again, so that the cost does not depend on n.
+
+@compiled
+def below(rng: np.ndarray, i: int, half: np.uint64, n: int) -> int:
+    """A uniform integer in 0 to n - 1, n from 1 to 2^32 - 1, from 32 random bits, by multiplication (arXiv 1805.10941).
+
+    Exactly uniform: for fewer than n in 2^32 values of `half` others are drawn, so that the cost does not depend on n.
     """
     bound = np.uint64(n)
-    product = (random_bits(rng, i) >> _32) * bound
+    product = half * bound
     if (product & _LOW) < bound:
         threshold = ((_ONE << _32) - bound) % bound
         while (product & _LOW) < threshold:
             product = (random_bits(rng, i) >> _32) * bound
     return np.int64(product >> _32)  # type: ignore[return-value]
+
+
+@compiled
+def draw(rng: np.ndarray, i: int, n: int) -> int:
+    """A uniform integer in 0 to n - 1, n from 1 to 2^32 - 1."""
+    return below(rng, i, random_bits(rng, i) >> _32, n)
 
 
 @compiled

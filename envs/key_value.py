@@ -9,11 +9,13 @@ from gymnasium import spaces
 
 from envs.arguments import check_int
 from envs.core import World
-from envs.kernels import IO, compiled, draw, run_rows
+from envs.kernels import IO, below, compiled, halves, run_rows
 from envs.raster import CUE, GOAL, INK, PALETTE, WALL, Canvas, faded
 
 WRITE, ASK, OVER = range(3)
 UNKNOWN = -1
+QUESTION, QUERY = 64, 128
+"""Cards: 0 to keys - 1 is a write of that key, QUESTION + key the question at the end, QUERY one on the way."""
 MOST_SHOWN = 32
 """Keys that a picture shows."""
 
@@ -26,6 +28,10 @@ class Rules(NamedTuple):
     values: int
     updates: int
     queries: int
+    events: int
+    """Writes and questions of an episode."""
+    reward: float
+    """Of a right answer."""
 
 
 class State(NamedTuple):
@@ -34,97 +40,93 @@ class State(NamedTuple):
     rng: np.ndarray
     steps: np.ndarray
     kind: np.ndarray
-    """int64, what is shown: WRITE, ASK or OVER"""
+    """uint8, what is shown: WRITE, ASK or OVER"""
     key: np.ndarray
-    """int64, the key that is shown"""
-    writes: np.ndarray
-    """int64, writes still to come"""
-    queries: np.ndarray
-    """int64, queries on the way still to come"""
+    """uint8, the key that is shown"""
+    answer: np.ndarray
+    """int8, its value"""
+    known: np.ndarray
+    """uint8, how many keys have a value"""
     wrong: np.ndarray
     """bool, whether an answer was wrong"""
     value: np.ndarray
-    """[B, keys] int64, last value written, UNKNOWN before the first"""
-    left: np.ndarray
-    """[B, keys] int64, writes of this key still to come"""
-    asked: np.ndarray
-    """[B, keys] bool, whether it has been asked at the end"""
-
-
-@compiled
-def write(rules: Rules, state: State, i: int) -> None:
-    """Another value for a key, drawn with the odds of its writes that are left: all orders are equally likely."""
-    rank = draw(state.rng, i, state.writes[i])
-    # Sums over all keys, without a way out: where a random search ends is what a processor cannot guess.
-    key, left = 0, 0
-    for k in range(rules.keys):
-        left += state.left[i, k]
-        key += left <= rank
-    old = state.value[i, key]
-    known = old != UNKNOWN
-    new = draw(state.rng, i, rules.values - known)
-    state.value[i, key] = new + (known & (new >= old))
-    state.left[i, key] -= 1
-    state.writes[i] -= 1
-    state.kind[i], state.key[i] = WRITE, key
-
-
-@compiled
-def ask(rules: Rules, state: State, i: int, end: bool) -> None:
-    """Ask for a uniform key: on the way one that has a value, at the end one that was not asked there yet."""
-    n = 0
-    for key in range(rules.keys):
-        n += not state.asked[i, key] if end else state.value[i, key] != UNKNOWN
-    rank = draw(state.rng, i, n)
-    key, passed = 0, 0
-    for k in range(rules.keys):
-        passed += not state.asked[i, k] if end else state.value[i, k] != UNKNOWN
-        key += passed <= rank
-    state.asked[i, key] = end
-    state.kind[i], state.key[i] = ASK, key
+    """[B, keys] int8, last value written, UNKNOWN before the first"""
+    order: np.ndarray
+    """[B, keys + 1] uint8, the keys that have a value, by their first writes; then anything"""
+    deck: np.ndarray
+    """[B, events] uint8, a card per event that is to come, events - 1 - steps of them; then anything. Questions at the
+    end lie below the others; both are shuffled as they are drawn."""
 
 
 @compiled
 def begin(rules: Rules, state: State, i: int) -> None:
-    """Nothing has a value; the first write."""
-    for key in range(rules.keys):
-        state.value[i, key] = UNKNOWN
-        state.left[i, key] = rules.updates
-        state.asked[i, key] = False
-    state.writes[i] = rules.keys * rules.updates
-    state.queries[i] = rules.queries
+    """The first write, of any key; the cards of all else."""
+    high, low = halves(state.rng, i)
+    key, value = below(state.rng, i, high, rules.keys), below(state.rng, i, low, rules.values)
+    place = rules.keys
+    for k in range(rules.keys):
+        state.value[i, k] = UNKNOWN
+        state.deck[i, k] = QUESTION + k
+        state.deck[i, place] = k
+        place += k != key
+    for _ in range(rules.updates - 1):
+        for k in range(rules.keys):
+            state.deck[i, place + k] = k
+        place += rules.keys
+    for k in range(place, rules.events):
+        state.deck[i, k] = QUERY
+    state.value[i, key], state.order[i, 0], state.known[i] = value, key, 1
+    state.kind[i], state.key[i], state.answer[i] = WRITE, key, value
     state.wrong[i] = False
-    write(rules, state, i)
+
+
+@compiled
+def show(rules: Rules, state: State, i: int, left: int) -> None:
+    """The next event, one of `left` cards: all orders of the writes and queries are equally likely."""
+    high, low = halves(state.rng, i)
+    first = rules.keys if left > rules.keys else 0
+    # Unsigned, as signed places are looked at for being negative.
+    place = np.uint64(first + below(state.rng, i, high, left - first))
+    card = np.int64(state.deck[i, place])
+    state.deck[i, place] = state.deck[i, np.uint64(left - 1)]
+    # A write and both kinds of questions go one way: which it is is what a processor cannot guess.
+    writing, query = card < QUESTION, card == QUERY
+    key, known = card & 63, np.int64(state.known[i])
+    old = np.int64(state.value[i, key])
+    again = old != UNKNOWN
+    drawn = below(state.rng, i, low, known if query else rules.values - again)
+    value = drawn + (again & (drawn >= old)) if writing else old
+    state.value[i, key], state.order[i, known] = value, key
+    state.known[i] = known + (writing & (not again))
+    mask = -np.int64(query)
+    key ^= (key ^ np.int64(state.order[i, drawn & mask])) & mask
+    value ^= (value ^ np.int64(state.value[i, key])) & mask
+    state.kind[i], state.key[i], state.answer[i] = not writing, key, value
 
 
 @compiled
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
     """Judge an answer; then the next write or query."""
-    asked, right = state.kind[i] == ASK, action == state.value[i, state.key[i]]
-    reward = (1.0 if right else -1.0) / (rules.queries + rules.keys) if asked else 0.0
-    state.wrong[i] |= asked & (not right)
-    if state.steps[i] + 1 == rules.keys * (rules.updates + 1) + rules.queries:
+    asked, right = state.kind[i] == ASK, action == state.answer[i]
+    reward = rules.reward * (np.int64(asked) * (2 * np.int64(right) - 1))
+    wrong = state.wrong[i] | (asked & (not right))
+    state.wrong[i] = wrong
+    left = rules.events - 1 - state.steps[i]
+    if left == 0:
         state.kind[i] = OVER
-        return reward, True, not state.wrong[i]
-    stream = state.writes[i] + state.queries[i]
-    if stream == 0:
-        ask(rules, state, i, True)
-    elif state.queries[i] > 0 and draw(state.rng, i, stream) < state.queries[i]:
-        state.queries[i] -= 1
-        ask(rules, state, i, False)
-    else:
-        write(rules, state, i)
+        return reward, True, not wrong
+    show(rules, state, i, left)
     return reward, False, False
 
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
     """A write with its key and value, or a query with its key."""
-    kind, key = state.kind[i], state.key[i]
+    kind = state.kind[i]
     for k in range(obs.shape[1]):
         obs[j, k] = 0
-    obs[j, key] = kind != OVER
-    obs[j, rules.keys + state.value[i, key]] = kind == WRITE
+    obs[j, np.int64(state.key[i])] = kind != OVER
+    obs[j, rules.keys + np.int64(state.answer[i])] = kind == WRITE
     obs[j, rules.keys + rules.values + (kind == ASK)] = kind != OVER
 
 
@@ -188,23 +190,33 @@ class KeyValueRewrite(World):
         values = check_int("values", values, 2, 64)
         updates = check_int("updates", updates, 1, 10_000)
         queries = check_int("queries", queries, 0, 100_000)
-        rules = Rules(keys * (updates + 1) + queries, keys, values, updates, queries)
+        events = keys * (updates + 1) + queries
+        rules = Rules(events, keys, values, updates, queries, events, 1 / (queries + keys))
         super().__init__(rules, spaces.Box(0, 1, (keys + values + 2,), np.float32), values, render_mode)
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""
-        steps, kind, key, writes, queries = np.zeros((5, rows), np.int64)
-        value, left = np.zeros((2, rows, self.rules.keys), np.int64)
-        wrong, asked = np.zeros(rows, bool), np.zeros((rows, self.rules.keys), bool)
-        return State(np.zeros(rows, np.uint64), steps, kind, key, writes, queries, wrong, value, left, asked)
+        B, keys = rows, self.rules.keys
+        return State(
+            rng=np.zeros(B, np.uint64),
+            steps=np.zeros(B, np.int64),
+            kind=np.zeros(B, np.uint8),
+            key=np.zeros(B, np.uint8),
+            answer=np.zeros(B, np.int8),
+            known=np.zeros(B, np.uint8),
+            wrong=np.zeros(B, bool),
+            value=np.zeros((B, keys), np.int8),
+            order=np.zeros((B, keys + 1), np.uint8),
+            deck=np.zeros((B, self.rules.events), np.uint8),
+        )
 
     def expert(self) -> np.ndarray:
         """The last value of the key that is asked for; 0 at writes."""
-        return np.where(self.state.kind == ASK, self._of_key(self.state.value), 0)
+        return np.where(self.state.kind == ASK, self.state.answer, np.int64(0))
 
     def overwrites(self) -> np.ndarray:
         """[B] int64: how often the key that is asked for has been overwritten; -1 where none is asked."""
-        return np.where(self.state.kind == ASK, self.rules.updates - 1 - self._of_key(self.state.left), -1)
+        return np.where(self.state.kind == ASK, self.rules.updates - 1 - self._left(self.state.key[:, None]), -1)
 
     def breakdown(self) -> dict[str, np.ndarray]:
         """Answers by how often their key had been overwritten."""
@@ -247,14 +259,17 @@ class KeyValueRewrite(World):
         kind, now = int(state.kind[0]), int(state.key[0])
         told = ("a write", "a query", "over")[kind]
         lines = [f"step {self._done()}: {told}; {'a wrong' if state.wrong[0] else 'no wrong'} answer so far"]
-        for key, (value, left) in enumerate(zip(state.value[0].tolist(), state.left[0].tolist())):
+        for key, value in enumerate(state.value[0].tolist()):
+            left = self._left(key)[0]
             sign = "!? "[kind] if key == now else " "
             last = "." if value == UNKNOWN else str(value)
             lines.append(f"{sign} key {key}: {last} after {self.rules.updates - left} of {self.rules.updates} writes")
         return "\n".join(lines)
 
-    def _of_key(self, table: np.ndarray) -> np.ndarray:
-        return np.take_along_axis(table, self.state.key[:, None], 1)[:, 0]
+    def _left(self, key: int | np.ndarray) -> np.ndarray:
+        """[B] int64: writes of `key`, a number or [B, 1], that are still to come."""
+        to_come = np.arange(self.rules.events) < self.rules.events - 1 - self.state.steps[:, None]
+        return np.asarray((to_come & (self.state.deck == key)).sum(1))
 
     def _done(self) -> str:
         return f"{self.state.steps[0]}/{self.rules.limit}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from envs.color_cubes import NOTHING, START
 from envs.core import World
-from envs.key_value import ASK, UNKNOWN, WRITE
+from envs.key_value import ASK, QUERY, QUESTION, UNKNOWN, WRITE
 from envs.minigrid_rewrite import MIDDLE as REWRITE_MIDDLE
 from envs.minigrid_view import BALL, EMPTY, KEY, PAD
 from envs.room_ballet_tasks import TASKS
@@ -106,19 +106,28 @@ def color_cubes(world: Any) -> Invariants:
 
 def key_value(world: Any) -> Invariants:
     state, rules = world.state, world.rules
-    written = rules.keys * rules.updates - state.writes
-    asked = rules.queries - state.queries + state.asked.sum(1)
+    keys, rows = np.arange(rules.keys), np.arange(world.num_rows)
+    coming = np.arange(rules.events) < rules.events - 1 - state.steps[:, None]
+    cards = np.where(coming, state.deck, 255)
+    written = rules.updates - (cards[:, :, None] == keys).sum(1)
+    first = np.arange(rules.keys) < state.known[:, None]
     key = np.clip(state.key, 0, rules.keys - 1)
+    shuffled = cards[:, rules.keys :]
     return {
         "kind": within(state.kind, WRITE, ASK),
         "key": within(state.key, 0, rules.keys - 1),
         "values": within(state.value, UNKNOWN, rules.values - 1),
-        "writes left of keys": within(state.left, 0, rules.updates),
-        "writes left": state.left.sum(1) == state.writes,
-        "queries left": within(state.queries, 0, rules.queries),
-        "a value since the first write": ((state.value == UNKNOWN) == (state.left == rules.updates)).all(1),
-        "the key shown has a value": state.value[np.arange(len(key)), key] != UNKNOWN,
-        "one event a step": written + asked == state.steps + 1,
+        "cards": ((cards < rules.keys) | ((cards - QUESTION) < rules.keys) | (cards == QUERY) | ~coming).all(1),
+        "writes of keys": within(written, 0, rules.updates),
+        "queries left": within((cards == QUERY).sum(1), 0, rules.queries),
+        "no question at the end before the others": within(
+            np.where(shuffled == 255, 0, shuffled) // QUESTION % 2, 0, 0
+        ),
+        "no question twice": within((cards[:, :, None] == QUESTION + keys).sum(1), 0, 1),
+        "a value since the first write": ((state.value == UNKNOWN) == (written == 0)).all(1),
+        "keys by their first writes": different(np.where(first, state.order[:, :-1], QUESTION + keys)),
+        "the keys that have a value": state.known == (written > 0).sum(1),
+        "the key shown and its answer": (state.answer == state.value[rows, key]) & (state.answer != UNKNOWN),
     }
 
 

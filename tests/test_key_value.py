@@ -19,28 +19,32 @@ ID = "Palimpsest/KeyValueRewrite-v0"
 
 
 class Twin:
-    """The rules step by step, one world, plain Python; draws from written-out lists."""
+    """The rules step by step, one world, plain Python; an event's card and what is drawn for it share 64 bits."""
 
     def __init__(self, keys: int, values: int, updates: int, queries: int) -> None:
         self.keys, self.values, self.updates, self.queries = keys, values, updates, queries
 
-    def pick(self, options: list):
-        return options[self.rng.below(len(options))]
+    def take(self, cards: list, half: int):
+        """A card; the last one comes in its place."""
+        place = self.rng.below(len(cards), half)
+        cards[place], cards[-1] = cards[-1], cards[place]
+        return cards.pop()
 
     def reset(self, seed: int | None = None) -> list[float]:
         if seed is not None:
             self.rng = SplitMix(seed)
-        self.to_write = [key for key in range(self.keys) for _ in range(self.updates)]
-        self.to_query = self.queries
+        high, low = self.rng.halves()
+        key = self.rng.below(self.keys, high)
+        others = [k for k in range(self.keys) if k != key]
+        self.stream = others + list(range(self.keys)) * (self.updates - 1) + ["query"] * self.queries
         self.to_ask = list(range(self.keys))
         self.last: dict[int, int] = {}
         self.all_right = True
-        return self.write()
+        return self.write(key, low)
 
-    def write(self) -> list[float]:
-        key = self.pick(self.to_write)
-        self.to_write.remove(key)
-        self.last[key] = self.pick([v for v in range(self.values) if v != self.last.get(key)])
+    def write(self, key: int, half: int) -> list[float]:
+        values = [v for v in range(self.values) if v != self.last.get(key)]
+        self.last[key] = values[self.rng.below(len(values), half)]
         self.asked = None
         return self.see(key, self.last[key])
 
@@ -54,17 +58,16 @@ class Twin:
             right = action == self.last[self.asked]
             self.all_right &= right
             reward = (1.0 if right else -1.0) / (self.queries + self.keys)
-        if self.to_write or self.to_query:
-            if self.to_query and self.pick(["query"] * self.to_query + ["write"] * len(self.to_write)) == "query":
-                self.to_query -= 1
-                self.asked = self.pick(sorted(self.last))
-            else:
-                return self.write(), reward, False, False, False
-        elif self.to_ask:
-            self.asked = self.pick(self.to_ask)
-            self.to_ask.remove(self.asked)
-        else:
+        if not self.to_ask:
             return self.see(), reward, True, False, self.all_right
+        high, low = self.rng.halves()
+        card = self.take(self.stream or self.to_ask, high)
+        if card == "query":
+            self.asked = [*self.last][self.rng.below(len(self.last), low)]
+        elif len(self.to_ask) == self.keys:
+            return self.write(card, low), reward, False, False, False
+        else:
+            self.asked = card
         return self.see(self.asked), reward, False, False, False
 
 

@@ -18,11 +18,16 @@ class SplitMix:
         z = (z ^ z >> 27) * 0x94D049BB133111EB % TWO_64
         return z ^ z >> 31
 
-    def below(self, n: int) -> int:
+    def halves(self) -> tuple[int, int]:
+        bits = self.bits()
+        return bits >> 32, bits % 2**32
+
+    def below(self, n: int, half: int | None = None) -> int:
         while True:
-            product = (self.bits() >> 32) * n
+            product = (self.bits() >> 32 if half is None else half) * n
             if product % 2**32 >= 2**32 % n:
                 return product >> 32
+            half = None
 
 
 def assert_follows(env, twin, seed: int, steps: int, skill: float) -> None:
