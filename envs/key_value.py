@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from envs.arguments import check_int
 from envs.core import World
-from envs.kernels import IO, below, compiled, halves, run_rows
+from envs.kernels import IO, below, compiled, either, halves, run_rows
 from envs.raster import CUE, GOAL, INK, PALETTE, WALL, Canvas, faded
 
 WRITE, ASK, OVER = range(3)
@@ -94,13 +94,12 @@ def show(rules: Rules, state: State, i: int, left: int) -> None:
     key, known = card & 63, np.int64(state.known[i])
     old = np.int64(state.value[i, key])
     again = old != UNKNOWN
-    drawn = below(state.rng, i, low, known if query else rules.values - again)
+    drawn = below(state.rng, i, low, either(query, known, rules.values - again))
     value = drawn + (again & (drawn >= old)) if writing else old
     state.value[i, key], state.order[i, known] = value, key
     state.known[i] = known + (writing & (not again))
-    mask = -np.int64(query)
-    key ^= (key ^ np.int64(state.order[i, drawn & mask])) & mask
-    value ^= (value ^ np.int64(state.value[i, key])) & mask
+    key = either(query, np.int64(state.order[i, either(query, drawn, 0)]), key)
+    value = either(query, np.int64(state.value[i, key]), value)
     state.kind[i], state.key[i], state.answer[i] = not writing, key, value
 
 

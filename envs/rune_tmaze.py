@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from envs.arguments import check_choice, check_int
 from envs.core import World
-from envs.kernels import IO, compiled, draw, run_rows
+from envs.kernels import IO, below, compiled, either, halves, run_rows
 from envs.raster import AGENT, CUE, INK, PALETTE, Canvas, faded
 from envs.tmaze import arms, corridor, window
 
@@ -19,7 +19,7 @@ INVERT, CANCEL, RESET, REPEAT = range(4)
 MIXED = ("invert", "invert", "reset", "repeat", "repeat", "cancel", "cancel")
 SET_LEFT = 1
 """What a rune does to the cue is an operation: 0 inverts it, 1 sets it to left, 2 to right."""
-NOWHERE = NOTHING = -1
+NOTHING = -1
 _COLOURS = (PALETTE[4], PALETTE[5], PALETTE[6], PALETTE[8])
 
 
@@ -30,6 +30,8 @@ class Rules(NamedTuple):
     corridors: int
     length: int
     runes: int
+    cell: float
+    """1 / length; a product with it is the quotient, once rounded to float32."""
     kinds: int
     """The kinds that are drawn, two bits each, the first one lowest."""
     num_kinds: int
@@ -41,25 +43,23 @@ class State(NamedTuple):
     rng: np.ndarray
     steps: np.ndarray
     corridor: np.ndarray
-    """int64, corridors passed"""
+    """int32, corridors passed"""
     x: np.ndarray
-    """int64, 0 at the start cell, `length` at the junction"""
+    """int32, 0 at the start cell, `length` at the junction"""
     cue: np.ndarray
-    """int64, 0 left, 1 right: where to turn, by the runes met so far"""
+    """int8, 0 left, 1 right: where to turn, by the runes met so far"""
     first: np.ndarray
-    """int64, the cue that the start cell showed"""
+    """int8, the cue that the start cell showed"""
     total: np.ndarray
-    """int64, runes in this corridor"""
+    """int16, runes in this corridor"""
     met: np.ndarray
-    """int64, how many of them have been met"""
+    """int16, how many of them have been met"""
     depth: np.ndarray
-    """int64, operations that count: done and not undone"""
-    next: np.ndarray
-    """int64, where the next one lies; NOWHERE after the last"""
+    """int16, operations that count: done and not undone"""
     here: np.ndarray
     """int8, an index of KINDS: the rune that the player stands on; NOTHING elsewhere"""
-    cell: np.ndarray
-    """[B, R] int64, where the runes lie, ascending"""
+    cells: np.ndarray
+    """[B, length // 64 + 1] uint64, a bit per cell, lowest first: whether a rune lies there"""
     kind: np.ndarray
     """[B, R] int8, an index of KINDS"""
     value: np.ndarray
@@ -71,25 +71,31 @@ class State(NamedTuple):
 
 
 @compiled
+def laid(state: State, i: int, x: int) -> int:
+    """Whether a rune lies in cell x, 0 or 1."""
+    return np.int64(state.cells[i, x >> 6] >> np.uint64(x & 63)) & 1
+
+
+@compiled
 def enter(rules: Rules, state: State, i: int) -> None:
-    """Stand at the start of a new corridor; lay its runes, every choice of cells alike (Knuth's algorithm S)."""
-    state.x[i] = 0
-    state.met[i] = 0
-    state.depth[i] = 0
-    state.cue[i] = draw(state.rng, i, 2)
-    state.first[i] = state.cue[i]
-    state.total[i] = 1 + draw(state.rng, i, rules.runes)
-    laid = 0
-    for x in range(1, rules.length):
-        if draw(state.rng, i, rules.length - x) < state.total[i] - laid:
-            kind = rules.kinds >> 2 * draw(state.rng, i, rules.num_kinds) & 3
-            state.cell[i, laid] = x
-            state.kind[i, laid] = kind
-            state.value[i, laid] = draw(state.rng, i, 2) if kind == RESET else 0
-            laid += 1
-            if laid == state.total[i]:
-                break
-    state.next[i], state.here[i] = state.cell[i, 0], NOTHING
+    """Stand at the start of a new corridor; lay its runes, every choice of cells alike (Floyd's algorithm)."""
+    high, low = halves(state.rng, i)
+    total = 1 + below(state.rng, i, high, rules.runes)
+    cue = below(state.rng, i, low, 2)
+    state.x[i], state.met[i], state.depth[i], state.total[i] = 0, 0, 0, total
+    state.cue[i], state.first[i], state.here[i] = cue, cue, NOTHING
+    for w in range(state.cells.shape[1]):
+        state.cells[i, w] = 0
+    for k in range(total):
+        high, low = halves(state.rng, i)
+        last = rules.length - total + k
+        x = 1 + below(state.rng, i, high, last)
+        x += (last - x) * laid(state, i, x)
+        state.cells[i, x >> 6] |= np.uint64(1) << np.uint64(x & 63)
+        rune = below(state.rng, i, low, 2 * rules.num_kinds)
+        kind = rules.kinds >> (rune & -2) & 3
+        state.kind[i, k] = kind
+        state.value[i, k] = rune & (kind == RESET)
 
 
 @compiled
@@ -101,28 +107,21 @@ def begin(rules: Rules, state: State, i: int) -> None:
 
 @compiled
 def meet(state: State, i: int) -> None:
-    """The next rune acts."""
-    rune, depth = state.met[i], state.depth[i]
-    kind = state.kind[i, rune]
-    state.met[i] = rune + 1
-    state.next[i] = state.cell[i, rune + 1] if rune + 1 < state.total[i] else NOWHERE
+    """The next rune acts; no branch on its kind, which a processor cannot guess."""
+    met, depth, cue = state.met[i], np.int64(state.depth[i]), np.int64(state.cue[i])
+    kind = np.int64(state.kind[i, met])
+    cancel, repeat = kind == CANCEL, kind == REPEAT
+    some = depth > 0
+    top, works = depth - some, some | (kind == INVERT) | (kind == RESET)
+    operation = np.int64(kind == RESET) * (SET_LEFT + np.int64(state.value[i, met]))
+    operation = either(repeat, np.int64(state.done[i, top]), operation)
+    result = either(operation == INVERT, 1 - cue, operation - SET_LEFT)
+    result = either(cancel, np.int64(state.before[i, top]), result)
+    state.done[i, depth], state.before[i, depth] = operation, cue  # where nothing is pushed, above the stack
+    state.cue[i] = either(works, result, cue)
+    state.depth[i] = depth + np.int64(works) * (1 - 2 * np.int64(cancel))
+    state.met[i] = met + 1
     state.here[i] = kind
-    if kind == CANCEL:
-        if depth > 0:
-            state.cue[i] = state.before[i, depth - 1]
-            state.depth[i] = depth - 1
-        return
-    if kind == REPEAT and depth == 0:
-        return
-    done = np.int8(INVERT)
-    if kind == RESET:
-        done = np.int8(SET_LEFT + state.value[i, rune])
-    elif kind == REPEAT:
-        done = state.done[i, depth - 1]
-    state.done[i, depth] = done
-    state.before[i, depth] = state.cue[i]
-    state.depth[i] = depth + 1
-    state.cue[i] = done - SET_LEFT if done >= SET_LEFT else 1 - state.cue[i]
 
 
 @compiled
@@ -134,7 +133,7 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
         x = state.x[i] + forward
         state.x[i] = x
         state.here[i] |= NOTHING * forward
-        if x == state.next[i]:
+        if laid(state, i, x) & forward:
             meet(state, i)
         return -0.01, False, False
     if action != 1 + state.cue[i]:
@@ -154,13 +153,18 @@ def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None
         obs[j, k] = 0
     obs[j, state.cue[i]] = (x == 0) | (here == RESET)
     obs[j, 3 + here] = 1  # NOTHING is the place of x, which comes next
-    obs[j, 2] = x / rules.length
+    obs[j, 2] = x * rules.cell
 
 
 @compiled
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
     """All rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
+
+
+def unpacked(cells: np.ndarray) -> np.ndarray:
+    """[B, 64 W] bool from `State.cells` [B, W]: whether a rune lies in cell x."""
+    return np.unpackbits(cells.astype("<u8").view(np.uint8), axis=1, bitorder="little") > 0
 
 
 class RuneTMaze(World):
@@ -251,23 +255,37 @@ class RuneTMaze(World):
             raise ValueError(f"kinds must hold 'invert' or 'reset', or the cue never changes; got {list(kinds)}")
         packed = sum(code << 2 * k for k, code in enumerate(codes))
         self.kinds = tuple(KINDS[code] for code in codes)
-        rules = Rules(6 * (length + 1) * n, n, length, most, packed, len(codes))
+        rules = Rules(6 * (length + 1) * n, n, length, most, 1 / length, packed, len(codes))
         super().__init__(rules, spaces.Box(0, 1, (7,), np.float32), 3, render_mode)
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""
-        shape = (rows, self.rules.runes)
-        arrays = [np.zeros(rows, np.int64) for _ in range(9)] + [np.zeros(rows, np.int8)]
-        arrays += [np.zeros(shape, dtype) for dtype in (np.int64, np.int8, np.int8, np.int8, np.int8)]
-        return State(np.zeros(rows, np.uint64), *arrays)
+        B, R = rows, self.rules.runes
+        return State(
+            rng=np.zeros(B, np.uint64),
+            steps=np.zeros(B, np.int64),
+            corridor=np.zeros(B, np.int32),
+            x=np.zeros(B, np.int32),
+            cue=np.zeros(B, np.int8),
+            first=np.zeros(B, np.int8),
+            total=np.zeros(B, np.int16),
+            met=np.zeros(B, np.int16),
+            depth=np.zeros(B, np.int16),
+            here=np.zeros(B, np.int8),
+            cells=np.zeros((B, self.rules.length // 64 + 1), np.uint64),
+            kind=np.zeros((B, R), np.int8),
+            value=np.zeros((B, R), np.int8),
+            done=np.zeros((B, R), np.int8),
+            before=np.zeros((B, R), np.int8),
+        )
 
     def expert(self) -> np.ndarray:
         """Forward, and at the junction where the resulting cue says."""
-        return np.where(self.state.x < self.rules.length, 0, 1 + self.state.cue)
+        return np.where(self.state.x < self.rules.length, np.int64(0), 1 + self.state.cue)
 
     def breakdown(self) -> dict[str, np.ndarray]:
         """Turns at a junction by how many runes the corridor held."""
-        return {"runes": np.where(self.state.x == self.rules.length, self.state.total, -1)}
+        return {"runes": np.where(self.state.x == self.rules.length, self.state.total, np.int64(-1))}
 
     def memory_horizons(self) -> tuple[int, ...]:
         """From the start's cue and from every cell that can hold a rune to the turn, both included."""
@@ -349,5 +367,5 @@ class RuneTMaze(World):
 
     def _runes(self) -> list[tuple[int, int, int]]:
         state, total = self.state, int(self.state.total[0])
-        columns = (array[0, :total].tolist() for array in (state.cell, state.kind, state.value))
-        return list(zip(*columns))
+        cells = np.flatnonzero(unpacked(state.cells)[0])
+        return list(zip(cells.tolist(), state.kind[0, :total].tolist(), state.value[0, :total].tolist()))

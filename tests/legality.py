@@ -16,7 +16,7 @@ from envs.key_value import ASK, QUERY, QUESTION, UNKNOWN, WRITE
 from envs.minigrid_rewrite import MIDDLE as REWRITE_MIDDLE
 from envs.minigrid_view import BALL, EMPTY, KEY, PAD
 from envs.room_ballet_tasks import TASKS
-from envs.rune_tmaze import KINDS
+from envs.rune_tmaze import KINDS, unpacked
 
 Invariants = dict[str, np.ndarray]
 
@@ -69,23 +69,22 @@ def active_tmaze(world: Any) -> Invariants:
 def rune_tmaze(world: Any) -> Invariants:
     state, rules = world.state, world.rules
     laid = np.arange(rules.runes) < state.total[:, None]
-    cell = np.where(laid, state.cell, rules.length + np.arange(rules.runes))
+    cells, x = unpacked(state.cells), state.x[:, None]
     kinds = [KINDS.index(kind) for kind in world.kinds]
+    place, resets = np.arange(cells.shape[1]), state.kind == KINDS.index("reset")
     rows, last = np.arange(world.num_rows), np.clip(state.met - 1, 0, rules.runes - 1)
-    following = state.cell[rows, np.clip(state.met, 0, rules.runes - 1)]
-    standing, met_last = state.cell[rows, last] == state.x, state.kind[rows, last]
     return {
         "corridor": within(state.corridor, 0, rules.corridors - 1),
         "x in the corridor": within(state.x, 0, rules.length),
         "cue": within(state.cue, 0, 1),
         "first cue": within(state.first, 0, 1),
-        "runes laid": within(state.total, 1, rules.runes),
-        "runes inside": within(np.where(laid, state.cell, 1), 1, rules.length - 1),
-        "runes ascending": (np.diff(cell, axis=1) > 0).all(1),
+        "runes": within(state.total, 1, rules.runes),
+        "runes laid": cells.sum(1) == state.total,
+        "runes inside": ~(cells & ((place == 0) | (place >= rules.length))).any(1),
         "runes of the task": (np.isin(state.kind, kinds) | ~laid).all(1),
-        "met are behind": state.met == (laid & (state.cell <= state.x[:, None])).sum(1),
-        "the next one": state.next == np.where(state.met < state.total, following, -1),
-        "the one here": state.here == np.where(standing & (state.met > 0), met_last, -1),
+        "values of resets alone": (within(state.value, 0, 1) & ((state.value == 0) | ~laid | resets).all(1)),
+        "met are behind": state.met == (cells & (place <= x)).sum(1),
+        "the one here": state.here == np.where((cells & (place == x)).any(1), state.kind[rows, last], -1),
         "operations that count": within(state.depth, 0, state.met),
     }
 
@@ -120,9 +119,7 @@ def key_value(world: Any) -> Invariants:
         "cards": ((cards < rules.keys) | ((cards - QUESTION) < rules.keys) | (cards == QUERY) | ~coming).all(1),
         "writes of keys": within(written, 0, rules.updates),
         "queries left": within((cards == QUERY).sum(1), 0, rules.queries),
-        "no question at the end before the others": within(
-            np.where(shuffled == 255, 0, shuffled) // QUESTION % 2, 0, 0
-        ),
+        "questions at the end below the others": ~((shuffled >= QUESTION) & (shuffled < QUERY)).any(1),
         "no question twice": within((cards[:, :, None] == QUESTION + keys).sum(1), 0, 1),
         "a value since the first write": ((state.value == UNKNOWN) == (written == 0)).all(1),
         "keys by their first writes": different(np.where(first, state.order[:, :-1], QUESTION + keys)),

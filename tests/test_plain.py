@@ -11,6 +11,7 @@ from twins import SplitMix
 
 import envs
 from envs.registration import entry, family
+from envs.rune_tmaze import unpacked
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from plain import PLAIN
@@ -80,7 +81,8 @@ def copy_runes(plain, hidden, t):
     if t > 0 and now["corridor"] == hidden[t - 1]["corridor"][0]:
         return False
     total = now["total"]
-    plain.runes = dict(zip(now["cell"][:total].tolist(), zip(now["kind"].tolist(), now["value"].tolist())))
+    cells = np.flatnonzero(unpacked(now["cells"][None])[0]).tolist()
+    plain.runes = dict(zip(cells, zip(now["kind"][:total].tolist(), now["value"][:total].tolist()), strict=True))
     plain.cue = int(now["first"])
     return True
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twins import SplitMix, assert_follows, assert_rows_follow, first_success
 
 import envs
-from envs.rune_tmaze import KINDS, RuneTMaze
+from envs.rune_tmaze import KINDS, RuneTMaze, unpacked
 
 FORWARD, LEFT, RIGHT = range(3)
 TASKS = ("invert", "cancel", "reset", "repeat", "mixed")
@@ -53,15 +53,17 @@ class Twin:
 
     def enter(self) -> list[float]:
         self.x, self.met = 0, []
-        self.first = self.rng.below(2)
-        to_lay = 1 + self.rng.below(self.most)
-        self.runes = {}
-        for x in range(1, self.length):
-            if to_lay and self.rng.below(self.length - x) < to_lay:
-                kind = self.kinds[self.rng.below(len(self.kinds))]
-                self.runes[x] = kind, self.rng.below(2) if kind == "reset" else 0
-                to_lay -= 1
-        assert not to_lay
+        high, low = self.rng.halves()
+        total = 1 + self.rng.below(self.most, high)
+        self.first = self.rng.below(2, low)
+        cells, runes = set(), []
+        for last in range(self.length - total, self.length):
+            high, low = self.rng.halves()
+            x = 1 + self.rng.below(last, high)
+            cells.add(last if x in cells else x)
+            kind, value = divmod(self.rng.below(2 * len(self.kinds), low), 2)
+            runes.append((self.kinds[kind], value if self.kinds[kind] == "reset" else 0))
+        self.runes = dict(zip(sorted(cells), runes, strict=True))
         return self.see()
 
     @property
@@ -167,9 +169,9 @@ def test_what_sentences_of_runes_mean(first, sentence, result):
     env.reset(seed=0)
     hidden = env.hidden_state()
     hidden["cue"][:] = hidden["first"][:] = sides.index(first)
-    hidden["total"][:], hidden["next"][:] = len(runes), 1
+    hidden["total"][:], hidden["cells"][:] = len(runes), (1 << len(runes)) - 1 << 1
     for k, (kind, value) in enumerate(runes):
-        hidden["cell"][0, k], hidden["kind"][0, k], hidden["value"][0, k] = 1 + k, KINDS.index(kind), value
+        hidden["kind"][0, k], hidden["value"][0, k] = KINDS.index(kind), value
     env.reset(options={"hidden_state": hidden})
     for _ in range(8):
         env.step(FORWARD)
@@ -349,9 +351,11 @@ def test_runes_are_laid_fairly():
     assert fair(np.bincount(hidden["total"])[1:])
     for total in range(1, most + 1):
         group = hidden["total"] == total
-        cells, kinds, values = (hidden[name][group, :total] for name in ("cell", "kind", "value"))
+        cells = unpacked(hidden["cells"])[group]
+        kinds, values = (hidden[name][group, :total] for name in ("kind", "value"))
         choices, counts = np.unique(cells, axis=0, return_counts=True)
-        assert choices.tolist() == [list(c) for c in itertools.combinations(range(1, length), total)]
+        found = sorted(np.flatnonzero(choice).tolist() for choice in choices)
+        assert found == [list(c) for c in itertools.combinations(range(1, length), total)]
         assert fair(counts)
         assert fair(np.unique(kinds, axis=0, return_counts=True)[1])
         assert len(np.unique(kinds, axis=0)) == 4**total
@@ -400,3 +404,10 @@ def test_long_corridors_are_drawn_through_a_window():
             shapes.add(env.picture().shape)
     assert len(shapes) == 1
     assert "*" in env.text()
+
+
+@pytest.mark.parametrize("length", [3, 20, 49, 2**19, 2**19 + 1, 777_777, 999_983, 1_000_000])
+def test_positions_are_the_quotients(length):
+    x = np.arange(length + 1)
+    found = (x * RuneTMaze(length=length, runes=2).rules.cell).astype(np.float32)
+    assert np.array_equal(found, (x / length).astype(np.float32))
