@@ -63,40 +63,43 @@ def agent_cell(rules: Rules, state: State, i: int) -> int:
 @compiled
 def draw_free(rules: Rules, state: State, i: int, cubes: int, agent: int) -> int:
     """A uniform cell without the agent and without the `cubes` cubes that lie on the grid, by skipping those."""
-    beside = agent != NOWHERE
+    # Loops without a way out, here and below: where a search ends is what a processor cannot guess.
+    beside, before = np.int64(agent != NOWHERE), 0
     for s in range(cubes):
-        beside &= state.taken[i, s] != agent
+        taken = np.int64(state.taken[i, s])
+        beside &= np.int64(taken != agent)
+        before += taken < agent
     cell = draw(state.rng, i, rules.grid * rules.grid - cubes - beside)
+    cell += beside & np.int64(cell >= agent - before)
     for s in range(cubes):
-        if beside and agent < state.taken[i, s]:
-            cell += agent <= cell
-            beside = False
-        cell += state.taken[i, s] <= cell
-    return cell + (beside and agent <= cell)
+        cell += np.int64(state.taken[i, s]) <= cell
+    return cell
 
 
 @compiled
-def insert(state: State, i: int, cell: int, s: int) -> None:
-    """Put `cell` among the ascending cells before place s, where there is room for it."""
-    while s > 0 and state.taken[i, s - 1] > cell:
-        state.taken[i, s] = state.taken[i, s - 1]
-        s -= 1
-    state.taken[i, s] = cell
+def insert(state: State, i: int, cell: int, last: int) -> None:
+    """Put `cell` among the `last` ascending cells."""
+    lower = 0
+    for s in range(last):
+        here = np.int64(state.taken[i, s])
+        state.taken[i, s] = max(lower, min(here, cell))
+        lower = here
+    state.taken[i, last] = max(lower, cell)
 
 
 @compiled
 def jump(rules: Rules, state: State, i: int, colour: int) -> None:
     """A cube teleports."""
-    last = rules.cubes - 1
     cell = draw_free(rules, state, i, rules.cubes, agent_cell(rules, state, i))
-    s = 0
-    while state.taken[i, s] != state.cell[i, colour]:
-        s += 1
-    while s < last:
-        state.taken[i, s] = state.taken[i, s + 1]
-        s += 1
-    insert(state, i, cell, last)
+    left = np.int64(state.cell[i, colour])
     state.cell[i, colour] = cell
+    lower, here = 0, np.int64(state.taken[i, 0])
+    for s in range(rules.cubes - 1):
+        above = np.int64(state.taken[i, s + 1])
+        kept = above if here >= left else here
+        state.taken[i, s] = max(lower, min(kept, cell))
+        lower, here = kept, above
+    state.taken[i, rules.cubes - 1] = max(lower, cell)
 
 
 @compiled
@@ -125,31 +128,36 @@ def begin(rules: Rules, state: State, i: int) -> None:
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
     """The action; then the next phase, or perhaps another cube's teleport."""
     state.shown[i] = NOTHING
+    colour = np.int64(state.target[i])
     # One comparison, as `and` is compiled to two branches, and one on the action alone is guessed wrong too often.
     cells = rules.grid * rules.grid
-    if cells * action + agent_cell(rules, state, i) == cells * INTERACT + state.cell[i, state.target[i]]:
+    found = cells * action + agent_cell(rules, state, i) == cells * INTERACT + state.cell[i, colour]
+    if found:
         state.passed[i] += 1
         if state.passed[i] == rules.phases:
             return 1.0, True, True
-        jump(rules, state, i, state.target[i])
-        if rules.cubes > 1:
-            state.target[i] = other(rules, state, i)
         state.shown[i] = START
-        return 1.0, False, False
-    walk(rules, state, i, action)
-    if rules.cubes > 1 and rules.teleport > 0 and chance(state.rng, i) < rules.teleport:
-        jump(rules, state, i, other(rules, state, i))
+    else:
+        walk(rules, state, i, action)
+        if not (rules.cubes > 1 and rules.teleport > 0 and chance(state.rng, i) < rules.teleport):
+            return -0.01, False, False
+        colour = other(rules, state, i)
         state.shown[i] = POSITIONS if rules.hide_colours else COLOURS
-    return -0.01, False, False
+    jump(rules, state, i, colour)
+    if not found:
+        return -0.01, False, False
+    if rules.cubes > 1:
+        state.target[i] = other(rules, state, i)
+    return 1.0, False, False
 
 
 # Actions cannot be foreseen, and a branch that the processor guesses wrong costs more than all of this.
 @compiled
 def walk(rules: Rules, state: State, i: int, action: int) -> None:
     """One cell on, unless the grid's edge is in the way; an interaction stays."""
-    x, y, last = state.x[i], state.y[i], rules.grid - 1
-    state.x[i] = x + ((action == RIGHT) & (x < last)) - ((action == LEFT) & (x > 0))
-    state.y[i] = y + ((action == DOWN) & (y < last)) - ((action == UP) & (y > 0))
+    x, y, last = np.int64(state.x[i]), np.int64(state.y[i]), rules.grid - 1
+    state.x[i] = min(max(x + np.int64(action == RIGHT) - np.int64(action == LEFT), 0), last)
+    state.y[i] = min(max(y + np.int64(action == DOWN) - np.int64(action == UP), 0), last)
 
 
 @compiled
