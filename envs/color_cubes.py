@@ -64,13 +64,13 @@ def agent_cell(rules: Rules, state: State, i: int) -> int:
 def draw_free(rules: Rules, state: State, i: int, cubes: int, agent: int) -> int:
     """A uniform cell without the agent and without the `cubes` cubes that lie on the grid, by skipping those."""
     # Loops without a way out, here and below: where a search ends is what a processor cannot guess.
-    beside, before = np.int64(agent != NOWHERE), 0
+    beside, before = int(agent != NOWHERE), 0
     for s in range(cubes):
         taken = np.int64(state.taken[i, s])
-        beside &= np.int64(taken != agent)
+        beside &= int(taken != agent)
         before += taken < agent
     cell = draw(state.rng, i, rules.grid * rules.grid - cubes - beside)
-    cell += beside & np.int64(cell >= agent - before)
+    cell += beside & int(cell >= agent - before)
     for s in range(cubes):
         cell += np.int64(state.taken[i, s]) <= cell
     return cell
@@ -79,7 +79,7 @@ def draw_free(rules: Rules, state: State, i: int, cubes: int, agent: int) -> int
 @compiled
 def insert(state: State, i: int, cell: int, last: int) -> None:
     """Put `cell` among the `last` ascending cells."""
-    lower = 0
+    lower = np.int64(0)
     for s in range(last):
         here = np.int64(state.taken[i, s])
         state.taken[i, s] = max(lower, min(here, cell))
@@ -93,7 +93,7 @@ def jump(rules: Rules, state: State, i: int, colour: int) -> None:
     cell = draw_free(rules, state, i, rules.cubes, agent_cell(rules, state, i))
     left = np.int64(state.cell[i, colour])
     state.cell[i, colour] = cell
-    lower, here = 0, np.int64(state.taken[i, 0])
+    lower, here = np.int64(0), np.int64(state.taken[i, 0])
     for s in range(rules.cubes - 1):
         above = np.int64(state.taken[i, s + 1])
         kept = above if here >= left else here

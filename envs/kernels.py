@@ -186,7 +186,7 @@ def chance(rng: np.ndarray, i: int) -> float:
 @compiled
 def either(condition: bool, a: int, b: int) -> int:
     """`a` if the condition holds, else `b`, without a branch: guessed wrong, one costs more than to work out both."""
-    return b ^ ((a ^ b) & -np.int64(condition))
+    return b ^ ((a ^ b) & -np.int64(condition))  # type: ignore[return-value]
 
 
 @compiled

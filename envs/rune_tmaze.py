@@ -73,7 +73,7 @@ class State(NamedTuple):
 @compiled
 def laid(state: State, i: int, x: int) -> int:
     """Whether a rune lies in cell x, 0 or 1."""
-    return np.int64(state.cells[i, x >> 6] >> np.uint64(x & 63)) & 1
+    return np.int64(state.cells[i, x >> 6] >> np.uint64(x & 63)) & 1  # type: ignore[return-value]
 
 
 @compiled
