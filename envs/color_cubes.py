@@ -68,7 +68,7 @@ def draw_free(rules: Rules, state: State, i: int, cubes: int, agent: int) -> int
     for s in range(cubes):
         taken = np.int64(state.taken[i, s])
         beside &= int(taken != agent)
-        before += taken < agent
+        before += int(taken < agent)
     cell = draw(state.rng, i, rules.grid * rules.grid - cubes - beside)
     cell += beside & int(cell >= agent - before)
     for s in range(cubes):
