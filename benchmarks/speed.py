@@ -9,6 +9,7 @@ Contestants take turns, every figure is the median of its repeats after a warm-u
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Options:
     """Fewer sizes and repeats."""
     threads: int = 1
     """Threads for torch, for every contestant."""
-    only: tuple[str, ...] = ("training", "own", "scans", "acting")
+    only: tuple[str, ...] = ("training", "own", "threads", "scans", "acting")
     """Which tables."""
     out: Path | None = None
     """A Markdown file to write beside printing; the raw figures go beside it as JSON."""
@@ -143,6 +144,29 @@ def floor_of(model: MemoryPPO) -> Callable[[], None]:
     return matrix_work(model.policy, model.n_envs, N_STEPS, N_EPOCHS, MINIBATCHES)
 
 
+def threads(options: Options) -> list[list[Any]]:
+    """Env steps per second of whole iterations on our own environments by threads, beside one thread."""
+    rows = []
+    cores = os.cpu_count() or 1
+    counts = sorted({1, cores} | {2**power for power in range(1, 8) if 2**power < cores})
+    for n_envs in (64,) if options.quick else (8, 64, 512):
+        for name in ("lstm", "ffm", "rewrite"):
+            models = {count: ours(n_envs, name, compiled=True) for count in counts}
+            calls = {str(count): _on_threads(count, learner(m, N_STEPS * n_envs)) for count, m in models.items()}
+            seconds = side_by_side(calls, 2 if options.quick else 5)
+            rows += [[n_envs, name, count, N_STEPS * n_envs / s, seconds["1"] / s] for count, s in seconds.items()]
+    torch.set_num_threads(options.threads)
+    return rows
+
+
+def _on_threads(count: int, run: Callable[[], Any]) -> Callable[[], None]:
+    def call() -> None:
+        torch.set_num_threads(count)
+        run()
+
+    return call
+
+
 def scans(options: Options) -> list[list[Any]]:
     """Tokens per second forward and backward, starts with probability 1/50, beside nn.LSTM and nn.GRU without any."""
     rows = []
@@ -227,6 +251,7 @@ def acting(options: Options) -> list[list[Any]]:
 TABLES: dict[str, tuple[Callable[[Options], list[list[Any]]], list[str]]] = {
     "training": (training, ["envs", "agent", "env steps/s", "x sb3-contrib default", "x sb3-contrib shared"]),
     "own": (own, ["envs", "agent", "env steps/s", "share of the floor"]),
+    "threads": (threads, ["envs", "memory", "threads", "env steps/s", "x one thread"]),
     "scans": (scans, ["T", "B", "scan", "tokens/s", "x nn.LSTM"]),
     "acting": (acting, ["policy step, 64 rows", "ms", "x sb3-contrib"]),
 }
