@@ -16,6 +16,7 @@ from stable_baselines3.common import distributions as sb3
 from torch import Tensor, nn
 from torch.nn import functional
 
+from memory.kernels.forms import has_kernels
 from memory.kernels.linear import Linear
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -89,7 +90,7 @@ class Categorical(sb3.CategoricalDistribution):
         # Apple's processors have no float64
         device = torch.device("cpu") if logits.device.type == "mps" else logits.device
         uniform = torch.rand(len(logits), dtype=torch.float64, device=device)
-        if logits.device.type != "cpu" or logits.requires_grad:
+        if logits.requires_grad or not has_kernels(logits):
             actions = invert(logits.detach().to(device), uniform).to(logits.device)
             return actions, self.log_prob(actions)
         actions, log_prob = torch.empty(len(logits), dtype=torch.int64), logits.new_empty(len(logits))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from memory.kernels import gated_cells
 from memory.kernels.compiling import drop_stale
+from memory.kernels.forms import has_kernels
 from memory.kernels.gated_cells import tanh
 from memory.kernels.linear import is_hooked, is_plain, linear, tanh_linear
 
@@ -23,7 +24,7 @@ class Tanh(nn.Tanh):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map a tensor of any shape."""
-        if input.device.type != "cpu" or input.dtype not in (torch.float32, torch.float64):
+        if not has_kernels(input):
             return super().forward(input)
         return _Tanh.apply(input) if torch.is_grad_enabled() else _forward(input)
 

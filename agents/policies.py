@@ -28,6 +28,7 @@ from agents.memory_keys import check_place, place_of, task_of
 from agents.outside import refuse_not_finite
 from agents.tree import tree_map
 from memory.base import Memory
+from memory.kernels.forms import has_kernels
 
 Observation = Tensor | dict[str, Tensor]
 State = tuple[Any, ...]
@@ -352,8 +353,8 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         )
 
     def _acts_compiled(self, latent: Tensor) -> bool:
-        on_cpu = latent.device.type == "cpu" and latent.dtype in (torch.float32, torch.float64)
-        return self._heads_compile and on_cpu and not torch.is_grad_enabled() and not is_watched(self)
+        may = has_kernels(latent) and not torch.is_grad_enabled()
+        return may and self._heads_compile and not is_watched(self)
 
     def _actor(self, latent: Tensor) -> Distribution:
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))

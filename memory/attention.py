@@ -20,6 +20,8 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from memory.kernels.forms import has_kernels
+
 FAST = {"contract", "reassoc"}
 """Sums may be reordered, so that they are vectorised; NaN and infinity keep their meaning."""
 
@@ -41,7 +43,7 @@ def attend_slices(
     Returns:
         [N, H, E]; zero for a query that reads nothing.
     """
-    if _compiled(query):
+    if has_kernels(query):
         return _AttendSlices.apply(query, key, value, first, length, weight, longest)
     return torch_attend_slices(query, key, value, first, length, weight, longest)
 
@@ -76,7 +78,7 @@ def best_candidates(query: Tensor, key: Tensor, first: Tensor, length: Tensor, c
         Their indices [N, K] int64, -1 where a range holds fewer, and their scores [N, K], 0 there. Gradients reach
         query and key through the scores.
     """
-    if _compiled(query):
+    if has_kernels(query):
         return _BestCandidates.apply(query, key, first, length, count)
     return torch_best_candidates(query, key, first, length, count)
 
@@ -101,10 +103,6 @@ def softmax_where(score: Tensor, there: Tensor) -> Tensor:
     """Softmax over the last dimension's entries where `there` is true; 0 elsewhere, and 0 where none is."""
     masked = score.masked_fill(~there & there.any(-1, keepdim=True), -math.inf)
     return torch.where(there, masked.softmax(-1), 0)
-
-
-def _compiled(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
 
 
 def _run(kernel: Any, query: Tensor, *tensors: Tensor) -> None:

@@ -20,6 +20,7 @@ from memory.base import Context, Memory, check_at_least
 from memory.kernels import decay
 from memory.kernels.ffm_loops import EPSILON, step
 from memory.kernels.ffm_scan import FFMScan, torch_scan
+from memory.kernels.forms import has_kernels
 
 
 class FFMState(NamedTuple):
@@ -144,8 +145,7 @@ class FFM(Memory):
 
     def _compiles(self, x: Tensor, state: FFMState) -> bool:
         """Whether the kernels take this input."""
-        one_type = x.dtype == self.alpha.dtype == state.S.dtype
-        return x.device.type == "cpu" and one_type and x.dtype in (torch.float32, torch.float64)
+        return has_kernels(x, self.alpha, state.S)
 
     def _input_maps(self) -> tuple[Tensor, Tensor]:
         """The four maps of x as one: weight [2 m + 2 D, F] and bias, rows in the order in which they are used."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from memory.base import Context, Memory, check_at_least
 from memory.kernels import gated
+from memory.kernels.forms import has_kernels
 
 
 class HiddenState(NamedTuple):
@@ -90,7 +91,7 @@ class Recurrent(Memory):
     ) -> tuple[Tensor, Any]:
         """Map x [B, F] to y [B, D] layer by layer; compiled on the CPU where no gradient is wanted."""
         self.check_step(x, state)
-        if not torch.is_grad_enabled() and gated.has_kernels(x, self.layer_weights(0)[0], *state):
+        if not torch.is_grad_enabled() and has_kernels(x, self.layer_weights(0)[0], *state):
             after = self.state_type(*(torch.empty_like(s, memory_format=torch.contiguous_format) for s in state))
             for layer in range(self.num_layers):
                 x = gated.step_layer(self.kind, layer, x, state, self.layer_weights(layer), after)

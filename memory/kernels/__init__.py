@@ -15,15 +15,17 @@ from memory.kernels.compiling import drop_stale
 if TYPE_CHECKING:
     from memory.kernels.decay import decay_scan
     from memory.kernels.delta import gated_delta_scan
+    from memory.kernels.forms import torch_only
     from memory.kernels.gated import gru_scan, lstm_scan
 
-__all__ = ["decay_scan", "gated_delta_scan", "gru_scan", "lstm_scan"]
+__all__ = ["decay_scan", "gated_delta_scan", "gru_scan", "lstm_scan", "torch_only"]
 
 _LAZY = {
     "decay_scan": "memory.kernels.decay",
     "gated_delta_scan": "memory.kernels.delta",
     "gru_scan": "memory.kernels.gated",
     "lstm_scan": "memory.kernels.gated",
+    "torch_only": "memory.kernels.forms",
 }
 
 

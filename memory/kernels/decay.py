@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from memory.kernels.compiling import INLINED, OPTIONS
+from memory.kernels.forms import has_kernels
 
 _CHUNK = 16
 """Steps that the parallel form joins before it goes on with the chunks' ends; a power of two."""
@@ -56,7 +57,7 @@ def decay_scan(x: Tensor, alpha: Tensor, omega: Tensor, start: Tensor, state: Te
     Source: arXiv 2310.04128, the recurrent form of its aggregator.
     """
     _check(x, alpha, omega, start, state)
-    return _scan(x, alpha, omega, start, state, x.device.type == "cpu")
+    return _scan(x, alpha, omega, start, state, has_kernels(x))
 
 
 def torch_decay_scan(x: Tensor, alpha: Tensor, omega: Tensor, start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from memory.kernels.delta_loops import EPS, SEGMENT, compiled
+from memory.kernels.forms import has_kernels
 from memory.kernels.rows import over_rows
 
 
@@ -49,7 +50,7 @@ def gated_delta_scan(
     Returns:
         What is read [T, B, H, V], and the last tables [B, H, K, V].
     """
-    if q.device.type != "cpu" or q.dtype not in (torch.float32, torch.float64):
+    if not has_kernels(q):
         return gated_delta_chunked(q, k, v, alpha, beta, start, state, normalise)
     read, last = _DeltaScan.apply(torch.cat((q, k, v), -1), alpha, beta, start, state, normalise)
     return read, last
@@ -218,7 +219,6 @@ class _Decays(torch.autograd.Function):
         return decay
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_decay: Tensor) -> Tensor:
         (decay,) = ctx.saved_tensors
         after = (decay.mT @ d_decay.tril())[..., 1:, :]

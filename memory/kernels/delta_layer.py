@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from memory.kernels.delta import gated_delta_scan, scan_backward, scan_forward
 from memory.kernels.delta_loops import OPTIONS
+from memory.kernels.forms import has_kernels
 from memory.kernels.gated_cells import sigmoid, tanh
 from memory.kernels.rows import over_rows
 
@@ -71,14 +72,10 @@ def delta_layer(z: Tensor, start: Tensor, state: Tensor, form: DeltaForm) -> tup
     Returns:
         y [T, B, H * V], the last tables [B, H, K, V]; alpha and beta [T, B, H], without gradients.
     """
-    if not _has_numba_form(z):
+    if not has_kernels(z):
         return delta_layer_torch(z, start, state, form)
     y, last, alpha, beta = _DeltaLayer.apply(z, start, state, form)
     return y, last, alpha, beta
-
-
-def _has_numba_form(z: Tensor) -> bool:
-    return z.device.type == "cpu" and z.dtype in (torch.float32, torch.float64)
 
 
 def delta_layer_torch(

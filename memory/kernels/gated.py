@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from memory.kernels import gated_loops as loops
+from memory.kernels.forms import has_kernels
 from memory.kernels.gated_pieces import cut, opening_state
 from memory.kernels.products import pack
 from memory.kernels.rows import in_parts, part_borders
@@ -112,12 +113,6 @@ def scan(
         return torch_scan(cell, x, start, state, weights)
     y, *last = _GatedScan.apply(cell, start, torch.is_grad_enabled(), x, *weights, *state)
     return y, tuple(last)
-
-
-def has_kernels(x: Tensor, *others: Tensor) -> bool:
-    """Whether the numba kernels can read x together with a weight and a state, which must be of its type."""
-    known = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    return known and all(other.dtype == x.dtype for other in others)
 
 
 def step_layer(

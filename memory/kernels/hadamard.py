@@ -27,6 +27,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from memory.kernels.forms import has_kernels
+
 _CHUNK = 16
 """Steps from one kept M to the next."""
 
@@ -56,7 +58,7 @@ def hadamard_scan(
     """
     tokens = (theta, calibrate, value, key, query)
     _check(tokens, start, state)
-    if theta.device.type != "cpu" or theta.dtype not in (torch.float32, torch.float64):
+    if not has_kernels(theta):
         return torch_hadamard_scan(*tokens, start, state)
     return _HadamardScan.apply(*tokens, start, state, torch.is_grad_enabled())
 

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from memory.kernels.compiling import INLINED, OPTIONS
+from memory.kernels.forms import has_kernels
 from memory.kernels.gated_cells import squash_in_place
 from memory.kernels.products import fill_rows, multiply, pack, pack_into, packed_size
 from memory.kernels.rows import in_parts, part_borders
@@ -73,8 +74,7 @@ def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def _has_kernel(x: Tensor, weight: Tensor) -> bool:
-    known = x.dtype in (torch.float32, torch.float64) and x.dtype == weight.dtype
-    return known and x.device.type == "cpu" and x.shape[-1] > 0 and not torch.is_autocast_enabled("cpu")
+    return has_kernels(x, weight) and x.shape[-1] > 0 and not torch.is_autocast_enabled("cpu")
 
 
 def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, squashed: bool) -> Tensor:
