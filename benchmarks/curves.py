@@ -1,30 +1,33 @@
-"""Whether learning is the same before and after a change that only adds speed: training success by seed, side by side.
+"""Whether learning is the same with compiled kernels and with torch's operations: training success by seed.
 
-    python benchmarks/curves.py train --label after --out runs/after.jsonl
-    PYTHONPATH=OLDER_CHECKOUT python benchmarks/curves.py train --label before --out runs/before.jsonl
-    python benchmarks/curves.py plot --files runs/before.jsonl runs/after.jsonl --out docs/curves.png
+    python benchmarks/curves.py train --out docs/results/curves.jsonl
+    python benchmarks/curves.py plot --files docs/results/curves.jsonl --out docs/curves.png
 
-The default job of `train.py`, with every memory and seed asked for; each call trains with the packages that it finds
-first, so that one script serves two checkouts.
+The default job of `train.py`, with every memory and seed asked for, once in each form; a training that is already in
+the file is not repeated.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import json
-from dataclasses import dataclass, field, fields
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
-from trainings import Options, Row, append
+from trainings import Options, Row, append, read
 
 from agents.config import TrainConfig
 from agents.experiment import make_env, make_model, versions
+from memory.kernels import torch_only
+
+Form = Literal["torch", "compiled"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,10 @@ class Train(Options):
 
     memories: tuple[str, ...] = ("lstm", "ffm", "rewrite")
     """Registered names."""
+    forms: tuple[Form, ...] = ("torch", "compiled")
+    """What computes: torch's operations alone, or numba's kernels where there are some."""
     total_timesteps: int = TrainConfig.total_timesteps
     """Environment steps of each training."""
-    min_advantage_std: float = 0.0
-    """As in `train.py`; left out where the packages do not know it yet, which is as 0."""
-    label: str = "after"
-    """What the plot calls these trainings."""
     out: Path = Path("runs/curves.jsonl")
 
 
@@ -73,34 +74,38 @@ class Curve(BaseCallback):
 
 
 def train(options: Train) -> None:
-    """Do the trainings, one after the other."""
-    known = {each.name for each in fields(TrainConfig)}
-    floor: dict[str, Any] = {name: options.min_advantage_std for name in ("min_advantage_std",) if name in known}
-    for memory, seed in itertools.product(options.memories, options.seeds):
-        config = TrainConfig(memory=memory, seed=seed, total_timesteps=options.total_timesteps, **floor)
-        env, curve = make_env(config), Curve()
-        make_model(config, env).learn(config.total_timesteps, curve)
-        env.close()
-        row = {"label": options.label, "memory": memory, "seed": seed, "steps": curve.steps}
-        append(options.out, row | {"success": curve.success, "versions": versions()})
-        print(options.label, memory, seed, curve.success[-1], flush=True)
+    """Do the trainings that the file does not hold yet, one after the other."""
+    done = {(row["form"], row["memory"], row["seed"], row["asked"]) for row in read(options.out)}
+    for seed, memory, form in itertools.product(options.seeds, options.memories, options.forms):
+        if (form, memory, seed, options.total_timesteps) in done:
+            continue
+        config = TrainConfig(memory=memory, seed=seed, total_timesteps=options.total_timesteps)
+        began = time.perf_counter()
+        with torch_only() if form == "torch" else contextlib.nullcontext():
+            env, curve = make_env(config), Curve()
+            make_model(config, env).learn(config.total_timesteps, curve)
+            env.close()
+        row = {"form": form, "memory": memory, "seed": seed, "asked": options.total_timesteps, "steps": curve.steps}
+        row |= {"success": curve.success, "seconds": round(time.perf_counter() - began, 1), "versions": versions()}
+        append(options.out, row)
+        print(form, memory, seed, curve.success[-1], f"{row['seconds']} s", flush=True)
 
 
 def plot(options: Plot) -> None:
     """Draw the picture."""
-    rows: list[Row] = [json.loads(line) for path in options.files for line in path.read_text().splitlines()]
-    memories, labels = (list(dict.fromkeys(row[name] for row in rows)) for name in ("memory", "label"))
+    rows: list[Row] = [row for path in options.files for row in read(path)]
+    memories = list(dict.fromkeys(row["memory"] for row in rows))
     figure = Figure(figsize=(4 * len(memories), 3), layout="constrained")
     FigureCanvasAgg(figure)
     for panel, name in zip(figure.subplots(1, len(memories), sharey=True, squeeze=False)[0], memories):
         for row in (row for row in rows if row["memory"] == name):
-            number = labels.index(row["label"])
             thousands = np.array(row["steps"]) / 1e3
-            legend = row["label"] if row["seed"] == 0 else None
-            panel.plot(thousands, row["success"], color=f"C{number}", ls=("-", "--")[number % 2], lw=1, label=legend)
+            dashes = {"ls": "--", "lw": 2, "alpha": 0.6} if row["form"] == "torch" else {"lw": 1}
+            label = f"seed {row['seed']}, {row['form']}"
+            panel.plot(thousands, row["success"], color=f"C{row['seed']}", label=label, **dashes)
         panel.set(title=name, xlabel="thousand steps", ylim=(-0.02, 1.02))
     figure.axes[0].set_ylabel("training success")
-    figure.axes[0].legend()
+    figure.axes[0].legend(fontsize="x-small")
     figure.savefig(options.out, dpi=110)
 
 
