@@ -96,8 +96,8 @@ class TrainConfig(_Config):
     clip_range: float = 0.2
     """PPO's clipping of the ratio of probabilities."""
     target_kl: float = 0.02
-    """The passes over a rollout end at 1.5 times this divergence from the policy that acted, and the step that led
-    there is taken back; 0 for no such limit."""
+    """The passes over a rollout end at 1.5 times this divergence from the policy that acted; a step that alone adds
+    more than this is taken back. 0 for no such limit."""
     min_advantage_std: float = 0.1
     """Smallest standard deviation that advantages are divided by: noise, all that is left of them once every episode
     goes alike, is not scaled up to 1."""

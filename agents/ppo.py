@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Iterable
@@ -22,13 +21,13 @@ from agents.buffers import MemoryRolloutBuffer, Minibatch
 from agents.checkpoint import File, load_model, save_model
 from agents.checks import check_arguments, check_device, check_policy, check_policy_kwargs, check_spaces
 from agents.diagnostics import record_memory
+from agents.divergence import DivergenceLimit
 from agents.failure import dumped
 from agents.files import read_tree
 from agents.finite import ADVICE, NotFinite, check_parameters, check_update
 from agents.loss import LossWeights, ppo_loss
 from agents.policies import CnnMemoryPolicy, MemoryActorCriticPolicy, MlpMemoryPolicy, MultiInputMemoryPolicy
 from agents.rollout import RememberingAlgorithm, rate
-from agents.undo import LastStep
 from agents.vec_env import VecDropText, longest_horizon
 from envs.sb3 import watch_workers
 
@@ -59,8 +58,8 @@ class MemoryPPO(RememberingAlgorithm):
         max_grad_norm: gradients are scaled down to this norm.
         use_sde: generalized state-dependent exploration, for Box actions.
         sde_sample_freq: steps between draws of its noise; -1 for once a rollout.
-        target_kl: the passes over a rollout end once the KL estimate passes 1.5 times this, and the step that led
-            there is taken back (SB3 keeps it); None for no limit.
+        target_kl: the passes over a rollout end once the KL estimate passes 1.5 times this; where the last step alone
+            raised it by more than this, that step is taken back (SB3 keeps it). None for no limit.
         memory_carry_over: p in 0 to 1, the chance that a memory is kept, not reset, at the end of a training
             episode, so that the next episode begins on a page already written (state passing,
             arXiv 2507.02782). Values still stop at the episode's end; `env.reset()` and evaluation start fresh.
@@ -293,22 +292,17 @@ class MemoryPPO(RememberingAlgorithm):
             self.memory_aux_coef,
         )
         columns = max(1, self.batch_size // self.n_steps)
-        limit = math.inf if self.target_kl is None else 1.5 * self.target_kl
-        last_step = LastStep(self.policy.optimizer)
+        limit = None if self.target_kl is None else DivergenceLimit(self.policy.optimizer, self.target_kl)
         parameters = list(self.policy.parameters())
         records: list[dict[str, Tensor]] = []
-        rejected = 0
         batch: Minibatch | None = None
         for _ in range(self.n_epochs):
             for batch in self.rollout_buffer.get(columns, self.rng):
                 loss, record = ppo_loss(self.policy, batch, weights)
                 records.append(record)
-                if limit < math.inf:
-                    if record["approx_kl"] > limit:
-                        check_update(self, record["approx_kl"], batch, weights)
-                        rejected = 1
-                        break
-                    last_step.keep()
+                if limit is not None and limit.check(float(record["approx_kl"])):
+                    check_update(self, record["approx_kl"], batch, weights)
+                    break
                 self.policy.optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
@@ -316,16 +310,14 @@ class MemoryPPO(RememberingAlgorithm):
                 check_update(self, record["approx_kl"] + loss.detach() + norm, batch, weights)
                 self.policy.optimizer.step()
             self._n_updates += 1
-            if rejected:
+            if limit is not None and limit.passed:
                 break
         assert batch is not None
-        if limit < math.inf:
-            if not rejected:
+        if limit is not None:
+            if not limit.passed:
                 with torch.no_grad():
-                    rejected = int(ppo_loss(self.policy, batch, weights)[1]["approx_kl"] > limit)
-            if rejected:
-                last_step.undo()
-            self.logger.record("train/rejected_steps", rejected)
+                    limit.check(float(ppo_loss(self.policy, batch, weights)[1]["approx_kl"]))
+            self.logger.record("train/rejected_steps", int(limit.rejected))
         check_parameters(self.policy, self.num_timesteps)
         self._record_update(records, clip_range, clip_range_vf)
         self.logger.record("time/update_steps_per_s", rate(self.n_steps * self.n_envs, began))

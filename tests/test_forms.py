@@ -28,7 +28,9 @@ def trained(name):
         device="cpu",
     )
     model.learn(3 * 36)
-    return {name: p.detach() for name, p in model.policy.named_parameters()}, torch.as_tensor(model.rollout_buffer.values).clone()
+    return {name: p.detach() for name, p in model.policy.named_parameters()}, torch.as_tensor(
+        model.rollout_buffer.values
+    ).clone()
 
 
 @pytest.mark.parametrize("name", memory.names())

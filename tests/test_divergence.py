@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from worlds import Counter
 
 from agents import MemoryPPO
-from agents.undo import LastStep
+from agents.divergence import DivergenceLimit, LastStep
 
 OPTIMISERS = {
     "adam": (torch.optim.Adam, {}, "exp_avg"),
@@ -88,13 +88,13 @@ def divergences(target_kl, monkeypatch):
     return found, rejected
 
 
-def test_no_update_ends_beyond_the_limit(monkeypatch):
+def test_updates_do_not_leap_beyond_the_limit(monkeypatch):
     """A minibatch is the whole rollout here, so what the update measures is the whole divergence."""
     without, nothing = divergences(None, monkeypatch)
     assert max(without) > 0.015
     assert nothing == [None] * 5
     within, rejected = divergences(0.01, monkeypatch)
-    assert max(within) <= 0.015 + 1e-6
+    assert max(within) <= 0.015 + 0.01 + 1e-6
     assert sum(rejected) > 0
 
 
@@ -103,3 +103,28 @@ def test_steps_that_are_always_too_long_shorten_themselves(monkeypatch):
     within, rejected = divergences(1e-3, monkeypatch)
     assert rejected[0] == 1
     assert within[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("measured", "passed", "rejected"),
+    [
+        ([0.0, 0.004, 0.014], False, False),
+        ([0.0, 0.009, 0.016], True, False),
+        ([0.0, 0.004, 0.016], True, True),
+        ([0.0, 0.5], True, True),
+        ([0.0, float("nan")], False, False),
+    ],
+)
+def test_only_a_leap_is_taken_back(measured, passed, rejected):
+    layer = nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    limit = DivergenceLimit(optimizer, 0.01)
+    for kl in measured:
+        assert not limit.passed
+        before = layer.weight.detach().clone()
+        if not limit.check(kl):
+            kept = layer.weight.detach().clone()
+            take(optimizer, layer, 1.0)
+    assert (limit.passed, limit.rejected) == (passed, rejected)
+    if passed:
+        assert torch.equal(layer.weight, kept if rejected else before)

@@ -1,4 +1,4 @@
-"""One idea: a step of the optimiser can be taken back."""
+"""How far an update may lead from the policy that acted, and how a step that leads too far is taken back."""
 
 from __future__ import annotations
 
@@ -7,6 +7,38 @@ from torch import Tensor
 
 DIRECTIONS = ("exp_avg", "momentum_buffer")
 """What torch's optimisers call their running mean of gradients."""
+
+
+class DivergenceLimit:
+    """Ends the passes over a rollout at 1.5 times a divergence, as SB3 does, and undoes a step that leaps beyond.
+
+    One step is enough to lose a policy: where it turns the choice at a single place round, agents may stand there for
+    ever. So where the last step alone raised the divergence by more than the target, it is taken back.
+
+    Args:
+        optimizer: what takes the steps.
+        target_kl: nats.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, target_kl: float) -> None:
+        self.target_kl = target_kl
+        self.passed = False
+        """Whether the divergence has been beyond the limit."""
+        self.rejected = False
+        """Whether the step that led there was taken back."""
+        self._before = 0.0
+        self._last_step = LastStep(optimizer)
+
+    def check(self, kl: float) -> bool:
+        """Take note of the divergence, in nats, before a step or after the last one; the result is `passed`."""
+        rise, self._before = kl - self._before, kl
+        self.passed = kl > 1.5 * self.target_kl
+        if not self.passed:
+            self._last_step.keep()
+        elif rise > self.target_kl:
+            self._last_step.undo()
+            self.rejected = True
+        return self.passed
 
 
 class LastStep:
