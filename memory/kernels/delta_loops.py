@@ -3,13 +3,10 @@
 Queries, keys and values of a head come side by side, [T, B, H, 2 K + V or more], as flat memory with strides, so that
 a slice of a projection is read in place; their gradients are written in the same way. What makes these loops fast:
 
-- The sizes are constants: the loop over one axis of a table unrolls, the loop over the other fills vector registers.
-- A column of a table never meets another one in a step, so one loop over columns does the whole step.
-- No sum over a row is taken: backward keeps the gradient twice, as [K, V] and as [V, K], and takes in each the sums
-  that run across its lanes.
-- Each loop touches few arrays, at constant places: the compiler checks once that they do not overlap, and gives up
-  where there is too much to check. That is why what belongs together lies in one array.
-- Some rows advance together, since neighbouring rows are neighbours in memory.
+- The sizes are constants, and a row of a table is a vector: see `memory.kernels.vectors`.
+- A table passes once in a step: as a row is rewritten it is read, and by the key of the next step too.
+- One table is taken through a segment of steps at a time, so that all that is needed stays in the first cache.
+- Sums along rows, and of what each step leaves, are taken of many vectors at once.
 """
 
 from __future__ import annotations
@@ -21,243 +18,218 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from memory.kernels import compiling
+from memory.kernels.products import VECTOR_BYTES
+from memory.kernels.vectors import fold, load, store, sum_rows, zeros_like
+
 SEGMENT = 16
 """Steps between the tables that the forward pass keeps; backward recomputes those in between."""
 
 EPS = 1e-6
 """Added to the squared length where queries and keys are normalised."""
 
-ROWS = 4
-"""Rows of the batch that advance together."""
-
-# error_model: a division that may raise is not vectorised
-OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+OPTIONS: dict[str, Any] = {**compiling.OPTIONS, "fastmath": {"contract", "reassoc"}}
 
 
 @functools.cache
 def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
     """Forward and backward loops for tables [K, V]."""
-    KV, QKV = K * V, 2 * K + V
-    # as many rows or columns as the compiler unrolls
-    BK, BV = (max(n for n in range(1, 17) if size % n == 0) for size in (K, V))
+    KV, EVEN, PAIRS = K * V, K - K % 2, 2 * SEGMENT
 
-    @njit(**OPTIONS)
+    @njit(**compiling.INLINED)
+    def directions(z, z0, step, steps, normalise, unit, scale, parts, sums):  # type: ignore[no-untyped-def]
+        """Fill unit [SEGMENT + 1, 2, K] with queries and keys, of unit length if `normalise`, from z[z0] on.
+
+        scale [SEGMENT, 2] gets what they were multiplied by. parts and sums are memory for sums.
+        """
+        lanes = VECTOR_BYTES // z.itemsize
+        for s in range(steps):
+            q, k = load(z, z0 + s * step, K), load(z, z0 + s * step + K, K)
+            store(q, unit, 2 * s * K)
+            store(k, unit, (2 * s + 1) * K)
+            store(fold(q * q), parts, 2 * s * lanes)
+            store(fold(k * k), parts, (2 * s + 1) * lanes)
+        if normalise:
+            one, eps = z.dtype.type(1), z.dtype.type(EPS)
+            sum_rows(parts, PAIRS, sums, 0)
+            for i in range(2 * SEGMENT):
+                scale[i] = one / np.sqrt(sums[i] + eps)
+            for i in range(2 * steps):
+                store(scale[i] * load(unit, i * K, K), unit, i * K)
+
+    @njit(**compiling.INLINED)
+    def read_by(row, at, table):  # type: ignore[no-untyped-def]
+        """The sum of a table's rows, each times a number of row[at] and what follows."""
+        even = zeros_like(load(table, 0, V))
+        odd = even
+        for i in range(0, EVEN, 2):
+            even = even + row[at + i] * load(table, i * V, V)
+            odd = odd + row[at + i + 1] * load(table, (i + 1) * V, V)
+        if EVEN < K:
+            even = even + row[at + EVEN] * load(table, EVEN * V, V)
+        return even + odd
+
+    @njit(**compiling.OPTIONS)
     def forward(first, last, z, zs, alpha, beta, start, normalise, out, kept, table, ts):  # type: ignore[no-untyped-def]
-        """Advance rows first to last of `table` [B, H, K V] in place; fill `out` [T, B, H, 2 V] and `kept`.
+        """Advance rows first to last of `table` [B, H, K, V] in place; fill `out` [T, B, H, 2 V] and `kept`.
 
         `out` gets read and error = v - alpha S^T k, with S before the step; `kept` [segments, B, H, K V] gets the table
         at the first step of each segment, after a reset there. Both are for backward; an empty `kept` asks for none.
         """
-        T, _, H = alpha.shape
-        zero, one, eps = table.dtype.type(0), table.dtype.type(1), table.dtype.type(EPS)
-        scale = np.ones((H, 2), table.dtype)
-        for b0 in range(first, last, ROWS):
-            for t in range(T):
-                for b in range(b0, min(b0 + ROWS, last)):
-                    if normalise:
-                        for h in range(H):
-                            z0 = t * zs[0] + b * zs[1] + h * zs[2]
-                            row = z[z0 : z0 + QKV]
-                            q_length, k_length = eps, eps
-                            for i in range(K):
-                                q_length += row[i] * row[i]
-                                k_length += row[K + i] * row[K + i]
-                            scale[h, 0] = one / np.sqrt(q_length)
-                            scale[h, 1] = one / np.sqrt(k_length)
-                    fresh = start[t, b]
-                    for h in range(H):
-                        s0 = b * ts[0] + h * ts[1]
-                        S = table[s0 : s0 + KV]
-                        if fresh:
-                            for i in range(KV):
-                                S[i] = 0
-                        if len(kept) > 0 and t % SEGMENT == 0:
-                            for i in range(KV):
-                                kept[t // SEGMENT, b, h, i] = S[i]
-                        z0 = t * zs[0] + b * zs[1] + h * zs[2]
-                        row, result = z[z0 : z0 + QKV], out[t, b, h]
-                        a, rate, q_scale, k_scale = alpha[t, b, h], beta[t, b, h], scale[h, 0], scale[h, 1]
-                        for c in range(0, K, BK):
-                            part, uniform = S[c * V : (c + BK) * V], row[c : c + K + BK]
-                            for j in range(V):
-                                # two sums: one alone would wait for each of its additions
-                                even, odd = zero, zero
-                                for i in range(0, BK, 2):
-                                    even += uniform[K + i] * part[i * V + j]
-                                for i in range(1, BK, 2):
-                                    odd += uniform[K + i] * part[i * V + j]
-                                result[V + j] = even + odd + (result[V + j] if c > 0 else zero)
-                        for c in range(0, K, BK):
-                            part, uniform = S[c * V : (c + BK) * V], row[c:]
-                            for j in range(V):
-                                error = row[2 * K + j] - a * k_scale * result[V + j] if c == 0 else result[V + j]
-                                write = rate * k_scale * error
-                                even, odd = zero, zero
-                                for i in range(0, BK, 2):
-                                    new = a * part[i * V + j] + uniform[K + i] * write
-                                    part[i * V + j] = new
-                                    even += uniform[i] * new
-                                for i in range(1, BK, 2):
-                                    new = a * part[i * V + j] + uniform[K + i] * write
-                                    part[i * V + j] = new
-                                    odd += uniform[i] * new
-                                result[V + j] = error
-                                result[j] = q_scale * (even + odd) + (result[j] if c > 0 else zero)
+        T, B, H = alpha.shape
+        lanes = VECTOR_BYTES // table.itemsize
+        S, unit = np.empty(KV, table.dtype), np.zeros(2 * (SEGMENT + 1) * K, table.dtype)
+        parts, sums = np.zeros(2 * SEGMENT * lanes, table.dtype), np.empty(2 * SEGMENT + lanes, table.dtype)
+        scale = np.ones(2 * SEGMENT, table.dtype)
+        for b in range(first, last):
+            for h in range(H):
+                home = b * ts[0] + h * ts[1]
+                for i in range(K):
+                    store(load(table, home + i * V, V), S, i * V)
+                for t0 in range(0, T, SEGMENT):
+                    steps = min(SEGMENT, T - t0)
+                    z0 = t0 * zs[0] + b * zs[1] + h * zs[2]
+                    directions(z, z0, zs[0], steps, normalise, unit, scale, parts, sums)
+                    if start[t0, b]:
+                        S[:] = 0
+                    if len(kept) > 0:
+                        kept[t0 // SEGMENT, b, h] = S
+                    found = read_by(unit, K, S)
+                    for s in range(steps):
+                        t = t0 + s
+                        if s > 0 and start[t, b]:
+                            S[:] = 0
+                            found = zeros_like(found)
+                        a = alpha[t, b, h]
+                        error = load(z, z0 + s * zs[0] + 2 * K, V) - a * found
+                        write = beta[t, b, h] * error
+                        even = zeros_like(found)
+                        odd, next_even, next_odd = even, even, even
+                        u = 2 * s * K
+                        for i in range(0, EVEN, 2):
+                            row = a * load(S, i * V, V) + unit[u + K + i] * write
+                            store(row, S, i * V)
+                            even = even + unit[u + i] * row
+                            next_even = next_even + unit[u + 3 * K + i] * row
+                            row = a * load(S, (i + 1) * V, V) + unit[u + K + i + 1] * write
+                            store(row, S, (i + 1) * V)
+                            odd = odd + unit[u + i + 1] * row
+                            next_odd = next_odd + unit[u + 3 * K + i + 1] * row
+                        if EVEN < K:
+                            row = a * load(S, EVEN * V, V) + unit[u + K + EVEN] * write
+                            store(row, S, EVEN * V)
+                            even = even + unit[u + EVEN] * row
+                            next_even = next_even + unit[u + 3 * K + EVEN] * row
+                        found = next_even + next_odd
+                        result = ((t * B + b) * H + h) * 2 * V
+                        store(even + odd, out, result)
+                        store(error, out, result + V)
+                for i in range(K):
+                    store(load(S, i * V, V), table, home + i * V)
 
-    @njit(**OPTIONS)
+    @njit(**compiling.OPTIONS)
     def backward(  # type: ignore[no-untyped-def]
         first, last, z, zs, alpha, beta, start, normalise, out, kept, d_read, ds, dz, dzs, d_alpha, d_beta, d_table
     ):
         """Gradients of rows first to last of a scan.
 
         `d_table` [B, H, K V] comes with the gradient of the last tables and leaves with that of the first ones. With
-        A = alpha S_{t-1}, e = v - A^T k, u = beta e, S = A + k u^T, read = S^T q, and dS what later steps want:
+        A = alpha S_{t-1}, e = v - A^T k, u = beta e, S = A + k u^T, read = S^T q, and dS what later steps want, G
+        without this step's read,
 
-            dS += q d_read^T       dq = S d_read        du = dS^T k        dk = dS u - A de
-            d_beta = du . e        de = dv = beta du    dA = dS - k de^T   d_alpha = dA . S_{t-1}
+            dS = G + q d_read^T    dq = A d_read + (u . d_read) k    du = G^T k + (q . k) d_read
+            d_beta = du . e        de = dv = beta du                 dk = G u + (u . d_read) q - A de
+            dA = dS - k de^T       d_alpha = dA . S_{t-1}
 
-        and dS = alpha dA for the step before, or zero at a start. Through q = x / |x|, dx = (dq - (q . dq) q) / |x|,
-        where q . dq = read . d_read and k . dk = u . du - (v - e) . de.
+        and G = alpha dA for the step before, or zero at a start. Through q = x / |x|, dx = (dq - (q . dq) q) / |x|.
         """
-        T, _, H = alpha.shape
-        zero, one, eps = d_alpha.dtype.type(0), d_alpha.dtype.type(1), d_alpha.dtype.type(EPS)
-        scale = np.ones((ROWS, SEGMENT, H, 2), d_alpha.dtype)
-        tables = np.empty((ROWS, H, SEGMENT * KV), d_alpha.dtype)  # [V, K] each
-        turned = np.empty((ROWS, H, KV), d_alpha.dtype)  # dS as [V, K]
-        straight = np.empty((ROWS, H, KV + 3 * V), d_alpha.dtype)  # dS as [K, V], then d_read, u, de
-        for b0 in range(first, last, ROWS):
-            rows = min(ROWS, last - b0)
-            for r in range(rows):
-                for h in range(H):
-                    for i in range(K):
-                        for j in range(V):
-                            straight[r, h, i * V + j] = d_table[b0 + r, h, i * V + j]
-                            turned[r, h, j * K + i] = d_table[b0 + r, h, i * V + j]
-            for segment in range(len(kept) - 1, -1, -1):
-                t0 = segment * SEGMENT
-                steps = min(SEGMENT, T - t0)
-                for s in range(steps):
-                    t = t0 + s
-                    for r in range(rows):
-                        b = b0 + r
-                        for h in range(H):
-                            z0 = t * zs[0] + b * zs[1] + h * zs[2]
-                            row = z[z0 : z0 + QKV]
-                            if normalise:
-                                q_length, k_length = eps, eps
-                                for i in range(K):
-                                    q_length += row[i] * row[i]
-                                    k_length += row[K + i] * row[K + i]
-                                scale[r, s, h, 0] = one / np.sqrt(q_length)
-                                scale[r, s, h, 1] = one / np.sqrt(k_length)
-                            if s == 0:
-                                for i in range(K):
-                                    for j in range(V):
-                                        tables[r, h, j * K + i] = kept[segment, b, h, i * V + j]
-                            if s + 1 == steps:
-                                continue
-                            pair = tables[r, h, s * KV : (s + 2) * KV]
-                            if start[t + 1, b]:
-                                for i in range(KV):
-                                    pair[KV + i] = 0
-                                continue
-                            a, rate = alpha[t, b, h], beta[t, b, h] * scale[r, s, h, 1]
-                            for c in range(0, V, BV):
-                                part, error = pair[c * K :], out[t, b, h, V + c : V + c + BV]
-                                for i in range(K):
-                                    key = rate * row[K + i]
-                                    for j in range(BV):
-                                        part[KV + j * K + i] = a * part[j * K + i] + error[j] * key
-                for back in range(steps):
-                    s = steps - 1 - back
-                    t = t0 + s
-                    for r in range(rows):
-                        b = b0 + r
-                        fresh = start[t, b]
-                        for h in range(H):
-                            z0 = t * zs[0] + b * zs[1] + h * zs[2]
-                            g0 = t * ds[0] + b * ds[1] + h * ds[2]
-                            o0 = t * dzs[0] + b * dzs[1] + h * dzs[2]
-                            row, grad, result = z[z0 : z0 + QKV], d_read[g0 : g0 + V], out[t, b, h]
-                            into = dz[o0 : o0 + QKV]
-                            q_scale, k_scale = scale[r, s, h, 0], scale[r, s, h, 1]
-                            a, rate = alpha[t, b, h], beta[t, b, h]
-                            dS, dT = straight[r, h], turned[r, h]
-                            for c in range(0, K, BK):
-                                part, uniform = dS[c * V :], row[c:]
-                                sums = dS[KV:]
-                                for j in range(V):
-                                    d = q_scale * grad[j]
-                                    even, odd = zero, zero
-                                    for i in range(0, BK, 2):
-                                        even += uniform[K + i] * (part[i * V + j] + uniform[i] * d)
-                                    for i in range(1, BK, 2):
-                                        odd += uniform[K + i] * (part[i * V + j] + uniform[i] * d)
-                                    sums[j] = even + odd + (sums[j] if c > 0 else zero)
-                            through, d_rate, along_q, along_k = zero, zero, zero, zero
-                            for j in range(V):
-                                du = k_scale * dS[KV + j]
-                                de = rate * du
-                                e = result[V + j]
-                                d_rate += du * e
-                                through += grad[j] * rate * e
-                                along_q += grad[j] * result[j]
-                                along_k += du * rate * e - (row[2 * K + j] - e) * de
-                                dS[KV + j] = grad[j]
-                                dS[KV + V + j] = rate * e
-                                dS[KV + 2 * V + j] = de
-                            d_beta[t, b, h] = d_rate
-                            if not normalise:
-                                along_q, along_k = zero, zero
-                            for c in range(0, K, BK):
-                                part, uniform = dS[c * V :], row[c:]
-                                sums = dS[KV:]
-                                for j in range(V):
-                                    d = q_scale * sums[j]
-                                    de = k_scale * sums[2 * V + j]
-                                    for i in range(BK):
-                                        part[i * V + j] = a * (part[i * V + j] + uniform[i] * d - uniform[K + i] * de)
-                            d_a = zero
-                            for c in range(0, V, BV):
-                                old, new, sums = tables[r, h, s * KV + c * K :], dT[c * K :], dS[KV + c :]
-                                for i in range(K):
-                                    query, key = q_scale * row[i], k_scale * row[K + i]
-                                    dq, dk, lost, da = zero, zero, zero, zero
-                                    for j in range(0, BV, 2):
-                                        x = new[j * K + i] + sums[j] * query
-                                        dq += sums[j] * old[j * K + i]
-                                        dk += sums[V + j] * x
-                                        lost += sums[2 * V + j] * old[j * K + i]
-                                        x -= sums[2 * V + j] * key
-                                        da += x * old[j * K + i]
-                                        new[j * K + i] = a * x
-                                    dq_odd, dk_odd, lost_odd, da_odd = zero, zero, zero, zero
-                                    for j in range(1, BV, 2):
-                                        x = new[j * K + i] + sums[j] * query
-                                        dq_odd += sums[j] * old[j * K + i]
-                                        dk_odd += sums[V + j] * x
-                                        lost_odd += sums[2 * V + j] * old[j * K + i]
-                                        x -= sums[2 * V + j] * key
-                                        da_odd += x * old[j * K + i]
-                                        new[j * K + i] = a * x
-                                    d_a += da + da_odd
-                                    dq = a * (dq + dq_odd) + (into[i] if c > 0 else zero)
-                                    dk = dk + dk_odd - a * (lost + lost_odd) + (into[K + i] if c > 0 else zero)
-                                    if c + BV == V:
-                                        dq = q_scale * (dq + through * key - along_q * query)
-                                        dk = k_scale * (dk - along_k * key)
-                                    into[i] = dq
-                                    into[K + i] = dk
-                            d_alpha[t, b, h] = d_a
-                            for j in range(V):
-                                into[2 * K + j] = dS[KV + 2 * V + j]
-                            if fresh:
-                                for i in range(KV):
-                                    dS[i] = 0
-                                    dT[i] = 0
-            for r in range(rows):
-                for h in range(H):
-                    for i in range(KV):
-                        d_table[b0 + r, h, i] = straight[r, h, i]
+        T, B, H = alpha.shape
+        lanes = VECTOR_BYTES // d_alpha.itemsize
+        wide = -(-K // lanes) * lanes
+        G, tables = np.empty(KV, d_alpha.dtype), np.empty(SEGMENT * KV, d_alpha.dtype)
+        unit, scale = np.zeros(2 * (SEGMENT + 1) * K, d_alpha.dtype), np.ones(2 * SEGMENT, d_alpha.dtype)
+        parts, sums = np.zeros(2 * SEGMENT * lanes, d_alpha.dtype), np.empty(2 * SEGMENT + lanes, d_alpha.dtype)
+        # per step and table: q . k, u . d_read, d_beta, d_alpha
+        along = np.zeros((4, SEGMENT * lanes), d_alpha.dtype)
+        totals = np.empty((4, SEGMENT + lanes), d_alpha.dtype)
+        by_query, by_key = np.empty(K * lanes, d_alpha.dtype), np.empty(K * lanes, d_alpha.dtype)
+        d_unit = np.zeros(2 * SEGMENT * wide, d_alpha.dtype)
+        for b in range(first, last):
+            for h in range(H):
+                G[:] = d_table[b, h]
+                for t0 in range((len(kept) - 1) * SEGMENT, -1, -SEGMENT):
+                    steps = min(SEGMENT, T - t0)
+                    z0 = t0 * zs[0] + b * zs[1] + h * zs[2]
+                    directions(z, z0, zs[0], steps, normalise, unit, scale, parts, sums)
+                    tables[:KV] = kept[t0 // SEGMENT, b, h]
+                    for s in range(steps):
+                        t = t0 + s
+                        store(fold(load(unit, 2 * s * K, K) * load(unit, (2 * s + 1) * K, K)), along[0], s * lanes)
+                        error = load(out, ((t * B + b) * H + h) * 2 * V + V, V)
+                        write = beta[t, b, h] * error
+                        d = load(d_read, t * ds[0] + b * ds[1] + h * ds[2], V)
+                        store(fold(write * d), along[1], s * lanes)
+                        if s + 1 == steps:
+                            continue
+                        if start[t + 1, b]:
+                            tables[(s + 1) * KV : (s + 2) * KV] = 0
+                            continue
+                        a = alpha[t, b, h]
+                        for i in range(K):
+                            row = a * load(tables, s * KV + i * V, V) + unit[(2 * s + 1) * K + i] * write
+                            store(row, tables, (s + 1) * KV + i * V)
+                    sum_rows(along[0], SEGMENT, totals[0], 0)
+                    sum_rows(along[1], SEGMENT, totals[1], 0)
+                    wanted = read_by(unit, (2 * steps - 1) * K, G)
+                    for s in range(steps - 1, -1, -1):
+                        t = t0 + s
+                        u = 2 * s * K
+                        before = max(u - K, 0)
+                        a, rate = alpha[t, b, h], beta[t, b, h]
+                        error = load(out, ((t * B + b) * H + h) * 2 * V + V, V)
+                        d = load(d_read, t * ds[0] + b * ds[1] + h * ds[2], V)
+                        d_write = wanted + totals[0, s] * d
+                        store(fold(d_write * error), along[2], s * lanes)
+                        write, d_error = rate * error, rate * d_write
+                        store(d_error, dz, t * dzs[0] + b * dzs[1] + h * dzs[2] + 2 * K)
+                        lost = a * d_error
+                        d_a = zeros_like(d)
+                        wanted = d_a
+                        for i in range(K):
+                            old, new = load(tables, s * KV + i * V, V), load(G, i * V, V)
+                            store(fold(old * d), by_query, i * lanes)
+                            store(fold(new * write - old * lost), by_key, i * lanes)
+                            new = new + unit[u + i] * d - unit[u + K + i] * d_error
+                            d_a = d_a + new * old
+                            new = a * new
+                            store(new, G, i * V)
+                            wanted = wanted + unit[before + i] * new
+                        store(fold(d_a), along[3], s * lanes)
+                        sum_rows(by_query, K, d_unit, 2 * s * wide)
+                        sum_rows(by_key, K, d_unit, (2 * s + 1) * wide)
+                        if start[t, b]:
+                            G[:] = 0
+                            wanted = zeros_like(wanted)
+                    sum_rows(along[2], SEGMENT, totals[2], 0)
+                    sum_rows(along[3], SEGMENT, totals[3], 0)
+                    for s in range(steps):
+                        t = t0 + s
+                        d_beta[t, b, h] = totals[2, s]
+                        d_alpha[t, b, h] = totals[3, s]
+                        q, k = load(unit, 2 * s * K, K), load(unit, (2 * s + 1) * K, K)
+                        dq = alpha[t, b, h] * load(d_unit, 2 * s * wide, K) + totals[1, s] * k
+                        dk = load(d_unit, (2 * s + 1) * wide, K) + totals[1, s] * q
+                        store(dq, d_unit, 2 * s * wide)
+                        store(dk, d_unit, (2 * s + 1) * wide)
+                        store(fold(q * dq), parts, 2 * s * lanes)
+                        store(fold(k * dk), parts, (2 * s + 1) * lanes)
+                    if normalise:
+                        sum_rows(parts, PAIRS, sums, 0)
+                    for i in range(2 * steps):
+                        d = load(d_unit, i * wide, K)
+                        if normalise:
+                            d = scale[i] * (d - sums[i] * load(unit, i * K, K))
+                        store(d, dz, (t0 + i // 2) * dzs[0] + b * dzs[1] + h * dzs[2] + i % 2 * K)
+                d_table[b, h] = G
 
     return forward, backward

@@ -21,7 +21,7 @@ from memory.kernels.compiling import OPTIONS
 
 _FEATURES = llvm.get_host_cpu_features()
 
-_VECTOR = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
+VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
 """Bytes of a vector register."""
 
 _WIDE = 2 if _FEATURES.get("sse2") and not _FEATURES.get("avx512f") else 4
@@ -51,7 +51,7 @@ def _tile(typing, a, a_row, a_column, b, at, out, row, column, out_row, depth, a
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         number, size = context.get_value_type(out.dtype), out.dtype.bitwidth // 8
-        lanes = _VECTOR // size
+        lanes = VECTOR_BYTES // size
         vector = ir.VectorType(number, lanes)
         undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
         everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
@@ -112,7 +112,7 @@ def _turn(typing, a, at, a_row, out, to, out_row):  # type: ignore[no-untyped-de
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         number, size = context.get_value_type(out.dtype), out.dtype.bitwidth // 8
-        lanes = _VECTOR // size
+        lanes = VECTOR_BYTES // size
         vector = ir.VectorType(number, lanes)
         a_data, out_data = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3))
         _, at, a_row, _, to, out_row = args
@@ -186,7 +186,7 @@ def multiply(a, b, out, add):  # type: ignore[no-untyped-def]
     """
     m, depth = a.shape
     n = out.shape[1]
-    lanes = _VECTOR // out.itemsize
+    lanes = VECTOR_BYTES // out.itemsize
     for begin in range(0, m, _ROW_BLOCK):
         # the step of 1 makes every layout one type, so that tiles are compiled once
         rows, into = a[begin : begin + _ROW_BLOCK, ::1], out[begin : begin + _ROW_BLOCK, ::1]
@@ -210,7 +210,7 @@ def transpose(a, out):  # type: ignore[no-untyped-def]
     """Fill out [n, m], rows contiguous, from a [m, n]: by squares of vectors where the rows of a are contiguous too."""
     m, n = a.shape
     size = out.itemsize
-    lanes = _VECTOR // size
+    lanes = VECTOR_BYTES // size
     a_row, out_row = a.strides[0] // size, out.strides[0] // size
     rows = m - m % lanes if a.strides[1] == size else 0
     columns = n - n % lanes
@@ -245,7 +245,7 @@ def pack(b):  # type: ignore[no-untyped-def]
 @njit(**OPTIONS)
 def packed_size(k, n, itemsize):  # type: ignore[no-untyped-def]
     """How many numbers `pack` makes of [k, n]."""
-    lanes = _VECTOR // itemsize
+    lanes = VECTOR_BYTES // itemsize
     return k * (-(-n // lanes) * lanes)
 
 
@@ -253,7 +253,7 @@ def packed_size(k, n, itemsize):  # type: ignore[no-untyped-def]
 def pack_into(b, packed):  # type: ignore[no-untyped-def]
     """`pack` into memory of `packed_size` or more, for loops that pack often."""
     k, n = b.shape
-    lanes = _VECTOR // b.itemsize
+    lanes = VECTOR_BYTES // b.itemsize
     column = 0
     while column < n:
         width = _WIDE * lanes if column + _WIDE * lanes <= n else lanes
@@ -275,7 +275,7 @@ def multiply_turned(a, b, out, add):  # type: ignore[no-untyped-def]
 
     It is packed panel by panel, each of which is still in the first cache when it is read.
     """
-    width = _WIDE * (_VECTOR // out.itemsize)
+    width = _WIDE * (VECTOR_BYTES // out.itemsize)
     packed = np.empty(width * b.shape[1], out.dtype)
     for column in range(0, len(b), width):
         panel = pack_into(b[column : column + width].T, packed)
