@@ -20,7 +20,7 @@ from numba import njit
 
 from memory.kernels import compiling
 from memory.kernels.products import VECTOR_BYTES
-from memory.kernels.vectors import fold, load, store, sum_rows, zeros_like
+from memory.kernels.vectors import aligned, fold, load, store, sum_rows, zeros_like
 
 SEGMENT = 16
 """Steps between the tables that the forward pass keeps; backward recomputes those in between."""
@@ -78,9 +78,8 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
         """
         T, B, H = alpha.shape
         lanes = VECTOR_BYTES // table.itemsize
-        S, unit = np.empty(KV, table.dtype), np.zeros(2 * (SEGMENT + 1) * K, table.dtype)
-        parts, sums = np.zeros(2 * SEGMENT * lanes, table.dtype), np.empty(2 * SEGMENT + lanes, table.dtype)
-        scale = np.ones(2 * SEGMENT, table.dtype)
+        S, unit = aligned(KV, table), aligned(2 * (SEGMENT + 1) * K, table)
+        parts, sums, scale = aligned(PAIRS * lanes, table), aligned(PAIRS + lanes, table), aligned(PAIRS, table)
         for b in range(first, last):
             for h in range(H):
                 home = b * ts[0] + h * ts[1]
@@ -105,21 +104,21 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                         write = beta[t, b, h] * error
                         even = zeros_like(found)
                         odd, next_even, next_odd = even, even, even
-                        u = 2 * s * K
+                        q, k, k_next = unit[2 * s * K :], unit[(2 * s + 1) * K :], unit[(2 * s + 3) * K :]
                         for i in range(0, EVEN, 2):
-                            row = a * load(S, i * V, V) + unit[u + K + i] * write
+                            row = a * load(S, i * V, V) + k[i] * write
                             store(row, S, i * V)
-                            even = even + unit[u + i] * row
-                            next_even = next_even + unit[u + 3 * K + i] * row
-                            row = a * load(S, (i + 1) * V, V) + unit[u + K + i + 1] * write
+                            even = even + q[i] * row
+                            next_even = next_even + k_next[i] * row
+                            row = a * load(S, (i + 1) * V, V) + k[i + 1] * write
                             store(row, S, (i + 1) * V)
-                            odd = odd + unit[u + i + 1] * row
-                            next_odd = next_odd + unit[u + 3 * K + i + 1] * row
+                            odd = odd + q[i + 1] * row
+                            next_odd = next_odd + k_next[i + 1] * row
                         if EVEN < K:
-                            row = a * load(S, EVEN * V, V) + unit[u + K + EVEN] * write
+                            row = a * load(S, EVEN * V, V) + k[EVEN] * write
                             store(row, S, EVEN * V)
-                            even = even + unit[u + EVEN] * row
-                            next_even = next_even + unit[u + 3 * K + EVEN] * row
+                            even = even + q[EVEN] * row
+                            next_even = next_even + k_next[EVEN] * row
                         found = next_even + next_odd
                         result = ((t * B + b) * H + h) * 2 * V
                         store(even + odd, out, result)
@@ -146,14 +145,12 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
         T, B, H = alpha.shape
         lanes = VECTOR_BYTES // d_alpha.itemsize
         wide = -(-K // lanes) * lanes
-        G, tables = np.empty(KV, d_alpha.dtype), np.empty(SEGMENT * KV, d_alpha.dtype)
-        unit, scale = np.zeros(2 * (SEGMENT + 1) * K, d_alpha.dtype), np.ones(2 * SEGMENT, d_alpha.dtype)
-        parts, sums = np.zeros(2 * SEGMENT * lanes, d_alpha.dtype), np.empty(2 * SEGMENT + lanes, d_alpha.dtype)
+        G, tables, unit = aligned(KV, out), aligned(SEGMENT * KV, out), aligned(2 * (SEGMENT + 1) * K, out)
+        parts, sums, scale = aligned(PAIRS * lanes, out), aligned(PAIRS + lanes, out), aligned(PAIRS, out)
         # per step and table: q . k, u . d_read, d_beta, d_alpha
-        along = np.zeros((4, SEGMENT * lanes), d_alpha.dtype)
-        totals = np.empty((4, SEGMENT + lanes), d_alpha.dtype)
-        by_query, by_key = np.empty(K * lanes, d_alpha.dtype), np.empty(K * lanes, d_alpha.dtype)
-        d_unit = np.zeros(2 * SEGMENT * wide, d_alpha.dtype)
+        along = aligned(4 * SEGMENT * lanes, out).reshape(4, -1)
+        totals = aligned(4 * SEGMENT, out).reshape(4, -1)
+        by_query, by_key, d_unit = aligned(K * lanes, out), aligned(K * lanes, out), aligned(PAIRS * wide, out)
         for b in range(first, last):
             for h in range(H):
                 G[:] = d_table[b, h]
@@ -184,7 +181,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                     for s in range(steps - 1, -1, -1):
                         t = t0 + s
                         u = 2 * s * K
-                        before = max(u - K, 0)
+                        q, k, k_before = unit[u : u + K], unit[u + K : u + 2 * K], unit[max(u - K, 0) :]
                         a, rate = alpha[t, b, h], beta[t, b, h]
                         error = load(out, ((t * B + b) * H + h) * 2 * V + V, V)
                         d = load(d_read, t * ds[0] + b * ds[1] + h * ds[2], V)
@@ -199,11 +196,11 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                             old, new = load(tables, s * KV + i * V, V), load(G, i * V, V)
                             store(fold(old * d), by_query, i * lanes)
                             store(fold(new * write - old * lost), by_key, i * lanes)
-                            new = new + unit[u + i] * d - unit[u + K + i] * d_error
+                            new = new + q[i] * d - k[i] * d_error
                             d_a = d_a + new * old
                             new = a * new
                             store(new, G, i * V)
-                            wanted = wanted + unit[before + i] * new
+                            wanted = wanted + k_before[i] * new
                         store(fold(d_a), along[3], s * lanes)
                         sum_rows(by_query, K, d_unit, 2 * s * wide)
                         sum_rows(by_key, K, d_unit, (2 * s + 1) * wide)
@@ -216,13 +213,13 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                         t = t0 + s
                         d_beta[t, b, h] = totals[2, s]
                         d_alpha[t, b, h] = totals[3, s]
-                        q, k = load(unit, 2 * s * K, K), load(unit, (2 * s + 1) * K, K)
-                        dq = alpha[t, b, h] * load(d_unit, 2 * s * wide, K) + totals[1, s] * k
-                        dk = load(d_unit, (2 * s + 1) * wide, K) + totals[1, s] * q
+                        query, key = load(unit, 2 * s * K, K), load(unit, (2 * s + 1) * K, K)
+                        dq = alpha[t, b, h] * load(d_unit, 2 * s * wide, K) + totals[1, s] * key
+                        dk = load(d_unit, (2 * s + 1) * wide, K) + totals[1, s] * query
                         store(dq, d_unit, 2 * s * wide)
                         store(dk, d_unit, (2 * s + 1) * wide)
-                        store(fold(q * dq), parts, 2 * s * lanes)
-                        store(fold(k * dk), parts, (2 * s + 1) * lanes)
+                        store(fold(query * dq), parts, 2 * s * lanes)
+                        store(fold(key * dk), parts, (2 * s + 1) * lanes)
                     if normalise:
                         sum_rows(parts, PAIRS, sums, 0)
                     for i in range(2 * steps):

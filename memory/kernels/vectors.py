@@ -14,12 +14,14 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
+from memory.kernels.compiling import INLINED
 from memory.kernels.products import VECTOR_BYTES
 
 # mypy would take it for a function of all its arguments, the context too
@@ -113,6 +115,17 @@ def store(typing, vector, array, at):  # type: ignore[no-untyped-def]
 def zeros_like(typing, vector):  # type: ignore[no-untyped-def]
     """A vector of zeros."""
     return vector(vector), lambda context, builder, signature, args: ir.Constant(_ir_type(vector), None)
+
+
+@njit(**INLINED)
+def aligned(count, like):  # type: ignore[no-untyped-def]
+    """Memory for `count` numbers of the type of `like`, zeros, where a register's worth never lies in two cache lines.
+
+    Loads and stores that cross lines take twice as long.
+    """
+    memory = np.zeros(count + 64 // like.itemsize, like.dtype)
+    skipped = -memory.ctypes.data % 64 // like.itemsize
+    return memory[skipped : skipped + count]
 
 
 def lanes_of(itemsize: int) -> int:
