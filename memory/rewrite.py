@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memory.base import Context, Memory, check_at_least, check_choice, check_flag
-from memory.kernels.delta_layer import NORM_EPS, STRETCH, DeltaForm, delta_layer
+from memory.kernels.delta_layer import STRETCH, DeltaForm, delta_layer
+from memory.kernels.delta_read import NORM_EPS
 from memory.kernels.delta_step import step_layer
 from memory.kernels.forms import has_kernels
 from memory.kernels.linear import Linear, is_plain

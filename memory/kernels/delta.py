@@ -65,43 +65,43 @@ class _DeltaScan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.normalise = normalise
         last = state.clone(memory_format=torch.contiguous_format)
-        out, kept = scan_forward(z, alpha, beta, start, last, normalise, any(ctx.needs_input_grad))
-        ctx.save_for_backward(z, alpha, beta, start, out, kept)
-        return out[..., : state.shape[3]], last
+        read, *saved = scan_forward(z, alpha, beta, start, last, normalise, any(ctx.needs_input_grad))
+        ctx.save_for_backward(z, alpha, beta, start, *saved)
+        return read, last
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_read: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
-        z, alpha, beta, start, out, kept = ctx.saved_tensors
+        z, alpha, beta, start, errors, kept = ctx.saved_tensors
         dz, how = z.new_empty(z.shape), ctx.normalise
-        d_alpha, d_beta, d_state = scan_backward(z, alpha, beta, start, out, kept, how, d_read, d_last, dz)
+        d_alpha, d_beta, d_state = scan_backward(z, alpha, beta, start, errors, kept, how, d_read, d_last, dz)
         return dz, d_alpha, d_beta, None, d_state, None
 
 
 def scan_forward(
-    z: Tensor, alpha: Tensor, beta: Tensor, start: Tensor, table: Tensor, normalise: bool, keep: bool
-) -> tuple[Tensor, Tensor]:
+    z: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    start: Tensor,
+    table: Tensor,
+    normalise: bool,
+    keep: bool,
+    read: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Advance `table` [B, H, K, V] in place; it may be a slice of a larger one, if not of its last two axes.
 
     Returns:
-        Read and error side by side [T, B, H, 2 V], and the tables that backward needs if `keep`.
+        What is read, or with `read` what `memory.kernels.delta_loops.compiled` makes of it, [T, B, H, V]; and what
+        backward needs: errors [T, B, H, V], and tables if `keep`.
     """
     T, B, H = alpha.shape
     K, V = table.shape[2:]
-    out, kept = z.new_empty(T, B, H, 2 * V), z.new_empty(-(-T // SEGMENT) if keep else 0, B, H, K * V)
-    gates = (alpha.detach().numpy(), beta.detach().numpy(), start.numpy())
-    over_rows(
-        compiled(K, V)[0],
-        T,
-        B,
-        *_flat(z),
-        *gates,
-        normalise,
-        out.numpy(),
-        kept.numpy(),
-        *_flat(table.view(B, H, K * V)),
-    )
-    return out, kept
+    y, errors = z.new_empty(T, B, H, V), z.new_empty(T, B, H, V)
+    kept = z.new_empty(-(-T // SEGMENT) if keep else 0, B, H, K * V)
+    given = (*_flat(z), alpha.detach().numpy(), beta.detach().numpy(), start.numpy(), normalise)
+    filled = (y.numpy(), errors.numpy(), kept.numpy(), *_flat(table.view(B, H, K * V)))
+    over_rows(compiled(K, V, read)[0], T, B, *given, *filled)
+    return y, errors, kept
 
 
 def scan_backward(
@@ -109,20 +109,21 @@ def scan_backward(
     alpha: Tensor,
     beta: Tensor,
     start: Tensor,
-    out: Tensor,
+    errors: Tensor,
     kept: Tensor,
     normalise: bool,
-    d_read: Tensor,
+    dy: Tensor,
     d_last: Tensor,
     dz: Tensor,
+    read: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fill `dz` with the gradient of z; return those of alpha, beta and the incoming tables."""
     B, H, K, V = d_last.shape
     d_alpha, d_beta = alpha.new_empty(alpha.shape), alpha.new_empty(alpha.shape)
     d_state = d_last.clone(memory_format=torch.contiguous_format)
-    given = (*_flat(z), alpha.numpy(), beta.numpy(), start.numpy(), normalise, out.numpy(), kept.numpy())
+    given = (*_flat(z), alpha.numpy(), beta.numpy(), start.numpy(), normalise, errors.numpy(), kept.numpy())
     gradients = (d_alpha.numpy(), d_beta.numpy(), d_state.view(B, H, K * V).numpy())
-    over_rows(compiled(K, V)[1], len(z), B, *given, *_flat(d_read), *_flat(dz), *gradients)
+    over_rows(compiled(K, V, read)[1], len(z), B, *given, *_flat(dy), *_flat(dz), *gradients)
     return d_alpha, d_beta, d_state
 
 

@@ -11,24 +11,18 @@ One function, because on the CPU these small operations cost more than the recur
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 from torch.nn import functional
 
+from memory.kernels.compiling import OPTIONS
 from memory.kernels.delta import gated_delta_scan, scan_backward, scan_forward
-from memory.kernels.delta_loops import OPTIONS
+from memory.kernels.delta_read import NORM_EPS
 from memory.kernels.forms import has_kernels
-from memory.kernels.gated_cells import sigmoid, tanh
-from memory.kernels.rows import over_rows
-
-NORM_EPS = 0.1
-"""Added to mean squares before roots are taken: what is much smaller than sqrt(NORM_EPS) stays small."""
+from memory.kernels.gated_cells import sigmoid
 
 STRETCH = 0.1
 """How far a hard gate's sigmoid reaches beyond 0 and 1 before it is clipped."""
@@ -43,6 +37,11 @@ class DeltaForm(NamedTuple):
     hard_gates: bool
     tanh_read: bool
     bound_values: bool
+
+    @property
+    def read(self) -> str:
+        """The form of `memory.kernels.delta_read`."""
+        return "tanh" if self.tanh_read else "norm"
 
     @property
     def head_width(self) -> int:
@@ -122,15 +121,14 @@ class _DeltaLayer(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, d_last: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        z, alpha, beta, out, kept, start = ctx.saved_tensors
+        z, alpha, beta, errors, kept, start = ctx.saved_tensors
         form: DeltaForm = ctx.form
         K, V = form.key_size, form.value_size
-        dz, d_read = z.new_empty(z.shape), z.new_empty(*out.shape[:3], V)
-        arrays = (out.numpy(), z.numpy(), form.head_width, dy.contiguous().numpy())
-        over_rows(_compiled(V, form.tanh_read)[1], *z.shape[:2], *arrays, d_read.numpy(), dz.numpy())
+        dz, dy = z.new_empty(z.shape), dy.unflatten(-1, (form.heads, V))
         heads, _gates = form.split(z)
         d_heads, d_gates = form.split(dz)
-        d_alpha, d_beta, d_state = scan_backward(heads, alpha, beta, start, out, kept, True, d_read, d_last, d_heads)
+        given = (heads, alpha, beta, start, errors, kept, True, dy, d_last)
+        d_alpha, d_beta, d_state = scan_backward(*given, d_heads, form.read)
         gradients = (alpha.numpy(), beta.numpy(), d_alpha.numpy(), d_beta.numpy())
         _open_gates_backward(*gradients, form.hard_gates, d_gates.numpy())
         if form.bound_values:
@@ -150,10 +148,8 @@ def _forward(
         heads[..., 2 * K : 2 * K + V].tanh_()
     alpha, beta = z.new_empty(T, B, H), z.new_empty(T, B, H)
     _open_gates(gates.numpy(), form.hard_gates, alpha.numpy(), beta.numpy())
-    out, kept = scan_forward(heads, alpha, beta, start, table, True, keep)
-    y = z.new_empty(T, B, H * V)
-    over_rows(_compiled(V, form.tanh_read)[0], T, B, out.numpy(), z.numpy(), form.head_width, y.numpy())
-    return y, z, alpha, beta, out, kept
+    y, errors, kept = scan_forward(heads, alpha, beta, start, table, True, keep, form.read)
+    return y.flatten(-2), z, alpha, beta, errors, kept
 
 
 @njit(**OPTIONS)
@@ -192,78 +188,3 @@ def _open_gates_backward(alpha, beta, d_alpha, d_beta, hard, d_gates):  # type: 
                     keep, rewrite = keep * (one - keep), rewrite * (one - rewrite)
                 d_gates[t, b, h] = d_alpha[t, b, h] * keep
                 d_gates[t, b, H + h] = d_beta[t, b, h] * two * rewrite
-
-
-@functools.cache
-def _compiled(V: int, use_tanh: bool) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Gated read and its gradient for V columns and one form of read; constants, as in `memory.kernels.delta_loops`.
-
-    Exponentials are taken over all heads at once: a loop over one head's columns would unroll into scalars.
-    """
-
-    @njit(**OPTIONS)
-    def gated_read(first, last, out, z, width, y):  # type: ignore[no-untyped-def]
-        """Fill rows first to last of y [T, B, H V] with sigmoid(g) bounded(read).
-
-        read leads each head of `out` [T, B, H, 2 V], g ends each head of z.
-        """
-        T, _, H, _ = out.shape
-        one, zero, eps, count = y.dtype.type(1), y.dtype.type(0), y.dtype.type(NORM_EPS), y.dtype.type(V)
-        opened, bounded = np.empty(H * V, y.dtype), np.empty(H * V, y.dtype)
-        for t in range(T):
-            for b in range(first, last):
-                for h in range(H):
-                    opening = z[t, b, (h + 1) * width - V : (h + 1) * width]
-                    for j in range(V):
-                        opened[h * V + j] = opening[j]
-                        bounded[h * V + j] = out[t, b, h, j]
-                    if not use_tanh:
-                        squares = zero
-                        for j in range(V):
-                            squares += out[t, b, h, j] * out[t, b, h, j]
-                        scale = one / np.sqrt(squares / count + eps)
-                        for j in range(V):
-                            bounded[h * V + j] *= scale
-                for i in range(H * V):
-                    y[t, b, i] = (tanh(bounded[i]) if use_tanh else bounded[i]) * sigmoid(opened[i])
-
-    @njit(**OPTIONS)
-    def gated_read_backward(first, last, out, z, width, dy, d_read, dz):  # type: ignore[no-untyped-def]
-        """Fill d_read [T, B, H V], and in dz what belongs to g."""
-        T, _, H, _ = out.shape
-        one, zero, eps, count = dy.dtype.type(1), dy.dtype.type(0), dy.dtype.type(NORM_EPS), dy.dtype.type(V)
-        opened, bounded, scales = np.empty(H * V, dy.dtype), np.empty(H * V, dy.dtype), np.empty(H, dy.dtype)
-        for t in range(T):
-            for b in range(first, last):
-                for h in range(H):
-                    opening = z[t, b, (h + 1) * width - V : (h + 1) * width]
-                    for j in range(V):
-                        opened[h * V + j] = opening[j]
-                        bounded[h * V + j] = out[t, b, h, j]
-                    if not use_tanh:
-                        squares = zero
-                        for j in range(V):
-                            squares += out[t, b, h, j] * out[t, b, h, j]
-                        scales[h] = one / np.sqrt(squares / count + eps)
-                for i in range(H * V):
-                    opened[i] = sigmoid(opened[i])
-                if use_tanh:
-                    for i in range(H * V):
-                        bounded[i] = tanh(bounded[i])
-                for h in range(H):
-                    scale = one if use_tanh else scales[h]
-                    d_opening, row = dz[t, b, (h + 1) * width - V : (h + 1) * width], dy[t, b, h * V : (h + 1) * V]
-                    along = zero
-                    for j in range(V):
-                        gate_, read = opened[h * V + j], bounded[h * V + j] * scale
-                        along += row[j] * gate_ * read
-                        d_opening[j] = row[j] * read * gate_ * (one - gate_)
-                    along /= count
-                    for j in range(V):
-                        gate_, read = opened[h * V + j], bounded[h * V + j] * scale
-                        if use_tanh:
-                            d_read[t, b, h, j] = row[j] * gate_ * (one - read * read)
-                        else:
-                            d_read[t, b, h, j] = scale * (row[j] * gate_ - along * read)
-
-    return gated_read, gated_read_backward

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 from numba import njit
 
-from memory.kernels import compiling
+from memory.kernels.compiling import INLINED, OPTIONS
+from memory.kernels.delta_read import gate_reads, gate_reads_backward
 from memory.kernels.products import VECTOR_BYTES
-from memory.kernels.vectors import aligned, fold, load, store, sum_rows, zeros_like
+from memory.kernels.vectors import aligned, fold, load, root, store, sum_rows, zeros_like
 
 SEGMENT = 16
 """Steps between the tables that the forward pass keeps; backward recomputes those in between."""
@@ -28,15 +27,18 @@ SEGMENT = 16
 EPS = 1e-6
 """Added to the squared length where queries and keys are normalised."""
 
-OPTIONS: dict[str, Any] = {**compiling.OPTIONS, "fastmath": {"contract", "reassoc"}}
-
 
 @functools.cache
-def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Forward and backward loops for tables [K, V]."""
-    KV, EVEN, PAIRS = K * V, K - K % 2, 2 * SEGMENT
+def compiled(K: int, V: int, read: str | None = None) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Forward and backward loops for tables [K, V].
 
-    @njit(**compiling.INLINED)
+    With `read`, "tanh" or "norm", gates stand behind the values, what is read is bounded and gated as in
+    `memory.kernels.delta_read`, and this is what is returned; with None it is the read itself.
+    """
+    KV, EVEN, PAIRS = K * V, K - K % 2, 2 * SEGMENT
+    gated, use_tanh = read is not None, read == "tanh"
+
+    @njit(**INLINED)
     def directions(z, z0, step, steps, normalise, unit, scale, parts, sums):  # type: ignore[no-untyped-def]
         """Fill unit [SEGMENT + 1, 2, K] with queries and keys, of unit length if `normalise`, from z[z0] on.
 
@@ -50,14 +52,12 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
             store(fold(q * q), parts, 2 * s * lanes)
             store(fold(k * k), parts, (2 * s + 1) * lanes)
         if normalise:
-            one, eps = z.dtype.type(1), z.dtype.type(EPS)
             sum_rows(parts, PAIRS, sums, 0)
-            for i in range(2 * SEGMENT):
-                scale[i] = one / np.sqrt(sums[i] + eps)
+            store(z.dtype.type(1) / root(load(sums, 0, PAIRS) + z.dtype.type(EPS)), scale, 0)
             for i in range(2 * steps):
                 store(scale[i] * load(unit, i * K, K), unit, i * K)
 
-    @njit(**compiling.INLINED)
+    @njit(**INLINED)
     def read_by(row, at, table):  # type: ignore[no-untyped-def]
         """The sum of a table's rows, each times a number of row[at] and what follows."""
         even = zeros_like(load(table, 0, V))
@@ -69,17 +69,20 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
             even = even + row[at + EVEN] * load(table, EVEN * V, V)
         return even + odd
 
-    @njit(**compiling.OPTIONS)
-    def forward(first, last, z, zs, alpha, beta, start, normalise, out, kept, table, ts):  # type: ignore[no-untyped-def]
-        """Advance rows first to last of `table` [B, H, K, V] in place; fill `out` [T, B, H, 2 V] and `kept`.
+    @njit(**OPTIONS)
+    def forward(  # type: ignore[no-untyped-def]
+        first, last, z, zs, alpha, beta, start, normalise, y, errors, kept, table, ts
+    ):
+        """Advance rows first to last of `table` [B, H, K, V] in place; fill `y` [T, B, H, V], `errors` and `kept`.
 
-        `out` gets read and error = v - alpha S^T k, with S before the step; `kept` [segments, B, H, K V] gets the table
+        `errors` [T, B, H, V] gets v - alpha S^T k, with S before the step; `kept` [segments, B, H, K V] gets the table
         at the first step of each segment, after a reset there. Both are for backward; an empty `kept` asks for none.
         """
         T, B, H = alpha.shape
         lanes = VECTOR_BYTES // table.itemsize
         S, unit = aligned(KV, table), aligned(2 * (SEGMENT + 1) * K, table)
-        parts, sums, scale = aligned(PAIRS * lanes, table), aligned(PAIRS + lanes, table), aligned(PAIRS, table)
+        parts, sums, scale = aligned(PAIRS * lanes, table), aligned(PAIRS, table), aligned(PAIRS, table)
+        reads, gates = aligned(SEGMENT * V, table), aligned(SEGMENT * V, table)
         for b in range(first, last):
             for h in range(H):
                 home = b * ts[0] + h * ts[1]
@@ -120,15 +123,20 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                             even = even + q[EVEN] * row
                             next_even = next_even + k_next[EVEN] * row
                         found = next_even + next_odd
-                        result = ((t * B + b) * H + h) * 2 * V
-                        store(even + odd, out, result)
-                        store(error, out, result + V)
+                        store(error, errors, ((t * B + b) * H + h) * V)
+                        store(even + odd, reads, s * V)
+                        if gated:
+                            store(load(z, z0 + s * zs[0] + 2 * K + V, V), gates, s * V)
+                    if gated:
+                        gate_reads(reads[: steps * V], gates, use_tanh, sums[:steps])
+                    for s in range(steps):
+                        store(load(reads, s * V, V), y, (((t0 + s) * B + b) * H + h) * V)
                 for i in range(K):
                     store(load(S, i * V, V), table, home + i * V)
 
-    @njit(**compiling.OPTIONS)
+    @njit(**OPTIONS)
     def backward(  # type: ignore[no-untyped-def]
-        first, last, z, zs, alpha, beta, start, normalise, out, kept, d_read, ds, dz, dzs, d_alpha, d_beta, d_table
+        first, last, z, zs, alpha, beta, start, normalise, errors, kept, dy, ds, dz, dzs, d_alpha, d_beta, d_table
     ):
         """Gradients of rows first to last of a scan.
 
@@ -143,14 +151,15 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
         and G = alpha dA for the step before, or zero at a start. Through q = x / |x|, dx = (dq - (q . dq) q) / |x|.
         """
         T, B, H = alpha.shape
-        lanes = VECTOR_BYTES // d_alpha.itemsize
+        lanes = VECTOR_BYTES // dz.itemsize
         wide = -(-K // lanes) * lanes
-        G, tables, unit = aligned(KV, out), aligned(SEGMENT * KV, out), aligned(2 * (SEGMENT + 1) * K, out)
-        parts, sums, scale = aligned(PAIRS * lanes, out), aligned(PAIRS + lanes, out), aligned(PAIRS, out)
+        G, tables = aligned(KV, dz), aligned((SEGMENT + 1) * KV, dz)
+        unit, d_unit = aligned(2 * (SEGMENT + 1) * K, dz), aligned(PAIRS * wide, dz)
+        parts, sums, scale = aligned(PAIRS * lanes, dz), aligned(PAIRS, dz), aligned(PAIRS, dz)
+        reads, gates, d_read = aligned(SEGMENT * V, dz), aligned(SEGMENT * V, dz), aligned(SEGMENT * V, dz)
         # per step and table: q . k, u . d_read, d_beta, d_alpha
-        along = aligned(4 * SEGMENT * lanes, out).reshape(4, -1)
-        totals = aligned(4 * SEGMENT, out).reshape(4, -1)
-        by_query, by_key, d_unit = aligned(K * lanes, out), aligned(K * lanes, out), aligned(PAIRS * wide, out)
+        along, totals = aligned(4 * SEGMENT * lanes, dz).reshape(4, -1), aligned(4 * SEGMENT, dz).reshape(4, -1)
+        by_query, by_key = aligned(K * lanes, dz), aligned(K * lanes, dz)
         for b in range(first, last):
             for h in range(H):
                 G[:] = d_table[b, h]
@@ -161,20 +170,32 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                     tables[:KV] = kept[t0 // SEGMENT, b, h]
                     for s in range(steps):
                         t = t0 + s
-                        store(fold(load(unit, 2 * s * K, K) * load(unit, (2 * s + 1) * K, K)), along[0], s * lanes)
-                        error = load(out, ((t * B + b) * H + h) * 2 * V + V, V)
-                        write = beta[t, b, h] * error
-                        d = load(d_read, t * ds[0] + b * ds[1] + h * ds[2], V)
-                        store(fold(write * d), along[1], s * lanes)
-                        if s + 1 == steps:
+                        store(load(dy, t * ds[0] + b * ds[1] + h * ds[2], V), d_read, s * V)
+                        if s + 1 == steps and not gated:
                             continue
-                        if start[t + 1, b]:
-                            tables[(s + 1) * KV : (s + 2) * KV] = 0
-                            continue
-                        a = alpha[t, b, h]
+                        a, q, k = alpha[t, b, h], unit[2 * s * K :], unit[(2 * s + 1) * K :]
+                        write = beta[t, b, h] * load(errors, ((t * B + b) * H + h) * V, V)
+                        found = zeros_like(write)
                         for i in range(K):
-                            row = a * load(tables, s * KV + i * V, V) + unit[(2 * s + 1) * K + i] * write
+                            row = a * load(tables, s * KV + i * V, V) + k[i] * write
                             store(row, tables, (s + 1) * KV + i * V)
+                            found = found + q[i] * row
+                        if gated:
+                            store(found, reads, s * V)
+                            store(load(z, z0 + s * zs[0] + 2 * K + V, V), gates, s * V)
+                        if s + 1 < steps and start[t + 1, b]:
+                            tables[(s + 1) * KV : (s + 2) * KV] = 0
+                    if gated:
+                        gate_reads_backward(
+                            reads[: steps * V], gates[: steps * V], use_tanh, sums[:steps], d_read[: steps * V]
+                        )
+                    for s in range(steps):
+                        t = t0 + s
+                        if gated:
+                            store(load(gates, s * V, V), dz, t * dzs[0] + b * dzs[1] + h * dzs[2] + 2 * K + V)
+                        store(fold(load(unit, 2 * s * K, K) * load(unit, (2 * s + 1) * K, K)), along[0], s * lanes)
+                        write = beta[t, b, h] * load(errors, ((t * B + b) * H + h) * V, V)
+                        store(fold(write * load(d_read, s * V, V)), along[1], s * lanes)
                     sum_rows(along[0], SEGMENT, totals[0], 0)
                     sum_rows(along[1], SEGMENT, totals[1], 0)
                     wanted = read_by(unit, (2 * steps - 1) * K, G)
@@ -183,8 +204,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                         u = 2 * s * K
                         q, k, k_before = unit[u : u + K], unit[u + K : u + 2 * K], unit[max(u - K, 0) :]
                         a, rate = alpha[t, b, h], beta[t, b, h]
-                        error = load(out, ((t * B + b) * H + h) * 2 * V + V, V)
-                        d = load(d_read, t * ds[0] + b * ds[1] + h * ds[2], V)
+                        error, d = load(errors, ((t * B + b) * H + h) * V, V), load(d_read, s * V, V)
                         d_write = wanted + totals[0, s] * d
                         store(fold(d_write * error), along[2], s * lanes)
                         write, d_error = rate * error, rate * d_write

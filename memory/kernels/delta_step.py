@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
 from torch import Tensor, nn
 
-from memory.kernels.delta_layer import NORM_EPS, STRETCH, DeltaForm
-from memory.kernels.delta_loops import EPS, OPTIONS
+from memory.kernels.compiling import OPTIONS
+from memory.kernels.delta_layer import STRETCH, DeltaForm
+from memory.kernels.delta_loops import EPS
+from memory.kernels.delta_read import NORM_EPS
 from memory.kernels.gated_cells import open_gates, sigmoid, tanh
 from memory.kernels.products import fill_rows, multiply_turned
+
+SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
+"""Options of loops that add up a row: in any order, so that they are vectorised."""
 
 
 def step_layer(
@@ -49,7 +55,7 @@ def step_layer(
     step(number, *arrays, form.heads, form.hard_gates, form.bound_values, *tables, stream.numpy())
 
 
-@njit(**OPTIONS, forceinline=True)
+@njit(**SUMS, forceinline=True)
 def _normalise(stream, out):  # type: ignore[no-untyped-def]
     """Layer norm of rows [B, D] without parameters."""
     D = stream.shape[1]
@@ -73,7 +79,7 @@ def _compiled(K: int, V: int, use_tanh: bool) -> Callable[..., None]:
     KV, width = K * V, 2 * K + 2 * V
     BK = max(n for n in range(1, 17) if K % n == 0)
 
-    @njit(**OPTIONS)
+    @njit(**SUMS)
     def step(  # type: ignore[no-untyped-def]
         number, x, enter, enter_bias, project, project_bias, leave, H, hard, bound, before, after, stream
     ):

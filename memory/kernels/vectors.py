@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
@@ -76,6 +77,7 @@ def _spread(builder, kind, x):  # type: ignore[no-untyped-def]
 _lower(operator.add, "fadd")
 _lower(operator.sub, "fsub")
 _lower(operator.mul, "fmul")
+_lower(operator.truediv, "fdiv")
 
 
 def _place(context, builder, array_type, array, at, vector):  # type: ignore[no-untyped-def]
@@ -109,6 +111,18 @@ def store(typing, vector, array, at):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(vector, array, types.intp), generate
+
+
+@_as_intrinsic
+def root(typing, vector):  # type: ignore[no-untyped-def]
+    """The square roots of a vector's numbers."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        name = f"llvm.sqrt.v{vector.count}f{vector.real.bitwidth}"
+        of = ir.FunctionType(_ir_type(vector), [_ir_type(vector)])
+        return builder.call(cgutils.get_or_insert_function(builder.module, of, name), args)
+
+    return vector(vector), generate
 
 
 @_as_intrinsic
