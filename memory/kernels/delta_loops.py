@@ -19,7 +19,7 @@ from numba import njit
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.delta_read import gate_reads, gate_reads_backward
 from memory.kernels.products import VECTOR_BYTES
-from memory.kernels.vectors import aligned, fold, load, root, store, sum_rows, zeros_like
+from memory.kernels.vectors import aligned, fold, load, prefetch, root, store, sum_rows, zeros_like
 
 SEGMENT = 16
 """Steps between the tables that the forward pass keeps; backward recomputes those in between."""
@@ -37,6 +37,7 @@ def compiled(K: int, V: int, read: str | None = None) -> tuple[Callable[..., Non
     """
     KV, EVEN, PAIRS = K * V, K - K % 2, 2 * SEGMENT
     gated, use_tanh = read is not None, read == "tanh"
+    WIDTH = 2 * K + 2 * V if gated else 2 * K + V
 
     @njit(**INLINED)
     def directions(z, z0, step, steps, normalise, unit, scale, parts, sums):  # type: ignore[no-untyped-def]
@@ -102,6 +103,7 @@ def compiled(K: int, V: int, read: str | None = None) -> tuple[Callable[..., Non
                         if s > 0 and start[t, b]:
                             S[:] = 0
                             found = zeros_like(found)
+                        prefetch(z, z0 + (s + SEGMENT) * zs[0], WIDTH)
                         a = alpha[t, b, h]
                         error = load(z, z0 + s * zs[0] + 2 * K, V) - a * found
                         write = beta[t, b, h] * error
@@ -204,6 +206,9 @@ def compiled(K: int, V: int, read: str | None = None) -> tuple[Callable[..., Non
                         u = 2 * s * K
                         q, k, k_before = unit[u : u + K], unit[u + K : u + 2 * K], unit[max(u - K, 0) :]
                         a, rate = alpha[t, b, h], beta[t, b, h]
+                        prefetch(z, z0 + (s - SEGMENT) * zs[0], WIDTH)
+                        prefetch(errors, (((t - SEGMENT) * B + b) * H + h) * V, V)
+                        prefetch(dy, (t - SEGMENT) * ds[0] + b * ds[1] + h * ds[2], V)
                         error, d = load(errors, ((t * B + b) * H + h) * V, V), load(d_read, s * V, V)
                         d_write = wanted + totals[0, s] * d
                         store(fold(d_write * error), along[2], s * lanes)
