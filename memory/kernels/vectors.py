@@ -15,7 +15,7 @@ import operator
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.imputils import lower_builtin
@@ -29,7 +29,7 @@ from memory.kernels.products import VECTOR_BYTES
 _as_intrinsic: Any = intrinsic
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """`count` numbers of one type."""
 
     def __init__(self, real: types.Float, count: int) -> None:
@@ -38,7 +38,7 @@ class Vector(types.Type):  # type: ignore[misc]
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Vector) -> None:
         super().__init__(manager, kind, _ir_type(kind))
 
@@ -47,7 +47,7 @@ def _ir_type(kind: Vector) -> ir.VectorType:
     return ir.VectorType(ir.FloatType() if kind.real == types.float32 else ir.DoubleType(), kind.count)
 
 
-class _Arithmetic(AbstractTemplate):  # type: ignore[misc]
+class _Arithmetic(AbstractTemplate):
     def generic(self, args: Any, kws: Any) -> Any:
         found = [arg for arg in args if isinstance(arg, Vector)]
         if found and all(arg in (found[0], found[0].real) for arg in args):
