@@ -7,6 +7,7 @@ learning_curve.png  closing.json
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -43,6 +44,9 @@ from agents.runs import Run
 from agents.vec_env import chance_level, closing_settings
 
 PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba", "numpy", "minigrid")
+
+COLUMNS_PER_THREAD = 64
+"""Environments of a minibatch that another thread is worth its trouble for: docs/performance.md."""
 
 
 def make_env(config: TrainConfig) -> VecEnv:
@@ -90,8 +94,9 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
 
 
 def set_threads(config: TrainConfig) -> None:
-    """Give torch the configured number of threads; by default one, the fastest for minibatches of this size."""
-    torch.set_num_threads(config.threads or 1)
+    """Give torch the configured number of threads; by default one for every COLUMNS_PER_THREAD of a minibatch."""
+    columns = config.num_envs // config.num_minibatches
+    torch.set_num_threads(config.threads or max(1, min(os.cpu_count() or 1, columns // COLUMNS_PER_THREAD)))
 
 
 def policy_name(space: spaces.Space) -> str:

@@ -1,14 +1,17 @@
 """The configuration of a run: what it refuses, what its file keeps, and what follows from it."""
 
 import dataclasses
+import os
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.config import TrainConfig
+from agents.experiment import set_threads
 
 TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
@@ -69,3 +72,24 @@ def test_where_a_run_is_is_no_part_of_its_file():
 def test_derived_sizes():
     config = TrainConfig(num_envs=6, n_steps=10, num_minibatches=3, total_timesteps=61)
     assert (config.rollout_size, config.minibatch_size, config.num_iterations) == (60, 20, 2)
+
+
+@pytest.mark.parametrize(
+    ("cores", "arguments", "threads"),
+    [
+        (8, {}, 1),
+        (8, {"num_envs": 512}, 2),
+        (8, {"num_envs": 4096}, 8),
+        (1, {"num_envs": 4096}, 1),
+        (8, {"num_envs": 512, "num_minibatches": 16}, 1),
+        (2, {"threads": 3}, 3),
+    ],
+)
+def test_threads_are_as_many_as_large_minibatches_are_worth(cores, arguments, threads, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    before = torch.get_num_threads()
+    try:
+        set_threads(TrainConfig(**arguments))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
