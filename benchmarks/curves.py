@@ -3,7 +3,7 @@
     python benchmarks/curves.py train --out docs/results/curves.jsonl
     python benchmarks/curves.py plot --files docs/results/curves.jsonl --out docs/curves.png
 
-The default job of `train.py`, with every memory and seed asked for, once in each form; a training that is already in
+The trainings of `retention.py` on a corridor of 5, which every memory learns, once in each form; one that is already in
 the file is not repeated.
 """
 
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import retention
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from trainings import Options, Row, append, read
 
-from agents.config import TrainConfig
 from agents.experiment import make_env, make_model, versions
 from memory.kernels import torch_only
 
@@ -38,8 +38,6 @@ class Train(Options):
     """Registered names."""
     forms: tuple[Form, ...] = ("torch", "compiled")
     """What computes: torch's operations alone, or numba's kernels where there are some."""
-    total_timesteps: int = TrainConfig.total_timesteps
-    """Environment steps of each training."""
     out: Path = Path("runs/curves.jsonl")
 
 
@@ -75,20 +73,21 @@ class Curve(BaseCallback):
 
 def train(options: Train) -> None:
     """Do the trainings that the file does not hold yet, one after the other."""
-    done = {(row["form"], row["memory"], row["seed"], row["asked"]) for row in read(options.out)}
-    for seed, memory, form in itertools.product(options.seeds, options.memories, options.forms):
-        if (form, memory, seed, options.total_timesteps) in done:
+    done = {(row["form"], row["key"]) for row in read(options.out)}
+    asked = retention.Train(memories=options.memories, seeds=options.seeds, lengths=(5,))
+    for training, form in itertools.product(retention.trainings(asked), options.forms):
+        config = training.config
+        if (form, training.key) in done:
             continue
-        config = TrainConfig(memory=memory, seed=seed, total_timesteps=options.total_timesteps)
         began = time.perf_counter()
         with torch_only() if form == "torch" else contextlib.nullcontext():
             env, curve = make_env(config), Curve()
             make_model(config, env).learn(config.total_timesteps, curve)
             env.close()
-        row = {"form": form, "memory": memory, "seed": seed, "asked": options.total_timesteps, "steps": curve.steps}
+        row = {"key": training.key, "form": form, "memory": config.memory, "seed": config.seed, "steps": curve.steps}
         row |= {"success": curve.success, "seconds": round(time.perf_counter() - began, 1), "versions": versions()}
         append(options.out, row)
-        print(form, memory, seed, curve.success[-1], f"{row['seconds']} s", flush=True)
+        print(form, config.memory, config.seed, curve.success[-1], f"{row['seconds']} s", flush=True)
 
 
 def plot(options: Plot) -> None:
