@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from envs.arguments import check_int
 from envs.core import World
-from envs.kernels import IO, compiled, draw, run_rows
+from envs.kernels import IO, below, compiled, draw, either, halves, run_rows
 from envs.raster import AGENT, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, faded
 
 MOST_DANCES = 64
@@ -25,20 +25,23 @@ class Rules(NamedTuple):
 
 
 class State(NamedTuple):
-    """What changes, one entry per row. An episode is drawn when it begins; `steps` says where in it the player is."""
+    """What changes, one entry per row, in small types, as a step takes the longer the more memory it goes through.
+
+    An episode is drawn when it begins; `steps` says where in it the player is.
+    """
 
     rng: np.ndarray
     steps: np.ndarray
     place: np.ndarray
-    """[B, views + 1] int64, the room of every view, then the one asked for"""
+    """[B, views + 1] uint16, the room of every view, then the one asked for"""
     dance: np.ndarray
-    """[B, views + 1] int64, the dance of every view, then the answer"""
+    """[B, views + 1] uint8, the dance of every view, then the answer"""
     task: np.ndarray
-    """[B] int64; 0 where there is but one"""
+    """[B] uint8; 0 where there is but one"""
     rooms: np.ndarray
-    """[B, rooms] int64, scratch: the rooms in the order in which they were first seen, or were dealt"""
+    """[B, rooms + 1] uint16, scratch: the rooms as they were first seen, or were dealt; then anything"""
     known: np.ndarray
-    """[B, rooms] int64, scratch: the dance of a room, -1 where it was not seen"""
+    """[B, rooms] int8, scratch: the dance of a room, -1 where it was not seen"""
 
 
 class Observation(NamedTuple):
@@ -54,26 +57,25 @@ def begin(rules: Rules, state: State, i: int) -> None:
     side, rooms, known = rules.side, state.rooms, state.known
     for r in range(side * side):
         known[i, r] = -1
+    high, low = halves(state.rng, i)
+    row, column = below(state.rng, i, high, side), below(state.rng, i, low, side)
     seen = 0
-    row, column = draw(state.rng, i, side), draw(state.rng, i, side)
+    # Without branches, as a processor can guess neither the door nor whether a room is new: both numbers are drawn in
+    # any case.
     for t in range(rules.views):
-        if t > 0:
-            up, down, left, right = row > 0, row < side - 1, column > 0, column < side - 1
-            door = draw(state.rng, i, up + down + left + right)
-            if up and door == 0:
-                row -= 1
-            elif down and door == up:
-                row += 1
-            elif left and door == up + down:
-                column -= 1
-            else:
-                column += 1
+        high, low = halves(state.rng, i)
         r = row * side + column
-        if known[i, r] < 0:
-            known[i, r] = draw(state.rng, i, rules.dances)
-            rooms[i, seen] = r
-            seen += 1
-        state.place[i, t], state.dance[i, t] = r, known[i, r]
+        before = np.int64(known[i, r])
+        new = before < 0
+        dance = either(new, below(state.rng, i, low, rules.dances), before)
+        rooms[i, seen], known[i, r] = r, dance
+        seen += new
+        state.place[i, t], state.dance[i, t] = r, dance
+        up, left = np.int64(row > 0), np.int64(column > 0)
+        upright = up + np.int64(row < side - 1)
+        door = below(state.rng, i, high, upright + left + np.int64(column < side - 1))
+        row += np.int64((door >= up) & (door < upright)) - np.int64(door < up)
+        column += np.int64(door >= upright + left) - np.int64((door >= upright) & (door < upright + left))
     asked = rooms[i, draw(state.rng, i, seen)]
     state.place[i, rules.views], state.dance[i, rules.views] = asked, known[i, asked]
 
@@ -90,13 +92,12 @@ def move(rules: Any, state: State, i: int, action: int) -> tuple[float, bool, bo
 @compiled
 def show(rules: Any, state: State, i: int, place: np.ndarray, seen: np.ndarray, j: int) -> None:
     """The room, and the dance or the question."""
-    t = min(state.steps[i], rules.views)
+    steps, views = state.steps[i], rules.views
+    t = min(steps, views)
     place[j] = state.place[i, t]
-    seen[j] = 0
-    if state.steps[i] < rules.views:
-        seen[j, state.dance[i, t]] = 1
-    elif state.steps[i] == rules.views:
-        seen[j, rules.dances] = 1
+    for k in range(seen.shape[1]):
+        seen[j, k] = 0
+    seen[j, either(steps < views, np.int64(state.dance[i, t]), rules.dances)] = steps <= views
 
 
 @compiled
@@ -120,13 +121,20 @@ class RoomBallet(World):
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""
-        rooms, views = self.layout[0] * self.layout[1], self.rules.views
-        shapes = ((), (views + 1,), (views + 1,), (), (rooms,), (rooms,))
-        return State(np.zeros(rows, np.uint64), *(np.zeros((rows, *shape), np.int64) for shape in shapes))
+        B, rooms, views = rows, self.layout[0] * self.layout[1], self.rules.views
+        return State(
+            rng=np.zeros(B, np.uint64),
+            steps=np.zeros(B, np.int64),
+            place=np.zeros((B, views + 1), np.uint16),
+            dance=np.zeros((B, views + 1), np.uint8),
+            task=np.zeros(B, np.uint8),
+            rooms=np.zeros((B, rooms + 1), np.uint16),
+            known=np.zeros((B, rooms), np.int8),
+        )
 
     def expert(self) -> np.ndarray:
         """The answer; before the question any action will do, and it takes 0."""
-        return np.where(self.state.steps < self.rules.views, 0, self.state.dance[:, -1])
+        return np.where(self.state.steps < self.rules.views, np.int64(0), self.state.dance[:, -1])
 
     def chance_level(self) -> float:
         """A guess: the dances are drawn independently and evenly."""

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.arguments import check_choice, check_int
-from envs.kernels import IO, compiled, draw, run_rows
+from envs.kernels import IO, below, compiled, draw, either, halves, run_rows
 from envs.room_ballet import MOST_DANCES, RoomBallet, State, move, show
 
 ROOMS = 8
@@ -37,10 +37,13 @@ class Observation(NamedTuple):
 
 @compiled
 def shuffle(state: State, i: int, place: np.ndarray, first: int, end: int) -> None:
-    """Put the entries first to end - 1 of row i of `place` into a random order (Fisher and Yates)."""
-    for t in range(end - 1, first, -1):
-        other = first + draw(state.rng, i, t - first + 1)
+    """Put the entries first to end - 1 of row i of `place` into a random order (Fisher and Yates), two at a time."""
+    for t in range(end - 1, first, -2):
+        high, low = halves(state.rng, i)
+        other = first + below(state.rng, i, high, t - first + 1)
         place[i, t], place[i, other] = place[i, other], place[i, t]
+        other = first + below(state.rng, i, low, t - first)
+        place[i, t - 1], place[i, other] = place[i, other], place[i, t - 1]
 
 
 @compiled
@@ -79,9 +82,13 @@ def in_the_middle(state: State, i: int, visits: int) -> None:
     """The last visit of rooms[0] is view 8 or 9, its others are among the first eight; the other rooms as they come."""
     place, rooms = state.place, state.rooms
     before = visits - 1
-    for t in range(before, VIEWS - 1):
-        k = t - before
-        place[i, t] = rooms[i, 1 + (k % (ROOMS - 1) if k < 2 * (ROOMS - 1) else draw(state.rng, i, ROOMS - 1))]
+    others = ROOMS - 1  # all of them twice, and more where room is left; what this writes too far is written over below
+    for k in range(others):
+        place[i, before + k] = place[i, before + others + k] = rooms[i, 1 + k]
+    for t in range(before + 2 * others, VIEWS - 1, 2):
+        high, low = halves(state.rng, i)
+        place[i, t] = rooms[i, 1 + below(state.rng, i, high, others)]
+        place[i, t + 1] = rooms[i, 1 + below(state.rng, i, low, others)]
     shuffle(state, i, place, before, VIEWS - 1)
     for t in range(before):
         place[i, t] = rooms[i, 0]
@@ -103,12 +110,13 @@ def begin(rules: Rules, state: State, i: int) -> None:
         favourites(state, i, task == FIFO)
     else:
         in_the_middle(state, i, 1 if task == MVFO else 4 + draw(state.rng, i, 3))
-    asked = state.rooms[i, 0]
-    state.place[i, VIEWS] = asked
-    for t in range(VIEWS):
-        state.dance[i, t] = draw(state.rng, i, rules.dances)
-        if state.place[i, t] == asked:
-            state.dance[i, VIEWS] = state.dance[i, t]
+    asked, answer = state.rooms[i, 0], np.int64(0)
+    for t in range(0, VIEWS, 2):
+        high, low = halves(state.rng, i)
+        one, two = below(state.rng, i, high, rules.dances), below(state.rng, i, low, rules.dances)
+        state.dance[i, t], state.dance[i, t + 1] = one, two
+        answer = either(state.place[i, t + 1] == asked, two, either(state.place[i, t] == asked, one, answer))
+    state.place[i, VIEWS], state.dance[i, VIEWS] = asked, answer
 
 
 @compiled
@@ -198,7 +206,7 @@ class RoomBalletMultiTask(RoomBallet):
 
     def breakdown(self) -> dict[str, np.ndarray]:
         """The answer by task, 0 fifo, 1 lifo, 2 mvfo, 3 lvfo: by what a memory must drop to have it."""
-        return {"task": np.where(self.state.steps == self.rules.views, self.state.task, -1)}
+        return {"task": np.where(self.state.steps == self.rules.views, self.state.task, np.int64(-1))}
 
     def memory_horizons(self) -> tuple[int, ...]:
         """From the last dance in the room to the question, both included."""

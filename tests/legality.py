@@ -160,7 +160,7 @@ def room_ballet(world: Any) -> Invariants:
 
 
 def short_stay(world: Any) -> Invariants:
-    row, column = np.divmod(world.state.place[:, :-1], world.rules.side)
+    row, column = np.divmod(world.state.place[:, :-1].astype(int), world.rules.side)
     doors = np.abs(np.diff(row, axis=1)) + np.abs(np.diff(column, axis=1))
     return {**room_ballet(world), "neighbouring rooms": within(doors, 1, 1)}
 

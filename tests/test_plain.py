@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from plain import PLAIN
 from plain.hide_and_seek import PlainHideAndSeek
 from plain.key_value import ASK, WRITE, PlainKeyValueRewrite
+from plain.room_ballet import PlainRoomBalletShortStay
 from plain.rune_tmaze import PlainRuneTMaze
 
 CASES = [
@@ -50,7 +52,8 @@ class Stream(SplitMix):
         low, high = (0, low) if high is None else (low, high)
         if size is None:
             return low + self.below(high - low)
-        return np.array([low + self.below(high - low) for _ in range(size)], int)
+        pairs = [[low + self.below(high - low, half) for half in self.halves()] for _ in range(0, size, 2)]
+        return np.array(pairs, int).ravel()[:size]
 
     def random(self):
         return (self.bits() >> 11) / 2**53
@@ -69,9 +72,10 @@ class Stream(SplitMix):
 
     def permutation(self, items):
         items = list(range(items)) if isinstance(items, int) else list(items)
-        for t in range(len(items) - 1, 0, -1):
-            other = self.below(t + 1)
-            items[t], items[other] = items[other], items[t]
+        for last in range(len(items) - 1, 0, -2):
+            for t, half in zip((last, last - 1), self.halves()):
+                other = self.below(t + 1, half)
+                items[t], items[other] = items[other], items[t]
         return np.array(items)
 
 
@@ -106,7 +110,19 @@ def copy_boxes(plain, hidden, t):
     return t == 0
 
 
-COPY = {"RuneTMaze": copy_runes, "KeyValueRewrite": copy_stream, "HideAndSeek": copy_boxes}
+def copy_walk(plain, hidden, t):
+    """All rooms and dances, and the room asked for."""
+    if t == 0:
+        *plain.views, (plain.asked, plain.answer) = zip(*(hidden[0][name][0].tolist() for name in ("place", "dance")))
+    return t == 0
+
+
+COPY = {
+    "RuneTMaze": copy_runes,
+    "KeyValueRewrite": copy_stream,
+    "RoomBalletShortStay": copy_walk,
+    "HideAndSeek": copy_boxes,
+}
 """Families whose plain form draws in another order: what it drew is replaced by what the world drew."""
 
 
@@ -189,3 +205,16 @@ def test_drawn_runes_and_boxes_keep_the_rules():
         assert sorted(boxes.boxes) == list(range(6))
         assert all(k < 4 <= empty < 6 for k, empty in boxes.moves)
     assert totals == set(range(1, 7))
+
+
+def test_drawn_walks_keep_the_rules():
+    plain = PlainRoomBalletShortStay(views=20, dances=4, side=3)
+    for seed in range(100):
+        plain.reset(seed=seed)
+        rooms = [divmod(room, 3) for room, _ in plain.views]
+        assert len(rooms) == 20
+        assert all(0 <= row < 3 and 0 <= column < 3 for row, column in rooms)
+        assert all(abs(r - row) + abs(c - column) == 1 for (r, c), (row, column) in itertools.pairwise(rooms))
+        assert len(set(plain.views)) == len(set(rooms))
+        assert {dance for _, dance in plain.views} <= set(range(4))
+        assert (plain.asked, plain.answer) in plain.views

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
@@ -61,18 +62,17 @@ class ShortStayTwin(Twin):
         self.length, self.side = views, side
 
     def draw(self) -> list[tuple[int, int]]:
-        row, column = self.rng.below(self.side), self.rng.below(self.side)
+        row, column = (self.rng.below(self.side, half) for half in self.rng.halves())
         dance_of: dict[int, int] = {}
         views = []
-        for t in range(self.length):
-            if t:
-                doors = [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
-                doors = [(r, c) for r, c in doors if 0 <= r < self.side and 0 <= c < self.side]
-                row, column = doors[self.rng.below(len(doors))]
+        for _ in range(self.length):
+            door, dance = self.rng.halves()
             room = row * self.side + column
-            if room not in dance_of:
-                dance_of[room] = self.rng.below(self.dances)
+            dance_of.setdefault(room, self.rng.below(self.dances, dance))
             views.append((room, dance_of[room]))
+            doors = [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
+            doors = [(r, c) for r, c in doors if 0 <= r < self.side and 0 <= c < self.side]
+            row, column = doors[self.rng.below(len(doors), door)]
         self.asked = list(dance_of)[self.rng.below(len(dance_of))]
         return views
 
@@ -86,9 +86,10 @@ class MultiTaskTwin(Twin):
 
     def shuffled(self, items: list) -> list:
         items = list(items)
-        for t in range(len(items) - 1, 0, -1):
-            other = self.rng.below(t + 1)
-            items[t], items[other] = items[other], items[t]
+        for last in range(len(items) - 1, 0, -2):
+            for t, half in zip((last, last - 1), self.rng.halves()):
+                other = self.rng.below(t + 1, half)
+                items[t], items[other] = items[other], items[t]
         return items
 
     def draw(self) -> list[tuple[int, int]]:
@@ -104,12 +105,17 @@ class MultiTaskTwin(Twin):
         else:
             count = 1 if TASKS[self.task] == "mvfo" else 4 + self.rng.below(3)
             others = list("bcdefgh" * 2)[: VIEWS - count]
-            others += ["bcdefgh"[self.rng.below(7)] for _ in range(VIEWS - count - len(others))]
+            others += self.some("bcdefgh", VIEWS - count - len(others))
             visits = ["a"] * (count - 1) + self.shuffled(others)
             visits = self.shuffled(visits[:8]) + visits[8:]
             visits.insert(8 + self.rng.below(2), "a")
         self.asked = room["a"]
-        return [(room[name], self.rng.below(self.dances)) for name in visits]
+        return list(zip([room[name] for name in visits], self.some(range(self.dances), VIEWS)))
+
+    def some(self, items: Sequence, count: int) -> list:
+        """`count` of the items, evenly and independently."""
+        pairs = [[items[self.rng.below(len(items), half)] for half in self.rng.halves()] for _ in range(0, count, 2)]
+        return [item for pair in pairs for item in pair][:count]
 
 
 def plain(obs: dict) -> dict:
