@@ -69,13 +69,13 @@ def begin(rules: Rules, state: State, i: int) -> None:
         new = before < 0
         dance = either(new, below(state.rng, i, low, rules.dances), before)
         rooms[i, seen], known[i, r] = r, dance
-        seen += new
+        seen += int(new)
         state.place[i, t], state.dance[i, t] = r, dance
-        up, left = np.int64(row > 0), np.int64(column > 0)
-        upright = up + np.int64(row < side - 1)
-        door = below(state.rng, i, high, upright + left + np.int64(column < side - 1))
-        row += np.int64((door >= up) & (door < upright)) - np.int64(door < up)
-        column += np.int64(door >= upright + left) - np.int64((door >= upright) & (door < upright + left))
+        up, left = int(row > 0), int(column > 0)
+        upright = up + int(row < side - 1)
+        door = below(state.rng, i, high, upright + left + int(column < side - 1))
+        row += int((door >= up) & (door < upright)) - int(door < up)
+        column += int(door >= upright + left) - int((door >= upright) & (door < upright + left))
     asked = rooms[i, draw(state.rng, i, seen)]
     state.place[i, rules.views], state.dance[i, rules.views] = asked, known[i, asked]
 
