@@ -36,8 +36,7 @@ class DivergenceLimit:
         if not self.passed:
             self._last_step.keep()
         elif rise > self.target_kl:
-            self._last_step.undo()
-            self.rejected = True
+            self.rejected = self._last_step.undo()
         return self.passed
 
 
@@ -50,29 +49,28 @@ class LastStep:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
-        self._kept: list[Tensor] = []
+        # by the tensors themselves: the optimiser makes its means when a parameter first has a gradient
+        self._kept: dict[Tensor, Tensor] = {}
 
+    @torch.no_grad()
     def keep(self) -> None:
         """Remember how things are now; to be called before each step."""
-        now = self._tensors()
-        if len(now) != len(self._kept):
-            self._kept = [tensor.clone() for tensor in now]
-        else:
-            for kept, tensor in zip(self._kept, now):
-                kept.copy_(tensor)
+        for tensor in self._tensors():
+            if tensor in self._kept:
+                self._kept[tensor].copy_(tensor)
+            else:
+                self._kept[tensor] = tensor.detach().clone()
 
-    def undo(self) -> None:
-        """Set everything back to the last `keep`; without one, nothing happens."""
-        now = self._tensors()
-        for tensor, kept in zip(now, self._kept):
-            tensor.copy_(kept)
+    @torch.no_grad()
+    def undo(self) -> bool:
+        """Set everything back to the last `keep`; False where there was none, and nothing happens."""
         if self._kept:
-            # the optimiser has means since its first step only, which then is the one undone
-            for tensor in now[len(self._kept) :]:
-                tensor.zero_()
+            for tensor in self._tensors():
+                kept = self._kept.get(tensor)
+                tensor.zero_() if kept is None else tensor.copy_(kept)
+        return bool(self._kept)
 
     def _tensors(self) -> list[Tensor]:
         parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         states = [self.optimizer.state.get(each, {}) for each in parameters]
-        means = [state[name] for state in states for name in DIRECTIONS if state.get(name) is not None]
-        return [each.detach() for each in parameters] + means
+        return parameters + [state[name] for state in states for name in DIRECTIONS if state.get(name) is not None]

@@ -380,7 +380,7 @@ class MultiInputMemoryPolicy(MemoryActorCriticPolicy):
 
 
 def _to_array(tensor: Tensor) -> np.ndarray:
-    return tensor.cpu().numpy()
+    return tensor.detach().cpu().numpy()
 
 
 def _check_rows(leaf: Tensor, batch_size: int) -> None:

@@ -300,9 +300,10 @@ class MemoryPPO(RememberingAlgorithm):
             for batch in self.rollout_buffer.get(columns, self.rng):
                 loss, record = ppo_loss(self.policy, batch, weights)
                 records.append(record)
-                if limit is not None and limit.check(float(record["approx_kl"])):
+                if limit is not None:
                     check_update(self, record["approx_kl"], batch, weights)
-                    break
+                    if limit.check(float(record["approx_kl"])):
+                        break
                 self.policy.optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)

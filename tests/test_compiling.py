@@ -1,5 +1,6 @@
 """Machine code of earlier runs: thrown away as soon as a file that it may hold code of is newer."""
 
+import gc
 import importlib
 import os
 import sys
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 from numba.core.caching import FunctionCache
+from numba.core.dispatcher import Dispatcher
 from numba.core.errors import TypingError
+from small import FEATURES, make_small
 
+import memory
 import memory.kernels
 from memory.kernels.compiling import drop_stale
 from memory.kernels.products import multiply, pack
@@ -78,3 +82,20 @@ def test_products_of_two_types_do_not_compile(odd):
     with pytest.raises(TypingError):
         multiply(a, pack(b), out, False)
     assert np.array_equal(out, np.ones((4, 4)))
+
+
+def test_machine_code_is_found_again():
+    """Numba looks for it by what a kernel holds; another kernel that it holds has a new name in each process."""
+    start, place = torch.zeros(3, 2, dtype=torch.bool), torch.zeros(3, 2, dtype=torch.int64)
+    for name in memory.names():
+        module = make_small(name)
+        x = torch.randn(3, 2, FEATURES, dtype=torch.float64, requires_grad=True)
+        module.scan(x, start, module.initial_state(2), place)[0].sum().backward()
+        with torch.no_grad():
+            module.step(x[0], module.initial_state(2), place[0])
+    found = [each for each in gc.get_objects() if issubclass(type(each), Dispatcher)]
+    ours = [each.py_func for each in found if each.py_func.__module__.partition(".")[0] in ("memory", "agents", "envs")]
+    assert any("delta_loops" in function.__module__ for function in ours)
+    for function in ours:
+        held = [cell.cell_contents for cell in function.__closure__ or ()]
+        assert all(isinstance(each, int | float | str | tuple | None) for each in held), function

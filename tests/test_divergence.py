@@ -53,8 +53,29 @@ def test_undoing_without_anything_kept_does_nothing():
     optimizer = torch.optim.Adam(layer.parameters())
     take(optimizer, layer, 1.0)
     weight = layer.weight.detach().clone()
-    LastStep(optimizer).undo()
+    assert not LastStep(optimizer).undo()
     assert torch.equal(layer.weight, weight)
+    limit = DivergenceLimit(optimizer, 0.01)
+    assert limit.check(1.0)
+    assert not limit.rejected
+
+
+def test_a_parameter_that_has_its_first_gradient_later():
+    """Its mean comes into being between those of others."""
+    late, early = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.Adam([late, early], lr=0.1)
+    early.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    last = LastStep(optimizer)
+    last.keep()
+    mean, value = optimizer.state[early]["exp_avg"].clone(), early.detach().clone()
+    (late.sum() + early.sum()).backward()
+    optimizer.step()
+    assert last.undo()
+    assert_close((late.detach(), early.detach()), (torch.ones(2), value), rtol=0, atol=0)
+    assert_close(optimizer.state[early]["exp_avg"], mean, rtol=0, atol=0)
+    assert_close(optimizer.state[late]["exp_avg"], torch.zeros(2), rtol=0, atol=0)
 
 
 def divergences(target_kl, monkeypatch):

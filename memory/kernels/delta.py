@@ -50,7 +50,7 @@ def gated_delta_scan(
     Returns:
         What is read [T, B, H, V], and the last tables [B, H, K, V].
     """
-    if not has_kernels(q):
+    if not has_kernels(q, k, v, alpha, beta, state):
         return gated_delta_chunked(q, k, v, alpha, beta, start, state, normalise)
     read, last = _DeltaScan.apply(torch.cat((q, k, v), -1), alpha, beta, start, state, normalise)
     return read, last

@@ -71,7 +71,7 @@ def delta_layer(z: Tensor, start: Tensor, state: Tensor, form: DeltaForm) -> tup
     Returns:
         y [T, B, H * V], the last tables [B, H, K, V]; alpha and beta [T, B, H], without gradients.
     """
-    if not has_kernels(z):
+    if not has_kernels(z, state):
         return delta_layer_torch(z, start, state, form)
     y, last, alpha, beta = _DeltaLayer.apply(z, start, state, form)
     return y, last, alpha, beta

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from numba import njit
+from numba import literally, njit
 
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.delta_read import gate_reads, gate_reads_backward
@@ -28,6 +28,48 @@ EPS = 1e-6
 """Added to the squared length where queries and keys are normalised."""
 
 
+PAIRS = 2 * SEGMENT
+"""Queries and keys of a segment."""
+
+
+# Not inside of `compiled`: a kernel that is a variable of another has another name in each process, and numba would
+# never find the machine code of the one that holds it again.
+@njit(**INLINED)
+def directions(K, z, z0, step, steps, normalise, unit, scale, parts, sums):  # type: ignore[no-untyped-def]
+    """Fill unit [SEGMENT + 1, 2, K] with queries and keys, of unit length if `normalise`, from z[z0] on.
+
+    scale [SEGMENT, 2] gets what they were multiplied by. parts and sums are memory for sums.
+    """
+    literally(K)
+    lanes = VECTOR_BYTES // z.itemsize
+    for s in range(steps):
+        q, k = load(z, z0 + s * step, K), load(z, z0 + s * step + K, K)
+        store(q, unit, 2 * s * K)
+        store(k, unit, (2 * s + 1) * K)
+        store(fold(q * q), parts, 2 * s * lanes)
+        store(fold(k * k), parts, (2 * s + 1) * lanes)
+    if normalise:
+        sum_rows(parts, PAIRS, sums, 0)
+        store(z.dtype.type(1) / root(load(sums, 0, PAIRS) + z.dtype.type(EPS)), scale, 0)
+        for i in range(2 * steps):
+            store(scale[i] * load(unit, i * K, K), unit, i * K)
+
+
+@njit(**INLINED)
+def read_by(K, V, row, at, table):  # type: ignore[no-untyped-def]
+    """The sum of a table's rows, each times a number of row[at] and what follows."""
+    literally(K)
+    literally(V)
+    even = zeros_like(load(table, 0, V))
+    odd = even
+    for i in range(0, K - K % 2, 2):
+        even = even + row[at + i] * load(table, i * V, V)
+        odd = odd + row[at + i + 1] * load(table, (i + 1) * V, V)
+    if K % 2:
+        even = even + row[at + K - 1] * load(table, (K - 1) * V, V)
+    return even + odd
+
+
 @functools.cache
 def compiled(K: int, V: int, read: str | None = None) -> tuple[Callable[..., None], Callable[..., None]]:
     """Forward and backward loops for tables [K, V].
@@ -35,40 +77,9 @@ def compiled(K: int, V: int, read: str | None = None) -> tuple[Callable[..., Non
     With `read`, "tanh" or "norm", gates stand behind the values, what is read is bounded and gated as in
     `memory.kernels.delta_read`, and this is what is returned; with None it is the read itself.
     """
-    KV, EVEN, PAIRS = K * V, K - K % 2, 2 * SEGMENT
+    KV, EVEN = K * V, K - K % 2
     gated, use_tanh = read is not None, read == "tanh"
     WIDTH = 2 * K + 2 * V if gated else 2 * K + V
-
-    @njit(**INLINED)
-    def directions(z, z0, step, steps, normalise, unit, scale, parts, sums):  # type: ignore[no-untyped-def]
-        """Fill unit [SEGMENT + 1, 2, K] with queries and keys, of unit length if `normalise`, from z[z0] on.
-
-        scale [SEGMENT, 2] gets what they were multiplied by. parts and sums are memory for sums.
-        """
-        lanes = VECTOR_BYTES // z.itemsize
-        for s in range(steps):
-            q, k = load(z, z0 + s * step, K), load(z, z0 + s * step + K, K)
-            store(q, unit, 2 * s * K)
-            store(k, unit, (2 * s + 1) * K)
-            store(fold(q * q), parts, 2 * s * lanes)
-            store(fold(k * k), parts, (2 * s + 1) * lanes)
-        if normalise:
-            sum_rows(parts, PAIRS, sums, 0)
-            store(z.dtype.type(1) / root(load(sums, 0, PAIRS) + z.dtype.type(EPS)), scale, 0)
-            for i in range(2 * steps):
-                store(scale[i] * load(unit, i * K, K), unit, i * K)
-
-    @njit(**INLINED)
-    def read_by(row, at, table):  # type: ignore[no-untyped-def]
-        """The sum of a table's rows, each times a number of row[at] and what follows."""
-        even = zeros_like(load(table, 0, V))
-        odd = even
-        for i in range(0, EVEN, 2):
-            even = even + row[at + i] * load(table, i * V, V)
-            odd = odd + row[at + i + 1] * load(table, (i + 1) * V, V)
-        if EVEN < K:
-            even = even + row[at + EVEN] * load(table, EVEN * V, V)
-        return even + odd
 
     @njit(**OPTIONS)
     def forward(  # type: ignore[no-untyped-def]
@@ -92,12 +103,12 @@ def compiled(K: int, V: int, read: str | None = None) -> tuple[Callable[..., Non
                 for t0 in range(0, T, SEGMENT):
                     steps = min(SEGMENT, T - t0)
                     z0 = t0 * zs[0] + b * zs[1] + h * zs[2]
-                    directions(z, z0, zs[0], steps, normalise, unit, scale, parts, sums)
+                    directions(K, z, z0, zs[0], steps, normalise, unit, scale, parts, sums)
                     if start[t0, b]:
                         S[:] = 0
                     if len(kept) > 0:
                         kept[t0 // SEGMENT, b, h] = S
-                    found = read_by(unit, K, S)
+                    found = read_by(K, V, unit, K, S)
                     for s in range(steps):
                         t = t0 + s
                         if s > 0 and start[t, b]:
@@ -168,7 +179,7 @@ def compiled(K: int, V: int, read: str | None = None) -> tuple[Callable[..., Non
                 for t0 in range((len(kept) - 1) * SEGMENT, -1, -SEGMENT):
                     steps = min(SEGMENT, T - t0)
                     z0 = t0 * zs[0] + b * zs[1] + h * zs[2]
-                    directions(z, z0, zs[0], steps, normalise, unit, scale, parts, sums)
+                    directions(K, z, z0, zs[0], steps, normalise, unit, scale, parts, sums)
                     tables[:KV] = kept[t0 // SEGMENT, b, h]
                     for s in range(steps):
                         t = t0 + s
@@ -200,7 +211,7 @@ def compiled(K: int, V: int, read: str | None = None) -> tuple[Callable[..., Non
                         store(fold(write * load(d_read, s * V, V)), along[1], s * lanes)
                     sum_rows(along[0], SEGMENT, totals[0], 0)
                     sum_rows(along[1], SEGMENT, totals[1], 0)
-                    wanted = read_by(unit, (2 * steps - 1) * K, G)
+                    wanted = read_by(K, V, unit, (2 * steps - 1) * K, G)
                     for s in range(steps - 1, -1, -1):
                         t = t0 + s
                         u = 2 * s * K
