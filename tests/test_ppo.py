@@ -139,7 +139,7 @@ def test_truncation_bootstraps_from_one_step_on_the_final_observation():
 
 
 def test_what_no_step_changes_is_not_wrapped_anew_by_predict():
-    """A tensor of an array of a tensor ... kept every state of an episode alive: gigabytes after 10,000 steps."""
+    """A tensor of an array of a tensor ... grew with every step of an episode."""
     model, obs = model_for("rewrite"), np.zeros((3, 2), np.float32)
     _, state = model.predict(obs)
     for _ in range(3):
@@ -147,6 +147,21 @@ def test_what_no_step_changes_is_not_wrapped_anew_by_predict():
         assert state.table is not before.table
         for name in ("tail", "h", "c"):
             assert getattr(state, name) is getattr(before, name)
+
+
+def test_predict_begins_with_a_state_that_is_learned(monkeypatch):
+    model, obs = model_for("gru"), np.zeros((3, 2), np.float32)
+    want, _ = model.predict(obs, deterministic=True)
+    memory, fresh = model.policy.memory, model.policy.memory.initial_state
+
+    def learned(rows):
+        state = fresh(rows)
+        return type(state)(*(leaf.requires_grad_() for leaf in state))
+
+    monkeypatch.setattr(memory, "initial_state", learned)
+    found, state = model.predict(obs, deterministic=True)
+    np.testing.assert_array_equal(found, want)
+    assert all(isinstance(leaf, np.ndarray) for leaf in state)
 
 
 def test_predict_carries_the_state_as_sb3_expects():
