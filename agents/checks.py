@@ -205,7 +205,7 @@ ARGUMENTS: dict[str, Check] = {
     "clip_range_vf": _optional(_schedule),
     "normalize_advantage": _flag,
     "min_advantage_std": _number(0),
-    "ent_coef": _number(0),
+    "ent_coef": _schedule,
     "vf_coef": _number(0),
     "max_grad_norm": _number(0),
     "use_sde": _flag,

@@ -86,7 +86,7 @@ class TrainConfig(_Config):
     learning_rate: float = 7e-4
     """Of Adam."""
     anneal: bool = True
-    """Lower the learning rate linearly to 0 over the run."""
+    """Lower the learning rate and the entropy's weight linearly to 0 over the run."""
     gamma: float = 0.99
     """Discount per step."""
     gae_lambda: float = 0.95

@@ -25,6 +25,7 @@ from rich.table import Table
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.tensorboard import SummaryWriter
@@ -63,11 +64,14 @@ def _environments(config: TrainConfig, num_envs: int) -> VecEnv:
 def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
     """The agent of a configuration; ValueError where the memory, an argument or a space does not fit."""
     set_threads(config)
-    rate = config.learning_rate
+
+    def annealed(value: float) -> float | Schedule:
+        return LinearSchedule(value, 0.0, 1.0) if config.anneal else value
+
     return MemoryPPO(
         policy_name(env.observation_space),
         env,
-        learning_rate=LinearSchedule(rate, 0.0, 1.0) if config.anneal else rate,
+        learning_rate=annealed(config.learning_rate),
         n_steps=config.n_steps,
         batch_size=config.minibatch_size,
         n_epochs=config.n_epochs,
@@ -76,7 +80,7 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
         clip_range=config.clip_range,
         target_kl=config.target_kl or None,
         min_advantage_std=config.min_advantage_std,
-        ent_coef=config.ent_coef,
+        ent_coef=annealed(config.ent_coef),
         vf_coef=config.vf_coef,
         max_grad_norm=config.max_grad_norm,
         memory_carry_over=config.carry_over,

@@ -53,7 +53,7 @@ class MemoryPPO(RememberingAlgorithm):
         normalize_advantage: whether advantages are standardised in each minibatch.
         min_advantage_std: smallest standard deviation that they are divided by. Once every episode goes alike, what
             advantages are left is noise; scaled up to 1 it can undo in one rollout what was learned. 0 as in SB3.
-        ent_coef: weight of the entropy.
+        ent_coef: weight of the entropy; a number or a function of the remaining progress.
         vf_coef: weight of the value loss.
         max_grad_norm: gradients are scaled down to this norm.
         use_sde: generalized state-dependent exploration, for Box actions.
@@ -97,7 +97,7 @@ class MemoryPPO(RememberingAlgorithm):
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
         min_advantage_std: float = 0.0,
-        ent_coef: float = 0.0,
+        ent_coef: float | Schedule = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         use_sde: bool = False,
@@ -133,7 +133,7 @@ class MemoryPPO(RememberingAlgorithm):
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,
-            ent_coef=ent_coef,
+            ent_coef=ent_coef,  # type: ignore[arg-type]
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
             use_sde=use_sde,
@@ -287,7 +287,7 @@ class MemoryPPO(RememberingAlgorithm):
             clip_range_vf,
             self.normalize_advantage,
             self.min_advantage_std,
-            self.ent_coef,
+            FloatSchedule(self.ent_coef)(self._current_progress_remaining),
             self.vf_coef,
             self.memory_aux_coef,
         )

@@ -21,6 +21,7 @@ from trainings import Options, Row, Training, by_seed, cell_names, command_line,
 FORMS = {
     "rewrite": ("rewrite", ()),
     "lstm": ("lstm", ()),
+    "no clock": ("rewrite", ("clock=false",)),
     "lstm, torch's initial biases": ("lstm", ("horizon=2",)),
     "one layer": ("rewrite", ("num_layers=1",)),
     "normalised reads": ("rewrite", ("read=norm",)),

@@ -9,6 +9,9 @@ Per layer and head, with x what the layer reads and a table S [K, V]:
     stream <- stream + W_out (sigmoid(g) bounded(S^T q))
 
 The stream starts as a linear map of the input; the first layer reads the input, every other the stream, normalised.
+The input ends with a clock: +1, -1, +1, ... since the memory began. Tables have no time of their own, and gates that
+see nothing but the input cannot count; with it an agent alternates between two actions by time, at any distance,
+where it would otherwise look up what it did in a place like this one.
 
 Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. Kernels: `memory.kernels.delta` and `delta_layer`.
 """
@@ -45,6 +48,8 @@ class RewriteState(NamedTuple):
     """[B, 1, controller_size], output of the controller."""
     c: Tensor
     """[B, 1, controller_size], cells of the controller."""
+    beat: Tensor
+    """[B, 1], the clock at the next input, 1 at first."""
 
 
 class RewriteMemory(Memory):
@@ -64,8 +69,9 @@ class RewriteMemory(Memory):
         read: "norm", reads divided by the root of their mean square (+ NORM_EPS) per head, or "tanh".
         bound_values: squash v by tanh before it is written.
         conv_size: inputs under a causal convolution, feature by feature, before the first layer; 0 for none.
+        clock: append to every input one that is 1 and -1 by turns.
     State:
-        `RewriteState`: table [B, L, H, K, V]; tail, h, c where the convolution and the controller are used.
+        `RewriteState`: table [B, L, H, K, V]; tail, h, c and beat where convolution, controller and clock are used.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class RewriteMemory(Memory):
         read: str = "tanh",
         bound_values: bool = False,
         conv_size: int = 0,
+        clock: bool = True,
     ) -> None:
         super().__init__(input_size, output_size)
         for name, value in (
@@ -94,6 +101,7 @@ class RewriteMemory(Memory):
             check_at_least(name, value, 1)
         check_at_least("conv_size", conv_size, 0)
         check_flag("bound_values", bound_values)
+        check_flag("clock", clock)
         check_choice("gates", gates, ("sigmoid", "hard"))
         check_choice("read", read, ("norm", "tanh"))
         if controller is not None:
@@ -103,8 +111,10 @@ class RewriteMemory(Memory):
         self.taps = nn.Parameter(torch.zeros(conv_size, input_size)) if conv_size else None
         if self.taps is not None:
             nn.init.ones_(self.taps.data[0])
-        self.controller = LSTM(input_size, controller_size) if controller else None
-        features = controller_size if controller else input_size
+        self.clock = clock
+        features = input_size + clock
+        self.controller = LSTM(features, controller_size) if controller else None
+        features = controller_size if controller else features
         self.enter = Linear(features, output_size)
         self.form = form = DeltaForm(num_heads, key_size, value_size, gates == "hard", read == "tanh", bound_values)
         self.layers = nn.ModuleList(
@@ -117,17 +127,20 @@ class RewriteMemory(Memory):
         zeros = torch.zeros(batch_size, *self.table_shape, dtype=self.dtype, device=self.device)
         units = self.controller.output_size if self.controller is not None else 0
         h, c = zeros.new_zeros(batch_size, 1, units), zeros.new_zeros(batch_size, 1, units)
-        return RewriteState(zeros, zeros.new_zeros(batch_size, self.tail_length, self.input_size), h, c)
+        tail = zeros.new_zeros(batch_size, self.tail_length, self.input_size)
+        return RewriteState(zeros, tail, h, c, zeros.new_ones(batch_size, self.clock))
 
     def step(
         self, x: Tensor, state: RewriteState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, RewriteState]:
         """Map x [B, F] to y [B, D]."""
         self.check_step(x, state)
-        h, c, tail = state.h, state.c, state.tail
+        h, c, tail, beat = state.h, state.c, state.tail, state.beat
         if self.taps is not None:
             convolved, tail = self._convolve(x.unsqueeze(0), _nowhere(x), tail)
             x = convolved[0]
+        if self.clock:
+            x, beat = torch.cat((x, beat), 1), -beat
         if self.controller is not None:
             x, (h, c) = self.controller.step(x, CellState(h, c))
         if not torch.is_grad_enabled() and self._compiles(x, state.table):
@@ -135,7 +148,7 @@ class RewriteMemory(Memory):
         else:
             ys, table, _ = self._layers(x.unsqueeze(0), _nowhere(x), state.table)
             y = ys[0]
-        return y, RewriteState(table, tail, h, c)
+        return y, RewriteState(table, tail, h, c, beat)
 
     def scan(
         self,
@@ -148,12 +161,13 @@ class RewriteMemory(Memory):
         """Map x [T, B, F] to y [T, B, D]: everything but the recurrences happens at all steps at once."""
         self.check_sequence(x, start, state)
         x, tail = self._convolve(x, start, state.tail)
+        x, beat = self._count(x, start, state.beat)
         h, c = state.h, state.c
         if self.controller is not None:
             x, (h, c) = self.controller.scan(x, start, CellState(h, c))
         y, table, gates = self._layers(x, start, state.table)
         self._gates = [(alpha.detach(), beta.detach()) for alpha, beta in gates]
-        return y, RewriteState(table, tail, h, c)
+        return y, RewriteState(table, tail, h, c, beat)
 
     def context(self) -> Context:
         """One input is read directly (the convolution's are); a table may keep any earlier one."""
@@ -209,6 +223,16 @@ class RewriteMemory(Memory):
         later = torch.cat((opens[T + 1 :], opens.new_zeros(min(n, 1), start.shape[1])))
         gone = later.flip(0).cumsum(0).flip(0).bool()
         return y, torch.where(gone.unsqueeze(-1), 0, past[T:]).transpose(0, 1)
+
+    def _count(self, x: Tensor, start: Tensor, beat: Tensor) -> tuple[Tensor, Tensor]:
+        """The inputs with the clock's beat appended, [T, B, F + 1], and the beat after them."""
+        if not self.clock:
+            return x, beat
+        t = torch.arange(len(x), device=x.device).unsqueeze(1)
+        turns = (1 - 2 * (t % 2)).to(x.dtype)
+        opened = torch.where(start, t, -1).cummax(0).values
+        beats = turns * torch.where(opened < 0, beat.T, turns.squeeze(1)[opened.clamp(min=0)])
+        return torch.cat((x, beats.unsqueeze(-1)), -1), -beats[-1:].T if len(x) else beat
 
 
 def _nowhere(x: Tensor) -> Tensor:

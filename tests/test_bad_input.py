@@ -87,6 +87,7 @@ MEMORIES: dict[str, dict[str, list]] = {
         "read": [None, *CHOICE],
         "bound_values": FLAG,
         "conv_size": COUNT,
+        "clock": FLAG,
     },
     "ffm": {
         "memory_size": SIZE,
@@ -239,7 +240,7 @@ AGENT: dict[str, list] = {
     "clip_range_vf": OPTIONAL_SCHEDULE,
     "normalize_advantage": FLAG,
     "min_advantage_std": POSITIVE,
-    "ent_coef": POSITIVE,
+    "ent_coef": SCHEDULE,
     "vf_coef": POSITIVE,
     "max_grad_norm": POSITIVE,
     "use_sde": [*FLAG, True],

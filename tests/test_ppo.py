@@ -375,6 +375,22 @@ def test_states_and_observations_of_another_shape_are_refused():
         model.predict(np.zeros((3, 4), np.float32))
 
 
+def test_entropy_weight_follows_its_schedule():
+    """A constant function is its number, and one that reaches 0 ends in what 0 gives."""
+
+    def trained(ent_coef):
+        model = model_for("gru", ent_coef=ent_coef)
+        model.learn(2 * 3 * 16)
+        return torch.nn.utils.parameters_to_vector(model.policy.parameters())
+
+    number, never = trained(0.5), trained(0.0)
+    assert (trained(lambda progress: 0.5) == number).all()
+    assert (trained(lambda progress: 0.0) == never).all()
+    falling = trained(LinearSchedule(0.5, 0.0, 1.0))
+    assert (falling != number).any()
+    assert (falling != never).any()
+
+
 @pytest.mark.learning
 @pytest.mark.parametrize(("name", "rate"), [("rewrite", LinearSchedule(1e-3, 0.0, 1.0)), ("lstm", 2e-3)])
 def test_a_short_training_learns_what_no_memoryless_agent_can(name, rate):

@@ -12,9 +12,11 @@ from torch.testing import assert_close
 from memory import Memory, make
 
 SMALL = dict(output_size=6, num_layers=2, num_heads=2, key_size=3, value_size=4)
-EVERYTHING = dict(controller="lstm", controller_size=3, gates="hard", read="norm", bound_values=True, conv_size=4)
-OPTIONS = [{}, EVERYTHING, *({key: EVERYTHING[key]} for key in ("controller", "gates", "read", "bound_values")),
-           dict(conv_size=1), dict(conv_size=3)]  # fmt: skip
+EVERYTHING = dict(
+    controller="lstm", controller_size=3, gates="hard", read="norm", bound_values=True, conv_size=4, clock=False
+)
+ONE_BY_ONE = ("controller", "gates", "read", "bound_values", "clock")
+OPTIONS = [{}, EVERYTHING, *({key: EVERYTHING[key]} for key in ONE_BY_ONE), dict(conv_size=1), dict(conv_size=3)]
 
 each_option = pytest.mark.parametrize("options", OPTIONS, ids=lambda o: ", ".join(o) or "default")
 
@@ -98,7 +100,7 @@ def test_output_is_bounded_by_its_gates():
 
 def test_small_inputs_are_not_amplified():
     """Normalisation has a floor: what is a thousand times smaller gives at most about a thousandth."""
-    module = make("rewrite", 5)
+    module = make("rewrite", 5, clock=False)
     for name, parameter in module.named_parameters():
         if name.endswith("bias") and "project" not in name:
             parameter.data.zero_()
@@ -123,6 +125,34 @@ def test_convolution_stops_at_starts():
             seen.append(x[t, b])
             assert_close(y[t, b], sum(module.taps[j] * seen[-1 - j] for j in range(3)))
         assert_close(last[b], torch.stack(seen[-2:]))
+
+
+def test_clock_alternates_since_the_start():
+    """Against counting: 1 at a start, then -1 and 1 by turns; the state carries it on."""
+    module = made()
+    start = torch.rand(20, 3) < 0.15
+    x, beat = torch.randn(20, 3, 5, dtype=torch.float64), module.initial_state(3).beat
+    assert beat.tolist() == [[1.0]] * 3
+    beat[1] = -1
+    seen, after = module._count(x, start, beat)
+    assert_close(seen[..., :5], x)
+    for b in range(3):
+        now = float(beat[b])
+        for t in range(20):
+            now = 1.0 if start[t, b] else now
+            assert seen[t, b, 5] == now
+            now = -now
+        assert after[b] == now
+
+
+def test_clock_tells_equal_inputs_apart():
+    """The same input for ever: without the clock a step's effect is that of the one before, but for what fades."""
+    for clock in (False, True):
+        module = made(clock=clock)
+        x, start = torch.ones(400, 1, 5, dtype=torch.float64), torch.zeros(400, 1) > 0
+        y, _ = module.scan(x, start, module.initial_state(1))
+        assert (y[-1] - y[-2]).abs().max().item() > 1e-3 if clock else (y[-1] - y[-2]).abs().max().item() < 1e-6
+        assert_close(y[-1], y[-3], atol=1e-6, rtol=0)
 
 
 @each_option
