@@ -7,8 +7,7 @@ are torch's operations, to which this is equal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,9 +19,7 @@ from torch import Tensor, nn
 from agents.distributions import Categorical, check_drawn, invert_into
 from agents.layers import Tanh
 from memory.kernels.compiling import OPTIONS
-from memory.kernels.gated_cells import squash_in_place
-from memory.kernels.linear import Linear, is_hooked
-from memory.kernels.products import multiply_turned
+from memory.kernels.linear import Linear, is_hooked, map_layers
 
 if TYPE_CHECKING:
     from agents.policies import MemoryActorCriticPolicy
@@ -39,33 +36,41 @@ def has_compiled_form(policy: MemoryActorCriticPolicy) -> bool:
         and cls._actor is MemoryActorCriticPolicy._actor
         and cls._critic is MemoryActorCriticPolicy._critic
         and type(nets) is MlpExtractor
-        and _is_known([*nets.policy_net, policy.action_net])
-        and _is_known([*nets.value_net, policy.value_net])
+        and all(map(_is_known, _layers(policy)))
     )
+
+
+def is_plain(policy: MemoryActorCriticPolicy) -> bool:
+    """Whether `act` may compute the heads of a policy that `has_compiled_form`, now: all is as built, and no hook."""
+    nets, (actor, critic) = policy._modules["mlp_extractor"], _layers(policy)
+    hooked = is_hooked(nets, *nets._modules.values(), *actor, *critic)
+    return not hooked and _is_known(actor) and _is_known(critic)
+
+
+def _layers(policy: MemoryActorCriticPolicy) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The layers of the actor and those of the critic, found without the long search for a module's attributes."""
+    own = policy._modules
+    nets = own["mlp_extractor"]._modules
+    actor = [*nets["policy_net"]._modules.values(), own["action_net"]]
+    return actor, [*nets["value_net"]._modules.values(), own["value_net"]]
 
 
 def _is_known(layers: list[nn.Module]) -> bool:
     """Whether layers are linear, with biases, and the hyperbolic tangent by turns."""
-    maps, tangents = layers[::2], layers[1::2]
-    return (
-        len(maps) == len(tangents) + 1
-        and all(type(layer) in (nn.Linear, Linear) and layer.bias is not None for layer in maps)
-        and all(type(layer) in (nn.Tanh, Tanh) for layer in tangents)
-    )
-
-
-def is_watched(policy: MemoryActorCriticPolicy) -> bool:
-    """Whether a module of the heads has a hook, now: such are called, not computed by `act`."""
-    nets = policy.mlp_extractor
-    actor, critic = nets.policy_net, nets.value_net
-    return any(map(is_hooked, (nets, actor, critic, *actor, *critic, policy.action_net, policy.value_net)))
+    for layer in layers[::2]:
+        if type(layer) not in (nn.Linear, Linear) or layer._parameters["bias"] is None:
+            return False
+    for layer in layers[1::2]:
+        if type(layer) not in (nn.Tanh, Tanh):
+            return False
+    return len(layers) % 2 == 1
 
 
 def act(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Draw actions on the CPU, without gradients.
 
     Args:
-        policy: one that `has_compiled_form`.
+        policy: one that `has_compiled_form` and `is_plain`.
         latent_pi: [B, D] float32 or float64, what the actor reads.
         latent_vf: [B, D], what the critic reads.
 
@@ -75,41 +80,24 @@ def act(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -
     Raises:
         ValueError: logits from which nothing can be drawn.
     """
-    nets, B = policy.mlp_extractor, len(latent_pi)
-    pi = tuple(_parameters([*nets.policy_net, policy.action_net]))
-    vf = tuple(_parameters([*nets.value_net, policy.value_net]))
-    logits, values = latent_pi.new_empty(B, len(pi[-1][1])), latent_pi.new_empty(B, 1)
-    log_prob = latent_pi.new_empty(B)
-    uniform, actions = torch.rand(B, dtype=torch.float64), torch.empty(B, dtype=torch.int64)
-    arrays = (tensor.numpy() for tensor in (uniform, logits, values, actions, log_prob))
-    latents = (latent.contiguous().numpy() for latent in (latent_pi, latent_vf))
-    check_drawn(logits, _act(*latents, pi, vf, *arrays))
-    return actions, values.view(B), log_prob
-
-
-def _parameters(layers: list[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Weight [D, F] and bias [D] of the linear layers."""
-    for layer in layers[::2]:
-        yield layer.weight.detach().contiguous().numpy(), layer.bias.detach().contiguous().numpy()
+    actor, critic = _layers(policy)
+    maps = [layer._parameters for layer in (*actor[::2], *critic[::2])]
+    arrays = policy.head_views([own["weight"] for own in maps] + [own["bias"] for own in maps])
+    weights, biases, n = arrays[: len(maps)], arrays[len(maps) :], len(actor[::2])
+    x_pi, x_vf = latent_pi.contiguous().numpy(), latent_vf.contiguous().numpy()
+    B, real = len(x_pi), x_pi.dtype
+    uniform, actions = torch.rand(B, dtype=torch.float64), np.empty(B, np.int64)
+    logits, values, log_prob = np.empty((B, len(biases[n - 1])), real), np.empty(B, real), np.empty(B, real)
+    given = x_pi, weights[:n], biases[:n], x_vf, weights[n:], biases[n:], uniform.numpy()
+    check_drawn(torch.from_numpy(logits), _act(*given, logits, values, actions, log_prob))
+    return torch.from_numpy(actions), torch.from_numpy(values), torch.from_numpy(log_prob)
 
 
 @njit(**OPTIONS)
-def _act(latent_pi, latent_vf, pi, vf, uniform, logits, values, actions, log_prob):  # type: ignore[no-untyped-def]
-    """Fill logits [B, n], values [B, 1], actions [B] and log_prob [B]; the result is that of `invert_into`."""
-    _through(latent_pi, pi, logits)
-    _through(latent_vf, vf, values)
+def _act(  # type: ignore[no-untyped-def]
+    x_pi, weights_pi, biases_pi, x_vf, weights_vf, biases_vf, uniform, logits, values, actions, log_prob
+):
+    """Fill logits [B, n], values, actions and log_prob [B]; the result is that of `invert_into`."""
+    map_layers(x_pi, weights_pi, biases_pi, False, logits)
+    map_layers(x_vf, weights_vf, biases_vf, False, values.reshape(-1, 1))
     return invert_into(logits, uniform, actions, log_prob)
-
-
-@njit(**OPTIONS)
-def _through(x, layers, out):  # type: ignore[no-untyped-def]
-    """Fill out from x [B, F] by linear layers, (weight, bias) each, with tangents between them."""
-    for number, (weight, bias) in enumerate(layers):
-        y = np.empty((len(x), len(bias)), x.dtype)
-        for row in range(len(x)):
-            y[row] = bias
-        multiply_turned(x, weight, y, True)
-        if number < len(layers) - 1:
-            squash_in_place(y.reshape(-1))
-        x = y
-    out[:] = x

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 import memory as memories
 from agents.distributions import draw, make_distribution
 from agents.extractors import DictExtractor, ImageExtractor
-from agents.heads import act, has_compiled_form, is_watched
+from agents.heads import act, has_compiled_form, is_plain
 from agents.layers import Layers, Tanh, through
 from agents.memory_keys import check_place, place_of, task_of
 from agents.outside import refuse_not_finite
 from agents.tree import tree_map
 from memory.base import Memory
 from memory.kernels.forms import has_kernels
+from memory.kernels.views import Views
 
 Observation = Tensor | dict[str, Tensor]
 State = tuple[Any, ...]
@@ -343,6 +344,11 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         return has_compiled_form(self)
 
     @cached_property
+    def head_views(self) -> Views:
+        """The heads' parameters as `act` takes them."""
+        return Views()
+
+    @cached_property
     def _flattens(self) -> bool:
         return (
             type(self).extract_features is ActorCriticPolicy.extract_features
@@ -353,8 +359,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         )
 
     def _acts_compiled(self, latent: Tensor) -> bool:
-        may = has_kernels(latent) and not torch.is_grad_enabled()
-        return may and self._heads_compile and not is_watched(self)
+        return has_kernels(latent) and not torch.is_grad_enabled() and self._heads_compile and is_plain(self)
 
     def _actor(self, latent: Tensor) -> Distribution:
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from memory.base import Context, Memory, check_at_least
 from memory.kernels import gated
 from memory.kernels.forms import has_kernels
+from memory.kernels.views import Views
 
 
 class HiddenState(NamedTuple):
@@ -52,6 +53,7 @@ class Recurrent(Memory):
         super().__init__(input_size, output_size)
         check_at_least("num_layers", num_layers, 1)
         self.num_layers = num_layers
+        self._views = Views()
         bound = 1 / math.sqrt(output_size)
         G = self.num_gates * output_size
         for layer in range(num_layers):
@@ -78,8 +80,8 @@ class Recurrent(Memory):
 
     def layer_weights(self, layer: int) -> gated.Weights:
         """weight_ih, weight_hh, bias_ih, bias_hh of a layer."""
-        own = self._parameters
-        return tuple(own[f"{name}_l{layer}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))  # type: ignore[return-value]
+        own, end = self._parameters, f"_l{layer}"
+        return own["weight_ih" + end], own["weight_hh" + end], own["bias_ih" + end], own["bias_hh" + end]  # type: ignore[return-value]
 
     def initial_state(self, batch_size: int) -> Any:
         """Zeros."""
@@ -92,10 +94,9 @@ class Recurrent(Memory):
         """Map x [B, F] to y [B, D] layer by layer; compiled on the CPU where no gradient is wanted."""
         self.check_step(x, state)
         if not torch.is_grad_enabled() and has_kernels(x, self.layer_weights(0)[0], *state):
-            after = self.state_type(*(torch.empty_like(s, memory_format=torch.contiguous_format) for s in state))
-            for layer in range(self.num_layers):
-                x = gated.step_layer(self.kind, layer, x, state, self.layer_weights(layer), after)
-            return x, after
+            weights = [weight for layer in range(self.num_layers) for weight in self.layer_weights(layer)]
+            y, after = gated.step_layers(self.kind, x, state, self._views(weights))
+            return y, self.state_type(*after)
         lasts = []
         for layer in range(self.num_layers):
             last = self.cell(x, tuple(s[:, layer] for s in state), self.layer_weights(layer))

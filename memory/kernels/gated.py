@@ -115,20 +115,23 @@ def scan(
     return y, tuple(last)
 
 
-def step_layer(
-    cell: Cell, layer: int, x: Tensor, state: tuple[Tensor, ...], weights: Weights, after: tuple[Tensor, ...]
-) -> Tensor:
-    """One step of a layer without gradients, x [B, F] to y [B, H], from `state` to `after`, [B, L, H] each.
+def step_layers(
+    cell: Cell, x: Tensor, state: tuple[Tensor, ...], weights: tuple[np.ndarray, ...]
+) -> tuple[Tensor, list[Tensor]]:
+    """One step of stacked layers without gradients: x [B, F] and the state, [B, L, H] each, to y [B, H] and the next.
 
-    Only where `has_kernels`, and for shapes that fit; `after` is contiguous.
+    Only where `has_kernels`, and for shapes that fit; `weights` are `Weights` of the layers, one after the other.
     """
-    y = x.new_empty(len(x), state[0].shape[2])
-    if len(state) == 1:
-        # no kernel but the LSTM's looks at the second part
-        state, after = state * 2, after * 2
-    given = [a.detach().contiguous().numpy() for a in (x, *state, *weights)]
-    loops.step(cell.kind, layer, *given, *[a.numpy() for a in (*after, y)])
-    return y
+    y = x.detach().contiguous().numpy()
+    before = [s.detach().contiguous().numpy() for s in state]
+    after = [np.empty_like(s) for s in before]
+    B, L, H = before[0].shape
+    for layer in range(L):
+        given, y = y, np.empty((B, H), y.dtype)
+        # no kernel but the LSTM's looks at the second part of a state
+        states = before[0], before[-1], after[0], after[-1]
+        loops.step(cell.kind, layer, given, *weights[4 * layer : 4 * layer + 4], *states, y)
+    return torch.from_numpy(y), [torch.from_numpy(s) for s in after]
 
 
 def _projection(cell: Cell, weights: Weights) -> tuple[Tensor, Tensor]:

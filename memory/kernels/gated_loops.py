@@ -132,7 +132,7 @@ def backward(  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def step(kind, layer, x, old_h, old_c, w_ih, w_hh, b_ih, b_hh, new_h, new_c, y):  # type: ignore[no-untyped-def]
+def step(kind, layer, x, w_ih, w_hh, b_ih, b_hh, old_h, old_c, new_h, new_c, y):  # type: ignore[no-untyped-def]
     """One step of a layer, nothing kept: y [B, H], new_h and new_c [B, L, H] from x [B, F], old_h and old_c.
 
     Weights and biases are torch's; see `forward` for the rest.

@@ -18,7 +18,7 @@ from torch.nn import functional
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.forms import has_kernels
 from memory.kernels.gated_cells import squash_in_place
-from memory.kernels.products import fill_rows, multiply, pack, pack_into, packed_size
+from memory.kernels.products import fill_rows, multiply, multiply_turned, pack, pack_into, packed_size
 from memory.kernels.rows import in_parts, part_borders
 
 FEWEST_ROWS = 256
@@ -53,19 +53,25 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-def is_hooked(module: nn.Module) -> bool:
-    """Whether a call of the module does something besides its `forward`, which a kernel would leave out."""
+def is_hooked(*modules: nn.Module) -> bool:
+    """Whether a call of one of them does something besides its `forward`, which a kernel would leave out."""
     every = torch.nn.modules.module
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or every._global_forward_hooks
+    if (
+        every._global_forward_hooks
         or every._global_forward_pre_hooks
         or every._global_backward_hooks
         or every._global_backward_pre_hooks
-    )
+    ):
+        return True
+    for module in modules:
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        ):
+            return True
+    return False
 
 
 def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -127,6 +133,22 @@ class _Linear(torch.autograd.Function):
             d_weight += other_weight
             d_bias += other_bias
         return dx if ctx.needs_input_grad[0] else None, d_weight, d_bias if ctx.has_bias else None, None
+
+
+@njit(**OPTIONS)
+def map_layers(x, weights, biases, squashed, out):  # type: ignore[no-untyped-def]
+    """Fill out [N, D] from few rows x [N, F] by linear maps with tangents between them, and at the end if `squashed`.
+
+    Weights as torch lays them out; a map's row does not depend on how many rows there are.
+    """
+    last = len(weights) - 1
+    for number in range(len(weights)):
+        y = out if number == last else np.empty((len(x), len(biases[number])), x.dtype)
+        fill_rows(y, biases[number])
+        multiply_turned(x, weights[number], y, True)
+        if squashed or number < last:
+            squash_in_place(y.reshape(-1))
+        x = y
 
 
 @njit(**OPTIONS)
