@@ -328,10 +328,10 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
     def _step(
         self, obs: Observation, start: Tensor | None, strategy: Tensor | None
     ) -> Callable[[Memory, Tensor, State], tuple[Tensor, State]]:
-        place = place_of(obs, self.memory, self.observation_space)
         rows = None if start is None else start.nonzero().squeeze(1)
 
         def read(memory: Memory, features: Tensor, state: State) -> tuple[Tensor, State]:
+            place = place_of(obs, memory, self.observation_space)
             if rows is not None and len(rows):
                 state = tree_map(lambda old, new: old.index_copy(0, rows, new), state, memory.initial_state(len(rows)))
             return memory.step(features, state, place, strategy)

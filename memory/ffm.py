@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +22,7 @@ from memory.kernels import decay
 from memory.kernels.ffm_loops import EPSILON, step
 from memory.kernels.ffm_scan import FFMScan, torch_scan
 from memory.kernels.forms import has_kernels
+from memory.kernels.views import Views
 
 
 class FFMState(NamedTuple):
@@ -75,6 +77,7 @@ class FFM(Memory):
         self.mix = nn.Linear(2 * memory_size * context_size, output_size)
         self.skip = nn.Linear(input_size, output_size)
         self.alpha = nn.Parameter(torch.linspace(0.673, -math.log(0.01) / max_period, memory_size))
+        self._views = Views()
         self.omega = nn.Parameter(2 * math.pi / torch.linspace(1, max_period, context_size))
 
     def initial_state(self, batch_size: int) -> FFMState:
@@ -135,13 +138,12 @@ class FFM(Memory):
 
     def _act(self, x: Tensor, state: FFMState) -> tuple[Tensor, FFMState]:
         """`step` in one kernel."""
-        maps = (self.value, self.skip, self.input_gate, self.output_gate)
-        weights, biases = (tuple(p.detach().numpy() for p in each) for each in zip(*((f.weight, f.bias) for f in maps)))
-        before = state.S.contiguous()
-        S, y = torch.empty_like(before), x.new_empty(len(x), self.output_size)
-        mixed = (p.detach().numpy() for p in (self.mix.weight, self.mix.bias, self.alpha, self.omega, before, S, y))
-        step(x.detach().contiguous().numpy(), weights, biases, *mixed)
-        return y, FFMState(S)
+        maps = (self.value, self.skip, self.input_gate, self.output_gate, self.mix)
+        arrays = self._views([*(map_.weight for map_ in maps), *(map_.bias for map_ in maps), self.alpha, self.omega])
+        given, before = x.contiguous().numpy(force=True), state.S.detach().contiguous()
+        S, y = torch.empty_like(before), np.empty((len(given), self.output_size), given.dtype)
+        step(given, arrays[:5], arrays[5:10], *arrays[10:], before.numpy(), S.numpy(), y)
+        return torch.from_numpy(y), FFMState(S)
 
     def _compiles(self, x: Tensor, state: FFMState) -> bool:
         """Whether the kernels take this input."""

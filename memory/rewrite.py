@@ -28,9 +28,10 @@ from torch.nn import functional
 from memory.base import Context, Memory, check_at_least, check_choice, check_flag
 from memory.kernels.delta_layer import STRETCH, DeltaForm, delta_layer
 from memory.kernels.delta_read import NORM_EPS
-from memory.kernels.delta_step import step_layer
+from memory.kernels.delta_step import step_layers
 from memory.kernels.forms import has_kernels
 from memory.kernels.linear import Linear, is_plain
+from memory.kernels.views import Views
 from memory.recurrent import LSTM, CellState
 
 KEEP_AT_START = (0.95, 0.99)
@@ -120,6 +121,7 @@ class RewriteMemory(Memory):
         self.layers = nn.ModuleList(
             DeltaLayer(output_size if layer else features, output_size, form) for layer in range(num_layers)
         )
+        self._views = Views()
         self._gates: list[tuple[Tensor, Tensor]] = []
 
     def initial_state(self, batch_size: int) -> RewriteState:
@@ -143,8 +145,11 @@ class RewriteMemory(Memory):
             x, beat = torch.cat((x, beat), 1), -beat
         if self.controller is not None:
             x, (h, c) = self.controller.step(x, CellState(h, c))
-        if not torch.is_grad_enabled() and self._compiles(x, state.table):
-            y, table = self._act(x, state.table)
+        maps = self._maps()
+        if not torch.is_grad_enabled() and all(map(is_plain, maps)) and has_kernels(x, maps[0].weight, state.table):
+            own = [map_._parameters for map_ in maps]
+            weights, biases = [each["weight"] for each in own], [each["bias"] for each in (own[0], *own[1::2])]
+            y, table = step_layers(x, self._views(weights + biases), self.form, state.table)
         else:
             ys, table, _ = self._layers(x.unsqueeze(0), _nowhere(x), state.table)
             y = ys[0]
@@ -193,19 +198,11 @@ class RewriteMemory(Memory):
             gates.append((alpha, beta))
         return stream, torch.stack(lasts, 1), gates
 
-    def _compiles(self, x: Tensor, table: Tensor) -> bool:
-        """Whether the kernels take this input, and every map is what they compute."""
-        maps = (each for layer in self.layers for each in layer.children())
-        return has_kernels(x, self.enter.weight, table) and all(map(is_plain, (self.enter, *maps)))
+    def _maps(self) -> list[nn.Linear]:
+        """The map into the stream, then each layer's two, found without the long search for a module's attributes."""
+        layers = self._modules["layers"]._modules.values()
+        return [self._modules["enter"], *(map_ for layer in layers for map_ in layer._modules.values())]
 
-    def _act(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """The layers over x [B, *] for one step without gradients: a kernel each."""
-        table = table.contiguous()
-        after, stream = torch.empty_like(table), x.new_empty(len(x), self.output_size)
-        for number, layer in enumerate(self.layers):
-            assert isinstance(layer, DeltaLayer)
-            step_layer(number, x, (self.enter, layer.project, layer.leave), self.form, table, after, stream)
-        return stream, after
 
     def _convolve(self, x: Tensor, start: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """sum_j taps[j] x[t - j] over the inputs of the same episode, and the last inputs of it [B, n, F]."""

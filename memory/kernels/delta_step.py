@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit
-from torch import Tensor, nn
+from torch import Tensor
 
 from memory.kernels.compiling import OPTIONS
 from memory.kernels.delta_layer import STRETCH, DeltaForm
@@ -26,33 +27,31 @@ SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
 """Options of loops that add up a row: in any order, so that they are vectorised."""
 
 
-def step_layer(
-    number: int,
-    x: Tensor,
-    maps: tuple[nn.Linear, nn.Linear, nn.Linear],
-    form: DeltaForm,
-    before: Tensor,
-    after: Tensor,
-    stream: Tensor,
-) -> None:
-    """One step of a layer without gradients, on the CPU, float32 or float64; all tensors are contiguous.
+def step_layers(
+    x: Tensor, parameters: tuple[np.ndarray, ...], form: DeltaForm, table: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One step of stacked layers without gradients, on the CPU, float32 or float64.
 
     Args:
-        number: of the layer; its tables are [:, number].
-        x: [B, F], read by the first layer only; others read the stream.
-        maps: of x to the stream, by the first layer only; of what the layer reads to [form.width]; of [H * V] to what
-            is added to the stream, without a bias.
+        x: [B, F].
+        parameters: contiguous. Weights of the map of x to the stream, [D, F], and of each layer's two: of what the
+            layer reads to [form.width], and of [H * V] to what is added to the stream. Biases of all but the last.
         form: sizes and forms.
-        before: [B, L, H, K, V], all tables.
-        after: [B, L, H, K, V], the layer's tables are filled.
-        stream: [B, D], filled by the first layer, added to by others.
+        table: [B, L, H, K, V], all tables.
+
+    Returns:
+        The stream [B, D] and the next tables.
     """
-    enter, project, leave = maps
-    parameters = (enter.weight, enter.bias, project.weight, project.bias, leave.weight)
-    arrays = [p.detach().contiguous().numpy() for p in (x, *parameters)]
-    tables = [table.flatten(1).numpy() for table in (before, after)]
+    given, before = x.contiguous().numpy(force=True), table.detach().contiguous()
+    after, stream = torch.empty_like(before), np.empty((len(given), len(parameters[0])), given.dtype)
+    tables = before.flatten(1).numpy(), after.flatten(1).numpy()
+    L = table.shape[1]
+    weights, biases = parameters[: 2 * L + 1], parameters[2 * L + 1 :]
     step = _compiled(form.key_size, form.value_size, form.tanh_read)
-    step(number, *arrays, form.heads, form.hard_gates, form.bound_values, *tables, stream.numpy())
+    for number in range(L):
+        maps = weights[0], biases[0], weights[2 * number + 1], biases[number + 1], weights[2 * number + 2]
+        step(number, given, *maps, form.heads, form.hard_gates, form.bound_values, *tables, stream)
+    return torch.from_numpy(stream), after
 
 
 @njit(**SUMS, forceinline=True)
@@ -83,7 +82,10 @@ def _compiled(K: int, V: int, use_tanh: bool) -> Callable[..., None]:
     def step(  # type: ignore[no-untyped-def]
         number, x, enter, enter_bias, project, project_bias, leave, H, hard, bound, before, after, stream
     ):
-        """`before` and `after` are [B, L H K V]; the rest is as in `step_layer`."""
+        """One layer, of this number: the first one reads x, and every other the stream [B, D], to which all add.
+
+        `before` and `after` are [B, L H K V]; the rest is as in `step_layers`.
+        """
         B = len(x)
         real = stream.dtype.type
         zero, one, two, eps = real(0), real(1), real(2), real(EPS)

@@ -165,15 +165,13 @@ def _add_rows(rows, total):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def step(x, weights, biases, mix, mix_bias, alpha, omega, before, S, y):  # type: ignore[no-untyped-def]
+def step(x, weights, biases, alpha, omega, before, S, y):  # type: ignore[no-untyped-def]
     """One step from before to S [B, m, c, 2] and y [B, D].
 
     Args:
         x: [B, F].
-        weights: of value, skip, input gate and output gate, [m or D, F] each.
-        biases: [m or D] each.
-        mix: [D, 2 m c], columns m-major.
-        mix_bias: [D].
+        weights: of value, skip, input gate and output gate, [m or D, F] each; of mix [D, 2 m c], columns m-major.
+        biases: [m or D] each, then [D].
         alpha: [m].
         omega: [c].
         before: [B, m, c, 2].
@@ -183,11 +181,12 @@ def step(x, weights, biases, mix, mix_bias, alpha, omega, before, S, y):  # type
     (B, D), m = y.shape, len(alpha)
     maps = np.empty((B, 2 * (m + D)), x.dtype)
     first = 0
-    for weight, bias in zip(weights, biases):
+    for weight, bias in zip(weights[:4], biases[:4]):
         part = maps[:, first : first + len(bias)]
         fill_rows(part, bias)
         multiply_turned(x, weight, part, True)
         first += len(bias)
+    mix, mix_bias = weights[4], biases[4]
     traces, z = np.empty((B, mix.shape[1]), x.dtype), np.empty((B, D), x.dtype)
     _step_states(maps, alpha, omega, before.reshape(B, -1), S.reshape(B, -1), traces)
     multiply_turned(traces, mix, z, False)

@@ -122,8 +122,8 @@ def step_layers(
 
     Only where `has_kernels`, and for shapes that fit; `weights` are `Weights` of the layers, one after the other.
     """
-    y = x.detach().contiguous().numpy()
-    before = [s.detach().contiguous().numpy() for s in state]
+    y = x.contiguous().numpy(force=True)
+    before = [s.contiguous().numpy(force=True) for s in state]
     after = [np.empty_like(s) for s in before]
     B, L, H = before[0].shape
     for layer in range(L):

@@ -92,9 +92,12 @@ def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, squashed: bool) -> Te
 def _map(x: Tensor, weight: Tensor, bias: Tensor | None, squashed: bool) -> Tensor:
     N, D = len(x), len(weight)
     y = x.new_empty(N, D)
+    added = x.new_zeros(D).numpy() if bias is None else bias.contiguous().numpy(force=True)
+    inputs, outputs = x.contiguous().numpy(force=True), y.numpy()
+    if N < FEWEST_ROWS:
+        map_layers(inputs, (weight.contiguous().numpy(force=True),), (added,), squashed, outputs)
+        return y
     packed = pack(weight.detach().t().numpy())
-    added = (x.new_zeros(D) if bias is None else bias.detach().contiguous()).numpy()
-    inputs, outputs = x.detach().contiguous().numpy(), y.numpy()
     in_parts(
         lambda first, last: _forward(inputs[first:last], packed, added, squashed, outputs[first:last]),
         part_borders(1, N),

@@ -25,7 +25,7 @@ class Views:
         places = [(tensor.data_ptr(), tensor.shape, tensor.stride()) for tensor in tensors]
         last, arrays = self._last
         if places != last:
-            arrays = tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
+            arrays = tuple(tensor.contiguous().numpy(force=True) for tensor in tensors)
             # a copy would not follow its tensor
             self._last = (places, arrays) if all(tensor.is_contiguous() for tensor in tensors) else ([], ())
         return arrays
