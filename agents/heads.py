@@ -7,7 +7,7 @@ are torch's operations, to which this is equal.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import Tensor, nn
 
 from agents.distributions import Categorical, check_drawn, invert_into
-from agents.layers import Tanh
+from agents.layers import Layers, Tanh
 from memory.kernels.compiling import OPTIONS
 from memory.kernels.linear import Linear, is_hooked, map_layers
 
@@ -29,27 +29,37 @@ def has_compiled_form(policy: MemoryActorCriticPolicy) -> bool:
     """Whether a policy's heads are those that `act` computes: Discrete actions, tanh between linear layers."""
     from agents.policies import MemoryActorCriticPolicy
 
-    cls, nets = type(policy), policy.mlp_extractor
+    cls = type(policy)
     return (
         isinstance(policy.action_dist, Categorical)
         and cls._get_action_dist_from_latent is ActorCriticPolicy._get_action_dist_from_latent
         and cls._actor is MemoryActorCriticPolicy._actor
         and cls._critic is MemoryActorCriticPolicy._critic
-        and type(nets) is MlpExtractor
-        and all(map(_is_known, _layers(policy)))
+        and _is_as_built(policy)
     )
 
 
 def is_plain(policy: MemoryActorCriticPolicy) -> bool:
     """Whether `act` may compute the heads of a policy that `has_compiled_form`, now: all is as built, and no hook."""
-    nets, (actor, critic) = policy._modules["mlp_extractor"], _layers(policy)
-    hooked = is_hooked(nets, *nets._modules.values(), *actor, *critic)
-    return not hooked and _is_known(actor) and _is_known(critic)
+    if not _is_as_built(policy):
+        return False
+    nets: Any = policy._modules["mlp_extractor"]
+    actor, critic = _layers(policy)
+    return not is_hooked(nets, *nets._modules.values(), *actor, *critic)
+
+
+def _is_as_built(policy: MemoryActorCriticPolicy) -> bool:
+    """Whether the heads' modules are those that `act` computes."""
+    nets: Any = policy._modules["mlp_extractor"]
+    if type(nets) is not MlpExtractor or not {type(net) for net in nets._modules.values()} <= {nn.Sequential, Layers}:
+        return False
+    actor, critic = _layers(policy)
+    return _is_known(actor) and _is_known(critic)
 
 
 def _layers(policy: MemoryActorCriticPolicy) -> tuple[list[nn.Module], list[nn.Module]]:
     """The layers of the actor and those of the critic, found without the long search for a module's attributes."""
-    own = policy._modules
+    own: dict[str, Any] = policy._modules
     nets = own["mlp_extractor"]._modules
     actor = [*nets["policy_net"]._modules.values(), own["action_net"]]
     return actor, [*nets["value_net"]._modules.values(), own["value_net"]]
@@ -81,7 +91,7 @@ def act(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -
         ValueError: logits from which nothing can be drawn.
     """
     actor, critic = _layers(policy)
-    maps = [layer._parameters for layer in (*actor[::2], *critic[::2])]
+    maps: list[dict[str, Any]] = [layer._parameters for layer in (*actor[::2], *critic[::2])]
     arrays = policy.head_views([own["weight"] for own in maps] + [own["bias"] for own in maps])
     weights, biases, n = arrays[: len(maps)], arrays[len(maps) :], len(actor[::2])
     x_pi, x_vf = latent_pi.contiguous().numpy(), latent_vf.contiguous().numpy()

@@ -19,7 +19,7 @@ Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. Kernels: `memo
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +147,7 @@ class RewriteMemory(Memory):
             x, (h, c) = self.controller.step(x, CellState(h, c))
         maps = self._maps()
         if not torch.is_grad_enabled() and all(map(is_plain, maps)) and has_kernels(x, maps[0].weight, state.table):
-            own = [map_._parameters for map_ in maps]
+            own: list[dict[str, Any]] = [map_._parameters for map_ in maps]
             weights, biases = [each["weight"] for each in own], [each["bias"] for each in (own[0], *own[1::2])]
             y, table = step_layers(x, self._views(weights + biases), self.form, state.table)
         else:
@@ -200,9 +200,9 @@ class RewriteMemory(Memory):
 
     def _maps(self) -> list[nn.Linear]:
         """The map into the stream, then each layer's two, found without the long search for a module's attributes."""
-        layers = self._modules["layers"]._modules.values()
-        return [self._modules["enter"], *(map_ for layer in layers for map_ in layer._modules.values())]
-
+        modules: dict[str, Any] = self._modules
+        layers = modules["layers"]._modules.values()
+        return [modules["enter"], *(map_ for layer in layers for map_ in layer._modules.values())]
 
     def _convolve(self, x: Tensor, start: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """sum_j taps[j] x[t - j] over the inputs of the same episode, and the last inputs of it [B, n, F]."""

@@ -163,6 +163,16 @@ def test_heads_that_are_watched_are_called(watched):
     assert calls == [1]
 
 
+def test_a_layer_that_is_replaced_between_steps_is_the_one_that_acts():
+    policy = policy_for([4])
+    acted(policy, policy._heads_compile)
+    policy.action_net.weight = nn.Parameter(torch.zeros(4, 4))
+    policy.action_net.bias.data = torch.tensor([0.0, 1e3, 0.0, 0.0])
+    assert (acted(policy, policy._heads_compile)[0] == 1).all()
+    policy.action_net = nn.Sequential(policy.action_net, Favour(), Favour())
+    assert (acted(policy, policy._heads_compile)[0] == 2).all()
+
+
 def test_parameters_that_are_not_finite_are_refused():
     policy = policy_for([4])
     policy.action_net.bias.data[1] = np.nan

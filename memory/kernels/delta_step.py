@@ -27,9 +27,7 @@ SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
 """Options of loops that add up a row: in any order, so that they are vectorised."""
 
 
-def step_layers(
-    x: Tensor, parameters: tuple[np.ndarray, ...], form: DeltaForm, table: Tensor
-) -> tuple[Tensor, Tensor]:
+def step_layers(x: Tensor, parameters: tuple[np.ndarray, ...], form: DeltaForm, table: Tensor) -> tuple[Tensor, Tensor]:
     """One step of stacked layers without gradients, on the CPU, float32 or float64.
 
     Args:

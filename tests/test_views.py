@@ -1,0 +1,131 @@
+"""Arrays of parameters that are kept from step to step notice whatever happens to the parameters."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from memory import make
+from memory.kernels.views import Views
+
+NAMES = ["lstm", "gru", "rnn", "ffm", "rewrite"]
+
+
+def square(name):
+    """A memory of some of whose weights only the strides tell that they were transposed."""
+    return make(name, 6, output_size=6, **({"num_layers": 2} if name in ("lstm", "rewrite") else {}))
+
+
+def doubled_in_place(module):
+    for parameter in module.parameters():
+        parameter.data.mul_(2)
+
+
+def given_new_memory(module):
+    for parameter in module.parameters():
+        parameter.data = parameter.data + 0.1
+
+
+def transposed_where_it_lies(module):
+    for parameter in module.parameters():
+        if parameter.ndim == 2 and parameter.shape[0] == parameter.shape[1]:
+            parameter.data = parameter.data.t()
+
+
+def loaded(module):
+    module.load_state_dict({name: value + 0.1 for name, value in module.state_dict().items()})
+
+
+def loaded_by_assignment(module):
+    module.load_state_dict({name: value + 0.1 for name, value in module.state_dict().items()}, assign=True)
+
+
+def shared_with_other_processes(module):
+    module.share_memory()
+    doubled_in_place(module)
+
+
+def made_double(module):
+    module.double()
+
+
+def replaced(module):
+    for owner in module.modules():
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                setattr(owner, name, nn.Parameter(parameter.detach() + 0.1))
+
+
+CHANGES = [
+    doubled_in_place,
+    given_new_memory,
+    transposed_where_it_lies,
+    loaded,
+    loaded_by_assignment,
+    shared_with_other_processes,
+    made_double,
+    replaced,
+]
+
+
+def two_steps(module):
+    x = torch.linspace(-1, 1, 30, dtype=module.dtype).view(5, 6)
+    first, state = module.step(x, module.initial_state(5))
+    return torch.stack([first, module.step(x, state)[0]]).detach()
+
+
+def acted(module):
+    with torch.no_grad():
+        return two_steps(module)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_sees_what_happened_to_the_parameters(name, change):
+    module = square(name)
+    before = acted(module)
+    change(module)
+    after = acted(module)
+    torch.testing.assert_close(after, two_steps(module), rtol=1e-5, atol=1e-5)
+    if change not in (made_double, transposed_where_it_lies):
+        assert not torch.allclose(after, before, atol=1e-4)
+    doubled_in_place(module)
+    torch.testing.assert_close(acted(module), two_steps(module), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_copy_acts_by_its_own_parameters(name, duplicate):
+    module = square(name)
+    acted(module)
+    other = duplicate(module)
+    replaced(other)
+    torch.testing.assert_close(acted(other), two_steps(other), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(acted(module), two_steps(module), rtol=1e-5, atol=1e-5)
+
+
+def test_arrays_are_kept_while_nothing_moves_and_share_the_memory():
+    views, tensor = Views(), nn.Parameter(torch.zeros(2, 3))
+    (first,) = views([tensor])
+    tensor.data.add_(1)
+    assert views([tensor])[0] is first
+    assert first[1, 2] == 1
+    tensor.data = torch.zeros(2, 3)
+    assert views([tensor])[0][1, 2] == 0
+
+
+def test_a_part_of_the_same_memory_is_another_tensor():
+    views, tensor = Views(), nn.Parameter(torch.arange(6.0).view(2, 3))
+    views([tensor])
+    assert views([nn.Parameter(tensor.detach()[:1])])[0].shape == (1, 3)
+    assert views([]) == ()
+    assert views([tensor])[0].shape == (2, 3)
+
+
+def test_a_tensor_that_must_be_copied_is_copied_each_time():
+    views, tensor = Views(), torch.zeros(2, 3).t()
+    assert views([tensor])[0].flags.c_contiguous
+    tensor[0, 1] = 5
+    assert views([tensor])[0][0, 1] == 5
