@@ -34,8 +34,8 @@ from memory.kernels.linear import Linear, is_plain
 from memory.kernels.views import Views
 from memory.recurrent import LSTM, CellState
 
-KEEP_AT_START = (0.95, 0.99)
-"""alpha of the first and the last head of a layer before training: memories of 20 to 100 steps."""
+TIMES_AT_START = (20.0, 500.0)
+"""Steps: time constants of the first and the last head of a layer before training, log-uniform over the heads."""
 
 
 class RewriteState(NamedTuple):
@@ -244,7 +244,7 @@ class DeltaLayer(nn.Module):
         super().__init__()
         self.project = Linear(input_size, form.width)
         self.leave = Linear(form.heads * form.value_size, output_size, bias=False)
-        keep = torch.linspace(*KEEP_AT_START, form.heads)
+        keep = torch.exp(-1 / torch.logspace(*map(math.log10, TIMES_AT_START), form.heads))
         if form.hard_gates:
             keep = (keep + STRETCH) / (1 + 2 * STRETCH)
         with torch.no_grad():

@@ -78,13 +78,13 @@ def test_gates_stay_in_range_and_are_shown(options):
 
 @pytest.mark.parametrize("gates", ["sigmoid", "hard"])
 def test_tables_start_out_keeping_and_overwriting(gates):
-    """With no input alpha is 0.95 to 0.99 over the heads and beta 1, in every layer."""
+    """With no input alpha is that of 20, 100 and 500 steps over the heads and beta 1, in every layer."""
     module = make("rewrite", 5, num_heads=3, gates=gates)
     for layer in module.layers:
         layer.project.weight.data.zero_()
     module.scan(torch.randn(1, 1, 5), torch.ones(1, 1) > 0, module.initial_state(1))
     shown = module.diagnostics()
-    assert_close(shown["keep"], torch.tensor([0.95, 0.97, 0.99] * 2).expand(1, 1, 6))
+    assert_close(shown["keep"], torch.tensor([math.exp(-1 / steps) for steps in (20, 100, 500)] * 2).expand(1, 1, 6))
     assert_close(shown["rewrite"], torch.ones(1, 1, 6))
 
 
