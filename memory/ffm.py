@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memory.base import Context, Memory, check_at_least
-from memory.kernels import decay
 from memory.kernels.ffm_loops import EPSILON, step
 from memory.kernels.ffm_scan import FFMScan, torch_scan
 from memory.kernels.forms import has_kernels
@@ -117,12 +116,14 @@ class FFM(Memory):
         if x.numel() == 0:
             return x.new_empty(T, B, self.output_size), state
         m, c = self.memory_size, self.context_size
-        mix = self.mix.weight.view(-1, 2, m, c).transpose(2, 3).flatten(1)
-        arguments = (x, *self._input_maps(), mix, self.mix.bias, self.alpha, self.omega, start)
         if self._compiles(x, state):
-            y, last = FFMScan.apply(torch.is_grad_enabled(), *arguments, decay.to_planes(state.S))
-            return y, FFMState(decay.from_planes(last))
-        y, last = torch_scan(*arguments, state.S)
+            maps = (self.value, self.skip, self.input_gate, self.output_gate)
+            weights, biases = [each.weight for each in maps], [each.bias for each in maps]
+            mixed = (self.mix.weight, self.mix.bias, self.alpha, self.omega)
+            y, last = FFMScan.apply(torch.is_grad_enabled(), x, start, state.S, *mixed, *weights, *biases)
+            return y, FFMState(last)
+        mix = self.mix.weight.view(-1, 2, m, c).transpose(2, 3).flatten(1)
+        y, last = torch_scan(x, *self._input_maps(), mix, self.mix.bias, self.alpha, self.omega, start, state.S)
         return y, FFMState(last)
 
     def context(self) -> Context:

@@ -11,7 +11,17 @@ from numba import njit
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.decay import decay_backward, decay_forward
 from memory.kernels.gated_cells import open_gates
-from memory.kernels.products import fill_rows, multiply, multiply_turned, pack_into, packed_size
+from memory.kernels.products import (
+    add_rows,
+    copy,
+    fill_rows,
+    multiply,
+    multiply_turned,
+    pack,
+    pack_into,
+    packed_size,
+    transpose,
+)
 
 EPSILON = 1e-5
 """Added to the variance by the layer norm of the output."""
@@ -30,84 +40,103 @@ def block_steps(T, B):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def forward(x, start, to_maps, bias, mix, mix_bias, a, b, borders, normal, scale, y):  # type: ignore[no-untyped-def]
-    """Fill y and what `backward` needs.
+def forward(  # type: ignore[no-untyped-def]
+    x, start, weights, biases, mix, mix_bias, alpha, omega, state, borders, maps, normal, scale, last, y
+):
+    """Fill last, y and what `backward` needs.
 
     Args:
         x: [T, B, F], contiguous.
         start: [T, B] bool.
-        to_maps: [F, 2 m + 2 D], packed.
-        bias: [2 m + 2 D].
-        mix: [2 c m, D], packed; rows as the planes of `memory.kernels.decay`.
+        weights: of value, skip, input gate and output gate, [m or D, F] each.
+        biases: [m or D] each.
+        mix: [D, 2 m c], columns m-major.
         mix_bias: [D].
-        a: [c, m], as b the parts of one step's factor.
-        b: [c, m].
-        borders: [N + 1, B, 2, c, m] for N blocks, comes with the state before the sequence in front; filled with the
-            state after every block.
+        alpha: [m].
+        omega: [c].
+        state: [B, m, c, 2], before the sequence.
+        borders: [N, B, 2, c, m] for N blocks, filled with the state before every block, in planes.
+        maps: [T B, 2 m + 2 D], filled with the maps of x, gates opened; or empty.
         normal: [T, B, D], filled with LN(z).
         scale: [T, B], filled with 1 / the standard deviation of z.
+        last: [B, m, c, 2], to fill.
         y: [T, B, D], to fill.
     """
     T, B, F = x.shape
     D = y.shape[2]
     steps = block_steps(T, B)
     inputs, normals, scales, outputs = x.reshape(-1, F), normal.reshape(-1, D), scale.ravel(), y.reshape(-1, D)
-    maps, value, states = _block_memory(steps, bias, borders)
+    a, b = _rates(alpha, omega)
+    weight, bias = _joined(weights, biases)
+    to_maps, to_z = pack(weight.T), pack(_from_traces(mix, len(omega)))
+    block = np.empty((steps * B if len(maps) == 0 else 0, len(bias)), x.dtype)
+    value, states = np.empty((steps, B, len(alpha)), x.dtype), np.empty((steps, *borders.shape[1:]), x.dtype)
+    _to_planes(state, borders[0])
     for begin in range(0, T, steps):
         end = min(begin + steps, T)
         rows, n, number = slice(begin * B, end * B), (end - begin) * B, begin // steps
-        flat = _block(inputs[rows], start[begin:end], to_maps, bias, a, b, borders[number], maps, value, states)
-        borders[number + 1] = states[end - begin - 1]
-        multiply(flat, mix, normals[rows], False)
-        output_forward(maps[:n], mix_bias, normals[rows], scales[rows], outputs[rows])
+        now = maps[rows] if len(maps) > 0 else block[:n]
+        _maps_of(inputs[rows], to_maps, bias, len(bias) // 2, now)
+        flat = _traces(now, start[begin:end], a, b, borders[number], value, states)
+        if end < T:
+            copy(states[end - begin - 1].reshape(-1), borders[number + 1].reshape(-1))
+        else:
+            _from_planes(states[end - begin - 1], last)
+        multiply(flat, to_z, normals[rows], False)
+        output_forward(now, mix_bias, normals[rows], scales[rows], outputs[rows])
 
 
 @njit(**OPTIONS)
 def backward(  # type: ignore[no-untyped-def]
     x,
     start,
-    to_maps,
-    bias,
-    a,
-    b,
+    weights,
+    mix,
+    alpha,
+    omega,
     borders,
+    maps,
     normal,
     scale,
-    from_maps,
-    from_z,
     dy,
     d_state,
     dx,
-    d_weight,
-    d_bias,
+    d_weights,
+    d_biases,
     d_mix,
     d_mix_bias,
-    da,
-    db,
+    d_alpha,
+    d_omega,
 ):
-    """Gradients of `forward`, added to d_weight [2 m + 2 D, F], d_bias, d_mix [D, 2 c m], d_mix_bias, da and db.
+    """Gradients of `forward`, filled into those of the maps, [m or D, F] and [m or D] each, and of the parameters.
 
-    The last two are float64. `from_maps` [2 m + 2 D, F] and `from_z` [D, 2 c m] are packed. `d_state` [B, 2, c, m]
-    comes with the gradient of the last state and leaves with that of the first one; `dx` [T, B, F] is filled unless it
-    is empty. The rest is as in `forward`.
+    `d_state` [B, m, c, 2] comes with the gradient of the last state and leaves with that of the first one; `dx`
+    [T, B, F] is filled unless it is empty. The rest is as in `forward`.
     """
     T, B, F = x.shape
-    D, m = dy.shape[2], a.shape[1]
-    width = d_mix.shape[1]
+    (D, width), (c, m) = mix.shape, borders.shape[3:]
     steps = block_steps(T, B)
     inputs, normals, scales, outside = x.reshape(-1, F), normal.reshape(-1, D), scale.ravel(), dy.reshape(-1, D)
     d_inputs = dx.reshape(-1, F)
-    maps, value, states = _block_memory(steps, bias, borders)
-    d_maps, dz, d_states = np.empty_like(maps), np.empty((steps * B, D), x.dtype), np.empty_like(states)
-    d_value = np.empty((steps, B, m), x.dtype)
-    packed = np.empty(packed_size(steps * B, max(F, width), x.itemsize), x.dtype)
+    a, b = _rates(alpha, omega)
+    da, db = np.zeros((c, m)), np.zeros((c, m))
+    weight, bias = _joined(weights, d_biases)
+    from_maps, from_z = pack(weight), pack(_from_traces(mix, c).T)
+    d_weight, d_bias, d_planes = np.zeros_like(weight), np.zeros_like(bias), np.zeros((width, D), x.dtype)
+    value, states = np.empty((steps, B, m), x.dtype), np.empty((steps, B, 2, c, m), x.dtype)
+    d_value, d_states, carried = np.empty_like(value), np.empty_like(states), np.empty((B, 2, c, m), x.dtype)
+    d_maps, dz = np.empty((steps * B, len(bias)), x.dtype), np.empty((steps * B, D), x.dtype)
+    packed = np.empty(packed_size(steps * B, max(F, D), x.itemsize), x.dtype)
+    d_mix_bias[:] = 0
+    _to_planes(d_state, carried)
     for begin in range((T - 1) // steps * steps, -1, -steps):
         end = min(begin + steps, T)
         rows, n, border = slice(begin * B, end * B), (end - begin) * B, borders[begin // steps]
-        flat = _block(inputs[rows], start[begin:end], to_maps, bias, a, b, border, maps, value, states)
-        _output_backward(outside[rows], maps[:n], normals[rows], scales[rows], dz[:n], d_maps[:n])
-        multiply(dz[:n].T, pack_into(flat, packed), d_mix, True)
-        _add_rows(dz[:n], d_mix_bias)
+        now = maps[rows]
+        flat = _traces(now, start[begin:end], a, b, border, value, states)
+        _output_backward(outside[rows], now, normals[rows], scales[rows], dz[:n], d_maps[:n])
+        multiply(flat.T, pack_into(dz[:n], packed), d_planes, True)
+        add_rows(dz[:n], d_mix_bias)
         multiply(dz[:n], from_z, d_states.reshape(-1, width)[:n], False)
         decay_backward(
             d_states[: end - begin],
@@ -116,52 +145,132 @@ def backward(  # type: ignore[no-untyped-def]
             b,
             start[begin:end],
             border,
-            d_state,
+            carried,
             d_value[: end - begin],
             da,
             db,
         )
-        _value_backward(d_value.reshape(-1, m)[:n], maps[:n], d_maps[:n])
+        _value_backward(d_value.reshape(-1, m)[:n], now, d_maps[:n])
         multiply(d_maps[:n].T, pack_into(inputs[rows], packed), d_weight, True)
-        _add_rows(d_maps[:n], d_bias)
+        add_rows(d_maps[:n], d_bias)
         if len(dx) > 0:
             multiply(d_maps[:n], from_maps, d_inputs[rows], False)
+    _from_planes(carried, d_state)
+    _apart(d_weight, d_bias, d_weights, d_biases)
+    turned = np.empty_like(d_planes)
+    _reorder(d_planes, m, turned)
+    transpose(turned, d_mix)
+    for i in range(m):
+        total = 0.0
+        for j in range(c):
+            total += a[j, i] * da[j, i] + b[j, i] * db[j, i]
+        d_alpha[i] = -np.sign(alpha[i]) * total
+    for j in range(c):
+        total = 0.0
+        for i in range(m):
+            total += a[j, i] * db[j, i] - b[j, i] * da[j, i]
+        d_omega[j] = total
 
 
 @njit(**OPTIONS)
-def _block_memory(steps, bias, borders):  # type: ignore[no-untyped-def]
-    """Maps, gated values and states of a block."""
-    _, B, _, c, m = borders.shape
-    maps, value = np.empty((steps * B, len(bias)), bias.dtype), np.empty((steps, B, m), bias.dtype)
-    return maps, value, np.empty((steps, B, 2, c, m), bias.dtype)
+def _rates(alpha, omega):  # type: ignore[no-untyped-def]
+    """The parts of one step's factor, [c, m] each; see `memory.kernels.decay.rates`."""
+    a, b = np.empty((len(omega), len(alpha)), alpha.dtype), np.empty((len(omega), len(alpha)), alpha.dtype)
+    for i in range(len(alpha)):
+        decayed = np.exp(-abs(np.float64(alpha[i])))
+        for j in range(len(omega)):
+            angle = np.float64(omega[j])
+            a[j, i], b[j, i] = decayed * np.cos(angle), decayed * np.sin(angle)
+    return a, b
 
 
 @njit(**OPTIONS)
-def _block(x, start, to_maps, bias, a, b, border, maps, value, states):  # type: ignore[no-untyped-def]
-    """Fill maps, value and states of the block with the inputs x [n, F]; the states as rows [n, 2 c m]."""
-    n, steps = len(x), len(start)
-    m, half = value.shape[2], len(bias) // 2
-    values = value.reshape(-1, m)
-    fill_rows(maps[:n], bias)
-    multiply(x, to_maps, maps[:n], True)
-    for row in range(n):
+def _joined(weights, biases):  # type: ignore[no-untyped-def]
+    """The four maps of x as one: weight [2 m + 2 D, F] and bias."""
+    size = 0
+    for bias in biases:
+        size += len(bias)
+    weight, joined, first = np.empty((size, weights[0].shape[1]), biases[0].dtype), np.empty(size, biases[0].dtype), 0
+    for part, bias in zip(weights, biases):
+        for row in range(len(bias)):
+            copy(part[row], weight[first + row])
+        copy(bias, joined[first:])
+        first += len(bias)
+    return weight, joined
+
+
+@njit(**OPTIONS)
+def _apart(weight, bias, weights, biases):  # type: ignore[no-untyped-def]
+    """Undo `_joined`: fill weights and biases."""
+    first = 0
+    for part, own in zip(weights, biases):
+        for row in range(len(own)):
+            copy(weight[first + row], part[row])
+        copy(bias[first : first + len(own)], own)
+        first += len(own)
+
+
+@njit(**OPTIONS)
+def _reorder(parts, columns, out):  # type: ignore[no-untyped-def]
+    """Fill out [2 N, D] from `parts`, two matrices of rows [D] with so many columns: each of them transposed."""
+    half = len(parts) // 2
+    rows = half // columns
+    for part in range(0, 2 * half, half):
+        for i in range(rows):
+            for j in range(columns):
+                copy(parts[part + i * columns + j], out[part + j * rows + i])
+
+
+@njit(**OPTIONS)
+def _from_traces(mix, c):  # type: ignore[no-untyped-def]
+    """`mix` [D, 2 m c] transposed, rows as the planes of `memory.kernels.decay`, [2 c m, D]."""
+    D, width = mix.shape
+    turned, out = np.empty((width, D), mix.dtype), np.empty((width, D), mix.dtype)
+    transpose(mix, turned)
+    _reorder(turned, c, out)
+    return out
+
+
+@njit(**OPTIONS)
+def _to_planes(state, planes):  # type: ignore[no-untyped-def]
+    """Fill planes [B, 2, c, m] from state [B, m, c, 2]."""
+    B, m, c, _ = state.shape
+    for row in range(B):
+        for i in range(m):
+            for j in range(c):
+                planes[row, 0, j, i], planes[row, 1, j, i] = state[row, i, j, 0], state[row, i, j, 1]
+
+
+@njit(**OPTIONS)
+def _from_planes(planes, state):  # type: ignore[no-untyped-def]
+    """Undo `_to_planes`."""
+    B, m, c, _ = state.shape
+    for row in range(B):
+        for i in range(m):
+            for j in range(c):
+                state[row, i, j, 0], state[row, i, j, 1] = planes[row, 0, j, i], planes[row, 1, j, i]
+
+
+@njit(**OPTIONS)
+def _maps_of(x, to_maps, bias, half, maps):  # type: ignore[no-untyped-def]
+    """Fill maps of the tokens x [n, F], gates opened."""
+    fill_rows(maps, bias)
+    multiply(x, to_maps, maps, True)
+    for row in range(len(maps)):
         open_gates(maps[row, half:])
+
+
+@njit(**OPTIONS)
+def _traces(maps, start, a, b, border, value, states):  # type: ignore[no-untyped-def]
+    """Fill value and states of a block with these maps [n, 2 half]; the states as rows [n, 2 c m]."""
+    n, steps, m, half = len(maps), len(start), value.shape[2], maps.shape[1] // 2
+    values = value.reshape(-1, m)
+    for row in range(n):
         into, plain, gate = values[row], maps[row, :m], maps[row, half : half + m]
         for i in range(m):
             into[i] = plain[i] * gate[i]
     decay_forward(value[:steps], a, b, start, border, states[:steps])
     return states.reshape(-1, 2 * a.size)[:n]
-
-
-@njit(**OPTIONS)
-def _add_rows(rows, total):  # type: ignore[no-untyped-def]
-    """Add rows [n, N] to total [N], summed apart first: a long sequence then loses no more than a short one."""
-    part = np.zeros_like(total)
-    for n in range(len(rows)):
-        row = rows[n]
-        for j in range(len(part)):
-            part[j] += row[j]
-    total += part
 
 
 @njit(**OPTIONS)

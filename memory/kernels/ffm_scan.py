@@ -5,8 +5,10 @@ Equations and names are those of `memory.ffm`; the traces are those of `memory.k
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -15,7 +17,6 @@ from torch.nn import functional
 from memory.kernels import decay
 from memory.kernels import ffm_loops as loops
 from memory.kernels.ffm_loops import EPSILON
-from memory.kernels.products import pack
 from memory.kernels.rows import in_parts, part_borders
 
 
@@ -58,8 +59,8 @@ def torch_scan(
 class FFMScan(torch.autograd.Function):
     """`torch_scan` on the CPU, blocks of steps one after the other, state in planes.
 
-    Kept for the backward pass are LN(z) and the state at every block's border; the maps of x and the states inside a
-    block are computed again. That takes about as long as to keep them, and much less memory.
+    Kept for the backward pass are the maps of x, LN(z) and the state at every block's border; the states inside a block
+    are computed again.
     """
 
     @staticmethod
@@ -67,65 +68,73 @@ class FFMScan(torch.autograd.Function):
         ctx: Any,
         recording: bool,
         x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
+        start: Tensor,
+        state: Tensor,
         mix: Tensor,
         mix_bias: Tensor,
         alpha: Tensor,
         omega: Tensor,
-        start: Tensor,
-        state: Tensor,
+        *maps: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Y [T, B, D] and the last state, as `torch_scan` gives them; `recording`: whether autograd is on."""
+        """Y [T, B, D] and the last state [B, m, c, 2]; `recording`: whether autograd is on.
+
+        `maps`: the weights of value, skip, input gate and output gate, then their biases. `mix` [D, 2 m c], m-major.
+        """
         T, B, _ = x.shape
-        D = len(mix)
-        a, b = decay.rates(alpha, omega)
-        maps = pack(weight.t().numpy()), bias.numpy(), pack(mix.t().numpy()), mix_bias.numpy(), a.numpy(), b.numpy()
+        (m, c), D = state.shape[1:3], len(mix)
+        weights, biases = _arrays(maps[:4]), _arrays(maps[4:])
+        given = _arrays((mix, mix_bias, alpha, omega))
+        keep = recording and any(ctx.needs_input_grad)
 
         def run(first: int, last: int) -> tuple[Tensor, ...]:
             rows = last - first
             y, normal, scale = x.new_empty(T, rows, D), x.new_empty(T, rows, D), x.new_empty(T, rows)
-            blocks = -(-T // loops.block_steps(T, rows))
-            borders = x.new_empty(blocks + 1, *state[first:last].shape)
-            borders[0] = state[first:last]
-            given = (each[:, first:last].contiguous().numpy() for each in (x, start))
-            loops.forward(*given, *maps, *(each.numpy() for each in (borders, normal, scale, y)))
-            return y, borders[-1].clone(), borders, normal, scale
+            borders = x.new_empty(-(-T // loops.block_steps(T, rows)), rows, 2, c, m)
+            ended = x.new_empty(rows, m, c, 2)
+            read = _arrays((x[:, first:last], start[:, first:last]))
+            opened = x.new_empty(T * rows * keep, sum(len(each) for each in biases))
+            filled = _arrays((state[first:last], borders, opened, normal, scale, ended, y))
+            loops.forward(*read, weights, biases, *given, *filled)
+            return y, ended, borders, opened, normal, scale
 
         ctx.borders = part_borders(T, B)
         parts = in_parts(run, ctx.borders)
-        if recording and any(ctx.needs_input_grad):
+        if keep:
             kept = (each for part in parts for each in part[2:])
-            ctx.save_for_backward(x, weight, bias, mix, alpha, start, a, b, *kept)
-        y, last = (each[0] if len(parts) == 1 else torch.cat(each, d) for d, each in zip((1, 0), zip(*parts)))
-        return y, last
+            ctx.save_for_backward(x, start, mix, alpha, omega, *maps, *kept)
+        ys, lasts, *_ = zip(*parts)
+        return _joined(ys, 1), _joined(lasts, 0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of everything but start, from those of y and of the last state."""
-        x, weight, bias, mix, alpha, start, a, b, *kept = ctx.saved_tensors
+        x, start, *parameters = ctx.saved_tensors[:13]
+        mix, alpha, omega, *maps = parameters
+        kept = ctx.saved_tensors[13:]
         T, _, F = x.shape
-        maps = pack(weight.t().numpy()), bias.numpy(), a.numpy(), b.numpy()
-        back = pack(weight.numpy()), pack(mix.numpy())
-        saved = dict(zip(ctx.borders, zip(kept[::3], kept[1::3], kept[2::3])))
+        given = (_arrays(maps[:4]), *_arrays((mix, alpha, omega)))
+        saved = dict(zip(ctx.borders, zip(*[iter(kept)] * 4)))
 
         def run(first: int, last: int) -> tuple[Tensor, ...]:
-            part = slice(first, last)
-            d_state = d_last[part].clone(memory_format=torch.contiguous_format)
+            d_state = d_last[first:last].clone(memory_format=torch.contiguous_format)
             dx = x.new_empty(T if ctx.needs_input_grad[1] else 0, last - first, F)
-            sums = [torch.zeros_like(each) for each in (weight, bias, mix)]
-            sums += [mix.new_zeros(len(mix)), *torch.zeros(2, *a.shape, dtype=torch.float64)]
-            given = (each[:, part].contiguous().numpy() for each in (x, start))
-            outside = dy[:, part].contiguous()
-            forwards = (each.numpy() for each in saved[first])
-            gradients = (each.numpy() for each in (outside, d_state, dx, *sums))
-            loops.backward(*given, *maps, *forwards, *back, *gradients)
-            return d_state, dx, *sums
+            d_maps = [torch.empty_like(each) for each in maps]
+            others = [torch.empty_like(mix), mix.new_empty(len(mix)), torch.empty_like(alpha), torch.empty_like(omega)]
+            read = _arrays((x[:, first:last], start[:, first:last]))
+            filled = _arrays((*saved[first], dy[:, first:last], d_state, dx))
+            loops.backward(*read, *given, *filled, _arrays(d_maps[:4]), _arrays(d_maps[4:]), *_arrays(others))
+            return d_state, dx, *others, *d_maps
 
         parts = in_parts(run, ctx.borders)
-        d_state = torch.cat([part[0] for part in parts])
-        dx = torch.cat([part[1] for part in parts], 1) if ctx.needs_input_grad[1] else None
-        d_weight, d_bias, d_mix, d_mix_bias, da, db = (sum(each[1:], each[0]) for each in zip(*(p[2:] for p in parts)))
-        d_alpha, d_omega = decay.rate_gradients(alpha, a, b, da, db)
-        return None, dx, d_weight, d_bias, d_mix, d_mix_bias, d_alpha, d_omega, None, d_state
+        d_states, dxs, *gradients = zip(*parts)
+        dx = _joined(dxs, 1) if ctx.needs_input_grad[1] else None
+        return None, dx, None, _joined(d_states, 0), *(sum(others, own) for own, *others in gradients)
+
+
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim)
+
+
+def _arrays(tensors: Iterable[Tensor]) -> tuple[np.ndarray, ...]:
+    return tuple(each.detach().contiguous().numpy() for each in tensors)

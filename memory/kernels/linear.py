@@ -18,7 +18,7 @@ from torch.nn import functional
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.forms import has_kernels
 from memory.kernels.gated_cells import squash_in_place
-from memory.kernels.products import fill_rows, multiply, multiply_turned, pack, pack_into, packed_size
+from memory.kernels.products import add_rows, fill_rows, multiply, multiply_turned, pack, pack_into, packed_size
 from memory.kernels.rows import in_parts, part_borders
 
 FEWEST_ROWS = 256
@@ -177,11 +177,7 @@ def _backward(dy, x, y, packed, dx, d_weight, d_bias):  # type: ignore[no-untype
             for row in range(end - begin):
                 _through_tangent(dy[begin + row], y[begin + row], d[row])
         multiply(d.T, pack_into(x[begin:end], packed_x), d_weight, True)
-        part = np.zeros_like(d_bias)
-        for row in range(end - begin):
-            for j in range(D):
-                part[j] += d[row, j]
-        d_bias += part
+        add_rows(d, d_bias)
         if len(dx) > 0:
             multiply(d, packed, dx[begin:end], False)
 

@@ -237,6 +237,17 @@ def fill_rows(out, line):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
+def add_rows(rows, total):  # type: ignore[no-untyped-def]
+    """Add rows [n, N] to total [N], summed apart first: a long sequence then loses no more than a short one."""
+    part = np.zeros_like(total)
+    for n in range(len(rows)):
+        row = rows[n]
+        for j in range(len(part)):
+            part[j] += row[j]
+    total += part
+
+
+@njit(**OPTIONS)
 def pack(b):  # type: ignore[no-untyped-def]
     """Put b [k, n], any strides, in the order in which `multiply` reads it; zeros fill up the last vectors."""
     return pack_into(b, np.empty(packed_size(b.shape[0], b.shape[1], b.itemsize), b.dtype))
