@@ -187,15 +187,16 @@ class RewriteMemory(Memory):
 
     def _layers(self, x: Tensor, start: Tensor, table: Tensor) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """The layers over x [T, B, *]: the stream [T, B, D], the last tables, alpha and beta of each layer."""
-        stream = self.enter(x)
+        stream: Tensor | None = None
         lasts, gates = [], []
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, DeltaLayer)
-            z = layer.project(functional.layer_norm(stream, stream.shape[-1:], eps=NORM_EPS) if number else x)
-            y, last, alpha, beta = delta_layer(z, start, table[:, number], self.form)
+            read = x if stream is None else functional.layer_norm(stream, stream.shape[-1:], eps=NORM_EPS)
+            maps = (self.enter, layer.project, layer.leave)
+            stream, last, alpha, beta = delta_layer(read, stream, maps, start, table[:, number], self.form)
             lasts.append(last)
-            stream = layer.add(stream, y)
             gates.append((alpha, beta))
+        assert stream is not None
         return stream, torch.stack(lasts, 1), gates
 
     def _maps(self) -> list[nn.Linear]:
@@ -249,7 +250,3 @@ class DeltaLayer(nn.Module):
             keep = (keep + STRETCH) / (1 + 2 * STRETCH)
         with torch.no_grad():
             self.project.bias[-2 * form.heads :] = torch.cat((torch.logit(keep), torch.zeros(form.heads)))
-
-    def add(self, stream: Tensor, y: Tensor) -> Tensor:
-        """The stream [T, B, D] plus what leaves the layer, y [T, B, H * V]."""
-        return stream + self.leave(y)

@@ -13,6 +13,8 @@ from memory.kernels import gated_delta_scan
 from memory.kernels.delta import gated_delta_chunked
 from memory.kernels.delta_layer import DeltaForm, delta_layer, delta_layer_torch
 from memory.kernels.delta_loops import EPS, SEGMENT
+from memory.kernels.layer_loops import COLUMNS
+from memory.kernels.linear import Linear
 from memory.kernels.rows import STEPS_PER_THREAD
 
 
@@ -192,30 +194,81 @@ FORMS = {
 }
 
 
+def layer_of(form, F, D, dtype=torch.float32):
+    """Its maps, of F features to a stream of D."""
+    heads = form.heads * form.value_size
+    return tuple(Linear(*sizes).to(dtype) for sizes in ((F, D), (F, form.width), (heads, D, False)))
+
+
 @pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("B", [5, COLUMNS + 3])
+@pytest.mark.parametrize("adds", [False, True])
 @each_dtype
-def test_fused_layer_equals_its_operations(name, dtype):
-    form = FORMS[name]
-    z = 3 * torch.randn(SEGMENT + 9, 5, form.width, dtype=dtype)
-    start = torch.rand(z.shape[:2]) < 0.1
-    state = torch.randn(5, form.heads, form.key_size, form.value_size, dtype=dtype)
+def test_compiled_layer_equals_its_operations(name, B, adds, dtype):
+    form, T, F, D = FORMS[name], SEGMENT + 9, 7, 6
+    maps = layer_of(form, F, D, dtype)
+    x, start = 3 * torch.randn(T, B, F, dtype=dtype), torch.rand(T, B) < 0.1
+    floats = [x, torch.randn(B, form.heads, form.key_size, form.value_size, dtype=dtype)]
+    floats += [torch.randn(T, B, D, dtype=dtype)] * adds
+    parameters = [p for each in maps[adds:] for p in each.parameters()]
 
     def run(layer):
-        return lambda z, state: layer(z, start, state, form)[:2]
+        def gradients_of_maps_too(x, state, stream=None):
+            y, last = layer(x, stream, maps, start, state, form)[:2]
+            found.extend(torch.autograd.grad(y.square().sum() + last.sum(), parameters, retain_graph=True))
+            return y, last
 
-    assert_close(
-        values_and_gradients(run(delta_layer), (z, state)),
-        values_and_gradients(run(delta_layer_torch), (z, state)),
-        **tolerance(dtype),
-    )
-    alpha, beta = delta_layer(z, start, state, form)[2:]
-    assert_close((alpha, beta), delta_layer_torch(z, start, state, form)[2:], **tolerance(dtype))
+        found = []
+        return values_and_gradients(gradients_of_maps_too, floats) + found
+
+    assert_close(run(delta_layer), run(delta_layer_torch), **tolerance(dtype))
+    with torch.no_grad():
+        acted, learned = (layer(x, None, maps, start, floats[1], form) for layer in (delta_layer, delta_layer_torch))
+    assert_close(acted, learned, **tolerance(dtype))
+
+
+def test_layer_on_threads():
+    """Columns are spread over threads; gradients of the maps are sums over them."""
+    form, B = FORMS["default"], 7
+    maps = layer_of(form, 5, 4, torch.float64)
+    x, start = torch.randn(STEPS_PER_THREAD, B, 5).double(), torch.rand(STEPS_PER_THREAD, B) < 0.1
+    state = torch.randn(B, form.heads, form.key_size, form.value_size).double()
+
+    def run():
+        y, last, *gates = delta_layer(x, None, maps, start, state, form)
+        return [y, last, *gates, *torch.autograd.grad(y.square().sum(), [p for m in maps for p in m.parameters()])]
+
+    expected, threads = run(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert_close(run(), expected, **tolerance(torch.float64))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_layer_is_differentiated_again_after_a_backward_pass():
+    """What forward kept is not written over."""
+    form = FORMS["default"]
+    maps, x = layer_of(form, 5, 4), torch.randn(20, 3, 5, requires_grad=True)
+    y, *_ = delta_layer(x, None, maps, torch.zeros(20, 3) > 0, torch.zeros(3, 2, 3, 4), form)
+    first, second = (torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for _ in range(2))
+    assert_close(first, second, rtol=0, atol=0)
+
+
+def test_a_map_with_a_hook_is_called():
+    form = FORMS["default"]
+    maps, seen = layer_of(form, 5, 4), []
+    maps[2].register_forward_hook(lambda module, args, y: seen.append(y.shape))
+    delta_layer(torch.randn(20, 3, 5), None, maps, torch.zeros(20, 3) > 0, torch.zeros(3, 2, 3, 4), form)
+    assert seen == [(20, 3, 4)]
 
 
 def test_hard_gates_reach_their_ends():
     form = FORMS["hard, tanh, bounded"]
-    z = torch.zeros(3, 1, form.width)
-    z[0, ..., -2 * form.heads :], z[2, ..., -2 * form.heads :] = -4, 4
-    _, _, alpha, beta = delta_layer(z, torch.zeros(3, 1) > 0, torch.zeros(1, 2, 3, 4), form)
+    maps = layer_of(form, 1, 4)
+    torch.nn.init.ones_(maps[1].weight)
+    torch.nn.init.zeros_(maps[1].bias)
+    x = torch.tensor([-4.0, 0, 4]).view(3, 1, 1)
+    _, _, alpha, beta = delta_layer(x, None, maps, torch.zeros(3, 1) > 0, torch.zeros(1, 2, 3, 4), form)
     assert_close(alpha[:, 0, 0], torch.tensor([0, 0.5, 1]), rtol=0, atol=0)
     assert_close(beta[:, 0, 0], torch.tensor([0.0, 1, 2]), rtol=0, atol=0)

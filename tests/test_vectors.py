@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from memory.kernels.vectors import aligned, fold, lanes_of, load, prefetch, root, store, sum_rows, zeros_like
+from memory.kernels.vectors import aligned, fold, lanes_of, load, root, store, sum_rows, zeros_like
 
 FLOATS = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -16,7 +16,6 @@ FLOATS = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_arithmetic_from_anywhere_in_memory(dtype, count):
     @njit
     def run(x, a, out):
-        prefetch(x, 1 << 20, count)
         one, other = load(x, 3, count), load(x, 3 + count, count)
         store((a * one + other * a - one) / root(other * other + a) + zeros_like(one), out, 2)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -52,93 +51,46 @@ def gated_delta_scan(
     """
     if not has_kernels(q, k, v, alpha, beta, state):
         return gated_delta_chunked(q, k, v, alpha, beta, start, state, normalise)
-    read, last = _DeltaScan.apply(torch.cat((q, k, v), -1), alpha, beta, start, state, normalise)
+    read, last = _DeltaScan.apply(q, k, v, alpha, beta, start, state, normalise)
     return read, last
 
 
 class _DeltaScan(torch.autograd.Function):
-    """The numba form with its gradient, on queries, keys and values side by side [T, B, H, 2 K + V]."""
+    """The numba form with its gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, alpha: Tensor, beta: Tensor, start: Tensor, state: Tensor, normalise: bool
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        alpha: Tensor,
+        beta: Tensor,
+        start: Tensor,
+        state: Tensor,
+        normalise: bool,
     ) -> tuple[Tensor, Tensor]:
+        T, B, _, V = v.shape
+        z = torch.cat((torch.cat((q, k, v), -1).flatten(2), alpha, beta), -1)
+        borders = z.new_empty(-(-T // SEGMENT) + 1, *state.shape)
+        borders[0] = state
+        read = z.new_empty(v.shape)
+        filled = (borders.flatten(3).numpy(), read.numpy())
+        over_rows(compiled(q.shape[3], V)[0], T, B, z.numpy(), start.numpy(), normalise, *filled)
+        ctx.save_for_backward(z, start, borders)
         ctx.normalise = normalise
-        last = state.clone(memory_format=torch.contiguous_format)
-        read, *saved = scan_forward(z, alpha, beta, start, last, normalise, any(ctx.needs_input_grad))
-        ctx.save_for_backward(z, alpha, beta, start, *saved)
-        return read, last
+        return read, borders[-1].clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_read: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
-        z, alpha, beta, start, errors, kept = ctx.saved_tensors
-        dz, how = z.new_empty(z.shape), ctx.normalise
-        d_alpha, d_beta, d_state = scan_backward(z, alpha, beta, start, errors, kept, how, d_read, d_last, dz)
-        return dz, d_alpha, d_beta, None, d_state, None
-
-
-def scan_forward(
-    z: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    start: Tensor,
-    table: Tensor,
-    normalise: bool,
-    keep: bool,
-    read: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Advance `table` [B, H, K, V] in place; it may be a slice of a larger one, if not of its last two axes.
-
-    Returns:
-        What is read, or with `read` what `memory.kernels.delta_loops.compiled` makes of it, [T, B, H, V]; and what
-        backward needs: errors [T, B, H, V], and tables if `keep`.
-    """
-    T, B, H = alpha.shape
-    K, V = table.shape[2:]
-    y, errors = z.new_empty(T, B, H, V), z.new_empty(T, B, H, V)
-    kept = z.new_empty(-(-T // SEGMENT) if keep else 0, B, H, K * V)
-    given = (*_flat(z), alpha.detach().numpy(), beta.detach().numpy(), start.numpy(), normalise)
-    filled = (y.numpy(), errors.numpy(), kept.numpy(), *_flat(table.view(B, H, K * V)))
-    over_rows(compiled(K, V, read)[0], T, B, *given, *filled)
-    return y, errors, kept
-
-
-def scan_backward(
-    z: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    start: Tensor,
-    errors: Tensor,
-    kept: Tensor,
-    normalise: bool,
-    dy: Tensor,
-    d_last: Tensor,
-    dz: Tensor,
-    read: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Fill `dz` with the gradient of z; return those of alpha, beta and the incoming tables."""
-    B, H, K, V = d_last.shape
-    d_alpha, d_beta = alpha.new_empty(alpha.shape), alpha.new_empty(alpha.shape)
-    d_state = d_last.clone(memory_format=torch.contiguous_format)
-    given = (*_flat(z), alpha.numpy(), beta.numpy(), start.numpy(), normalise, errors.numpy(), kept.numpy())
-    gradients = (d_alpha.numpy(), d_beta.numpy(), d_state.view(B, H, K * V).numpy())
-    over_rows(compiled(K, V, read)[1], len(z), B, *given, *_flat(dy), *_flat(dz), *gradients)
-    return d_alpha, d_beta, d_state
-
-
-def _flat(x: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The memory of x [..., N] as one axis, and the strides of all its axes but the last, which must be 1.
-
-    numba does not vectorise over an axis whose stride it learns at run time; so views, such as slices of a projection,
-    are read in place, and only a strided last axis is copied.
-    """
-    x = x.detach()
-    if x.stride(-1) != 1:
-        x = x.contiguous()
-    strides = x.stride()
-    extent = 1 + sum((n - 1) * s for n, s in zip(x.shape, strides)) if x.numel() else 0
-    return x.as_strided((extent,), (1,)).numpy(), strides[:-1]
+        z, start, borders = ctx.saved_tensors
+        (T, B, H, V), K = d_read.shape, d_last.shape[2]
+        dz, d_state = z.clone(), d_last.clone(memory_format=torch.contiguous_format)
+        given = (start.numpy(), ctx.normalise, borders.flatten(3).numpy(), d_read.contiguous().numpy())
+        over_rows(compiled(K, V)[1], T, B, dz.numpy(), *given, d_state.flatten(2).numpy())
+        heads, *d_gates = dz.split((H * (2 * K + V), H, H), -1)
+        return *heads.unflatten(-1, (H, 2 * K + V)).split((K, K, V), -1), *d_gates, None, d_state, None
 
 
 def gated_delta_chunked(

@@ -1,31 +1,33 @@
-"""What surrounds the gated delta rule in a layer, from the projection of its input to the gated read.
+"""A layer of the rewrite-aware memory: the maps into and out of its tables, and all that lies between.
 
-Per head, with z = [q, k, v, g] of every head, then a and b of all heads:
+With x what it reads, and z = W_z x + c = [q, k, v, g] of every head, then a and b of all heads, per head:
 
     alpha = gate(a),  beta = 2 gate(b)        gate: the sigmoid, or one that is stretched and clipped
     read = gated_delta_scan(q / |q|, k / |k|, v, alpha, beta)
     y = sigmoid(g) bounded(read)              bounded: x / sqrt(mean x^2 + NORM_EPS), or tanh
 
-One function, because on the CPU these small operations cost more than the recurrence when each goes through memory.
+and stream + W_y y leaves it; the first layer's stream is a map of x too. One function, because on the CPU these
+operations cost more than the recurrence when each goes through memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from numba import njit
 from torch import Tensor
 from torch.nn import functional
 
-from memory.kernels.compiling import OPTIONS
-from memory.kernels.delta import gated_delta_scan, scan_backward, scan_forward
+from memory.kernels.delta import gated_delta_scan
+from memory.kernels.delta_loops import SEGMENT
 from memory.kernels.delta_read import NORM_EPS
 from memory.kernels.forms import has_kernels
-from memory.kernels.gated_cells import sigmoid
+from memory.kernels.layer_loops import STRETCH, compiled
+from memory.kernels.linear import Linear, is_plain
+from memory.kernels.rows import in_parts, over_rows, part_borders
 
-STRETCH = 0.1
-"""How far a hard gate's sigmoid reaches beyond 0 and 1 before it is clipped."""
+Maps = tuple[Linear, Linear, Linear]
 
 
 class DeltaForm(NamedTuple):
@@ -37,11 +39,6 @@ class DeltaForm(NamedTuple):
     hard_gates: bool
     tanh_read: bool
     bound_values: bool
-
-    @property
-    def read(self) -> str:
-        """The form of `memory.kernels.delta_read`."""
-        return "tanh" if self.tanh_read else "norm"
 
     @property
     def head_width(self) -> int:
@@ -59,37 +56,50 @@ class DeltaForm(NamedTuple):
         return heads.unflatten(-1, (self.heads, self.head_width)), gates
 
 
-def delta_layer(z: Tensor, start: Tensor, state: Tensor, form: DeltaForm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The formulas above: fused on the CPU, from torch's operations elsewhere.
+def delta_layer(
+    x: Tensor, stream: Tensor | None, maps: Maps, start: Tensor, state: Tensor, form: DeltaForm
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The formulas above: compiled on the CPU where maps do nothing but map, from torch's operations elsewhere.
 
     Args:
-        z: [T, B, form.width] floats.
+        x: [T, B, F], what the layer reads.
+        stream: [T, B, D], what it adds to; None where it adds to the first of the maps.
+        maps: of x to the stream, of x to z, and of what is read to the stream.
         start: [T, B] bool.
         state: [B, H, K, V], the tables before the first step.
         form: sizes and forms.
 
     Returns:
-        y [T, B, H * V], the last tables [B, H, K, V]; alpha and beta [T, B, H], without gradients.
+        The new stream [T, B, D], the last tables [B, H, K, V]; alpha and beta [T, B, H], without gradients.
     """
-    if not has_kernels(z, state):
-        return delta_layer_torch(z, start, state, form)
-    y, last, alpha, beta = _DeltaLayer.apply(z, start, state, form)
+    enter, project, leave = maps
+    weights: tuple[Tensor, ...] = (enter.weight, enter.bias, project.weight, project.bias, leave.weight)
+    plain = all(map(is_plain, maps)) and not torch.is_autocast_enabled("cpu")
+    if not (plain and x.numel() > 0 and has_kernels(x, state, *weights)):
+        return delta_layer_torch(x, stream, maps, start, state, form)
+    if stream is not None:
+        weights = (x.new_empty(0, x.shape[2]), x.new_empty(0), *weights[2:])
+    y, last, gates = _DeltaLayer.apply(torch.is_grad_enabled(), form, x, stream, start, state, *weights)
+    alpha, beta = gates.chunk(2, -1)
     return y, last, alpha, beta
 
 
 def delta_layer_torch(
-    z: Tensor, start: Tensor, state: Tensor, form: DeltaForm
+    x: Tensor, stream: Tensor | None, maps: Maps, start: Tensor, state: Tensor, form: DeltaForm
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`delta_layer` operation by operation."""
+    enter, project, leave = maps
+    stream = enter(x) if stream is None else stream
     K, V = form.key_size, form.value_size
-    heads, gates = form.split(z)
+    heads, gates = form.split(project(x))
     q, k, v, g = heads.split((K, K, V, V), -1)
     alpha, beta = gate(gates, form.hard_gates).chunk(2, -1)
     beta = 2 * beta
     v = torch.tanh(v) if form.bound_values else v
     read, last = gated_delta_scan(q, k, v, alpha, beta, start, state, normalise=True)
     read = torch.tanh(read) if form.tanh_read else mean_square_norm(read)
-    return (read * torch.sigmoid(g)).flatten(-2), last, alpha.detach(), beta.detach()
+    y = (read * torch.sigmoid(g)).flatten(-2)
+    return stream + leave(y), last, alpha.detach(), beta.detach()
 
 
 def gate(x: Tensor, hard: bool) -> Tensor:
@@ -104,87 +114,61 @@ def mean_square_norm(x: Tensor) -> Tensor:
 
 
 class _DeltaLayer(torch.autograd.Function):
-    """The fused form with its gradient."""
+    """The compiled form with its gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, start: Tensor, state: Tensor, form: DeltaForm
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        last = state.clone(memory_format=torch.contiguous_format)
-        y, *saved = _forward(z.detach(), start, last, form, any(ctx.needs_input_grad))
-        alpha, beta = saved[1:3]
-        ctx.save_for_backward(*saved, start)
-        ctx.form = form
-        ctx.mark_non_differentiable(alpha, beta)
-        return y, last, alpha, beta
+        ctx: Any,
+        recording: bool,
+        form: DeltaForm,
+        x: Tensor,
+        stream: Tensor | None,
+        start: Tensor,
+        state: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The new stream, the last tables, and alpha and beta [T, B, 2 H]; `recording`: whether autograd is on."""
+        T, B, _ = x.shape
+        H, D = form.heads, len(weights[-1])
+        keep = recording and any(ctx.needs_input_grad)
+        x, start = x.contiguous(), start.contiguous()
+        borders = x.new_empty(1 + -(-T // SEGMENT) * keep, *state.shape)
+        borders[0] = state
+        z = x.new_empty(T * B * keep, form.width)
+        y, gates = x.new_empty(T, B, D), x.new_empty(T, B, 2 * H)
+        read = x.new_empty(0, B, D) if stream is None else stream.contiguous()
+        arrays = (x, read, *weights, start, borders.flatten(3), z, gates, y)
+        x_, read_, *maps_, start_, borders_, z_, gates_, y_ = (each.detach().numpy() for each in arrays)
+        how = (form.hard_gates, form.bound_values)
+        over_rows(_loops(form)[0], T, B, x_, read_, *maps_, start_, *how, borders_, z_, gates_, y_)
+        if keep:
+            ctx.save_for_backward(x, start, borders, z, *weights)
+            ctx.form, ctx.adds = form, stream is not None
+        ctx.mark_non_differentiable(gates)
+        return y, borders[-1].clone(), gates
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor, d_last: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        z, alpha, beta, errors, kept, start = ctx.saved_tensors
+    def backward(ctx: Any, dy: Tensor, d_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x, start, borders, z, *weights = ctx.saved_tensors
         form: DeltaForm = ctx.form
-        K, V = form.key_size, form.value_size
-        dz, dy = z.new_empty(z.shape), dy.unflatten(-1, (form.heads, V))
-        heads, _gates = form.split(z)
-        d_heads, d_gates = form.split(dz)
-        given = (heads, alpha, beta, start, errors, kept, True, dy, d_last)
-        d_alpha, d_beta, d_state = scan_backward(*given, d_heads, form.read)
-        gradients = (alpha.numpy(), beta.numpy(), d_alpha.numpy(), d_beta.numpy())
-        _open_gates_backward(*gradients, form.hard_gates, d_gates.numpy())
-        if form.bound_values:
-            d_heads[..., 2 * K : 2 * K + V] *= 1 - heads[..., 2 * K : 2 * K + V].square()
-        return dz, None, d_state, None
+        T, B, _ = x.shape
+        dy, d_state = dy.contiguous(), d_last.clone(memory_format=torch.contiguous_format)
+        dx = x.new_empty(x.shape if ctx.needs_input_grad[2] else (0, *x.shape[1:]))
+        matrices = (weights[0], weights[2], weights[4])
+        arrays = (x, *matrices, start, borders.flatten(3), z, dy, d_state.flatten(2), dx)
+        x_, *matrices_, start_, borders_, z_, dy_, d_state_, dx_ = (each.numpy() for each in arrays)
+        given = (x_, *matrices_, start_, form.hard_gates, form.bound_values, borders_, z_, dy_, d_state_, dx_)
+
+        def run(first: int, last: int) -> list[Tensor]:
+            sums = [torch.zeros_like(each) for each in weights]
+            _loops(form)[1](first, last, *given, *(each.numpy() for each in sums))
+            return sums
+
+        parts = in_parts(run, part_borders(T, B))
+        d_weights = (sum(others, own) for own, *others in zip(*parts))
+        return None, None, dx if ctx.needs_input_grad[2] else None, dy if ctx.adds else None, None, d_state, *d_weights
 
 
-def _forward(
-    z: Tensor, start: Tensor, table: Tensor, form: DeltaForm, keep: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Advance `table` in place; y, z as the recurrence saw it, alpha, beta, and what `scan_forward` returns."""
-    T, B, _ = z.shape
-    H, K, V = form.heads, form.key_size, form.value_size
-    z = z.clone() if form.bound_values else z.contiguous()
-    heads, gates = form.split(z)
-    if form.bound_values:
-        heads[..., 2 * K : 2 * K + V].tanh_()
-    alpha, beta = z.new_empty(T, B, H), z.new_empty(T, B, H)
-    _open_gates(gates.numpy(), form.hard_gates, alpha.numpy(), beta.numpy())
-    y, errors, kept = scan_forward(heads, alpha, beta, start, table, True, keep, form.read)
-    return y.flatten(-2), z, alpha, beta, errors, kept
-
-
-@njit(**OPTIONS)
-def _open_gates(gates, hard, alpha, beta):  # type: ignore[no-untyped-def]
-    """Fill alpha and beta [T, B, H] from gates [T, B, 2 H]; see `gate`."""
-    T, B, H = alpha.shape
-    number = alpha.dtype.type
-    zero, one, two, stretch = number(0), number(1), number(2), number(STRETCH)
-    for t in range(T):
-        for b in range(B):
-            for h in range(H):
-                keep, rewrite = sigmoid(gates[t, b, h]), sigmoid(gates[t, b, H + h])
-                if hard:
-                    keep = min(max(keep * (one + two * stretch) - stretch, zero), one)
-                    rewrite = min(max(rewrite * (one + two * stretch) - stretch, zero), one)
-                alpha[t, b, h] = keep
-                beta[t, b, h] = two * rewrite
-
-
-@njit(**OPTIONS)
-def _open_gates_backward(alpha, beta, d_alpha, d_beta, hard, d_gates):  # type: ignore[no-untyped-def]
-    """The gradient of `_open_gates`, from what the gates became."""
-    T, B, H = alpha.shape
-    number = alpha.dtype.type
-    zero, one, two, stretch = number(0), number(1), number(2), number(STRETCH)
-    reach = one + two * stretch
-    for t in range(T):
-        for b in range(B):
-            for h in range(H):
-                keep, rewrite = alpha[t, b, h], beta[t, b, h] / two
-                if hard:
-                    keep_opened, opened = (keep + stretch) / reach, (rewrite + stretch) / reach
-                    keep = reach * keep_opened * (one - keep_opened) if zero < keep < one else zero
-                    rewrite = reach * opened * (one - opened) if zero < rewrite < one else zero
-                else:
-                    keep, rewrite = keep * (one - keep), rewrite * (one - rewrite)
-                d_gates[t, b, h] = d_alpha[t, b, h] * keep
-                d_gates[t, b, H + h] = d_beta[t, b, h] * two * rewrite
+def _loops(form: DeltaForm) -> tuple[Callable[..., None], Callable[..., None]]:
+    return compiled(form.key_size, form.value_size, form.tanh_read)

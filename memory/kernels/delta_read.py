@@ -44,12 +44,17 @@ def gate_reads(reads, gates, use_tanh, scales):  # type: ignore[no-untyped-def]
 
 
 @njit(**INLINED)
-def gate_reads_backward(reads, gates, use_tanh, scales, d):  # type: ignore[no-untyped-def]
-    """The gradient of `gate_reads`, d [n V], becomes that of reads; gates becomes its own; reads is written over."""
+def gate_reads_backward(reads, gates, use_tanh, scales, d, gated):  # type: ignore[no-untyped-def]
+    """The gradient of `gate_reads`, d [n V], becomes that of reads; gates becomes its own; reads is written over.
+
+    `gated` [n V] gets what `gate_reads` makes.
+    """
     one, zero = d.dtype.type(1), d.dtype.type(0)
     _bound(reads, use_tanh, scales)
     for i in range(len(gates)):
         gates[i] = sigmoid(gates[i])
+    for i in range(len(gated)):
+        gated[i] = gates[i] * reads[i]
     for i in range(len(d)):
         d[i] *= gates[i]
     for i in range(len(gates)):

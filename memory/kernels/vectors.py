@@ -126,27 +126,6 @@ def root(typing, vector):  # type: ignore[no-untyped-def]
 
 
 @_as_intrinsic
-def prefetch(typing, array, at, count):  # type: ignore[no-untyped-def]
-    """Ask for `count`, a constant, numbers from index `at` in memory on; nothing happens where there are none."""
-    if not isinstance(count, types.IntegerLiteral):
-        return None
-    size = array.dtype.bitwidth // 8
-
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        byte, number = ir.IntType(8), ir.IntType(32)
-        of = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), number, number, number])
-        ask = cgutils.get_or_insert_function(builder.module, of, "llvm.prefetch.p0")
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        for first in range(0, count.literal_value, 64 // size):
-            place = builder.gep(data, [builder.add(args[1], ir.Constant(args[1].type, first))])
-            # to read, to keep in the first cache, data
-            builder.call(ask, [builder.bitcast(place, byte.as_pointer()), *(number(n) for n in (0, 3, 1))])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, count), generate
-
-
-@_as_intrinsic
 def zeros_like(typing, vector):  # type: ignore[no-untyped-def]
     """A vector of zeros."""
     return vector(vector), lambda context, builder, signature, args: ir.Constant(_ir_type(vector), None)
@@ -180,7 +159,7 @@ def fold(typing, vector):  # type: ignore[no-untyped-def]
             # an index beyond the vector's own takes one of the zeros
             order = [min(first + lane, vector.count) for lane in range(lanes)]
             part = builder.shuffle_vector(args[0], zeros, ir.Constant(ir.VectorType(ir.IntType(32), lanes), order))
-            total = part if total is None else builder.fadd(total, part)
+            total = part if total is None else builder.fadd(total, part, flags=("contract",))
         return total
 
     return kind(vector), generate
