@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 
@@ -43,10 +43,15 @@ class TrainCommand(TrainConfig):
     """A configuration file, or a run directory, whose values are the defaults; other flags replace them, KEY=VALUE
     arguments one by one as long as the environment or memory is the same."""
 
+    UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"config"}
+
     def __post_init__(self) -> None:
         _or_usage(super().__post_init__)
         if self.config is not None and self.resume is not None:
             raise Usage("--resume takes the run's own configuration; leave out --config")
+
+    def _take_preset(self) -> None:
+        """Not yet: a later flag may name another memory."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    saved = TrainConfig()
+    saved, default = TrainConfig(), TrainCommand()
     source = _value_of(argv, "--resume") or _value_of(argv, "--config")
     if source:
         saved = _or_usage(lambda: TrainConfig.load(Path(source)))
-    command = _parse(TrainCommand, argv, TrainCommand(**_fields(saved, TrainConfig)))
+        default = TrainCommand.load(Path(source))
+    command = _parse(TrainCommand, argv, default)
     config = TrainConfig(**_fields(command, TrainConfig))
     config = _or_usage(lambda: _resolved(config, saved))
     if config.resume is not None:

@@ -15,9 +15,11 @@ import typing
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import tomli_w
+
+from agents.presets import preset
 
 EVALUATION_SEED = 1_000_000_007
 """First seed of evaluation episodes; training's seeds stay below it."""
@@ -81,10 +83,10 @@ class TrainConfig(_Config):
     """Steps of every environment per rollout; gradients through the memory reach back no further."""
     n_epochs: int = 4
     """Passes over each rollout."""
-    num_minibatches: int = 4
-    """Minibatches per pass, each of whole environments; divides `num_envs`."""
-    learning_rate: float = 7e-4
-    """Of Adam."""
+    num_minibatches: int | None = None
+    """Minibatches per pass, each of whole environments; divides `num_envs`. The memory's preset where not given."""
+    learning_rate: float | None = None
+    """Of Adam. The memory's preset where not given."""
     anneal: bool = True
     """Lower the learning rate and the entropy's weight linearly to 0 over the run."""
     gamma: float = 0.99
@@ -152,7 +154,8 @@ class TrainConfig(_Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_device(self.device)
-        if self.num_envs % self.num_minibatches:
+        self._take_preset()
+        if self.num_minibatches is not None and self.num_envs % self.num_minibatches:
             divisors = [str(n) for n in range(1, min(self.num_envs, 64) + 1) if self.num_envs % n == 0]
             raise ValueError(
                 f"num_minibatches must divide num_envs={self.num_envs}, as a minibatch is whole environments; "
@@ -169,6 +172,13 @@ class TrainConfig(_Config):
                 "leave run_dir out"
             )
 
+    def _take_preset(self) -> None:
+        usual = preset(self.memory)
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", usual.learning_rate)
+        if self.num_minibatches is None:
+            object.__setattr__(self, "num_minibatches", math.gcd(usual.num_minibatches, self.num_envs))
+
     @property
     def rollout_size(self) -> int:
         """Environment steps in one rollout."""
@@ -177,6 +187,7 @@ class TrainConfig(_Config):
     @property
     def minibatch_size(self) -> int:
         """Samples in one minibatch, `batch_size` of `MemoryPPO`."""
+        assert self.num_minibatches is not None
         return self.rollout_size // self.num_minibatches
 
     @property
@@ -203,7 +214,7 @@ class TrainConfig(_Config):
         )
 
     @classmethod
-    def from_toml(cls, text: str) -> TrainConfig:
+    def from_toml(cls, text: str) -> Self:
         """The configuration that `to_toml` wrote; fields that are missing have their defaults.
 
         Raises:
@@ -220,7 +231,7 @@ class TrainConfig(_Config):
         return cls(**{name: _from_toml(value) for name, value in document.items()})
 
     @classmethod
-    def load(cls, path: Path) -> TrainConfig:
+    def load(cls, path: Path) -> Self:
         """Read a configuration file, or the one in a run directory.
 
         Raises:

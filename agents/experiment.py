@@ -65,7 +65,8 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
     """The agent of a configuration; ValueError where the memory, an argument or a space does not fit."""
     set_threads(config)
 
-    def annealed(value: float) -> float | Schedule:
+    def annealed(value: float | None) -> float | Schedule:
+        assert value is not None
         return LinearSchedule(value, 0.0, 1.0) if config.anneal else value
 
     return MemoryPPO(
@@ -99,8 +100,8 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
 
 def set_threads(config: TrainConfig) -> None:
     """Give torch the configured number of threads; by default one for every COLUMNS_PER_THREAD of a minibatch."""
-    columns = config.num_envs // config.num_minibatches
-    torch.set_num_threads(config.threads or max(1, min(os.cpu_count() or 1, columns // COLUMNS_PER_THREAD)))
+    wanted = config.minibatch_size // config.n_steps // COLUMNS_PER_THREAD
+    torch.set_num_threads(config.threads or max(1, min(os.cpu_count() or 1, wanted)))
 
 
 def policy_name(space: spaces.Space) -> str:

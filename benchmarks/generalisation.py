@@ -21,6 +21,7 @@ from trainings import Cell, Options, Row, Training, command_line, grouped, steps
 
 from agents.arguments import parse_key_values
 from agents.config import TrainConfig
+from agents.presets import DEFAULT
 from memory import memory_class
 
 ENV = "Palimpsest/EndlessTMaze-v0"
@@ -46,7 +47,7 @@ class Train(Options):
     """Environment steps of each training."""
     num_envs: int = TrainConfig.num_envs
     """Environments stepped together."""
-    num_minibatches: int = TrainConfig.num_minibatches
+    num_minibatches: int = DEFAULT.num_minibatches
     """Minibatches per pass over a rollout."""
     learning_rate: float = 1e-3
     """Of Adam, annealed to 0."""

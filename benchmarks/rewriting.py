@@ -19,6 +19,7 @@ from measure import markdown
 from trainings import Cell, Options, Row, Training, by_seed, cell_names, command_line, grouped, per_row
 
 from agents.config import TrainConfig
+from agents.presets import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def trainings(options: Train) -> Iterator[Training]:
             carry_over=options.carry_over,
             total_timesteps=options.total_timesteps,
             learning_rate=options.learning_rate,
+            num_minibatches=DEFAULT.num_minibatches,
         )
         about = {"env": env, "memory": memory, "seed": seed, "carry_over": options.carry_over}
         yield Training(config, cells(env), about, options.episodes)

@@ -245,7 +245,8 @@ class DeltaLayer(nn.Module):
         super().__init__()
         self.project = Linear(input_size, form.width)
         self.leave = Linear(form.heads * form.value_size, output_size, bias=False)
-        keep = torch.exp(-1 / torch.logspace(*map(math.log10, TIMES_AT_START), form.heads))
+        shortest, longest = map(math.log, TIMES_AT_START)
+        keep = torch.exp(-1 / torch.logspace(shortest, longest, form.heads, math.e))
         if form.hard_gates:
             keep = (keep + STRETCH) / (1 + 2 * STRETCH)
         with torch.no_grad():

@@ -17,6 +17,7 @@ import train
 from agents import evaluation, experiment
 from agents.config import EVALUATION_SEED, EvaluateConfig, TrainConfig
 from agents.files import CorruptFile
+from agents.presets import preset
 
 ROOT = Path(train.__file__).parent
 TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
@@ -209,6 +210,19 @@ def test_a_bad_configuration_file(text, message, started, capsys, tmp_path):
 def test_a_configuration_file_that_is_no_text(started, capsys, tmp_path):
     (tmp_path / "run.toml").write_bytes(b"\xff\xfe\x00")
     assert "run.toml" in refused(["--config", "run.toml"], capsys)
+
+
+def test_the_memory_that_is_named_last_brings_its_preset(started, tmp_path):
+    (tmp_path / "run.toml").write_text("memory = 'gru'\nn_epochs = 2\n")
+    (tmp_path / "rate.toml").write_text("memory = 'gru'\nlearning_rate = 0.01\n")
+    for words, name in ((["--memory", "lstm"], "lstm"), (["--config", "run.toml"], "gru"), ([], "rewrite")):
+        assert train.main([*words, "--no-progress"]) == 0
+        config = started.pop()
+        assert (config.learning_rate, config.num_minibatches) == preset(name)
+    assert train.main(["--config", "run.toml", "--memory", "rewrite"]) == 0
+    assert started.pop().learning_rate == preset("rewrite").learning_rate
+    assert train.main(["--config", "rate.toml", "--memory", "rewrite", "--num-minibatches", "8"]) == 0
+    assert (started[0].learning_rate, started.pop().num_minibatches) == (0.01, 8)
 
 
 def test_a_resumed_run_keeps_its_configuration(started, capsys, tmp_path):

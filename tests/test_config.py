@@ -1,6 +1,7 @@
 """The configuration of a run: what it refuses, what its file keeps, and what follows from it."""
 
 import dataclasses
+import math
 import os
 from datetime import datetime
 from pathlib import Path
@@ -10,8 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import memory
 from agents.config import TrainConfig
 from agents.experiment import set_threads
+from agents.presets import PRESETS, preset
 
 TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
@@ -21,6 +24,9 @@ TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 )
 @pytest.mark.parametrize("value", [None, "x", [1], b"1", -1, 10**40, float("nan")], ids=repr)
 def test_the_constructor_refuses_the_same(name, value):
+    if value is None and name in ("learning_rate", "num_minibatches"):
+        assert TrainConfig(**{name: value}) == TrainConfig()
+        return
     if (name == "threads" and value is None) or (value == "x" and name in ("env", "memory")):
         assert getattr(TrainConfig(**{name: value}), name) == value
         return
@@ -72,6 +78,21 @@ def test_where_a_run_is_is_no_part_of_its_file():
 def test_derived_sizes():
     config = TrainConfig(num_envs=6, n_steps=10, num_minibatches=3, total_timesteps=61)
     assert (config.rollout_size, config.minibatch_size, config.num_iterations) == (60, 20, 2)
+
+
+@pytest.mark.parametrize("name", [*memory.names(), "a stranger's"])
+def test_a_memory_brings_its_preset_where_nothing_is_given(name):
+    usual, config = preset(name), TrainConfig(memory=name)
+    assert (config.learning_rate, config.num_minibatches) == usual
+    given = TrainConfig(memory=name, learning_rate=0.1, num_minibatches=2)
+    assert (given.learning_rate, given.num_minibatches) == (0.1, 2)
+    assert TrainConfig.from_toml(config.to_toml()) == config
+    few = TrainConfig(memory=name, num_envs=6)
+    assert few.num_minibatches == math.gcd(6, usual.num_minibatches)
+
+
+def test_presets_are_of_registered_memories():
+    assert PRESETS.keys() <= set(memory.names())
 
 
 @pytest.mark.parametrize(

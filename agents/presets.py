@@ -1,0 +1,28 @@
+"""What `train.py` trains each memory with where nothing else is given: whatever memory is named, it learns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Preset(NamedTuple):
+    """Hyperparameters that memories differ in."""
+
+    learning_rate: float
+    num_minibatches: int
+
+
+PRESETS = {
+    "lstm": Preset(2e-3, 16),
+    "gru": Preset(2e-3, 16),
+    "ffm": Preset(1e-3, 16),
+}
+"""Memory -> its own, found by trial on the default job; a memory with slow time constants wants more, larger steps."""
+
+DEFAULT = Preset(7e-4, 4)
+"""Of `rewrite` and of every memory that has none of its own."""
+
+
+def preset(memory: str) -> Preset:
+    """The preset of a registered memory."""
+    return PRESETS.get(memory, DEFAULT)
