@@ -35,26 +35,29 @@ def has_compiled_form(policy: MemoryActorCriticPolicy) -> bool:
         and cls._get_action_dist_from_latent is ActorCriticPolicy._get_action_dist_from_latent
         and cls._actor is MemoryActorCriticPolicy._actor
         and cls._critic is MemoryActorCriticPolicy._critic
-        and _is_as_built(policy)
+        and _is_as_built(policy, policy.memory.output_size)
     )
 
 
-def is_plain(policy: MemoryActorCriticPolicy) -> bool:
-    """Whether `act` may compute the heads of a policy that `has_compiled_form`, now: all is as built, and no hook."""
-    if not _is_as_built(policy):
+def is_plain(policy: MemoryActorCriticPolicy, width: int) -> bool:
+    """Whether `act` may compute the heads of a policy that `has_compiled_form` from latents of `width` features, now:
+    all is as built, and no hook.
+    """
+    if not _is_as_built(policy, width):
         return False
     nets: Any = policy._modules["mlp_extractor"]
     actor, critic = _layers(policy)
     return not is_hooked(nets, *nets._modules.values(), *actor, *critic)
 
 
-def _is_as_built(policy: MemoryActorCriticPolicy) -> bool:
+def _is_as_built(policy: MemoryActorCriticPolicy, width: int) -> bool:
     """Whether the heads' modules are those that `act` computes."""
     nets: Any = policy._modules["mlp_extractor"]
     if type(nets) is not MlpExtractor or not {type(net) for net in nets._modules.values()} <= {nn.Sequential, Layers}:
         return False
     actor, critic = _layers(policy)
-    return _is_known(actor) and _is_known(critic)
+    actions: Any = policy.action_space
+    return _is_known(actor, width, actions.n) and _is_known(critic, width, 1)
 
 
 def _layers(policy: MemoryActorCriticPolicy) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -65,15 +68,19 @@ def _layers(policy: MemoryActorCriticPolicy) -> tuple[list[nn.Module], list[nn.M
     return actor, [*nets["value_net"]._modules.values(), own["value_net"]]
 
 
-def _is_known(layers: list[nn.Module]) -> bool:
-    """Whether layers are linear, with biases, and the hyperbolic tangent by turns."""
+def _is_known(layers: list[nn.Module], width: int, outputs: int) -> bool:
+    """Whether layers are linear, with biases, and tangents by turns, from `width` features to `outputs`."""
     for layer in layers[::2]:
-        if type(layer) not in (nn.Linear, Linear) or layer._parameters["bias"] is None:
+        own: dict[str, Any] = layer._parameters
+        if type(layer) not in (nn.Linear, Linear) or own.get("weight") is None or own.get("bias") is None:
             return False
+        if own["weight"].shape[1] != width:
+            return False
+        width = len(own["bias"])
     for layer in layers[1::2]:
         if type(layer) not in (nn.Tanh, Tanh):
             return False
-    return len(layers) % 2 == 1
+    return len(layers) % 2 == 1 and width == outputs
 
 
 def act(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -359,7 +359,12 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         )
 
     def _acts_compiled(self, latent: Tensor) -> bool:
-        return has_kernels(latent) and not torch.is_grad_enabled() and self._heads_compile and is_plain(self)
+        return (
+            has_kernels(latent)
+            and not torch.is_grad_enabled()
+            and self._heads_compile
+            and is_plain(self, latent.shape[1])
+        )
 
     def _actor(self, latent: Tensor) -> Distribution:
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))

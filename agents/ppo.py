@@ -287,7 +287,7 @@ class MemoryPPO(RememberingAlgorithm):
             clip_range_vf,
             self.normalize_advantage,
             self.min_advantage_std,
-            FloatSchedule(self.ent_coef)(self._current_progress_remaining),
+            self.ent_coef(self._current_progress_remaining) if callable(self.ent_coef) else self.ent_coef,
             self.vf_coef,
             self.memory_aux_coef,
         )

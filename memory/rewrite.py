@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memory.base import Context, Memory, check_at_least, check_choice, check_flag
-from memory.kernels.delta_layer import STRETCH, DeltaForm, delta_layer
+from memory.kernels.delta_layer import STRETCH, DeltaForm, compiles, delta_layer
 from memory.kernels.delta_read import NORM_EPS
 from memory.kernels.delta_step import step_layers
 from memory.kernels.forms import has_kernels
-from memory.kernels.linear import Linear, is_plain
+from memory.kernels.linear import Linear
 from memory.kernels.views import Views
 from memory.recurrent import LSTM, CellState
 
@@ -146,7 +146,7 @@ class RewriteMemory(Memory):
         if self.controller is not None:
             x, (h, c) = self.controller.step(x, CellState(h, c))
         maps = self._maps()
-        if not torch.is_grad_enabled() and all(map(is_plain, maps)) and has_kernels(x, maps[0].weight, state.table):
+        if not torch.is_grad_enabled() and has_kernels(x, state.table) and self._compiles(maps, x):
             own: list[dict[str, Any]] = [map_._parameters for map_ in maps]
             weights, biases = [each["weight"] for each in own], [each["bias"] for each in (own[0], *own[1::2])]
             y, table = step_layers(x, self._views(weights + biases), self.form, state.table)
@@ -199,7 +199,13 @@ class RewriteMemory(Memory):
         assert stream is not None
         return stream, torch.stack(lasts, 1), gates
 
-    def _maps(self) -> list[nn.Linear]:
+    def _compiles(self, maps: list[nn.Module], x: Tensor) -> bool:
+        """Whether kernels may compute all layers from `_maps`, the first of which reads x [B, *]."""
+        enter, stream = maps[0], x.new_empty(0, self.output_size)
+        layers = zip(maps[1::2], maps[2::2], [x, *[stream] * len(maps)])
+        return all(compiles((enter, project, leave), self.form, read) for project, leave, read in layers)
+
+    def _maps(self) -> list[nn.Module]:
         """The map into the stream, then each layer's two, found without the long search for a module's attributes."""
         modules: dict[str, Any] = self._modules
         layers = modules["layers"]._modules.values()

@@ -228,20 +228,23 @@ def test_compiled_layer_equals_its_operations(name, B, adds, dtype):
 
 
 def test_layer_on_threads():
-    """Columns are spread over threads; gradients of the maps are sums over them."""
+    """Columns are spread over threads, as many as at the forward pass; gradients of the maps are sums over them."""
     form, B = FORMS["default"], 7
     maps = layer_of(form, 5, 4, torch.float64)
     x, start = torch.randn(STEPS_PER_THREAD, B, 5).double(), torch.rand(STEPS_PER_THREAD, B) < 0.1
     state = torch.randn(B, form.heads, form.key_size, form.value_size).double()
 
-    def run():
+    def run(forward, backward):
+        torch.set_num_threads(forward)
         y, last, *gates = delta_layer(x, None, maps, start, state, form)
+        torch.set_num_threads(backward)
         return [y, last, *gates, *torch.autograd.grad(y.square().sum(), [p for m in maps for p in m.parameters()])]
 
-    expected, threads = run(), torch.get_num_threads()
+    threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(3)
-        assert_close(run(), expected, **tolerance(torch.float64))
+        expected = run(1, 1)
+        for forward, backward in ((3, 3), (1, 3), (3, 1)):
+            assert_close(run(forward, backward), expected, **tolerance(torch.float64))
     finally:
         torch.set_num_threads(threads)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.utils.prune as prune
 from gymnasium import spaces
 from torch import nn
 
@@ -161,6 +162,28 @@ def test_heads_that_are_watched_are_called(watched):
     for got, want in zip(acted(policy, policy._heads_compile), watched_results):
         torch.testing.assert_close(got, want, rtol=2e-6, atol=5e-6)
     assert calls == [1]
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_pruned_head_acts(name):
+    """Pruning computes what was a parameter."""
+    policy = policy_for([4])
+    acted(policy, policy._heads_compile)
+    prune.random_unstructured(policy.action_net, name, amount=1.0)
+    assert getattr(policy.action_net, name).abs().sum() == 0
+    obs = torch.randn(5, 3)
+    with torch.no_grad():
+        logits = policy.get_distribution(obs, policy.initial_state(5))[0].distribution.logits
+        assert policy(obs, policy.initial_state(5))[0].shape == (5,)
+    assert torch.isfinite(logits).all()
+
+
+def test_a_head_of_another_width_is_refused():
+    """By torch, before a kernel reads beyond the latents' end."""
+    policy = policy_for([4])
+    policy.action_net = nn.Linear(500, 4)
+    with pytest.raises(RuntimeError, match="shapes"):
+        acted(policy, policy._heads_compile)
 
 
 def test_a_layer_that_is_replaced_between_steps_is_the_one_that_acts():

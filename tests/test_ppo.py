@@ -385,6 +385,7 @@ def test_entropy_weight_follows_its_schedule():
 
     number, never = trained(0.5), trained(0.0)
     assert (trained(lambda progress: 0.5) == number).all()
+    assert (trained(np.float32(0.5)) == number).all()
     assert (trained(lambda progress: 0.0) == never).all()
     falling = trained(LinearSchedule(0.5, 0.0, 1.0))
     assert (falling != number).any()

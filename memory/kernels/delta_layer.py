@@ -12,11 +12,11 @@ operations cost more than the recurrence when each goes through memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from memory.kernels.delta import gated_delta_scan
@@ -25,7 +25,7 @@ from memory.kernels.delta_read import NORM_EPS
 from memory.kernels.forms import has_kernels
 from memory.kernels.layer_loops import STRETCH, compiled
 from memory.kernels.linear import Linear, is_plain
-from memory.kernels.rows import in_parts, over_rows, part_borders
+from memory.kernels.rows import in_parts, part_borders
 
 Maps = tuple[Linear, Linear, Linear]
 
@@ -72,16 +72,30 @@ def delta_layer(
     Returns:
         The new stream [T, B, D], the last tables [B, H, K, V]; alpha and beta [T, B, H], without gradients.
     """
+    plain = compiles(maps, form, x) and not torch.is_autocast_enabled("cpu")
+    if not (plain and x.numel() > 0 and has_kernels(x, state)):
+        return delta_layer_torch(x, stream, maps, start, state, form)
     enter, project, leave = maps
     weights: tuple[Tensor, ...] = (enter.weight, enter.bias, project.weight, project.bias, leave.weight)
-    plain = all(map(is_plain, maps)) and not torch.is_autocast_enabled("cpu")
-    if not (plain and x.numel() > 0 and has_kernels(x, state, *weights)):
-        return delta_layer_torch(x, stream, maps, start, state, form)
     if stream is not None:
         weights = (x.new_empty(0, x.shape[2]), x.new_empty(0), *weights[2:])
     y, last, gates = _DeltaLayer.apply(torch.is_grad_enabled(), form, x, stream, start, state, *weights)
     alpha, beta = gates.chunk(2, -1)
     return y, last, alpha, beta
+
+
+def compiles(maps: Sequence[nn.Module], form: DeltaForm, x: Tensor) -> bool:
+    """Whether kernels may compute the maps of a layer that reads x [..., F], now: linear, as built, of its type."""
+    enter, project, leave = maps
+    if not (is_plain(enter) and is_plain(project) and is_plain(leave)) or leave.bias is not None:
+        return False
+    # a weight or bias that is computed, or kept as a buffer, is no parameter
+    into, read, out = (each._parameters.get("weight") for each in maps)
+    biases = (each._parameters.get("bias") for each in (enter, project))
+    if into is None or read is None or out is None or any(bias is None for bias in biases):
+        return False
+    fits = read.shape == (form.width, x.shape[-1]) and out.shape == (len(into), form.heads * form.value_size)
+    return fits and has_kernels(x, into, read, out)
 
 
 def delta_layer_torch(
@@ -140,7 +154,9 @@ class _DeltaLayer(torch.autograd.Function):
         arrays = (x, read, *weights, start, borders.flatten(3), z, gates, y)
         x_, read_, *maps_, start_, borders_, z_, gates_, y_ = (each.detach().numpy() for each in arrays)
         how = (form.hard_gates, form.bound_values)
-        over_rows(_loops(form)[0], T, B, x_, read_, *maps_, start_, *how, borders_, z_, gates_, y_)
+        given = (x_, read_, *maps_, start_, *how, borders_, z_, gates_, y_)
+        ctx.borders = part_borders(T, B)
+        in_parts(lambda first, last: _loops(form)[0](first, last, *given), ctx.borders)
         if keep:
             ctx.save_for_backward(x, start, borders, z, *weights)
             ctx.form, ctx.adds = form, stream is not None
@@ -152,7 +168,6 @@ class _DeltaLayer(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, d_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, start, borders, z, *weights = ctx.saved_tensors
         form: DeltaForm = ctx.form
-        T, B, _ = x.shape
         dy, d_state = dy.contiguous(), d_last.clone(memory_format=torch.contiguous_format)
         dx = x.new_empty(x.shape if ctx.needs_input_grad[2] else (0, *x.shape[1:]))
         matrices = (weights[0], weights[2], weights[4])
@@ -161,11 +176,11 @@ class _DeltaLayer(torch.autograd.Function):
         given = (x_, *matrices_, start_, form.hard_gates, form.bound_values, borders_, z_, dy_, d_state_, dx_)
 
         def run(first: int, last: int) -> list[Tensor]:
-            sums = [torch.zeros_like(each) for each in weights]
+            sums = [x.new_zeros(each.shape) for each in weights]
             _loops(form)[1](first, last, *given, *(each.numpy() for each in sums))
             return sums
 
-        parts = in_parts(run, part_borders(T, B))
+        parts = in_parts(run, ctx.borders)
         d_weights = (sum(others, own) for own, *others in zip(*parts))
         return None, None, dx if ctx.needs_input_grad[2] else None, dy if ctx.adds else None, None, d_state, *d_weights
 

@@ -119,8 +119,9 @@ class FFMScan(torch.autograd.Function):
         def run(first: int, last: int) -> tuple[Tensor, ...]:
             d_state = d_last[first:last].clone(memory_format=torch.contiguous_format)
             dx = x.new_empty(T if ctx.needs_input_grad[1] else 0, last - first, F)
-            d_maps = [torch.empty_like(each) for each in maps]
-            others = [torch.empty_like(mix), mix.new_empty(len(mix)), torch.empty_like(alpha), torch.empty_like(omega)]
+            # contiguous, whatever the parameters are: kernels fill the tensors themselves
+            d_maps = [x.new_empty(each.shape) for each in maps]
+            others = [x.new_empty(size) for size in (mix.shape, len(mix), alpha.shape, omega.shape)]
             read = _arrays((x[:, first:last], start[:, first:last]))
             filled = _arrays((*saved[first], dy[:, first:last], d_state, dx))
             loops.backward(*read, *given, *filled, _arrays(d_maps[:4]), _arrays(d_maps[4:]), *_arrays(others))

@@ -200,7 +200,7 @@ class _GatedScan(torch.autograd.Function):
             h, c = (*(s[part].contiguous() for s in state), nothing)[:2]
             dh, dc = (*d_state, nothing)[:2]
             dx = x.new_empty(T if ctx.needs_input_grad[3] else 0, last - first, x.shape[2])
-            sums = [torch.zeros_like(w_ih), torch.zeros_like(w_hh), x.new_zeros(cell.width * H)]
+            sums = [x.new_zeros(size) for size in (w_ih.shape, w_hh.shape, cell.width * H)]
             given = [a[:, part].contiguous() for a in (x, start)]
             outputs = gates, y[:, part].contiguous(), cells, dy[:, part].contiguous()
             arrays = [[a.numpy() for a in group] for group in (given, (h, c, *outputs, dh, dc, dx, *sums))]
