@@ -1,4 +1,4 @@
-"""What `train.py` trains each memory with where nothing else is given: whatever memory is named, it learns."""
+"""What `train.py` trains each memory with where nothing else is given: one word changed, and it still learns."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PRESETS = {
     "gru": Preset(2e-3, 16),
     "ffm": Preset(1e-3, 16),
 }
-"""Memory -> its own, found by trial on the default job; a memory with slow time constants wants more, larger steps."""
+"""Memory -> its own, by trial on the default job (docs/generalisation.md)."""
 
 DEFAULT = Preset(7e-4, 4)
-"""Of `rewrite` and of every memory that has none of its own."""
+"""Of `rewrite`, and of every memory that has none of its own."""
 
 
 def preset(memory: str) -> Preset:
