@@ -209,7 +209,7 @@ class RewriteMemory(Memory):
         """The map into the stream, then each layer's two, found without the long search for a module's attributes."""
         modules: dict[str, Any] = self._modules
         layers = modules["layers"]._modules.values()
-        return [modules["enter"], *(map_ for layer in layers for map_ in layer._modules.values())]
+        return [modules["enter"], *(layer._modules[name] for layer in layers for name in ("project", "leave"))]
 
     def _convolve(self, x: Tensor, start: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """sum_j taps[j] x[t - j] over the inputs of the same episode, and the last inputs of it [B, n, F]."""

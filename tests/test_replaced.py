@@ -69,6 +69,15 @@ def test_maps_of_other_kinds(replaced, number):
     agree(module.double())
 
 
+def test_a_map_that_is_taken_out_and_put_back():
+    module = made("rewrite")
+    layer = module.layers[0]
+    project = layer.project
+    del layer.project
+    layer.project = project
+    agree(module)
+
+
 def test_a_map_of_another_size_is_refused():
     """By torch, before a kernel reads beyond its end."""
     module = made("rewrite")
