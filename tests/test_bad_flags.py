@@ -32,7 +32,7 @@ TRAIN: dict[str, list[str]] = {
     "carry_over": [*NUMBER, "1.0001"],
     "share_memory": SWITCH,
     "total_timesteps": [*INTEGER, "0"],
-    "num_envs": [*INTEGER, "0", "3"],
+    "num_envs": [*INTEGER, "0"],
     "seed": [*INTEGER, "999999999999"],
     "device": [*NAME, "tpu", "cuda:x", "cuda:-1", "CPU", "cuda:"],
     "threads": [*INTEGER, "0", "1025"],

@@ -78,7 +78,7 @@ def test_a_parameter_that_has_its_first_gradient_later():
     assert_close(optimizer.state[late]["exp_avg"], torch.zeros(2), rtol=0, atol=0)
 
 
-def divergences(target_kl, monkeypatch):
+def divergences(target_kl, monkeypatch, updates=5):
     """Updates with far too long steps: the divergence from the policy that acted after each, and what was undone."""
     envs = 2
     model = MemoryPPO(
@@ -105,7 +105,7 @@ def divergences(target_kl, monkeypatch):
         rejected.append(model.logger.name_to_value.get("train/rejected_steps"))
 
     monkeypatch.setattr(model, "train", then_measure)
-    model.learn(16 * envs * 5)
+    model.learn(16 * envs * updates)
     return found, rejected
 
 
@@ -121,9 +121,9 @@ def test_updates_do_not_leap_beyond_the_limit(monkeypatch):
 
 def test_steps_that_are_always_too_long_shorten_themselves(monkeypatch):
     """Adam's mean of squares keeps what it saw, so that not every update is refused for ever."""
-    within, rejected = divergences(1e-3, monkeypatch)
+    within, rejected = divergences(1e-3, monkeypatch, updates=10)
     assert rejected[0] == 1
-    assert within[-1] > 0
+    assert max(within) > 1e-4
 
 
 @pytest.mark.parametrize(
