@@ -88,13 +88,15 @@ class TrainConfig(_Config):
     learning_rate: float | None = None
     """Of Adam. The memory's preset where not given."""
     anneal: bool = True
-    """Lower the learning rate and the entropy's weight linearly to 0 over the run."""
+    """Lower the learning rate linearly to 0 over the run."""
     gamma: float = 0.99
     """Discount per step."""
     gae_lambda: float = 0.95
     """λ of generalised advantage estimation."""
     ent_coef: float = 0.02
     """Weight of the entropy."""
+    anneal_entropy: bool = True
+    """Lower that weight linearly to 0 over the run."""
     clip_range: float = 0.2
     """PPO's clipping of the ratio of probabilities."""
     target_kl: float = 0.02

@@ -65,14 +65,14 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
     """The agent of a configuration; ValueError where the memory, an argument or a space does not fit."""
     set_threads(config)
 
-    def annealed(value: float | None) -> float | Schedule:
+    def annealed(value: float | None, falls: bool) -> float | Schedule:
         assert value is not None
-        return LinearSchedule(value, 0.0, 1.0) if config.anneal else value
+        return LinearSchedule(value, 0.0, 1.0) if falls else value
 
     return MemoryPPO(
         policy_name(env.observation_space),
         env,
-        learning_rate=annealed(config.learning_rate),
+        learning_rate=annealed(config.learning_rate, config.anneal),
         n_steps=config.n_steps,
         batch_size=config.minibatch_size,
         n_epochs=config.n_epochs,
@@ -81,7 +81,7 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
         clip_range=config.clip_range,
         target_kl=config.target_kl or None,
         min_advantage_std=config.min_advantage_std,
-        ent_coef=annealed(config.ent_coef),
+        ent_coef=annealed(config.ent_coef, config.anneal_entropy),
         vf_coef=config.vf_coef,
         max_grad_norm=config.max_grad_norm,
         memory_carry_over=config.carry_over,

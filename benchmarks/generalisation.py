@@ -53,6 +53,8 @@ class Train(Options):
     """Of Adam, annealed to 0."""
     ent_coef: float = TrainConfig.ent_coef
     """Weight of the entropy."""
+    anneal_entropy: bool = TrainConfig.anneal_entropy
+    """Whether that weight falls to 0 with the rate."""
     min_advantage_std: float = TrainConfig.min_advantage_std
     """Smallest standard deviation that advantages are divided by."""
     test_corridors: tuple[int, ...] = (100, 1000)
@@ -83,6 +85,7 @@ def trainings(options: Train) -> Iterator[Training]:
                 num_minibatches=options.num_minibatches,
                 learning_rate=options.learning_rate,
                 ent_coef=options.ent_coef,
+                anneal_entropy=options.anneal_entropy,
                 min_advantage_std=options.min_advantage_std,
                 seed=seed,
             )

@@ -79,6 +79,8 @@ def trainings(options: Train) -> Iterator[Training]:
                 num_minibatches=16,
                 learning_rate=setting.learning_rate,
                 ent_coef=0.005,
+                # with a weight that falls, `shm` ends undecided or with the cue lost
+                anneal_entropy=False,
                 test_corridors=(),
                 test_lengths=(),
             )

@@ -43,6 +43,7 @@ TRAIN: dict[str, list[str]] = {
     "num_minibatches": [*INTEGER, "0", "3", "65"],
     "learning_rate": [*NUMBER, "0", "11"],
     "anneal": SWITCH,
+    "anneal_entropy": SWITCH,
     "gamma": [*NUMBER, "1.0001"],
     "gae_lambda": [*NUMBER, "1.0001"],
     "ent_coef": NUMBER,

@@ -142,7 +142,7 @@ def test_every_flag_reaches_the_configuration(started):
     line = (
         "train --env Palimpsest/EndlessTMaze-v0 --env-args corridors=10 regime=uniform --memory rewrite "
         "--memory-args num_layers=1 --carry-over 0.25 --total-timesteps 1000 --num_envs 8 --seed 3 --device cpu "
-        "--no-share-memory --no-anneal --no-progress --threads 2 --n-steps 16 --learning-rate 3e-4"
+        "--no-share-memory --no-anneal --no-anneal-entropy --no-progress --threads 2 --n-steps 16 --learning-rate 3e-4"
     )
     assert trained(line.split(), started) == TrainConfig(
         env_args={"corridors": 10, "regime": "uniform"},
@@ -154,6 +154,7 @@ def test_every_flag_reaches_the_configuration(started):
         device="cpu",
         share_memory=False,
         anneal=False,
+        anneal_entropy=False,
         progress=False,
         threads=2,
         n_steps=16,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import memory
 from agents.config import TrainConfig
-from agents.experiment import set_threads
+from agents.experiment import make_env, make_model, set_threads
 from agents.presets import PRESETS, preset
 
 TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
@@ -114,3 +114,25 @@ def test_threads_are_as_many_as_large_minibatches_are_worth(cores, arguments, th
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("rate_falls", [False, True])
+@pytest.mark.parametrize("entropy_falls", [False, True])
+def test_rate_and_entropy_weight_fall_apart(rate_falls, entropy_falls):
+    config = TrainConfig(
+        learning_rate=0.5, ent_coef=0.25, num_envs=4, num_minibatches=4, anneal=rate_falls, anneal_entropy=entropy_falls
+    )
+    env = make_env(config)
+    model = make_model(config, env)
+    env.close()
+    weight = model.ent_coef if callable(model.ent_coef) else lambda remaining: model.ent_coef
+    assert [model.lr_schedule(remaining) for remaining in (1.0, 0.5, 0.0)] == [
+        0.5,
+        0.25 if rate_falls else 0.5,
+        0.0 if rate_falls else 0.5,
+    ]
+    assert [weight(remaining) for remaining in (1.0, 0.5, 0.0)] == [
+        0.25,
+        0.125 if entropy_falls else 0.25,
+        0.0 if entropy_falls else 0.25,
+    ]
