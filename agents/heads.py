@@ -7,7 +7,7 @@ are torch's operations, to which this is equal.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +19,22 @@ from torch import Tensor, nn
 from agents.distributions import Categorical, check_drawn, invert_into
 from agents.layers import Layers, Tanh
 from memory.kernels.compiling import OPTIONS
-from memory.kernels.linear import Linear, is_hooked, map_layers
+from memory.kernels.linear import Linear, map_layers
 
 if TYPE_CHECKING:
     from agents.policies import MemoryActorCriticPolicy
+
+
+Arrays = tuple[np.ndarray, ...]
+
+
+class Heads(NamedTuple):
+    """The parameters of both heads, layer by layer: weights [out, in] and biases [out]."""
+
+    weights_pi: Arrays
+    biases_pi: Arrays
+    weights_vf: Arrays
+    biases_vf: Arrays
 
 
 def has_compiled_form(policy: MemoryActorCriticPolicy) -> bool:
@@ -39,19 +51,27 @@ def has_compiled_form(policy: MemoryActorCriticPolicy) -> bool:
     )
 
 
-def is_plain(policy: MemoryActorCriticPolicy, width: int) -> bool:
-    """Whether `act` may compute the heads of a policy that `has_compiled_form` from latents of `width` features, now:
-    all is as built, and no hook.
+def compiled_heads(policy: MemoryActorCriticPolicy, latent: Tensor) -> Heads | None:
+    """What `act` computes from; None where it may not, now: something is not as built, or a hook would be left out.
+
+    Args:
+        policy: one that `has_compiled_form`.
+        latent: [B, D], for which there are kernels.
     """
-    if not _is_as_built(policy, width):
-        return False
     nets: Any = policy._modules["mlp_extractor"]
     actor, critic = _layers(policy)
-    return not is_hooked(nets, *nets._modules.values(), *actor, *critic)
+    own: list[dict[str, Any]] = [layer._parameters for layer in (*actor[::2], *critic[::2])]
+    parameters = [*(each.get("weight") for each in own), *(each.get("bias") for each in own)]
+    modules = [nets, *nets._modules.values(), *actor, *critic]
+    arrays = policy.head_views(latent, modules, parameters, lambda: _is_as_built(policy, latent.shape[1]))
+    if arrays is None:
+        return None
+    n, L = (len(actor) + 1) // 2, len(own)
+    return Heads(arrays[:n], arrays[L : L + n], arrays[n:L], arrays[L + n :])
 
 
 def _is_as_built(policy: MemoryActorCriticPolicy, width: int) -> bool:
-    """Whether the heads' modules are those that `act` computes."""
+    """Whether the heads' modules are those that `act` computes from latents of `width` features."""
     nets: Any = policy._modules["mlp_extractor"]
     if type(nets) is not MlpExtractor or not {type(net) for net in nets._modules.values()} <= {nn.Sequential, Layers}:
         return False
@@ -83,11 +103,11 @@ def _is_known(layers: list[nn.Module], width: int, outputs: int) -> bool:
     return len(layers) % 2 == 1 and width == outputs
 
 
-def act(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def act(heads: Heads, latent_pi: Tensor, latent_vf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Draw actions on the CPU, without gradients.
 
     Args:
-        policy: one that `has_compiled_form` and `is_plain`.
+        heads: of a policy, as they are now.
         latent_pi: [B, D] float32 or float64, what the actor reads.
         latent_vf: [B, D], what the critic reads.
 
@@ -97,16 +117,16 @@ def act(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -
     Raises:
         ValueError: logits from which nothing can be drawn.
     """
-    actor, critic = _layers(policy)
-    maps: list[dict[str, Any]] = [layer._parameters for layer in (*actor[::2], *critic[::2])]
-    arrays = policy.head_views([own["weight"] for own in maps] + [own["bias"] for own in maps])
-    weights, biases, n = arrays[: len(maps)], arrays[len(maps) :], len(actor[::2])
-    x_pi, x_vf = latent_pi.contiguous().numpy(), latent_vf.contiguous().numpy()
+    weights_pi, biases_pi, weights_vf, biases_vf = heads
+    x_pi = latent_pi.contiguous().numpy()
+    x_vf = x_pi if latent_vf is latent_pi else latent_vf.contiguous().numpy()
     B, real = len(x_pi), x_pi.dtype
     uniform, actions = torch.rand(B, dtype=torch.float64), np.empty(B, np.int64)
-    logits, values, log_prob = np.empty((B, len(biases[n - 1])), real), np.empty(B, real), np.empty(B, real)
-    given = x_pi, weights[:n], biases[:n], x_vf, weights[n:], biases[n:], uniform.numpy()
-    check_drawn(torch.from_numpy(logits), _act(*given, logits, values, actions, log_prob))
+    logits, values, log_prob = np.empty((B, len(biases_pi[-1])), real), np.empty(B, real), np.empty(B, real)
+    given = x_pi, weights_pi, biases_pi, x_vf, weights_vf, biases_vf, uniform.numpy()
+    undrawable = _act(*given, logits, values, actions, log_prob)
+    if undrawable >= 0:
+        check_drawn(torch.from_numpy(logits), undrawable)
     return torch.from_numpy(actions), torch.from_numpy(values), torch.from_numpy(log_prob)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import memory as memories
 from agents.distributions import draw, make_distribution
 from agents.extractors import DictExtractor, ImageExtractor
-from agents.heads import act, has_compiled_form, is_plain
+from agents.heads import Heads, act, compiled_heads, has_compiled_form
 from agents.layers import Layers, Tanh, through
 from agents.memory_keys import check_place, place_of, task_of
 from agents.outside import refuse_not_finite
@@ -183,9 +183,9 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             Actions [B, ...], values [B], log-probabilities [B], next state.
         """
         latent_pi, latent_vf, state = self._remember(obs, state, self._step(obs, start, strategy))
-        if self._acts_compiled(latent_pi) and not deterministic:
-            actions, values, log_prob = act(self, latent_pi, latent_vf)
-            return actions, values, log_prob, state
+        heads = None if deterministic else self._compiled_heads(latent_pi)
+        if heads is not None:
+            return *act(heads, latent_pi, latent_vf), state
         actions, log_prob = draw(self._actor(latent_pi), deterministic)
         return actions.reshape(-1, *self.action_space.shape), self._critic(latent_vf), log_prob, state  # type: ignore[misc]
 
@@ -345,7 +345,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
 
     @cached_property
     def head_views(self) -> Views:
-        """The heads' parameters as `act` takes them."""
+        """The heads' parameters as arrays."""
         return Views()
 
     @cached_property
@@ -358,13 +358,10 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             and not is_image_space(self.observation_space)
         )
 
-    def _acts_compiled(self, latent: Tensor) -> bool:
-        return (
-            has_kernels(latent)
-            and not torch.is_grad_enabled()
-            and self._heads_compile
-            and is_plain(self, latent.shape[1])
-        )
+    def _compiled_heads(self, latent: Tensor) -> Heads | None:
+        if torch.is_grad_enabled() or not self._heads_compile or not has_kernels(latent):
+            return None
+        return compiled_heads(self, latent)
 
     def _actor(self, latent: Tensor) -> Distribution:
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))

@@ -10,7 +10,7 @@ y_t = LN(z_t) * g_t + skip(x_t) * (1 - g_t)                          LN without 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -89,8 +89,10 @@ class FFM(Memory):
     ) -> tuple[Tensor, FFMState]:
         """Read x [B, F]; y [B, D] and the next state. Compiled on the CPU where no gradient is wanted."""
         self.check_step(x, state)
-        if not torch.is_grad_enabled() and self._compiles(x, state):
-            return self._act(x, state)
+        if not torch.is_grad_enabled() and has_kernels(x, state.S):
+            arrays = self._views(x, (), self._parameters_of_a_step(), self._is_as_built)
+            if arrays is not None:
+                return self._act(x, state, arrays)
         m, D = self.memory_size, self.output_size
         value, skip, gates = functional.linear(x, *self._input_maps()).split([m, D, m + D], -1)
         input_gate, output_gate = gates.sigmoid().split([m, D], -1)
@@ -137,14 +139,25 @@ class FFM(Memory):
             "period_steps": 2 * math.pi / self.omega.detach().abs(),
         }
 
-    def _act(self, x: Tensor, state: FFMState) -> tuple[Tensor, FFMState]:
-        """`step` in one kernel."""
-        maps = (self.value, self.skip, self.input_gate, self.output_gate, self.mix)
-        arrays = self._views([*(map_.weight for map_ in maps), *(map_.bias for map_ in maps), self.alpha, self.omega])
+    def _act(self, x: Tensor, state: FFMState, arrays: tuple[np.ndarray, ...]) -> tuple[Tensor, FFMState]:
+        """`step` in one kernel, from the arrays of its parameters."""
         given, before = x.contiguous().numpy(force=True), state.S.detach().contiguous()
         S, y = torch.empty_like(before), np.empty((len(given), self.output_size), given.dtype)
         step(given, arrays[:5], arrays[5:10], *arrays[10:], before.numpy(), S.numpy(), y)
         return torch.from_numpy(y), FFMState(S)
+
+    def _parameters_of_a_step(self) -> list[Tensor | None]:
+        """Weights, biases, alpha and omega, found without the long search for a module's attributes."""
+        modules: dict[str, Any] = self._modules
+        own = [modules[name]._parameters for name in ("value", "skip", "input_gate", "output_gate", "mix")]
+        alpha, omega = self._parameters.get("alpha"), self._parameters.get("omega")
+        return [*(each.get("weight") for each in own), *(each.get("bias") for each in own), alpha, omega]
+
+    def _is_as_built(self) -> bool:
+        F, D, m, c = self.input_size, self.output_size, self.memory_size, self.context_size
+        rows = (m, D, m, D)
+        sizes = [*((n, F) for n in rows), (D, 2 * m * c), *((n,) for n in (*rows, D)), (m,), (c,)]
+        return [each.shape for each in self._parameters_of_a_step() if each is not None] == sizes
 
     def _compiles(self, x: Tensor, state: FFMState) -> bool:
         """Whether the kernels take this input."""

@@ -54,6 +54,7 @@ class Recurrent(Memory):
         check_at_least("num_layers", num_layers, 1)
         self.num_layers = num_layers
         self._views = Views()
+        self._sizes: dict[str, tuple[int, ...]] = {}
         bound = 1 / math.sqrt(output_size)
         G = self.num_gates * output_size
         for layer in range(num_layers):
@@ -66,6 +67,7 @@ class Recurrent(Memory):
             for name, size in sizes.items():
                 parameter = nn.Parameter(torch.empty(size))
                 self.register_parameter(f"{name}_l{layer}", parameter)
+                self._sizes[f"{name}_l{layer}"] = size
                 nn.init.uniform_(parameter, -bound, bound)
 
     def _keep_for(self, horizon: int) -> None:
@@ -80,8 +82,10 @@ class Recurrent(Memory):
 
     def layer_weights(self, layer: int) -> gated.Weights:
         """weight_ih, weight_hh, bias_ih, bias_hh of a layer."""
-        own, end = self._parameters, f"_l{layer}"
-        return own["weight_ih" + end], own["weight_hh" + end], own["bias_ih" + end], own["bias_hh" + end]  # type: ignore[return-value]
+        w_ih, w_hh, b_ih, b_hh = (
+            getattr(self, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        return w_ih, w_hh, b_ih, b_hh
 
     def initial_state(self, batch_size: int) -> Any:
         """Zeros."""
@@ -93,10 +97,11 @@ class Recurrent(Memory):
     ) -> tuple[Tensor, Any]:
         """Map x [B, F] to y [B, D] layer by layer; compiled on the CPU where no gradient is wanted."""
         self.check_step(x, state)
-        if not torch.is_grad_enabled() and has_kernels(x, self.layer_weights(0)[0], *state):
-            weights = [weight for layer in range(self.num_layers) for weight in self.layer_weights(layer)]
-            y, after = gated.step_layers(self.kind, x, state, self._views(weights))
-            return y, self.state_type(*after)
+        if not torch.is_grad_enabled() and has_kernels(x, *state):
+            weights = self._views(x, (), [*map(self._parameters.get, self._sizes)], self._is_as_built)
+            if weights is not None:
+                y, after = gated.step_layers(self.kind, x, state, weights)
+                return y, self.state_type(*after)
         lasts = []
         for layer in range(self.num_layers):
             last = self.cell(x, tuple(s[:, layer] for s in state), self.layer_weights(layer))
@@ -123,6 +128,9 @@ class Recurrent(Memory):
     def context(self) -> Context:
         """One input is read directly; the state may carry any earlier one."""
         return Context(1, math.inf)
+
+    def _is_as_built(self) -> bool:
+        return all(self._parameters[name].shape == size for name, size in self._sizes.items())  # type: ignore[union-attr]
 
     def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
         """One step of a layer by torch's cell: x [B, *] and state [B, D] each to the next state, h first."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -145,11 +146,9 @@ class RewriteMemory(Memory):
             x, beat = torch.cat((x, beat), 1), -beat
         if self.controller is not None:
             x, (h, c) = self.controller.step(x, CellState(h, c))
-        maps = self._maps()
-        if not torch.is_grad_enabled() and has_kernels(x, state.table) and self._compiles(maps, x):
-            own: list[dict[str, Any]] = [map_._parameters for map_ in maps]
-            weights, biases = [each["weight"] for each in own], [each["bias"] for each in (own[0], *own[1::2])]
-            y, table = step_layers(x, self._views(weights + biases), self.form, state.table)
+        arrays = None if torch.is_grad_enabled() or not has_kernels(x, state.table) else self._arrays(x)
+        if arrays is not None:
+            y, table = step_layers(x, arrays, self.form, state.table)
         else:
             ys, table, _ = self._layers(x.unsqueeze(0), _nowhere(x), state.table)
             y = ys[0]
@@ -199,17 +198,23 @@ class RewriteMemory(Memory):
         assert stream is not None
         return stream, torch.stack(lasts, 1), gates
 
-    def _compiles(self, maps: list[nn.Module], x: Tensor) -> bool:
-        """Whether kernels may compute all layers from `_maps`, the first of which reads x [B, *]."""
-        enter, stream = maps[0], x.new_empty(0, self.output_size)
-        layers = zip(maps[1::2], maps[2::2], [x, *[stream] * len(maps)])
-        return all(compiles((enter, project, leave), self.form, read) for project, leave, read in layers)
-
-    def _maps(self) -> list[nn.Module]:
-        """The map into the stream, then each layer's two, found without the long search for a module's attributes."""
+    def _arrays(self, x: Tensor) -> tuple[np.ndarray, ...] | None:
+        """The parameters that `step_layers` takes; None where kernels may not compute all layers from x [B, *]."""
         modules: dict[str, Any] = self._modules
-        layers = modules["layers"]._modules.values()
-        return [modules["enter"], *(layer._modules[name] for layer in layers for name in ("project", "leave"))]
+        # found without the long search for a module's attributes
+        layers = [layer._modules for layer in modules["layers"]._modules.values()]
+        maps = [modules["enter"], *(layer[name] for layer in layers for name in ("project", "leave"))]
+        own: list[dict[str, Any]] = [map_._parameters for map_ in maps]
+        if any(each.get("bias") is not None for each in own[2::2]):
+            return None
+
+        def fit() -> bool:
+            enter, stream = maps[0], x.new_empty(0, self.output_size)
+            read = zip(maps[1::2], maps[2::2], [x, *[stream] * len(layers)])
+            return all(compiles((enter, project, leave), self.form, given) for project, leave, given in read)
+
+        tensors = [*(each.get("weight") for each in own), *(each.get("bias") for each in (own[0], *own[1::2]))]
+        return self._views(x, maps, tensors, fit)
 
     def _convolve(self, x: Tensor, start: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """sum_j taps[j] x[t - j] over the inputs of the same episode, and the last inputs of it [B, n, F]."""

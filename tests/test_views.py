@@ -106,26 +106,51 @@ def test_a_copy_acts_by_its_own_parameters(name, duplicate):
     torch.testing.assert_close(acted(module), two_steps(module), rtol=1e-5, atol=1e-5)
 
 
+def viewed(views, tensors, modules=(), fit=lambda: True):
+    return views(torch.zeros(1), modules, tensors, fit)
+
+
 def test_arrays_are_kept_while_nothing_moves_and_share_the_memory():
     views, tensor = Views(), nn.Parameter(torch.zeros(2, 3))
-    (first,) = views([tensor])
+    (first,) = viewed(views, [tensor])
     tensor.data.add_(1)
-    assert views([tensor])[0] is first
+    assert viewed(views, [tensor])[0] is first
     assert first[1, 2] == 1
     tensor.data = torch.zeros(2, 3)
-    assert views([tensor])[0][1, 2] == 0
+    assert viewed(views, [tensor])[0][1, 2] == 0
 
 
 def test_a_part_of_the_same_memory_is_another_tensor():
     views, tensor = Views(), nn.Parameter(torch.arange(6.0).view(2, 3))
-    views([tensor])
-    assert views([nn.Parameter(tensor.detach()[:1])])[0].shape == (1, 3)
-    assert views([]) == ()
-    assert views([tensor])[0].shape == (2, 3)
+    viewed(views, [tensor])
+    assert viewed(views, [nn.Parameter(tensor.detach()[:1])])[0].shape == (1, 3)
+    assert viewed(views, []) == ()
+    assert viewed(views, [tensor])[0].shape == (2, 3)
 
 
 def test_a_tensor_that_must_be_copied_is_copied_each_time():
     views, tensor = Views(), torch.zeros(2, 3).t()
-    assert views([tensor])[0].flags.c_contiguous
+    assert viewed(views, [tensor])[0].flags.c_contiguous
     tensor[0, 1] = 5
-    assert views([tensor])[0][0, 1] == 5
+    assert viewed(views, [tensor])[0][0, 1] == 5
+
+
+def test_whether_a_kernel_may_compute_is_asked_where_something_changed():
+    asked, views, tensor, first = [], Views(), nn.Parameter(torch.zeros(2, 3)), nn.Linear(3, 2)
+
+    def look(module, answer):
+        return viewed(views, [tensor], [module], lambda: asked.append(module) or answer) is not None
+
+    assert [look(first, True), look(first, False)] == [True, True]
+    assert asked == [first]
+    second = nn.Linear(3, 2)
+    assert [look(second, False), look(second, True)] == [False, False]
+    tensor.data = torch.zeros(2, 3)
+    assert look(second, True)
+    handle = second.register_forward_hook(print)
+    assert not look(second, True)
+    handle.remove()
+    assert look(second, False)
+    assert asked == [first, second, second]
+    assert viewed(views, [tensor, None]) is None
+    assert views(torch.zeros(1, dtype=torch.float64), [second], [tensor], lambda: True) is None

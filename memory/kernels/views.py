@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from memory.kernels.forms import has_kernels
+from memory.kernels.linear import is_hooked
 
 
 class Views:
-    """Arrays of tensors, which share their memory; made anew only where a tensor is not where it was.
+    """Arrays of parameters, which share their memory, as long as a kernel may compute what modules do with them.
 
-    To wrap a tensor takes longer than to find out that nothing has changed. What stands in the memory is not looked at:
-    arrays follow changes in place by themselves. The memory of the last tensors is kept alive, so that no other tensor
-    can come to lie there unnoticed.
+    Whether it may is found out, and arrays are made, only where a module or a tensor is not what or where it was: both
+    take longer than to see that nothing has changed. What stands in the memory is not looked at: arrays follow changes
+    in place by themselves. The memory of the last tensors is kept alive, so that no other tensor can come to lie there
+    unnoticed.
     """
 
     def __init__(self) -> None:
-        self._last: tuple[list[Any], tuple[np.ndarray, ...]] = [], ()
+        self._last: tuple[list[Any], tuple[np.ndarray, ...] | None] = [], None
 
-    def __call__(self, tensors: Sequence[Tensor]) -> tuple[np.ndarray, ...]:
-        """An array, contiguous and without gradients, of each of `tensors`, which are on the CPU."""
-        places = [(tensor.data_ptr(), tensor.shape, tensor.stride()) for tensor in tensors]
+    def __call__(
+        self, x: Tensor, modules: Sequence[nn.Module], tensors: Sequence[Tensor | None], fit: Callable[[], bool]
+    ) -> tuple[np.ndarray, ...] | None:
+        """An array, contiguous and without gradients, of each of `tensors`; None where a kernel may not compute.
+
+        Args:
+            x: what is computed from, for which there are kernels.
+            modules: what a kernel would leave out the hooks of.
+            tensors: parameters; None for one that is missing, as where it is computed from others.
+            fit: whether kernels may compute from parameters as they are now.
+        """
+        if is_hooked(*modules):
+            return None
+        try:
+            places = [*map(_ADDRESS, tensors), *map(_SIZE, tensors), *map(_STRIDE, tensors)]
+        except TypeError:  # one is missing
+            return None
+        key = [x.dtype, *modules, *map(type, modules), *places]
         last, arrays = self._last
-        if places != last:
-            arrays = tuple(tensor.contiguous().numpy(force=True) for tensor in tensors)
-            # a copy would not follow its tensor
-            self._last = (places, arrays) if all(tensor.is_contiguous() for tensor in tensors) else ([], ())
+        if key == last:
+            return arrays
+        found = [tensor for tensor in tensors if tensor is not None]
+        arrays = None
+        if has_kernels(x, *found) and fit():
+            arrays = tuple(tensor.contiguous().numpy(force=True) for tensor in found)
+        # a copy would not follow its tensor
+        self._last = (key, arrays) if all(tensor.is_contiguous() for tensor in found) else ([], None)
         return arrays
 
     def __reduce__(self) -> Any:
         """A copy, pickled or not, belongs to other tensors."""
         return Views, ()
+
+
+_ADDRESS: Any = torch.Tensor.data_ptr
+_SIZE: Any = torch.Tensor.size
+_STRIDE: Any = torch.Tensor.stride
