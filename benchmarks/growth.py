@@ -9,6 +9,7 @@ set of a fresh process rises by, at its highest, while a model is made and colle
 
 from __future__ import annotations
 
+import inspect
 import json
 import multiprocessing
 import os
@@ -179,7 +180,7 @@ def main(options: Options) -> None:
     measured: dict[str, list[Row]] = {}
     for part, (measure, over, figures) in PARTS.items():
         measured[part] = list(measure(options))
-        summary = (measure.__doc__ or "").strip()
+        summary = inspect.getdoc(measure)
         pages.append(f"### {part}\n\n{summary}\n\n{table(measured[part], over, figures)}")
         print(pages[-1], flush=True)
     if options.out is not None:
