@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from memory.kernels import gated_cells
 from memory.kernels.compiling import drop_stale
-from memory.kernels.forms import has_kernels
+from memory.kernels.forms import differentiable_once, has_kernels
 from memory.kernels.gated_cells import tanh
 from memory.kernels.linear import is_hooked, is_plain, linear, tanh_linear
 
@@ -65,7 +65,7 @@ class _Tanh(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
         dx = torch.empty_like(y)

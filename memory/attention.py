@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from memory.kernels.forms import has_kernels
+from memory.kernels.forms import differentiable_once, has_kernels
 
 FAST = {"contract", "reassoc"}
 """Sums may be reordered, so that they are vectorised; NaN and infinity keep their meaning."""
@@ -125,7 +124,7 @@ class _AttendSlices(torch.autograd.Function):
         return read
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, first, length, weight, prob = ctx.saved_tensors
         grads = [torch.zeros_like(t) for t in (query, key, value, weight)]
@@ -148,7 +147,7 @@ class _BestCandidates(torch.autograd.Function):
         return index, score
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, _: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, index = ctx.saved_tensors
         d_query, d_key = torch.zeros_like(query), torch.zeros_like(key)

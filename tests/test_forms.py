@@ -9,8 +9,10 @@ from worlds import Counter
 
 import memory
 from agents import MemoryPPO
+from agents.layers import Tanh
 from memory.kernels import torch_only
 from memory.kernels.forms import has_kernels
+from memory.kernels.linear import linear, tanh_linear
 
 
 def trained(name):
@@ -68,3 +70,22 @@ def test_a_scan_without_kernels_differentiates_twice():
 
     with torch_only():
         assert torch.autograd.gradgradcheck(total, (x,))
+
+
+@pytest.mark.parametrize("name", ["rewrite", "ffm", "hcam", "lstm", "gru", "rnn", "shm"])
+def test_a_compiled_gradient_refuses_to_be_differentiated(name):
+    """Even of a sum, whose own gradient is a constant; and only where somebody does."""
+    module = memory.make(name, 3)
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    y, _ = module.scan(x, torch.zeros(5, 2, dtype=torch.bool), module.initial_state(2))
+    (dx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="torch_only"):
+        dx.square().sum().backward()
+
+
+def test_layers_refuse_to_be_differentiated_twice():
+    x, weight = torch.randn(300, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    for y in (linear(x, weight), tanh_linear(x, weight), Tanh()(x)):
+        grads = torch.autograd.grad(y.sum(), [x], create_graph=True)
+        with pytest.raises(RuntimeError, match="torch_only"):
+            grads[0].sum().backward()

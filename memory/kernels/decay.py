@@ -25,10 +25,9 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from memory.kernels.compiling import INLINED, OPTIONS
-from memory.kernels.forms import has_kernels
+from memory.kernels.forms import differentiable_once, has_kernels
 
 _CHUNK = 16
 """Steps that the parallel form joins before it goes on with the chunks' ends; a power of two."""
@@ -145,7 +144,7 @@ class _DecayScan(torch.autograd.Function):
         return states, states[-1].clone()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, d_states: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         alpha, omega, start, state, states, a, b = ctx.saved_tensors
         if ctx.compiled:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from memory.kernels.delta_loops import EPS, SEGMENT, compiled
-from memory.kernels.forms import has_kernels
+from memory.kernels.forms import differentiable_once, has_kernels
 from memory.kernels.rows import over_rows
 
 
@@ -82,7 +82,7 @@ class _DeltaScan(torch.autograd.Function):
         return read, borders[-1].clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, d_read: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         z, start, borders = ctx.saved_tensors
         (T, B, H, V), K = d_read.shape, d_last.shape[2]

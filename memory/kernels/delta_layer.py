@@ -22,7 +22,7 @@ from torch.nn import functional
 from memory.kernels.delta import gated_delta_scan
 from memory.kernels.delta_loops import SEGMENT
 from memory.kernels.delta_read import NORM_EPS
-from memory.kernels.forms import has_kernels
+from memory.kernels.forms import differentiable_once, has_kernels
 from memory.kernels.layer_loops import STRETCH, compiled
 from memory.kernels.linear import Linear, is_plain
 from memory.kernels.rows import in_parts, part_borders
@@ -164,7 +164,7 @@ class _DeltaLayer(torch.autograd.Function):
         return y, borders[-1].clone(), gates
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor, d_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, start, borders, z, *weights = ctx.saved_tensors
         form: DeltaForm = ctx.form

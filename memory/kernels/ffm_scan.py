@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from memory.kernels import decay
 from memory.kernels import ffm_loops as loops
 from memory.kernels.ffm_loops import EPSILON
+from memory.kernels.forms import differentiable_once
 from memory.kernels.rows import in_parts, part_borders
 
 
@@ -106,7 +106,7 @@ class FFMScan(torch.autograd.Function):
         return _joined(ys, 1), _joined(lasts, 0)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of everything but start, from those of y and of the last state."""
         x, start, *parameters = ctx.saved_tensors[:13]

@@ -1,10 +1,12 @@
-"""One idea: which form of a kernel computes, numba's or torch's."""
+"""Which form of a kernel computes, numba's or torch's, and what only torch's can: differentiate twice."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,3 +31,38 @@ def torch_only() -> Iterator[None]:
         yield
     finally:
         _numba.reset(token)
+
+
+def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """For the `backward` of an autograd function that numba computes: what it returns refuses to be differentiated.
+
+    Torch's `once_differentiable` refuses only where the gradient that comes in can be differentiated itself: the second
+    derivative of a sum would silently lack everything that passes through the kernel.
+    """
+
+    @functools.wraps(backward)
+    def once(ctx: Any, *grads: torch.Tensor) -> Any:
+        with torch.no_grad():
+            found = backward(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return found
+        every = found if isinstance(found, tuple) else (found,)
+        refusing = iter(_Refusing.apply(torch.ones((), requires_grad=True), *(g for g in every if g is not None)))
+        return tuple(None if g is None else next(refusing) for g in every)
+
+    return once
+
+
+class _Refusing(torch.autograd.Function):
+    """The tensors after the first, as they are, with a derivative that is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, requires_grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            "a compiled kernel's gradient cannot be differentiated; compute the forward pass within "
+            "`with memory.kernels.torch_only():`, whose operations can be differentiated as often as wanted"
+        )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from memory.kernels import gated_loops as loops
-from memory.kernels.forms import has_kernels
+from memory.kernels.forms import differentiable_once, has_kernels
 from memory.kernels.gated_pieces import cut, opening_state
 from memory.kernels.products import pack
 from memory.kernels.rows import in_parts, part_borders
@@ -183,7 +183,7 @@ class _GatedScan(torch.autograd.Function):
         return y, *(torch.cat(s) for s in zip(*(part[0] for part in parts)))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:
         x, start, w_ih, w_hh, y, *saved = ctx.saved_tensors
         cell: Cell = ctx.cell

@@ -24,10 +24,9 @@ import torch
 from numba import njit, types
 from numba.extending import overload
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from memory.kernels.forms import has_kernels
+from memory.kernels.forms import differentiable_once, has_kernels
 
 _CHUNK = 16
 """Steps from one kept M to the next."""
@@ -135,7 +134,7 @@ class _HadamardScan(torch.autograd.Function):
         return read, last
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, d_read: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         *tokens, start, kept = ctx.saved_tensors
         gradients = [torch.zeros_like(x) for x in tokens]

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from memory.kernels.compiling import INLINED, OPTIONS
-from memory.kernels.forms import has_kernels
+from memory.kernels.forms import differentiable_once, has_kernels
 from memory.kernels.gated_cells import squash_in_place
 from memory.kernels.products import add_rows, fill_rows, multiply, multiply_turned, pack, pack_into, packed_size
 from memory.kernels.rows import in_parts, part_borders
@@ -111,7 +110,7 @@ class _Linear(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
         outside, inputs, outputs = dy.contiguous().numpy(), x.contiguous().numpy(), y.numpy()
