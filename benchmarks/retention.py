@@ -40,7 +40,7 @@ LONG = {
     "lstm": Setting(1_200_000, 1e-3),
     "gru": Setting(1_500_000, 1e-3),
     "rnn": Setting(3_000_000, 1e-3),
-    "gtrxl": Setting(400_000, 5e-4),
+    "gtrxl": Setting(600_000, 5e-4),
     "shm": Setting(2_000_000, 1e-3),
     "none": Setting(600_000, 1e-3),
 }
