@@ -13,7 +13,7 @@ and with G_t the whole gradient of S_t, dS_t what arrives from outside,
 
 The published closed form S_t = gamma^t sum_s gamma^-s x_s overflows; here no power of gamma has a negative exponent.
 
-Inside, the parts are planes and the decays run fastest, [2, C, M]: loops over M are then vectorised.
+Inside, the parts are planes and the decays run fastest, [2, C, M]: compiled loops take them in vectors.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import literally, njit
 from torch import Tensor
 
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.forms import differentiable_once, has_kernels
+from memory.kernels.vectors import load, store, zeros_like
 
 _CHUNK = 16
 """Steps that the parallel form joins before it goes on with the chunks' ends; a power of two."""
+
+_LANES = 16
+"""Decays that the compiled form takes at once: a register of float32 where registers are wide."""
 
 _FLUSH = 64
 """Steps after which the compiled form adds its sums over time to float64, so that they stay exact at any length."""
@@ -158,75 +162,109 @@ class _DecayScan(torch.autograd.Function):
         return dx, *rate_gradients(alpha, a, b, da, db), None, carried, None
 
 
+# Arrays below are walked through as they lie in memory, whatever their shape: see `memory.kernels.vectors`.
+
+
 @njit(**INLINED)
 def decay_forward(x, a, b, start, opening, states):  # type: ignore[no-untyped-def]
     """Fill states [T, B, 2, C, M]; x [T, B, M], a and b [C, M], start [T, B], opening [B, 2, C, M]."""
     T, B, M = x.shape
-    C = len(a)
+    width, nothing = 2 * a.size, np.zeros(2 * a.size, x.dtype)
     for t in range(T):
         for row in range(B):
-            now = states[t, row]
-            token = x[t, row]
+            token = t * B + row
             if start[t, row]:
-                for c in range(C):
-                    for m in range(M):
-                        now[0, c, m] = token[m]
-                        now[1, c, m] = 0
+                _advance(a, b, nothing, 0, x, token * M, states, token * width)
+            elif t > 0:
+                _advance(a, b, states, (token - B) * width, x, token * M, states, token * width)
             else:
-                before = states[t - 1, row] if t > 0 else opening[row]
-                for c in range(C):
-                    for m in range(M):
-                        re, im = before[0, c, m], before[1, c, m]
-                        now[0, c, m] = a[c, m] * re + b[c, m] * im + token[m]
-                        now[1, c, m] = a[c, m] * im - b[c, m] * re
+                _advance(a, b, opening, row * width, x, token * M, states, token * width)
+
+
+@njit(**INLINED)
+def _advance(a, b, before, old, x, token, states, new):  # type: ignore[no-untyped-def]
+    """One token: states from `new` on, from what stands in before from `old` on and in x from `token` on."""
+    M = a.shape[1]
+    whole = M - M % _LANES
+    _advance_by(_LANES, 0, whole, a, b, before, old, x, token, states, new)
+    _advance_by(1, whole, M, a, b, before, old, x, token, states, new)
+
+
+@njit(**INLINED)
+def _advance_by(count, first, last, a, b, before, old, x, token, states, new):  # type: ignore[no-untyped-def]
+    """Decays first to last of every frequency, `count` at a time."""
+    literally(count)
+    (C, M), N = a.shape, a.size
+    for m in range(first, last, count):
+        added = load(x, token + m, count)
+        for c in range(C):
+            p = c * M + m
+            along, across = load(a, p, count), load(b, p, count)
+            re, im = load(before, old + p, count), load(before, old + N + p, count)
+            store(along * re + across * im + added, states, new + p)
+            store(along * im - across * re, states, new + N + p)
 
 
 @njit(**INLINED)
 def decay_backward(d_states, states, a, b, start, opening, carried, dx, da, db):  # type: ignore[no-untyped-def]
     """Fill dx [T, B, M], add to da and db [C, M] float64; carried [B, 2, C, M] comes as d_last, goes as d_opening."""
     T, B, M = dx.shape
-    C = len(a)
-    a, b = a.ravel(), b.ravel()
-    sum_a, sum_b = np.zeros_like(a), np.zeros_like(b)
-    opening = opening.reshape(B, 2, C * M)
-    states = states.reshape(T, B, 2, C * M)
-    d_states = d_states.reshape(T, B, 2, C * M)
-    carried = carried.reshape(B, 2, C * M)
+    width, sum_a, sum_b = 2 * a.size, np.zeros_like(a), np.zeros_like(b)
     for t in range(T - 1, -1, -1):
         for row in range(B):
-            outside, carry = d_states[t, row], carried[row]
-            total = dx[t, row]
-            total[:] = 0
-            for c in range(C):
-                _add(total, outside[0, c * M : (c + 1) * M])
-                _add(total, carry[0, c * M : (c + 1) * M])
-            if start[t, row]:
-                carry[:] = 0
+            token, opens = t * B + row, start[t, row]
+            into, carry, outside = token * M, row * width, token * width
+            if t > 0:
+                before = outside - B * width
+                _retreat(a, b, opens, states, before, d_states, outside, carried, carry, dx, into, sum_a, sum_b)
             else:
-                before = states[t - 1, row] if t > 0 else opening[row]
-                _back(outside[0], outside[1], before[0], before[1], a, b, carry[0], carry[1], sum_a, sum_b)
+                _retreat(a, b, opens, opening, carry, d_states, outside, carried, carry, dx, into, sum_a, sum_b)
         if t % _FLUSH == 0:
-            da += sum_a.reshape(C, M)
-            db += sum_b.reshape(C, M)
+            da += sum_a
+            db += sum_b
             sum_a[:] = 0
             sum_b[:] = 0
 
 
-@njit(**OPTIONS)
-def _add(total, term):  # type: ignore[no-untyped-def]
-    for m in range(len(total)):
-        total[m] += term[m]
+@njit(**INLINED)
+def _retreat(  # type: ignore[no-untyped-def]
+    a, b, opens, before, old, d_states, outside, carried, carry, dx, into, sum_a, sum_b
+):
+    """One token: its dx and terms of da and db; conj(gamma) G_{t+1} in carried becomes conj(gamma) G_t."""
+    M = a.shape[1]
+    whole = M - M % _LANES
+    _retreat_by(
+        _LANES, 0, whole, a, b, opens, before, old, d_states, outside, carried, carry, dx, into, sum_a, sum_b
+    )
+    _retreat_by(1, whole, M, a, b, opens, before, old, d_states, outside, carried, carry, dx, into, sum_a, sum_b)
 
 
 @njit(**INLINED)
-def _back(d_re, d_im, re_before, im_before, a, b, carry_re, carry_im, da, db):  # type: ignore[no-untyped-def]
-    """One token: from G_{t+1} conj(gamma) to G_t conj(gamma) in carry, and its terms of da and db."""
-    for p in range(len(a)):
-        re, im = d_re[p] + carry_re[p], d_im[p] + carry_im[p]
-        da[p] += re * re_before[p] + im * im_before[p]
-        db[p] += re * im_before[p] - im * re_before[p]
-        carry_re[p] = a[p] * re - b[p] * im
-        carry_im[p] = b[p] * re + a[p] * im
+def _retreat_by(  # type: ignore[no-untyped-def]
+    count, first, last, a, b, opens, before, old, d_states, outside, carried, carry, dx, into, sum_a, sum_b
+):
+    """Decays first to last of every frequency, `count` at a time."""
+    literally(count)
+    (C, M), N = a.shape, a.size
+    for m in range(first, last, count):
+        nothing = zeros_like(load(dx, into + m, count))
+        total = nothing
+        for c in range(C):
+            p = c * M + m
+            re = load(d_states, outside + p, count) + load(carried, carry + p, count)
+            im = load(d_states, outside + N + p, count) + load(carried, carry + N + p, count)
+            total = total + re
+            if opens:
+                store(nothing, carried, carry + p)
+                store(nothing, carried, carry + N + p)
+            else:
+                along, across = load(a, p, count), load(b, p, count)
+                re_before, im_before = load(before, old + p, count), load(before, old + N + p, count)
+                store(load(sum_a, p, count) + (re * re_before + im * im_before), sum_a, p)
+                store(load(sum_b, p, count) + (re * im_before - im * re_before), sum_b, p)
+                store(along * re - across * im, carried, carry + p)
+                store(across * re + along * im, carried, carry + N + p)
+        store(total, dx, into + m)
 
 
 def _torch_forward(x: Tensor, alpha: Tensor, omega: Tensor, start: Tensor, state: Tensor) -> Tensor:
