@@ -26,7 +26,7 @@ import torch
 from numba import literally, njit
 from torch import Tensor
 
-from memory.kernels.compiling import INLINED, OPTIONS
+from memory.kernels.compiling import INLINED
 from memory.kernels.forms import differentiable_once, has_kernels
 from memory.kernels.vectors import load, store, zeros_like
 
@@ -233,9 +233,7 @@ def _retreat(  # type: ignore[no-untyped-def]
     """One token: its dx and terms of da and db; conj(gamma) G_{t+1} in carried becomes conj(gamma) G_t."""
     M = a.shape[1]
     whole = M - M % _LANES
-    _retreat_by(
-        _LANES, 0, whole, a, b, opens, before, old, d_states, outside, carried, carry, dx, into, sum_a, sum_b
-    )
+    _retreat_by(_LANES, 0, whole, a, b, opens, before, old, d_states, outside, carried, carry, dx, into, sum_a, sum_b)
     _retreat_by(1, whole, M, a, b, opens, before, old, d_states, outside, carried, carry, dx, into, sum_a, sum_b)
 
 

@@ -41,15 +41,15 @@ def block_steps(T, B):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def forward(  # type: ignore[no-untyped-def]
-    x, start, weights, biases, mix, mix_bias, alpha, omega, state, borders, maps, normal, scale, last, y
+    x, start, weight, bias, mix, mix_bias, alpha, omega, state, borders, maps, normal, scale, last, y
 ):
     """Fill last, y and what `backward` needs.
 
     Args:
         x: [T, B, F], contiguous.
         start: [T, B] bool.
-        weights: of value, skip, input gate and output gate, [m or D, F] each.
-        biases: [m or D] each.
+        weight: [2 m + 2 D, F], rows of value, skip, input gate and output gate.
+        bias: [2 m + 2 D].
         mix: [D, 2 m c], columns m-major.
         mix_bias: [D].
         alpha: [m].
@@ -67,7 +67,6 @@ def forward(  # type: ignore[no-untyped-def]
     steps = block_steps(T, B)
     inputs, normals, scales, outputs = x.reshape(-1, F), normal.reshape(-1, D), scale.ravel(), y.reshape(-1, D)
     a, b = _rates(alpha, omega)
-    weight, bias = _joined(weights, biases)
     to_maps, to_z = pack(weight.T), pack(_from_traces(mix, len(omega)))
     block = np.empty((steps * B if len(maps) == 0 else 0, len(bias)), x.dtype)
     value, states = np.empty((steps, B, len(alpha)), x.dtype), np.empty((steps, *borders.shape[1:]), x.dtype)
@@ -90,7 +89,7 @@ def forward(  # type: ignore[no-untyped-def]
 def backward(  # type: ignore[no-untyped-def]
     x,
     start,
-    weights,
+    weight,
     mix,
     alpha,
     omega,
@@ -101,14 +100,14 @@ def backward(  # type: ignore[no-untyped-def]
     dy,
     d_state,
     dx,
-    d_weights,
-    d_biases,
+    d_weight,
+    d_bias,
     d_mix,
     d_mix_bias,
     d_alpha,
     d_omega,
 ):
-    """Gradients of `forward`, filled into those of the maps, [m or D, F] and [m or D] each, and of the parameters.
+    """Gradients of `forward`, filled into those of its parameters.
 
     `d_state` [B, m, c, 2] comes with the gradient of the last state and leaves with that of the first one; `dx`
     [T, B, F] is filled unless it is empty. The rest is as in `forward`.
@@ -120,14 +119,13 @@ def backward(  # type: ignore[no-untyped-def]
     d_inputs = dx.reshape(-1, F)
     a, b = _rates(alpha, omega)
     da, db = np.zeros((c, m)), np.zeros((c, m))
-    weight, bias = _joined(weights, d_biases)
     from_maps, from_z = pack(weight), pack(_from_traces(mix, c).T)
-    d_weight, d_bias, d_planes = np.zeros_like(weight), np.zeros_like(bias), np.zeros((width, D), x.dtype)
+    d_planes = np.zeros((width, D), x.dtype)
     value, states = np.empty((steps, B, m), x.dtype), np.empty((steps, B, 2, c, m), x.dtype)
     d_value, d_states, carried = np.empty_like(value), np.empty_like(states), np.empty((B, 2, c, m), x.dtype)
-    d_maps, dz = np.empty((steps * B, len(bias)), x.dtype), np.empty((steps * B, D), x.dtype)
+    d_maps, dz = np.empty((steps * B, len(weight)), x.dtype), np.empty((steps * B, D), x.dtype)
     packed = np.empty(packed_size(steps * B, max(F, D), x.itemsize), x.dtype)
-    d_mix_bias[:] = 0
+    d_weight[:], d_bias[:], d_mix_bias[:] = 0, 0, 0
     _to_planes(d_state, carried)
     for begin in range((T - 1) // steps * steps, -1, -steps):
         end = min(begin + steps, T)
@@ -156,7 +154,6 @@ def backward(  # type: ignore[no-untyped-def]
         if len(dx) > 0:
             multiply(d_maps[:n], from_maps, d_inputs[rows], False)
     _from_planes(carried, d_state)
-    _apart(d_weight, d_bias, d_weights, d_biases)
     turned = np.empty_like(d_planes)
     _reorder(d_planes, m, turned)
     transpose(turned, d_mix)
@@ -182,32 +179,6 @@ def _rates(alpha, omega):  # type: ignore[no-untyped-def]
             angle = np.float64(omega[j])
             a[j, i], b[j, i] = decayed * np.cos(angle), decayed * np.sin(angle)
     return a, b
-
-
-@njit(**OPTIONS)
-def _joined(weights, biases):  # type: ignore[no-untyped-def]
-    """The four maps of x as one: weight [2 m + 2 D, F] and bias."""
-    size = 0
-    for bias in biases:
-        size += len(bias)
-    weight, joined, first = np.empty((size, weights[0].shape[1]), biases[0].dtype), np.empty(size, biases[0].dtype), 0
-    for part, bias in zip(weights, biases):
-        for row in range(len(bias)):
-            copy(part[row], weight[first + row])
-        copy(bias, joined[first:])
-        first += len(bias)
-    return weight, joined
-
-
-@njit(**OPTIONS)
-def _apart(weight, bias, weights, biases):  # type: ignore[no-untyped-def]
-    """Undo `_joined`: fill weights and biases."""
-    first = 0
-    for part, own in zip(weights, biases):
-        for row in range(len(own)):
-            copy(weight[first + row], part[row])
-        copy(bias[first : first + len(own)], own)
-        first += len(own)
 
 
 @njit(**OPTIONS)

@@ -82,26 +82,24 @@ class FFMScan(torch.autograd.Function):
         """
         T, B, _ = x.shape
         (m, c), D = state.shape[1:3], len(mix)
-        weights, biases = _arrays(maps[:4]), _arrays(maps[4:])
-        given = _arrays((mix, mix_bias, alpha, omega))
         keep = recording and any(ctx.needs_input_grad)
+        weight, bias = torch.cat(maps[:4]), torch.cat(maps[4:])
+        inputs, starts, opening, *given = _arrays((x, start, state, weight, bias, mix, mix_bias, alpha, omega))
 
         def run(first: int, last: int) -> tuple[Tensor, ...]:
             rows = last - first
             y, normal, scale = x.new_empty(T, rows, D), x.new_empty(T, rows, D), x.new_empty(T, rows)
             borders = x.new_empty(-(-T // loops.block_steps(T, rows)), rows, 2, c, m)
-            ended = x.new_empty(rows, m, c, 2)
-            read = _arrays((x[:, first:last], start[:, first:last]))
-            opened = x.new_empty(T * rows * keep, sum(len(each) for each in biases))
-            filled = _arrays((state[first:last], borders, opened, normal, scale, ended, y))
-            loops.forward(*read, weights, biases, *given, *filled)
+            opened, ended = x.new_empty(T * rows * keep, len(bias)), x.new_empty(rows, m, c, 2)
+            read = _columns(inputs, first, last), _columns(starts, first, last)
+            loops.forward(*read, *given, opening[first:last], *_arrays((borders, opened, normal, scale, ended, y)))
             return y, ended, borders, opened, normal, scale
 
-        ctx.borders = part_borders(T, B)
+        ctx.borders, ctx.sizes = part_borders(T, B), [len(each) for each in maps[:4]]
         parts = in_parts(run, ctx.borders)
         if keep:
             kept = (each for part in parts for each in part[2:])
-            ctx.save_for_backward(x, start, mix, alpha, omega, *maps, *kept)
+            ctx.save_for_backward(x, start, weight, mix, alpha, omega, *kept)
         ys, lasts, *_ = zip(*parts)
         return _joined(ys, 1), _joined(lasts, 0)
 
@@ -109,28 +107,33 @@ class FFMScan(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, dy: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of everything but start, from those of y and of the last state."""
-        x, start, *parameters = ctx.saved_tensors[:13]
-        mix, alpha, omega, *maps = parameters
-        kept = ctx.saved_tensors[13:]
+        x, start, weight, mix, alpha, omega, *kept = ctx.saved_tensors
         T, _, F = x.shape
-        given = (_arrays(maps[:4]), *_arrays((mix, alpha, omega)))
+        inputs, starts, outside, *given = _arrays((x, start, dy, weight, mix, alpha, omega))
         saved = dict(zip(ctx.borders, zip(*[iter(kept)] * 4)))
 
         def run(first: int, last: int) -> tuple[Tensor, ...]:
             d_state = d_last[first:last].clone(memory_format=torch.contiguous_format)
             dx = x.new_empty(T if ctx.needs_input_grad[1] else 0, last - first, F)
             # contiguous, whatever the parameters are: kernels fill the tensors themselves
-            d_maps = [x.new_empty(each.shape) for each in maps]
-            others = [x.new_empty(size) for size in (mix.shape, len(mix), alpha.shape, omega.shape)]
-            read = _arrays((x[:, first:last], start[:, first:last]))
-            filled = _arrays((*saved[first], dy[:, first:last], d_state, dx))
-            loops.backward(*read, *given, *filled, _arrays(d_maps[:4]), _arrays(d_maps[4:]), *_arrays(others))
-            return d_state, dx, *others, *d_maps
+            shapes = weight.shape, len(weight), mix.shape, len(mix), alpha.shape, omega.shape
+            gradients = [x.new_empty(shape) for shape in shapes]
+            read = _columns(inputs, first, last), _columns(starts, first, last)
+            filled = _arrays((d_state, dx, *gradients))
+            loops.backward(*read, *given, *_arrays(saved[first]), _columns(outside, first, last), *filled)
+            return d_state, dx, *gradients
 
         parts = in_parts(run, ctx.borders)
         d_states, dxs, *gradients = zip(*parts)
         dx = _joined(dxs, 1) if ctx.needs_input_grad[1] else None
-        return None, dx, None, _joined(d_states, 0), *(sum(others, own) for own, *others in gradients)
+        d_weight, d_bias, *others = (sum(rest, own) for own, *rest in gradients)
+        d_maps = *d_weight.split(ctx.sizes), *d_bias.split(ctx.sizes)
+        return None, dx, None, _joined(d_states, 0), *others, *d_maps
+
+
+def _columns(array: np.ndarray, first: int, last: int) -> np.ndarray:
+    """Columns first to last of [T, B, ...], contiguous."""
+    return np.ascontiguousarray(array[:, first:last])
 
 
 def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
@@ -138,4 +141,4 @@ def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
 
 
 def _arrays(tensors: Iterable[Tensor]) -> tuple[np.ndarray, ...]:
-    return tuple(each.detach().contiguous().numpy() for each in tensors)
+    return tuple(each.contiguous().numpy(force=True) for each in tensors)
