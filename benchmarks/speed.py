@@ -179,7 +179,7 @@ def scans(options: Options) -> list[list[Any]]:
             "nn.LSTM, no resets": plain_recurrence(nn.LSTM(64, WIDTH), x),
             "nn.GRU, no resets": plain_recurrence(nn.GRU(64, WIDTH), x),
         }
-        for label, made in {
+        made = {
             "lstm": memory.make("lstm", 64),
             "gru": memory.make("gru", 64),
             "ffm": memory.make("ffm", 64),
@@ -187,10 +187,11 @@ def scans(options: Options) -> list[list[Any]]:
             "rewrite": memory.make("rewrite", 64),
             "hcam": memory.make("hcam", 64),
             "gtrxl": memory.make("gtrxl", 64),
-        }.items():
-            contestants[label] = scanner(made, x, start, type(made).scan)
-        for label in ("lstm", "ffm", "rewrite"):
-            contestants[f"{label}, loop over steps"] = scanner(memory.make(label, 64), x, start, Memory.scan)
+        }
+        for label, each in made.items():
+            contestants[label] = scanner(each, x, start, type(each).scan)
+        for label in ("lstm", "ffm", "rewrite (1 layer, 4 x 16 x 16)", "rewrite"):
+            contestants[f"{label}, loop over steps"] = scanner(made[label], x, start, Memory.scan)
         seconds = side_by_side(contestants, 3 if options.quick else 7)
         for name, found in seconds.items():
             rows.append([T, B, name, T * B / found, seconds["nn.LSTM, no resets"] / found])
