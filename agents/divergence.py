@@ -55,11 +55,11 @@ class LastStep:
     @torch.no_grad()
     def keep(self) -> None:
         """Remember how things are now; to be called before each step."""
-        for tensor in self._tensors():
-            if tensor in self._kept:
-                self._kept[tensor].copy_(tensor)
-            else:
-                self._kept[tensor] = tensor.detach().clone()
+        tensors = self._tensors()
+        for tensor in tensors:
+            if tensor not in self._kept:
+                self._kept[tensor] = torch.empty_like(tensor)
+        torch._foreach_copy_([self._kept[tensor] for tensor in tensors], tensors)
 
     @torch.no_grad()
     def undo(self) -> bool:
