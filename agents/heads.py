@@ -59,7 +59,7 @@ def compiled_heads(policy: MemoryActorCriticPolicy, latent: Tensor) -> Heads | N
         latent: [B, D], for which there are kernels.
     """
     nets: Any = policy._modules["mlp_extractor"]
-    actor, critic = _layers(policy)
+    actor, critic = head_layers(policy)
     own: list[dict[str, Any]] = [layer._parameters for layer in (*actor[::2], *critic[::2])]
     parameters = [*(each.get("weight") for each in own), *(each.get("bias") for each in own)]
     modules = [nets, *nets._modules.values(), *actor, *critic]
@@ -75,12 +75,12 @@ def _is_as_built(policy: MemoryActorCriticPolicy, width: int) -> bool:
     nets: Any = policy._modules["mlp_extractor"]
     if type(nets) is not MlpExtractor or not {type(net) for net in nets._modules.values()} <= {nn.Sequential, Layers}:
         return False
-    actor, critic = _layers(policy)
+    actor, critic = head_layers(policy)
     actions: Any = policy.action_space
     return _is_known(actor, width, actions.n) and _is_known(critic, width, 1)
 
 
-def _layers(policy: MemoryActorCriticPolicy) -> tuple[list[nn.Module], list[nn.Module]]:
+def head_layers(policy: MemoryActorCriticPolicy) -> tuple[list[nn.Module], list[nn.Module]]:
     """The layers of the actor and those of the critic, found without the long search for a module's attributes."""
     own: dict[str, Any] = policy._modules
     nets = own["mlp_extractor"]._modules

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from agents.buffers import Minibatch
+from agents.objective import LossWeights, objective
 from agents.policies import MemoryActorCriticPolicy
-
-
-class LossWeights(NamedTuple):
-    """The numbers of PPO's loss at one moment of training."""
-
-    clip_range: float
-    clip_range_vf: float | None
-    normalize_advantage: bool
-    min_advantage_std: float
-    ent_coef: float
-    vf_coef: float
-    memory_aux_coef: float
 
 
 def ppo_loss(
@@ -37,33 +22,12 @@ def ppo_loss(
     Returns:
         The loss, with its graph, and detached scalars by name.
     """
-    clip = weights.clip_range
     values, log_prob, entropy, reconstruction = policy.evaluate_actions(
         batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
     )
-    advantages = batch.advantages
-    if weights.normalize_advantage and advantages.numel() > 1:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8).clamp(min=weights.min_advantage_std)
-    log_ratio = log_prob - batch.old_log_prob
-    ratio = log_ratio.exp()
-    policy_loss = -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip)).mean()
-    if weights.clip_range_vf is not None:
-        change = (values - batch.old_values).clamp(-weights.clip_range_vf, weights.clip_range_vf)
-        values = batch.old_values + change
-    value_loss = functional.mse_loss(values, batch.returns)
-    # Without a closed form, the mean of -log_prob estimates the entropy.
-    entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
-    loss = policy_loss + weights.ent_coef * entropy_loss + weights.vf_coef * value_loss
-    record = {
-        "policy_gradient_loss": policy_loss.detach(),
-        "value_loss": value_loss.detach(),
-        "entropy_loss": entropy_loss.detach(),
-    }
+    loss, record = objective(values, log_prob, entropy, batch, weights)
     if reconstruction is not None:
         loss = loss + weights.memory_aux_coef * reconstruction.mean()
         record["reconstruction_loss"] = reconstruction.detach().mean()
-    with torch.no_grad():
-        record["loss"] = loss.detach()
-        record["approx_kl"] = ((ratio - 1) - log_ratio).mean()
-        record["clip_fraction"] = ((ratio - 1).abs() > clip).float().mean()
+    record["loss"] = loss.detach()
     return loss, record

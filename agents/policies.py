@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import memory as memories
 from agents.distributions import draw, make_distribution
 from agents.extractors import DictExtractor, ImageExtractor
+from agents.head_gradients import judge, judges
 from agents.heads import Heads, act, compiled_heads, has_compiled_form
 from agents.layers import Layers, Tanh, through
 from agents.memory_keys import check_place, place_of, task_of
@@ -216,11 +217,15 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             return y.flatten(0, 1), state
 
         latent_pi, latent_vf, _ = self._remember(flat, state, read)
-        distribution = self._actor(latent_pi)
-        log_prob = distribution.log_prob(actions.flatten(0, 1))
-        entropy = distribution.entropy()
+        taken = actions.flatten(0, 1)
+        entropy: Tensor | None
+        if self._heads_compile and judges(self, latent_pi, latent_vf):
+            values, log_prob, entropy = judge(self, latent_pi, latent_vf, taken)
+        else:
+            distribution = self._actor(latent_pi)
+            values, log_prob, entropy = self._critic(latent_vf), distribution.log_prob(taken), distribution.entropy()
         return Evaluation(
-            self._critic(latent_vf).view(T, B),
+            values.view(T, B),
             log_prob.view(T, B),
             None if entropy is None else entropy.view(T, B),
             self._reconstruction(latent_pi, flat).view(T, B) if self.reconstruct else None,

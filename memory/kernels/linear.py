@@ -121,7 +121,7 @@ class _Linear(torch.autograd.Function):
         def run(first: int, last: int) -> tuple[Tensor, Tensor]:
             d_weight, d_bias = x.new_zeros(weight.shape), x.new_zeros(len(weight))
             part = slice(first, last)
-            arrays = (outside[part], inputs[part], outputs[part], packed, dx.numpy()[part])
+            arrays = (outside[part], inputs[part], outputs[part], packed, dx.numpy()[part], False)
             _backward(*arrays, d_weight.numpy(), d_bias.numpy())
             return d_weight, d_bias
 
@@ -149,6 +149,28 @@ def map_layers(x, weights, biases, squashed, out):  # type: ignore[no-untyped-de
 
 
 @njit(**OPTIONS)
+def layers_forward(x, weights, biases, outputs):  # type: ignore[no-untyped-def]
+    """`map_layers` of many rows: fill outputs [N, D], one of each map, tangents taken in all but the last."""
+    last = len(weights) - 1
+    for number in range(len(weights)):
+        _forward(x, pack(weights[number].T), biases[number], number < last, outputs[number])
+        x = outputs[number]
+
+
+@njit(**OPTIONS)
+def layers_backward(dy, x, weights, outputs, dx, add, d_weights, d_biases):  # type: ignore[no-untyped-def]
+    """From dy [N, D] of the last of `layers_forward`'s outputs: dx [N, F] and the parameters' as in `_backward`."""
+    last = len(weights) - 1
+    for number in range(last, -1, -1):
+        y = outputs[number] if number < last else np.empty((0, 1), dy.dtype)
+        before = outputs[number - 1] if number > 0 else x
+        d_before = np.empty(before.shape, dy.dtype) if number > 0 else dx
+        added = add and number == 0
+        _backward(dy, before, y, pack(weights[number]), d_before, added, d_weights[number], d_biases[number])
+        dy = d_before
+
+
+@njit(**OPTIONS)
 def _forward(x, packed, bias, squashed, y):  # type: ignore[no-untyped-def]
     """Fill y [N, D] from x [N, F], the transposed weight, packed, and bias [D]."""
     for begin in range(0, len(x), BLOCK_ROWS):
@@ -160,8 +182,8 @@ def _forward(x, packed, bias, squashed, y):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _backward(dy, x, y, packed, dx, d_weight, d_bias):  # type: ignore[no-untyped-def]
-    """Fill dx [N, F], unless it is empty, and add to d_weight [D, F] and d_bias [D].
+def _backward(dy, x, y, packed, dx, add, d_weight, d_bias):  # type: ignore[no-untyped-def]
+    """Fill dx [N, F], or add to it where `add`, unless it is empty; add to d_weight [D, F] and d_bias [D].
 
     dy [N, D], x [N, F], the output y [N, D] where the tangent was taken, else empty; the weight, packed.
     """
@@ -178,7 +200,7 @@ def _backward(dy, x, y, packed, dx, d_weight, d_bias):  # type: ignore[no-untype
         multiply(d.T, pack_into(x[begin:end], packed_x), d_weight, True)
         add_rows(d, d_bias)
         if len(dx) > 0:
-            multiply(d, packed, dx[begin:end], False)
+            multiply(d, packed, dx[begin:end], add)
 
 
 @njit(**INLINED)

@@ -1,0 +1,215 @@
+"""The heads of a policy with discrete actions, compiled for the update on the CPU: one call forward, one back.
+
+Torch records some twenty operations for two small heads and a softmax, and each of them takes longer to begin than to
+do. What is computed here are the heads that `agents.heads` knows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from agents.distributions import Categorical
+from agents.heads import head_layers, is_plain
+from memory.kernels.compiling import OPTIONS
+from memory.kernels.forms import has_kernels
+from memory.kernels.linear import layers_backward, layers_forward
+from memory.kernels.rows import in_parts, part_borders
+
+if TYPE_CHECKING:
+    from agents.policies import MemoryActorCriticPolicy
+
+
+def judges(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -> bool:
+    """Whether `judge` may compute the heads of a policy that `has_compiled_form` from latents [N, D], now."""
+    if type(policy.action_dist) is not Categorical or not is_plain(policy, latent_pi.shape[1]):
+        return False
+    return has_kernels(latent_pi, latent_vf, *_parameters(policy)[1]) and not torch.is_autocast_enabled("cpu")
+
+
+def judge(
+    policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor, actions: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a policy makes of actions that were taken; differentiable once.
+
+    Args:
+        policy: one that `has_compiled_form` and `judges`.
+        latent_pi: [N, D] float32 or float64 on the CPU, what the actor reads.
+        latent_vf: [N, D], what the critic reads.
+        actions: [N] integers.
+
+    Returns:
+        Values, log-probabilities of the actions, and entropies in nats; [N] each.
+
+    Raises:
+        IndexError: an action that there is not.
+    """
+    depth, parameters = _parameters(policy)
+    other = None if latent_vf is latent_pi else latent_vf
+    return _Heads.apply(latent_pi, other, actions.long(), depth, *parameters)
+
+
+def _parameters(policy: MemoryActorCriticPolicy) -> tuple[int, list[Tensor]]:
+    """How many linear layers the actor has; the weights of its layers and of the critic's, then the biases."""
+    actor, critic = (head[::2] for head in head_layers(policy))
+    maps: list[Any] = [layer._parameters for layer in (*actor, *critic)]
+    return len(actor), [own["weight"] for own in maps] + [own["bias"] for own in maps]
+
+
+class _Heads(torch.autograd.Function):
+    """`judge`; the critic reads what the actor does where its latents are None."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, latent_pi: Tensor, latent_vf: Tensor | None, actions: Tensor, depth: int, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x_pi = latent_pi.contiguous()
+        x_vf = x_pi if latent_vf is None else latent_vf.contiguous()
+        N, biases = len(x_pi), parameters[len(parameters) // 2 :]
+        actions = actions.contiguous()
+        # tangents of the actor and its probabilities, tangents of the critic and its values
+        outputs = [x_pi.new_empty(N, len(bias)) for bias in biases]
+        log_probs, log_prob, entropy = torch.empty_like(outputs[depth - 1]), x_pi.new_empty(N), x_pi.new_empty(N)
+        maps = _by_head(parameters, depth)
+
+        def run(first: int, last: int) -> bool:
+            rows = [_array(each)[first:last] for each in (x_pi, x_vf, actions, log_probs, log_prob, entropy)]
+            kept = [_array(each)[first:last] for each in outputs]
+            return _forward(*rows, *maps, tuple(kept[:depth]), tuple(kept[depth:]))
+
+        if not all(in_parts(run, part_borders(1, N))):
+            raise IndexError(f"actions must be in 0 to {log_probs.shape[1] - 1}; got {actions.unique().tolist()}")
+        ctx.save_for_backward(x_pi, x_vf, actions, log_probs, entropy, *outputs, *parameters)
+        ctx.depth, ctx.shared = depth, latent_vf is None
+        return outputs[-1].view(N), log_prob, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_values: Tensor, d_log_prob: Tensor, d_entropy: Tensor) -> tuple[Tensor | None, ...]:
+        x_pi, x_vf, actions, log_probs, entropy, *others = ctx.saved_tensors
+        count = len(others) // 3
+        outputs, parameters = others[:count], others[count:]
+        weights_pi, _, weights_vf, _ = _by_head(parameters, ctx.depth)
+        outside = [each.contiguous() for each in (d_values.view(-1, 1), d_log_prob, d_entropy)]
+        # of no rows where it is not asked for
+        needed = ctx.needs_input_grad
+        dx_pi = x_pi.new_empty(x_pi.shape if needed[0] else (0, x_pi.shape[1]))
+        dx_vf = dx_pi if ctx.shared else x_vf.new_empty(x_vf.shape if needed[1] else (0, x_vf.shape[1]))
+
+        def run(first: int, last: int) -> list[Tensor]:
+            gradients = [torch.zeros_like(each) for each in parameters]
+            given = (*outside, x_pi, x_vf, actions, log_probs, entropy, dx_pi, dx_vf)
+            rows = [_array(each)[first:last] for each in given]
+            kept = [_array(each)[first:last] for each in outputs]
+            _backward(
+                *rows,
+                ctx.shared,
+                weights_pi,
+                weights_vf,
+                tuple(kept[: ctx.depth]),
+                tuple(kept[ctx.depth :]),
+                *_by_head(gradients, ctx.depth),
+            )
+            return gradients
+
+        gradients, *rest = in_parts(run, part_borders(1, len(x_pi)))
+        for other in rest:
+            torch._foreach_add_(gradients, other)
+        return dx_pi if needed[0] else None, dx_vf if needed[1] else None, None, None, *gradients
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().numpy()
+
+
+def _by_head(parameters: Any, depth: int) -> tuple[tuple[np.ndarray, ...], ...]:
+    """Arrays of the actor's weights and biases, and of the critic's."""
+    arrays = [_array(each.contiguous()) for each in parameters]
+    count = len(arrays) // 2
+    weights, biases = arrays[:count], arrays[count:]
+    return tuple(weights[:depth]), tuple(biases[:depth]), tuple(weights[depth:]), tuple(biases[depth:])
+
+
+@njit(**OPTIONS)
+def _forward(  # type: ignore[no-untyped-def]
+    x_pi,
+    x_vf,
+    actions,
+    log_probs,
+    log_prob,
+    entropy,
+    weights_pi,
+    biases_pi,
+    weights_vf,
+    biases_vf,
+    outputs_pi,
+    outputs_vf,
+):
+    """Fill what layers give, log_probs [N, n], and of actions [N] log_prob; entropy [N]. Whether all actions exist.
+
+    Of the actor's last layer probabilities are left.
+    """
+    layers_forward(x_pi, weights_pi, biases_pi, outputs_pi)
+    layers_forward(x_vf, weights_vf, biases_vf, outputs_vf)
+    probs = outputs_pi[len(outputs_pi) - 1]
+    N, n = probs.shape
+    for row in range(N):
+        if not 0 <= actions[row] < n:
+            return False
+        highest = probs[row, 0]
+        for a in range(1, n):
+            highest = max(highest, probs[row, a])
+        total = 0.0
+        for a in range(n):
+            log_probs[row, a] = probs[row, a] - highest
+            probs[row, a] = math.exp(log_probs[row, a])
+            total += probs[row, a]
+        shift, surprise = math.log(total), 0.0
+        for a in range(n):
+            probs[row, a] /= total
+            log_probs[row, a] -= shift
+            # what cannot be chosen adds nothing, where 0 * -inf would be NaN
+            surprise -= probs[row, a] * log_probs[row, a] if probs[row, a] != 0 else 0.0
+        log_prob[row], entropy[row] = log_probs[row, actions[row]], surprise
+    return True
+
+
+@njit(**OPTIONS)
+def _backward(  # type: ignore[no-untyped-def]
+    d_values,
+    d_log_prob,
+    d_entropy,
+    x_pi,
+    x_vf,
+    actions,
+    log_probs,
+    entropy,
+    dx_pi,
+    dx_vf,
+    shared,
+    weights_pi,
+    weights_vf,
+    outputs_pi,
+    outputs_vf,
+    d_weights_pi,
+    d_biases_pi,
+    d_weights_vf,
+    d_biases_vf,
+):
+    """Fill dx_pi and dx_vf [N, D], one array where `shared`, unless they are empty; add to parameters' gradients."""
+    probs = outputs_pi[len(outputs_pi) - 1]
+    d_logits = np.empty_like(probs)
+    for row in range(len(probs)):
+        for a in range(probs.shape[1]):
+            p = probs[row, a]
+            uncertain = p * (log_probs[row, a] + entropy[row]) if p != 0 else p
+            d_logits[row, a] = -d_log_prob[row] * p - d_entropy[row] * uncertain
+        d_logits[row, actions[row]] += d_log_prob[row]
+    layers_backward(d_logits, x_pi, weights_pi, outputs_pi, dx_pi, False, d_weights_pi, d_biases_pi)
+    layers_backward(d_values, x_vf, weights_vf, outputs_vf, dx_vf, shared, d_weights_vf, d_biases_vf)
