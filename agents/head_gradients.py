@@ -26,33 +26,37 @@ if TYPE_CHECKING:
     from agents.policies import MemoryActorCriticPolicy
 
 
-def judges(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -> bool:
-    """Whether `judge` may compute the heads of a policy that `has_compiled_form` from latents [N, D], now."""
-    if type(policy.action_dist) is not Categorical or not is_plain(policy, latent_pi.shape[1]):
-        return False
-    return has_kernels(latent_pi, latent_vf, *_parameters(policy)[1]) and not torch.is_autocast_enabled("cpu")
-
-
 def judge(
     policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor, actions: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What a policy makes of actions that were taken; differentiable once.
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What a policy makes of actions that were taken.
 
     Args:
-        policy: one that `has_compiled_form` and `judges`.
-        latent_pi: [N, D] float32 or float64 on the CPU, what the actor reads.
+        policy: whose heads are compiled on the CPU where they can be, then differentiable once; else its methods.
+        latent_pi: [N, D], what the actor reads.
         latent_vf: [N, D], what the critic reads.
-        actions: [N] integers.
+        actions: [N, ...].
 
     Returns:
-        Values, log-probabilities of the actions, and entropies in nats; [N] each.
+        Values, log-probabilities of the actions, and entropies in nats or None; [N] each.
 
     Raises:
-        IndexError: an action that there is not.
+        IndexError: a discrete action that there is not, where heads are compiled.
     """
-    depth, parameters = _parameters(policy)
-    other = None if latent_vf is latent_pi else latent_vf
-    return _Heads.apply(latent_pi, other, actions.long(), depth, *parameters)
+    if _may_compile(policy, latent_pi, latent_vf):
+        depth, parameters = _parameters(policy)
+        other = None if latent_vf is latent_pi else latent_vf
+        return _Heads.apply(latent_pi, other, actions.long(), depth, *parameters)
+    distribution = policy._actor(latent_pi)
+    return policy._critic(latent_vf), distribution.log_prob(actions), distribution.entropy()
+
+
+def _may_compile(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -> bool:
+    if not policy._heads_compile or type(policy.action_dist) is not Categorical:
+        return False
+    if not is_plain(policy, latent_pi.shape[1]) or torch.is_autocast_enabled("cpu"):
+        return False
+    return has_kernels(latent_pi, latent_vf, *_parameters(policy)[1])
 
 
 def _parameters(policy: MemoryActorCriticPolicy) -> tuple[int, list[Tensor]]:
@@ -63,7 +67,7 @@ def _parameters(policy: MemoryActorCriticPolicy) -> tuple[int, list[Tensor]]:
 
 
 class _Heads(torch.autograd.Function):
-    """`judge`; the critic reads what the actor does where its latents are None."""
+    """`judge`, compiled; the critic reads what the actor does where its latents are None."""
 
     @staticmethod
     def forward(

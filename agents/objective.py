@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from agents.buffers import Minibatch
-from memory.kernels.compiling import OPTIONS
+from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.forms import has_kernels
 
 
@@ -169,7 +169,7 @@ def _evaluate(  # type: ignore[no-untyped-def]
     figures[5] = (-surrogate + ent_coef * surprise + vf_coef * errors) / N
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _mean_and_deviation(x):  # type: ignore[no-untyped-def]
     """Of N > 1 numbers; the deviation is that of a sample."""
     total, squares = 0.0, 0.0

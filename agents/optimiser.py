@@ -12,7 +12,14 @@ _ONE = torch.ones((), device="cpu")
 
 
 class Adam(torch.optim.Adam):
-    """`torch.optim.Adam`, bit by bit, whose fused kernel is called without looking for the right one at every step."""
+    """`torch.optim.Adam`, bit by bit, whose fused kernel is called without looking for the right one at every step.
+
+    Arguments are torch's; it is `fused`, on the CPU too, unless they say otherwise.
+    """
+
+    def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        fused = not {"foreach", "differentiable"} & kwargs.keys()
+        super().__init__(params, *args, **{"fused": fused, **kwargs})
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or set them to zero."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import memory as memories
 from agents.distributions import draw, make_distribution
 from agents.extractors import DictExtractor, ImageExtractor
-from agents.head_gradients import judge, judges
+from agents.head_gradients import judge
 from agents.heads import Heads, act, compiled_heads, has_compiled_form
 from agents.layers import Layers, Tanh, through
 from agents.memory_keys import check_place, place_of, task_of
@@ -116,9 +116,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         if not self.use_sde:
             self.action_dist = make_distribution(self.action_space)
         if self.optimizer_class is torch.optim.Adam:
-            # one kernel for all parameters, on the CPU too
-            others = {"foreach", "differentiable"} & self.optimizer_kwargs.keys()
-            self.optimizer_class, self.optimizer_kwargs = Adam, {"fused": not others, **self.optimizer_kwargs}
+            self.optimizer_class = Adam
         self.encoder, width = self._make_encoder()
         self.memory = memories.make(self.memory_name, width, **self.memory_kwargs)
         if self.shares_memory:
@@ -217,13 +215,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             return y.flatten(0, 1), state
 
         latent_pi, latent_vf, _ = self._remember(flat, state, read)
-        taken = actions.flatten(0, 1)
-        entropy: Tensor | None
-        if self._heads_compile and judges(self, latent_pi, latent_vf):
-            values, log_prob, entropy = judge(self, latent_pi, latent_vf, taken)
-        else:
-            distribution = self._actor(latent_pi)
-            values, log_prob, entropy = self._critic(latent_vf), distribution.log_prob(taken), distribution.entropy()
+        values, log_prob, entropy = judge(self, latent_pi, latent_vf, actions.flatten(0, 1))
         return Evaluation(
             values.view(T, B),
             log_prob.view(T, B),

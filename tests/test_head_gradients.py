@@ -9,7 +9,7 @@ from test_heads import Masked, OwnActionNet, OwnCritic, policy_for
 from torch import Tensor, nn
 
 from agents.distributions import Categorical
-from agents.head_gradients import judge, judges
+from agents.head_gradients import _Heads, _may_compile, judge
 from agents.policies import MlpMemoryPolicy
 from memory.kernels.forms import torch_only
 
@@ -46,7 +46,7 @@ def test_compiled_heads_equal_torchs_operations(net_arch, dtype, apart, threads,
         parameter.data *= 0.3
     leaves = [torch.randn(N, 6, dtype=dtype, requires_grad=True) for _ in range(1 + apart)]
     actions, weights = torch.randint(4, (N,)), [torch.randn(N, dtype=dtype) for _ in range(3)]
-    assert judges(policy, leaves[0], leaves[-1])
+    assert _may_compile(policy, leaves[0], leaves[-1])
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     fast, slow = (form(policy, leaves[0], leaves[-1], actions) for form in (judge, by_modules))
     for got, want in zip(fast, slow, strict=True):
@@ -100,7 +100,8 @@ def evaluated(policy: MlpMemoryPolicy):
 def calls(monkeypatch) -> list[int]:
     """One for each time that the compiled form computes."""
     seen: list[int] = []
-    monkeypatch.setattr("agents.policies.judge", lambda *args: seen.append(1) or judge(*args))
+    apply = _Heads.apply
+    monkeypatch.setattr(_Heads, "apply", lambda *args: seen.append(1) or apply(*args))
     return seen
 
 

@@ -15,7 +15,8 @@ SETTINGS = {
     "usual": dict(fused=True),
     "all numbers": dict(fused=True, betas=(0.5, 0.7), eps=1e-3, weight_decay=0.1, maximize=True),
     "amsgrad": dict(fused=True, amsgrad=True),
-    "not fused": dict(),
+    "not fused": dict(fused=False),
+    "foreach": dict(foreach=True),
     "a tensor's rate": dict(fused=True, lr=torch.tensor(0.05)),
 }
 
@@ -112,3 +113,4 @@ def test_a_policy_has_it():
     env = envs.make_vec("Palimpsest/EndlessTMaze-v0", 2, seed=0)
     model = MemoryPPO("MlpMemoryPolicy", env, n_steps=16, policy_kwargs=small_policy("gru"), device="cpu")
     assert type(model.policy.optimizer) is Adam
+    assert model.policy.optimizer.defaults["fused"]
