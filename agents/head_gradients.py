@@ -45,18 +45,18 @@ def judge(
     """
     if _may_compile(policy, latent_pi, latent_vf):
         depth, parameters = _parameters(policy)
-        other = None if latent_vf is latent_pi else latent_vf
-        return _Heads.apply(latent_pi, other, actions.long(), depth, *parameters)
+        return _Heads.apply(latent_pi, actions.long(), depth, *parameters)
     distribution = policy._actor(latent_pi)
     return policy._critic(latent_vf), distribution.log_prob(actions), distribution.entropy()
 
 
 def _may_compile(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -> bool:
-    if not policy._heads_compile or type(policy.action_dist) is not Categorical:
+    # in one call, a critic with a memory of its own would reach the actor's backward pass
+    if latent_vf is not latent_pi or not policy._heads_compile or type(policy.action_dist) is not Categorical:
         return False
     if not is_plain(policy, latent_pi.shape[1]) or torch.is_autocast_enabled("cpu"):
         return False
-    return has_kernels(latent_pi, latent_vf, *_parameters(policy)[1])
+    return has_kernels(latent_pi, *_parameters(policy)[1])
 
 
 def _parameters(policy: MemoryActorCriticPolicy) -> tuple[int, list[Tensor]]:
@@ -67,53 +67,56 @@ def _parameters(policy: MemoryActorCriticPolicy) -> tuple[int, list[Tensor]]:
 
 
 class _Heads(torch.autograd.Function):
-    """`judge`, compiled; the critic reads what the actor does where its latents are None."""
+    """`judge`, compiled: both heads read one latent [N, D]."""
 
     @staticmethod
     def forward(
-        ctx: Any, latent_pi: Tensor, latent_vf: Tensor | None, actions: Tensor, depth: int, *parameters: Tensor
+        ctx: Any, latent: Tensor, actions: Tensor, depth: int, *parameters: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x_pi = latent_pi.contiguous()
-        x_vf = x_pi if latent_vf is None else latent_vf.contiguous()
-        N, biases = len(x_pi), parameters[len(parameters) // 2 :]
+        x = latent.contiguous()
+        N, biases = len(x), parameters[len(parameters) // 2 :]
         actions = actions.contiguous()
         # tangents of the actor and its probabilities, tangents of the critic and its values
-        outputs = [x_pi.new_empty(N, len(bias)) for bias in biases]
-        log_probs, log_prob, entropy = torch.empty_like(outputs[depth - 1]), x_pi.new_empty(N), x_pi.new_empty(N)
+        outputs = [x.new_empty(N, len(bias)) for bias in biases]
+        log_probs, log_prob, entropy = torch.empty_like(outputs[depth - 1]), x.new_empty(N), x.new_empty(N)
         maps = _by_head(parameters, depth)
 
         def run(first: int, last: int) -> bool:
-            rows = [_array(each)[first:last] for each in (x_pi, x_vf, actions, log_probs, log_prob, entropy)]
+            rows = [_array(each)[first:last] for each in (x, actions, log_probs, log_prob, entropy)]
             kept = [_array(each)[first:last] for each in outputs]
             return _forward(*rows, *maps, tuple(kept[:depth]), tuple(kept[depth:]))
 
         if not all(in_parts(run, part_borders(1, N))):
             raise IndexError(f"actions must be in 0 to {log_probs.shape[1] - 1}; got {actions.unique().tolist()}")
-        ctx.save_for_backward(x_pi, x_vf, actions, log_probs, entropy, *outputs, *parameters)
-        ctx.depth, ctx.shared = depth, latent_vf is None
+        ctx.save_for_backward(x, actions, log_probs, entropy, *outputs, *parameters)
+        ctx.depth = depth
+        ctx.set_materialize_grads(False)
         return outputs[-1].view(N), log_prob, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_values: Tensor, d_log_prob: Tensor, d_entropy: Tensor) -> tuple[Tensor | None, ...]:
-        x_pi, x_vf, actions, log_probs, entropy, *others = ctx.saved_tensors
+    def backward(
+        ctx: Any, d_values: Tensor | None, d_log_prob: Tensor | None, d_entropy: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        x, actions, log_probs, entropy, *others = ctx.saved_tensors
         count = len(others) // 3
         outputs, parameters = others[:count], others[count:]
         weights_pi, _, weights_vf, _ = _by_head(parameters, ctx.depth)
-        outside = [each.contiguous() for each in (d_values.view(-1, 1), d_log_prob, d_entropy)]
+        # a head whose results are not used has no gradients, not zeros
+        acts, rates = d_log_prob is not None or d_entropy is not None, d_values is not None
+        nothing = torch.zeros_like(entropy)
+        outside = [nothing if each is None else each.contiguous() for each in (d_values, d_log_prob, d_entropy)]
+        outside[0] = outside[0].view(-1, 1)
         # of no rows where it is not asked for
-        needed = ctx.needs_input_grad
-        dx_pi = x_pi.new_empty(x_pi.shape if needed[0] else (0, x_pi.shape[1]))
-        dx_vf = dx_pi if ctx.shared else x_vf.new_empty(x_vf.shape if needed[1] else (0, x_vf.shape[1]))
+        dx = x.new_empty(x.shape if ctx.needs_input_grad[0] else (0, x.shape[1]))
 
         def run(first: int, last: int) -> list[Tensor]:
             gradients = [torch.zeros_like(each) for each in parameters]
-            given = (*outside, x_pi, x_vf, actions, log_probs, entropy, dx_pi, dx_vf)
+            given = (*outside, x, actions, log_probs, entropy, dx)
             rows = [_array(each)[first:last] for each in given]
             kept = [_array(each)[first:last] for each in outputs]
             _backward(
                 *rows,
-                ctx.shared,
                 weights_pi,
                 weights_vf,
                 tuple(kept[: ctx.depth]),
@@ -122,10 +125,12 @@ class _Heads(torch.autograd.Function):
             )
             return gradients
 
-        gradients, *rest = in_parts(run, part_borders(1, len(x_pi)))
+        gradients, *rest = in_parts(run, part_borders(1, len(x)))
         for other in rest:
             torch._foreach_add_(gradients, other)
-        return dx_pi if needed[0] else None, dx_vf if needed[1] else None, None, None, *gradients
+        used = [acts if number % count < ctx.depth else rates for number in range(2 * count)]
+        found = [gradient if each else None for gradient, each in zip(gradients, used)]
+        return dx if ctx.needs_input_grad[0] else None, None, None, *found
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -142,8 +147,7 @@ def _by_head(parameters: Any, depth: int) -> tuple[tuple[np.ndarray, ...], ...]:
 
 @njit(**OPTIONS)
 def _forward(  # type: ignore[no-untyped-def]
-    x_pi,
-    x_vf,
+    x,
     actions,
     log_probs,
     log_prob,
@@ -159,8 +163,8 @@ def _forward(  # type: ignore[no-untyped-def]
 
     Of the actor's last layer probabilities are left.
     """
-    layers_forward(x_pi, weights_pi, biases_pi, outputs_pi)
-    layers_forward(x_vf, weights_vf, biases_vf, outputs_vf)
+    layers_forward(x, weights_pi, biases_pi, outputs_pi)
+    layers_forward(x, weights_vf, biases_vf, outputs_vf)
     probs = outputs_pi[len(outputs_pi) - 1]
     N, n = probs.shape
     for row in range(N):
@@ -189,14 +193,11 @@ def _backward(  # type: ignore[no-untyped-def]
     d_values,
     d_log_prob,
     d_entropy,
-    x_pi,
-    x_vf,
+    x,
     actions,
     log_probs,
     entropy,
-    dx_pi,
-    dx_vf,
-    shared,
+    dx,
     weights_pi,
     weights_vf,
     outputs_pi,
@@ -206,7 +207,7 @@ def _backward(  # type: ignore[no-untyped-def]
     d_weights_vf,
     d_biases_vf,
 ):
-    """Fill dx_pi and dx_vf [N, D], one array where `shared`, unless they are empty; add to parameters' gradients."""
+    """Fill dx [N, D], unless it is empty; add to parameters' gradients."""
     probs = outputs_pi[len(outputs_pi) - 1]
     d_logits = np.empty_like(probs)
     for row in range(len(probs)):
@@ -215,5 +216,5 @@ def _backward(  # type: ignore[no-untyped-def]
             uncertain = p * (log_probs[row, a] + entropy[row]) if p != 0 else p
             d_logits[row, a] = -d_log_prob[row] * p - d_entropy[row] * uncertain
         d_logits[row, actions[row]] += d_log_prob[row]
-    layers_backward(d_logits, x_pi, weights_pi, outputs_pi, dx_pi, False, d_weights_pi, d_biases_pi)
-    layers_backward(d_values, x_vf, weights_vf, outputs_vf, dx_vf, shared, d_weights_vf, d_biases_vf)
+    layers_backward(d_logits, x, weights_pi, outputs_pi, dx, False, d_weights_pi, d_biases_pi)
+    layers_backward(d_values, x, weights_vf, outputs_vf, dx, True, d_weights_vf, d_biases_vf)

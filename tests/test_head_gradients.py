@@ -36,32 +36,44 @@ def heads(policy: MlpMemoryPolicy) -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("apart", [False, True], ids=["one latent", "two latents"])
 @pytest.mark.parametrize("dtype", CLOSE, ids=["float32", "float64"])
 @pytest.mark.parametrize("net_arch", [[7], {"pi": [8, 70], "vf": [5]}, [], {"pi": [4], "vf": []}])
-def test_compiled_heads_equal_torchs_operations(net_arch, dtype, apart, threads, monkeypatch):
+def test_compiled_heads_equal_torchs_operations(net_arch, dtype, threads, monkeypatch):
     N = 2000
     policy = policy_for(net_arch).to(dtype)
     for parameter in policy.parameters():
         parameter.data *= 0.3
-    leaves = [torch.randn(N, 6, dtype=dtype, requires_grad=True) for _ in range(1 + apart)]
+    x = torch.randn(N, 6, dtype=dtype, requires_grad=True)
     actions, weights = torch.randint(4, (N,)), [torch.randn(N, dtype=dtype) for _ in range(3)]
-    assert _may_compile(policy, leaves[0], leaves[-1])
+    assert _may_compile(policy, x, x)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    fast, slow = (form(policy, leaves[0], leaves[-1], actions) for form in (judge, by_modules))
+    fast, slow = (form(policy, x, x, actions) for form in (judge, by_modules))
     for got, want in zip(fast, slow, strict=True):
         torch.testing.assert_close(got, want, **CLOSE[dtype])
-    found, wanted = (gradients(results, leaves + heads(policy), weights) for results in (fast, slow))
+    found, wanted = (gradients(results, [x, *heads(policy)], weights) for results in (fast, slow))
     for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, want, **CLOSE[dtype])
 
 
-def test_one_latent_needs_no_gradient_though_the_other_does():
+def test_the_latent_need_not_have_a_gradient():
     policy, actions = policy_for([7]), torch.randint(4, (300,))
-    x, weights = torch.randn(300, 6, requires_grad=True), [torch.randn(300) for _ in range(3)]
-    for pair in ((x, x.detach()), (x.detach(), x)):
-        found, wanted = (gradients(form(policy, *pair, actions), [x], weights) for form in (judge, by_modules))
-        torch.testing.assert_close(found, wanted, **CLOSE[torch.float32])
+    x, weights = torch.randn(300, 6), [torch.randn(300) for _ in range(3)]
+    found, wanted = (gradients(form(policy, x, x, actions), heads(policy), weights) for form in (judge, by_modules))
+    torch.testing.assert_close(found, wanted, **CLOSE[torch.float32])
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_head_whose_results_are_not_used_has_no_gradient(number):
+    policy, actions = policy_for([7]), torch.randint(4, (300,))
+    x = torch.randn(300, 6, requires_grad=True)
+    found, wanted = (
+        torch.autograd.grad(form(policy, x, x, actions)[number].sum(), [x, *heads(policy)], allow_unused=True)
+        for form in (judge, by_modules)
+    )
+    assert [each is None for each in found] == [each is None for each in wanted]
+    for got, want in zip(found, wanted):
+        if want is not None:
+            torch.testing.assert_close(got / 300, want / 300, **CLOSE[torch.float32])
 
 
 def test_what_cannot_be_chosen_and_what_is_not_a_number():
