@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from agents.distributions import Categorical
-from agents.heads import head_layers, is_plain
+from agents.heads import compiled_heads, head_layers
 from memory.kernels.compiling import OPTIONS
-from memory.kernels.forms import has_kernels
+from memory.kernels.forms import differentiable_once, has_kernels
 from memory.kernels.linear import layers_backward, layers_forward
 from memory.kernels.rows import in_parts, part_borders
 
@@ -54,9 +53,9 @@ def _may_compile(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: 
     # in one call, a critic with a memory of its own would reach the actor's backward pass
     if latent_vf is not latent_pi or not policy._heads_compile or type(policy.action_dist) is not Categorical:
         return False
-    if not is_plain(policy, latent_pi.shape[1]) or torch.is_autocast_enabled("cpu"):
+    if not has_kernels(latent_pi) or torch.is_autocast_enabled("cpu"):
         return False
-    return has_kernels(latent_pi, *_parameters(policy)[1])
+    return compiled_heads(policy, latent_pi) is not None
 
 
 def _parameters(policy: MemoryActorCriticPolicy) -> tuple[int, list[Tensor]]:
@@ -94,7 +93,7 @@ class _Heads(torch.autograd.Function):
         return outputs[-1].view(N), log_prob, entropy
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(
         ctx: Any, d_values: Tensor | None, d_log_prob: Tensor | None, d_entropy: Tensor | None
     ) -> tuple[Tensor | None, ...]:
