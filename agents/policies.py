@@ -169,6 +169,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         start: Tensor | None = None,
         strategy: Tensor | None = None,
         deterministic: bool = False,
+        keep_state: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """Act for one step.
 
@@ -178,11 +179,13 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             start: [B] bool, rows whose memory begins anew; None for none.
             strategy: [B] int64 for memories that choose an allocation.
             deterministic: the likeliest action instead of a sample.
+            keep_state: whether `state` stays as it is; if not, its memory may become the next state's, which spares
+                copies where nobody needs it any more. Without gradients.
 
         Returns:
             Actions [B, ...], values [B], log-probabilities [B], next state.
         """
-        latent_pi, latent_vf, state = self._remember(obs, state, self._step(obs, start, strategy))
+        latent_pi, latent_vf, state = self._remember(obs, state, self._step(obs, start, strategy, keep_state))
         heads = None if deterministic else self._compiled_heads(latent_pi)
         if heads is not None:
             return *act(heads, latent_pi, latent_vf), state
@@ -324,15 +327,17 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         return y_pi, y_vf, PairState(actor, critic)
 
     def _step(
-        self, obs: Observation, start: Tensor | None, strategy: Tensor | None
+        self, obs: Observation, start: Tensor | None, strategy: Tensor | None, keep_state: bool = True
     ) -> Callable[[Memory, Tensor, State], tuple[Tensor, State]]:
         rows = None if start is None else start.nonzero().squeeze(1)
 
         def read(memory: Memory, features: Tensor, state: State) -> tuple[Tensor, State]:
             place = place_of(obs, memory, self.observation_space)
             if rows is not None and len(rows):
-                state = tree_map(lambda old, new: old.index_copy(0, rows, new), state, memory.initial_state(len(rows)))
-            return memory.step(features, state, place, strategy)
+                begin = Tensor.index_copy if keep_state else Tensor.index_copy_
+                state = tree_map(lambda old, new: begin(old, 0, rows, new), state, memory.initial_state(len(rows)))
+            step = memory.step if keep_state else memory.advance
+            return step(features, state, place, strategy)
 
         return read
 

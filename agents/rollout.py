@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -78,6 +80,8 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
         for memory in policy.memories():
             memory.redraw(self.rng)
         rollout_buffer.begin(self._last_state)
+        # the buffer keeps that one, and each step is given the state that it may write into
+        self._last_state = tree_map(torch.clone, self._last_state)
         if self.use_sde:
             policy.reset_noise(env.num_envs)
         for t in range(n_rollout_steps):
@@ -87,16 +91,18 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
             check_observation(self._last_obs, self.num_timesteps)
             obs = self._to_device(self._last_obs)
             strategy = self._choose_strategy(obs)
-            with torch.no_grad(), explained_step(self):
+            with torch.no_grad(), explained_step(self), self._recalled():
                 actions, values, log_prob, state = policy(
-                    obs, self._last_state, self._flags(self._last_memory_starts), strategy
+                    obs, self._last_state, self._flags(self._last_memory_starts), strategy, keep_state=False
                 )
-            new_obs, rewards, dones, infos = env.step(self._to_env(actions))
+                chosen = self._to_env(actions)
+            new_obs, rewards, dones, infos = env.step(chosen)
             check_rewards(rewards, self.num_timesteps)
             self.num_timesteps += env.num_envs
 
             callback.update_locals(locals())
             if not callback.on_step():
+                self._last_state = self._recall()
                 return False
 
             ended = np.flatnonzero(dones)
@@ -132,6 +138,26 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_end()
         self.logger.record("time/rollout_steps_per_s", rate(n_rollout_steps * env.num_envs, began))
         return True
+
+    @contextmanager
+    def _recalled(self) -> Iterator[None]:
+        """What fails inside finds the memory as it was before the step."""
+        try:
+            yield
+        except Exception:
+            self._last_state = self._recall()
+            raise
+
+    def _recall(self) -> Any:
+        """The memory before the step under way, which may have been written into: the rollout's steps once more."""
+        buffer = self.rollout_buffer
+        state = buffer.state
+        for t in range(buffer.pos):
+            obs = tree_map(lambda leaf, t=t: leaf[t], buffer.observations)
+            strategy = None if buffer.strategy is None else buffer.strategy[t]
+            with torch.no_grad():
+                _, state = self.policy.get_distribution(obs, state, buffer.memory_start[t], strategy)
+        return state
 
     def _to_device(self, arrays: Any) -> Any:
         """A tree of arrays as one of tensors, which share the arrays' memory on the CPU."""

@@ -114,6 +114,7 @@ def watched(model: MemoryPPO, watch: Stopwatch) -> Iterator[None]:
     parts = [
         (model.env, "step", ENVS),
         (memory, "step", STEP),
+        (memory, "advance", STEP),
         (policy, "forward", ACT),
         (policy, "predict_values", ACT),
         (model, "collect_rollouts", ROLLOUT),

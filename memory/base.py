@@ -91,6 +91,17 @@ class Memory(nn.Module):
         """
         raise NotImplementedError
 
+    def advance(
+        self, x: Tensor, state: Any, place: Tensor | None = None, strategy: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """`step` for a caller that gives `state` up, as acting does: the next state may be written into its memory.
+
+        The numbers are those of `step`. What it returns is the caller's, to give up in turn; a memory with a large
+        state overrides this, for to copy such a state takes longer than to read one input. Where gradients are
+        wanted, nothing is written into.
+        """
+        return self.step(x, state, place, strategy)
+
     def scan(
         self,
         x: Tensor,

@@ -148,7 +148,49 @@ class HCAM(Memory):
         self, x: Tensor, state: HCAMState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, HCAMState]:
         """Map x [B, F] to y [B, D]. The stored chunks are copied at steps where some row's chunk is full."""
-        B, N, C = self.check_step(x, state), self.num_chunks, self.chunk_size
+        self.check_step(x, state)
+        # each layer's own, as a write to what they share would spoil the gradients of those below
+        runnings = [running.clone() for running in state.running.unbind(1)]
+        y = self._read_one(x, state, runnings)
+        chunks, summaries = state.chunks, state.summaries
+        if (row := self._full(state)).numel():
+            chunks, summaries = chunks.clone(), summaries.clone()
+        after = HCAMState(state.steps + 1, torch.stack(runnings, 1), chunks, summaries)
+        self._store(row, after)
+        return y, after
+
+    def advance(
+        self, x: Tensor, state: HCAMState, place: Tensor | None = None, strategy: Tensor | None = None
+    ) -> tuple[Tensor, HCAMState]:
+        """`step` without its copies; see `Memory.advance`."""
+        if torch.is_grad_enabled():
+            return self.step(x, state, place, strategy)
+        self.check_step(x, state)
+        y = self._read_one(x, state, state.running.unbind(1))
+        row = self._full(state)
+        state.steps.add_(1)
+        self._store(row, state)
+        return y, state
+
+    def _full(self, state: HCAMState) -> Tensor:
+        """The rows whose next input is the last of its chunk."""
+        return (state.steps % self.chunk_size == self.chunk_size - 1).nonzero()[:, 0]
+
+    def _store(self, row: Tensor, state: HCAMState) -> None:
+        """Move the running chunk of the rows `row`, which is full, to its slot, in place."""
+        if not len(row):
+            return
+        chunk = state.running[row]
+        if self.detach:
+            chunk = chunk.detach()
+        slot = (state.steps[row] // self.chunk_size - 1) % self.num_chunks
+        state.chunks[row, :, slot] = chunk
+        state.summaries[row, :, slot] = chunk.mean(2)
+        state.running[row] = 0
+
+    def _read_one(self, x: Tensor, state: HCAMState, runnings: Sequence[Tensor]) -> Tensor:
+        """y [B, D] of x [B, F]; each layer's h is written into its running chunk, of `runnings` [B, C, D]."""
+        B, N, C = len(x), self.num_chunks, self.chunk_size
         rows, slots, places = (torch.arange(size, device=x.device) for size in (B, N, C))
         at, finished = state.steps % C, state.steps // C
         seen = (places <= at[:, None])[:, None]
@@ -156,13 +198,10 @@ class HCAM(Memory):
         there = slots < finished[:, None]
         alone = state.running.new_ones(B, 1)
         place_code = self.sinusoid[at]
-        runnings = []
         x = self.embed(x)
-        for index, layer in enumerate(self.layers):
+        for index, (layer, running) in enumerate(zip(self.layers, runnings)):
             h = layer.norm(x)
-            running = state.running[:, index].clone()
             running[rows, at] = h
-            runnings.append(running)
             local = self.read(
                 layer.local_query(h + place_code), running[:, None], seen, alone, layer.local_key, layer.local_value
             )
@@ -177,19 +216,7 @@ class HCAM(Memory):
             content = state.chunks.flatten(0, 2).index_select(0, where.flatten()).view(B, -1, C, self.output_size)
             mem = self.read(layer.query(h), content, None, weight, layer.key, layer.value)
             x = layer.output(x, local, mem)
-
-        running = torch.stack(runnings, 1)
-        chunks, summaries = state.chunks, state.summaries
-        full = at == C - 1
-        row = full.nonzero()[:, 0]
-        if len(row):
-            chunk = running[row].detach() if self.detach else running[row]
-            slot = (finished % N)[row]
-            chunks, summaries = chunks.clone(), summaries.clone()
-            chunks[row, :, slot] = chunk
-            summaries[row, :, slot] = chunk.mean(2)
-            running = torch.where(full[:, None, None, None], 0, running)
-        return x, HCAMState(state.steps + 1, running, chunks, summaries)
+        return x
 
     def read(
         self, query: Tensor, content: Tensor, seen: Tensor | None, weight: Tensor, key: nn.Linear, value: nn.Linear
