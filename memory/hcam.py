@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from memory.attention import attend_slices, best_candidates, softmax_where
 from memory.base import Context, Memory, check_at_least, check_flag
+from memory.chunk_read import choose_chunks, read_chunks
 from memory.chunks import plan_chunks
 from memory.kernels.linear import Linear
 
@@ -191,37 +192,35 @@ class HCAM(Memory):
     def _read_one(self, x: Tensor, state: HCAMState, runnings: Sequence[Tensor]) -> Tensor:
         """y [B, D] of x [B, F]; each layer's h is written into its running chunk, of `runnings` [B, C, D]."""
         B, N, C = len(x), self.num_chunks, self.chunk_size
-        rows, slots, places = (torch.arange(size, device=x.device) for size in (B, N, C))
+        rows = torch.arange(B, device=x.device)
         at, finished = state.steps % C, state.steps // C
-        seen = (places <= at[:, None])[:, None]
-        slot_of_age = (finished[:, None] - 1 - slots) % N  # [B, N], the newest first
-        there = slots < finished[:, None]
-        alone = state.running.new_ones(B, 1)
+        own, alone, whole = rows[:, None], x.new_ones(B, 1), torch.full_like(at, C)
         place_code = self.sinusoid[at]
         x = self.embed(x)
         for index, (layer, running) in enumerate(zip(self.layers, runnings)):
             h = layer.norm(x)
             running[rows, at] = h
             local = self.read(
-                layer.local_query(h + place_code), running[:, None], seen, alone, layer.local_key, layer.local_value
+                layer.local_query(h + place_code), running, own, at + 1, alone, layer.local_key, layer.local_value
             )
-
             toward = layer.score_query(h) @ layer.score_key.weight  # q . W s = (Wᵀ q) . s, without N products W s
-            score = (state.summaries[:, index] @ toward[..., None])[..., 0] / math.sqrt(self.output_size)
-            score = score.gather(1, slot_of_age)
-            order = score.masked_fill(~there, -math.inf).sort(dim=1, descending=True, stable=True).indices
-            best = order[:, : self.top_k]
-            weight = softmax_where(score.gather(1, best), there.gather(1, best))
-            where = (rows[:, None] * self.num_layers + index) * N + slot_of_age.gather(1, best)
-            content = state.chunks.flatten(0, 2).index_select(0, where.flatten()).view(B, -1, C, self.output_size)
-            mem = self.read(layer.query(h), content, None, weight, layer.key, layer.value)
+            slot, weight = choose_chunks(toward, state.summaries[:, index], finished, self.top_k)
+            which = (own * self.num_layers + index) * N + slot
+            mem = self.read(layer.query(h), state.chunks.flatten(0, 2), which, whole, weight, layer.key, layer.value)
             x = layer.output(x, local, mem)
         return x
 
     def read(
-        self, query: Tensor, content: Tensor, seen: Tensor | None, weight: Tensor, key: nn.Linear, value: nn.Linear
+        self,
+        query: Tensor,
+        contents: Tensor,
+        which: Tensor,
+        length: Tensor,
+        weight: Tensor,
+        key: nn.Linear,
+        value: nn.Linear,
     ) -> Tensor:
-        """One query per row attends to J contents of its own, one softmax per content and head, summed by weight.
+        """One query per row attends to J chunks of its own, one softmax per chunk and head, summed by weight.
 
         For one query it is cheaper to move it into the space of the contents than to make a key and a value of
         everything: with c a content and p its sinusoid, q . W_k (c + p) = (W_kᵀ q) . (c + p), and the sum of
@@ -229,8 +228,9 @@ class HCAM(Memory):
 
         Args:
             query: [B, D], all heads.
-            content: [B, J, C, D], without sinusoid.
-            seen: [B, 1, C] bool, which places may be read; None for all.
+            contents: [X, C, D], chunks without sinusoid.
+            which: [B, J] int64, the chunks that a row reads.
+            length: [B] int64, how many places of each may be read.
             weight: [B, J].
             key: the map to keys.
             value: the map to values.
@@ -238,16 +238,12 @@ class HCAM(Memory):
         Returns:
             [B, D], all heads.
         """
-        B, J, C, D = content.shape
+        B, D = query.shape
         H = self.num_heads
-        content = content.reshape(B, J * C, D)
-        toward = torch.einsum("bhe,hed->bhd", query.view(B, H, -1), key.weight.view(H, -1, D))
-        score = (toward @ content.mT).view(B, H, J, C) + (toward @ self.sinusoid.T)[:, :, None]
-        score = score / math.sqrt(D // H)
-        if seen is not None:
-            score = score.masked_fill(~seen[:, None], -math.inf)
-        prob = score.softmax(-1) * weight[:, None, :, None]
-        mixed = prob.view(B, H, J * C) @ content + prob.sum(2) @ self.sinusoid
+        heads = query.view(B, H, -1) / math.sqrt(D // H)
+        toward = torch.einsum("bhe,hed->bhd", heads, key.weight.view(H, -1, D))
+        mixed, prob = read_chunks(toward, toward @ self.sinusoid.T, contents, which, length, weight)
+        mixed = mixed + prob @ self.sinusoid
         return torch.einsum("bhd,hed->bhe", mixed, value.weight.view(H, -1, D)).reshape(B, D)
 
     def scan(
