@@ -16,7 +16,7 @@ from torch import Tensor
 from memory.attention import softmax_where
 from memory.kernels.compiling import OPTIONS
 from memory.kernels.forms import has_kernels
-from memory.kernels.products import multiply, multiply_turned, pack_into, packed_size
+from memory.kernels.products import multiply, multiply_turned, pack, pack_into, packed_size
 
 SUMS = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
 
@@ -42,27 +42,44 @@ def choose_chunks(query: Tensor, summaries: Tensor, finished: Tensor, count: int
 
 
 def read_chunks(
-    query: Tensor, shift: Tensor, contents: Tensor, which: Tensor, length: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Each head's attention to chunks of its row, one softmax per chunk, summed by weight.
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    code: Tensor,
+    contents: Tensor,
+    which: Tensor,
+    length: Tensor,
+    weight: Tensor,
+    num_heads: int,
+) -> Tensor:
+    """Multi-head attention of one query per row to chunks, one softmax per chunk and head, summed by weight.
+
+    For one query it is cheaper to move it into the space of the contents than to make a key and a value of everything:
+    with c a content and p the code of its place, q . W_k (c + p) = (W_kᵀ q) . (c + p), and the sum of a W_v (c + p) is
+    W_v times the sum of a (c + p).
 
     Args:
-        query: [B, H, D], scaled.
-        shift: [B, H, C], what a place in a chunk adds to its score.
-        contents: [X, C, D], all chunks.
+        query: [B, D], all heads.
+        key: W_k [D, D], all heads.
+        value: W_v [D, D].
+        code: [C, D], of the places in a chunk.
+        contents: [X, C, D], all chunks, without code.
         which: [B, J] int64, those that a row reads.
-        length: [B] int64, how many places of each may be read, 1 to C; the others may hold anything.
-        weight: [B, J], what each counts; one of weight 0 may hold anything.
+        length: [B] int64, how many places of each it reads, 1 to C; the others hold finite numbers.
+        weight: [B, J], what each counts; one that counts nothing holds finite numbers.
+        num_heads: H, which divides D.
 
     Returns:
-        The weighted mean of what was read [B, H, D], and the weight of each place [B, H, C].
+        [B, D], all heads.
     """
+    D = query.shape[1]
+    query = query / math.sqrt(D // num_heads)
     if not _compiled(query):
-        return _torch_read(query, shift, contents, which, length, weight)
-    mean, total = query.new_zeros(query.shape), query.new_zeros(shift.shape)
-    given = query.contiguous(), shift.contiguous(), contents, which, length, weight, mean, total
-    _read(*(t.numpy(force=True) for t in given))
-    return mean, total
+        return _torch_read(query, key, value, code, contents, which, length, weight, num_heads)
+    read = torch.empty_like(query)
+    maps = (t.contiguous() for t in (key, value, code))
+    _read(*(t.numpy(force=True) for t in (query, *maps, contents, which, length, weight, read)), num_heads)
+    return read
 
 
 def _compiled(query: Tensor) -> bool:
@@ -83,15 +100,25 @@ def _torch_choose(query: Tensor, summaries: Tensor, finished: Tensor, count: int
 
 
 def _torch_read(
-    query: Tensor, shift: Tensor, contents: Tensor, which: Tensor, length: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`read_chunks` by torch's operations."""
-    (B, H, _), J, (C, D) = query.shape, which.shape[1], contents.shape[1:]
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    code: Tensor,
+    contents: Tensor,
+    which: Tensor,
+    length: Tensor,
+    weight: Tensor,
+    num_heads: int,
+) -> Tensor:
+    """`read_chunks` by torch's operations, of a scaled query."""
+    (B, D), J, C, H = query.shape, which.shape[1], len(code), num_heads
+    toward = torch.einsum("bhe,hed->bhd", query.view(B, H, -1), key.view(H, -1, D))
     content = contents.index_select(0, which.flatten()).view(B, J * C, D)
-    score = (query @ content.mT).view(B, H, J, C) + shift[:, :, None]
+    score = (toward @ content.mT).view(B, H, J, C) + (toward @ code.T)[:, :, None]
     unread = torch.arange(C, device=query.device) >= length[:, None]
     prob = score.masked_fill(unread[:, None, None], -math.inf).softmax(-1) * weight[:, None, :, None]
-    return prob.view(B, H, J * C) @ content, prob.sum(2)
+    mixed = prob.view(B, H, J * C) @ content + prob.sum(2) @ code
+    return torch.einsum("bhd,hed->bhe", mixed, value.view(H, -1, D)).reshape(B, D)
 
 
 @njit(**SUMS, forceinline=True)
@@ -139,26 +166,34 @@ def _choose(query, summaries, finished, slot, weight, scale):  # type: ignore[no
 
 
 @njit(**SUMS)
-def _read(query, shift, contents, which, length, weight, mean, total):  # type: ignore[no-untyped-def]
-    """Add to mean [B, H, D] and total [B, H, C]."""
-    B, H, D = query.shape
-    C = shift.shape[2]
-    score = np.empty((H, C), query.dtype)
+def _read(query, key, value, code, contents, which, length, weight, read, H):  # type: ignore[no-untyped-def]
+    """Fill read [B, D]."""
+    B, D = query.shape
+    C, E = len(code), D // H
+    toward, mixed = np.empty((B, H, D), query.dtype), np.zeros((B, H, D), query.dtype)
+    score, total = np.empty((H, C), query.dtype), np.zeros((B, H, C), query.dtype)
+    shift = np.empty((B, H, C), query.dtype)
+    for h in range(H):
+        multiply(query[:, h * E : (h + 1) * E], pack(key[h * E : (h + 1) * E]), toward[:, h], False)
+    multiply_turned(toward.reshape(B * H, D), code, shift.reshape(B * H, C), False)
     packed = np.empty(packed_size(C, D, query.itemsize), query.dtype)
     for b in range(B):
-        size = length[b]
         for j in range(which.shape[1]):
             counts = weight[b, j]
             if counts == 0:
                 continue
-            content, part = contents[which[b, j], :size], score[:, :size]
-            multiply_turned(query[b], content, part, False)
+            content = contents[which[b, j]]
+            multiply_turned(toward[b], content, score, False)
             for h in range(H):
-                row = part[h]
-                for i in range(size):
+                row, seen = score[h], score[h, : length[b]]
+                for i in range(C):
                     row[i] += shift[b, h, i]
-                _softmax(row)
-                for i in range(size):
+                _softmax(seen)
+                row[length[b] :] = 0
+                for i in range(C):
                     row[i] *= counts
                     total[b, h, i] += row[i]
-            multiply(part, pack_into(content, packed), mean[b], True)
+            multiply(score, pack_into(content, packed), mixed[b], True)
+    multiply(total.reshape(B * H, C), pack(code), mixed.reshape(B * H, D), True)
+    for h in range(H):
+        multiply_turned(mixed[:, h], value[h * E : (h + 1) * E], read[:, h * E : (h + 1) * E], False)

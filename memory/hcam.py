@@ -200,51 +200,17 @@ class HCAM(Memory):
         for index, (layer, running) in enumerate(zip(self.layers, runnings)):
             h = layer.norm(x)
             running[rows, at] = h
-            local = self.read(
-                layer.local_query(h + place_code), running, own, at + 1, alone, layer.local_key, layer.local_value
-            )
+            maps = layer.local_key.weight, layer.local_value.weight, self.sinusoid
+            query = layer.local_query(h + place_code)
+            local = read_chunks(query, *maps, running, own, at + 1, alone, self.num_heads)
+
             toward = layer.score_query(h) @ layer.score_key.weight  # q . W s = (Wᵀ q) . s, without N products W s
             slot, weight = choose_chunks(toward, state.summaries[:, index], finished, self.top_k)
             which = (own * self.num_layers + index) * N + slot
-            mem = self.read(layer.query(h), state.chunks.flatten(0, 2), which, whole, weight, layer.key, layer.value)
+            maps = layer.key.weight, layer.value.weight, self.sinusoid
+            mem = read_chunks(layer.query(h), *maps, state.chunks.flatten(0, 2), which, whole, weight, self.num_heads)
             x = layer.output(x, local, mem)
         return x
-
-    def read(
-        self,
-        query: Tensor,
-        contents: Tensor,
-        which: Tensor,
-        length: Tensor,
-        weight: Tensor,
-        key: nn.Linear,
-        value: nn.Linear,
-    ) -> Tensor:
-        """One query per row attends to J chunks of its own, one softmax per chunk and head, summed by weight.
-
-        For one query it is cheaper to move it into the space of the contents than to make a key and a value of
-        everything: with c a content and p its sinusoid, q . W_k (c + p) = (W_kᵀ q) . (c + p), and the sum of
-        a W_v (c + p) is W_v times the sum of a (c + p).
-
-        Args:
-            query: [B, D], all heads.
-            contents: [X, C, D], chunks without sinusoid.
-            which: [B, J] int64, the chunks that a row reads.
-            length: [B] int64, how many places of each may be read.
-            weight: [B, J].
-            key: the map to keys.
-            value: the map to values.
-
-        Returns:
-            [B, D], all heads.
-        """
-        B, D = query.shape
-        H = self.num_heads
-        heads = query.view(B, H, -1) / math.sqrt(D // H)
-        toward = torch.einsum("bhe,hed->bhd", heads, key.weight.view(H, -1, D))
-        mixed, prob = read_chunks(toward, toward @ self.sinusoid.T, contents, which, length, weight)
-        mixed = mixed + prob @ self.sinusoid
-        return torch.einsum("bhd,hed->bhe", mixed, value.weight.view(H, -1, D)).reshape(B, D)
 
     def scan(
         self,
