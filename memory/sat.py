@@ -18,6 +18,7 @@ thousand as at step ten.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -157,12 +158,25 @@ class SpatiallyAwareTransformer(Memory):
         Raises:
             ValueError: a place is missing or out of range, or a strategy where a fresh state needs one.
         """
+        return self._step(x, state, place, strategy, keep_state=True)
+
+    def advance(
+        self, x: Tensor, state: SATState, place: Tensor | None = None, strategy: Tensor | None = None
+    ) -> tuple[Tensor, SATState]:
+        """`step` without a copy of the slots; see `Memory.advance`."""
+        return self._step(x, state, place, strategy, keep_state=torch.is_grad_enabled())
+
+    def _step(
+        self, x: Tensor, state: SATState, place: Tensor | None, strategy: Tensor | None, keep_state: bool
+    ) -> tuple[Tensor, SATState]:
         B = self.check_step(x, state)
         place = self._places(place, B, None)
         start = np.zeros((1, B), dtype=np.bool_)
-        slots, slot, now = self._allocate(state, place, start, None if strategy is None else strategy[None])
+        strategy = None if strategy is None else strategy[None]
+        slots, slot, now = self._allocate(state, place, start, strategy, keep_state)
         h, stored = self._entries(x, place[0], _on(x, now[0]))
-        contents = state.slots.index_put((torch.arange(B, device=x.device), _on(x, slot[0])), stored)
+        put = Tensor.index_put if keep_state else Tensor.index_put_
+        contents = put(state.slots, (torch.arange(B, device=x.device), _on(x, slot[0])), stored)
         after = SATState(contents, *(_on(x, s) for s in slots))
         origin = self._slot_places().expand(B, -1) if self.read == "hierarchical" else None
         y = self._read(h[:, None], _on(x, now).T, contents, (after.time >= 0)[:, None], origin)
@@ -259,10 +273,11 @@ class SpatiallyAwareTransformer(Memory):
         return place.view(-1, B)
 
     def _allocate(
-        self, state: SATState, place: Tensor, start: np.ndarray, strategy: Tensor | None
+        self, state: SATState, place: Tensor, start: np.ndarray, strategy: Tensor | None, keep_state: bool = True
     ) -> tuple[Slots, np.ndarray, np.ndarray]:
         """Slots after a sequence, and the slot and the step of every entry, [T, B]."""
-        slots = Slots(*(np.array(s.cpu().numpy(), order="C") for s in state[1:]))
+        as_slots = partial(np.array, order="C") if keep_state else np.ascontiguousarray
+        slots = Slots(*(as_slots(s.cpu().numpy()) for s in state[1:]))
         if self.strategy_values is None:
             chosen = np.full(start.shape, STRATEGIES.index(self.allocator))
         elif strategy is not None:
