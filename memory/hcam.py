@@ -14,7 +14,6 @@ sinusoid of place i in a chunk, at step t with place i = t mod C and c = floor(t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,8 +22,8 @@ from torch import Tensor, nn
 
 from memory.attention import attend_slices, best_candidates, softmax_where
 from memory.base import Context, Memory, check_at_least, check_flag
-from memory.chunk_read import choose_chunks, read_chunks
 from memory.chunks import plan_chunks
+from memory.kernels.chunk_read import choose_chunks, read_chunks
 from memory.kernels.linear import Linear
 
 
@@ -149,68 +148,50 @@ class HCAM(Memory):
         self, x: Tensor, state: HCAMState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, HCAMState]:
         """Map x [B, F] to y [B, D]. The stored chunks are copied at steps where some row's chunk is full."""
-        self.check_step(x, state)
-        # each layer's own, as a write to what they share would spoil the gradients of those below
-        runnings = [running.clone() for running in state.running.unbind(1)]
-        y = self._read_one(x, state, runnings)
-        chunks, summaries = state.chunks, state.summaries
-        if (row := self._full(state)).numel():
-            chunks, summaries = chunks.clone(), summaries.clone()
-        after = HCAMState(state.steps + 1, torch.stack(runnings, 1), chunks, summaries)
-        self._store(row, after)
-        return y, after
+        return self._step(x, state, keep_state=True)
 
     def advance(
         self, x: Tensor, state: HCAMState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, HCAMState]:
         """`step` without its copies; see `Memory.advance`."""
-        if torch.is_grad_enabled():
-            return self.step(x, state, place, strategy)
-        self.check_step(x, state)
-        y = self._read_one(x, state, state.running.unbind(1))
-        row = self._full(state)
-        state.steps.add_(1)
-        self._store(row, state)
-        return y, state
+        return self._step(x, state, keep_state=torch.is_grad_enabled())
 
-    def _full(self, state: HCAMState) -> Tensor:
-        """The rows whose next input is the last of its chunk."""
-        return (state.steps % self.chunk_size == self.chunk_size - 1).nonzero()[:, 0]
-
-    def _store(self, row: Tensor, state: HCAMState) -> None:
-        """Move the running chunk of the rows `row`, which is full, to its slot, in place."""
-        if not len(row):
-            return
-        chunk = state.running[row]
-        if self.detach:
-            chunk = chunk.detach()
-        slot = (state.steps[row] // self.chunk_size - 1) % self.num_chunks
-        state.chunks[row, :, slot] = chunk
-        state.summaries[row, :, slot] = chunk.mean(2)
-        state.running[row] = 0
-
-    def _read_one(self, x: Tensor, state: HCAMState, runnings: Sequence[Tensor]) -> Tensor:
-        """y [B, D] of x [B, F]; each layer's h is written into its running chunk, of `runnings` [B, C, D]."""
-        B, N, C = len(x), self.num_chunks, self.chunk_size
+    def _step(self, x: Tensor, state: HCAMState, keep_state: bool) -> tuple[Tensor, HCAMState]:
+        B, L, N, C = self.check_step(x, state), self.num_layers, self.num_chunks, self.chunk_size
         rows = torch.arange(B, device=x.device)
         at, finished = state.steps % C, state.steps // C
-        own, alone, whole = rows[:, None], x.new_ones(B, 1), torch.full_like(at, C)
-        place_code = self.sinusoid[at]
+        alone, whole = x.new_ones(B, 1), torch.full_like(at, C)
+        place_code, chunks = self.sinusoid[at], state.chunks.flatten(0, 2)
+        # with gradients each layer reads a table of its own, which no write spoils
+        put = Tensor.index_put if torch.is_grad_enabled() else Tensor.index_put_
+        running = state.running.clone() if keep_state else state.running
+        running = running.contiguous().flatten(0, 1)
         x = self.embed(x)
-        for index, (layer, running) in enumerate(zip(self.layers, runnings)):
+        for index, layer in enumerate(self.layers):
+            own = rows * L + index
             h = layer.norm(x)
-            running[rows, at] = h
+            running = put(running, (own, at), h)
             maps = layer.local_key.weight, layer.local_value.weight, self.sinusoid
             query = layer.local_query(h + place_code)
-            local = read_chunks(query, *maps, running, own, at + 1, alone, self.num_heads)
+            local = read_chunks(query, *maps, running, own[:, None], at + 1, alone, self.num_heads)
 
             toward = layer.score_query(h) @ layer.score_key.weight  # q . W s = (Wᵀ q) . s, without N products W s
             slot, weight = choose_chunks(toward, state.summaries[:, index], finished, self.top_k)
-            which = (own * self.num_layers + index) * N + slot
             maps = layer.key.weight, layer.value.weight, self.sinusoid
-            mem = read_chunks(layer.query(h), *maps, state.chunks.flatten(0, 2), which, whole, weight, self.num_heads)
+            mem = read_chunks(layer.query(h), *maps, chunks, own[:, None] * N + slot, whole, weight, self.num_heads)
             x = layer.output(x, local, mem)
-        return x
+
+        after = state._replace(running=running.unflatten(0, (B, L)))
+        row = (at == C - 1).nonzero()[:, 0]
+        if len(row):
+            if keep_state:
+                after = after._replace(chunks=state.chunks.clone(), summaries=state.summaries.clone())
+            chunk = after.running[row].detach() if self.detach else after.running[row]
+            slot = finished[row] % N
+            after.chunks[row, :, slot] = chunk
+            after.summaries[row, :, slot] = chunk.mean(2)
+            after.running[row] = 0
+        return x, after._replace(steps=state.steps + 1)
 
     def scan(
         self,

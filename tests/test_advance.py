@@ -147,7 +147,7 @@ def test_a_rollout_that_stops_leaves_the_memory_before_its_last_step(name, monke
 def test_a_step_that_fails_leaves_the_memory_before_it(name, monkeypatch):
     watches, states = [Watch(N_STEPS + 17, spoil=True) for _ in range(2)], []
     for watch, keep_state in zip(watches, (False, True)):
-        with pytest.raises(NotFinite, match="parameter action_net.bias holds nan"):
+        with pytest.raises(NotFinite, match=r"parameter action_net.bias holds nan"):
             played(monkeypatch, name, keep_state, True, watch)
         states.append(watch.model._last_state)
     assert_equal(*states)

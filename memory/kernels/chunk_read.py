@@ -77,8 +77,8 @@ def read_chunks(
     if not _compiled(query):
         return _torch_read(query, key, value, code, contents, which, length, weight, num_heads)
     read = torch.empty_like(query)
-    maps = (t.contiguous() for t in (key, value, code))
-    _read(*(t.numpy(force=True) for t in (query, *maps, contents, which, length, weight, read)), num_heads)
+    tables = (t.contiguous() for t in (key, value, code, contents))
+    _read(*(t.numpy(force=True) for t in (query, *tables, which, length, weight, read)), num_heads)
     return read
 
 
@@ -140,7 +140,7 @@ def _softmax(row):  # type: ignore[no-untyped-def]
 @njit(**SUMS)
 def _choose(query, summaries, finished, slot, weight, scale):  # type: ignore[no-untyped-def]
     """Fill slot and weight [B, K], by insertion from the newest on."""
-    B, D = query.shape
+    B = len(query)
     N, K = summaries.shape[1], slot.shape[1]
     real = query.dtype.type
     scores = np.empty((1, N), query.dtype)
