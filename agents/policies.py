@@ -179,8 +179,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             start: [B] bool, rows whose memory begins anew; None for none.
             strategy: [B] int64 for memories that choose an allocation.
             deterministic: the likeliest action instead of a sample.
-            keep_state: whether `state` stays as it is; if not, its memory may become the next state's, which spares
-                copies where nobody needs it any more. Without gradients.
+            keep_state: False gives `state` up, so that the next one may be written into it; without gradients.
 
         Returns:
             Actions [B, ...], values [B], log-probabilities [B], next state.
@@ -336,8 +335,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             if rows is not None and len(rows):
                 begin = Tensor.index_copy if keep_state else Tensor.index_copy_
                 state = tree_map(lambda old, new: begin(old, 0, rows, new), state, memory.initial_state(len(rows)))
-            step = memory.step if keep_state else memory.advance
-            return step(features, state, place, strategy)
+            return (memory.step if keep_state else memory.advance)(features, state, place, strategy)
 
         return read
 

@@ -150,13 +150,13 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
 
     def _recall(self) -> Any:
         """The memory before the step under way, which may have been written into: the rollout's steps once more."""
-        buffer = self.rollout_buffer
+        buffer, policy = self.rollout_buffer, self.policy
         state = buffer.state
         for t in range(buffer.pos):
             obs = tree_map(lambda leaf, t=t: leaf[t], buffer.observations)
             strategy = None if buffer.strategy is None else buffer.strategy[t]
             with torch.no_grad():
-                _, state = self.policy.get_distribution(obs, state, buffer.memory_start[t], strategy)
+                _, _, state = policy._remember(obs, state, policy._step(obs, buffer.memory_start[t], strategy))
         return state
 
     def _to_device(self, arrays: Any) -> Any:
