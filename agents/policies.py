@@ -26,7 +26,6 @@ from agents.head_gradients import judge
 from agents.heads import Heads, act, compiled_heads, has_compiled_form
 from agents.layers import Layers, Tanh, through
 from agents.memory_keys import check_place, place_of, task_of
-from agents.optimiser import Adam
 from agents.outside import refuse_not_finite
 from agents.tree import tree_map
 from memory.base import Memory
@@ -116,7 +115,9 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         if not self.use_sde:
             self.action_dist = make_distribution(self.action_space)
         if self.optimizer_class is torch.optim.Adam:
-            self.optimizer_class = Adam
+            # one kernel for all parameters, on the CPU too
+            others = {"foreach", "differentiable"} & self.optimizer_kwargs.keys()
+            self.optimizer_kwargs = {"fused": not others, **self.optimizer_kwargs}
         self.encoder, width = self._make_encoder()
         self.memory = memories.make(self.memory_name, width, **self.memory_kwargs)
         if self.shares_memory:

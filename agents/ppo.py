@@ -26,7 +26,6 @@ from agents.failure import dumped
 from agents.files import read_tree
 from agents.finite import ADVICE, NotFinite, check_parameters, check_update
 from agents.loss import LossWeights, ppo_loss
-from agents.optimiser import clip_grad_norm
 from agents.policies import CnnMemoryPolicy, MemoryActorCriticPolicy, MlpMemoryPolicy, MultiInputMemoryPolicy
 from agents.rollout import RememberingAlgorithm, rate
 from agents.vec_env import VecDropText, longest_horizon
@@ -307,7 +306,7 @@ class MemoryPPO(RememberingAlgorithm):
                         break
                 self.policy.optimizer.zero_grad()
                 loss.backward()
-                norm = clip_grad_norm(parameters, self.max_grad_norm)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
                 record["grad_norm"] = norm
                 check_update(self, record["approx_kl"] + loss.detach() + norm, batch, weights)
                 self.policy.optimizer.step()

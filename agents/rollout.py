@@ -82,6 +82,7 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
         rollout_buffer.begin(self._last_state)
         # the buffer keeps that one, and each step is given the state that it may write into
         self._last_state = tree_map(torch.clone, self._last_state)
+        given_up = {"keep_state": False} if self._gives_state_up else {}
         if self.use_sde:
             policy.reset_noise(env.num_envs)
         for t in range(n_rollout_steps):
@@ -93,7 +94,7 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
             strategy = self._choose_strategy(obs)
             with torch.no_grad(), explained_step(self), self._recalled():
                 actions, values, log_prob, state = policy(
-                    obs, self._last_state, self._flags(self._last_memory_starts), strategy, keep_state=False
+                    obs, self._last_state, self._flags(self._last_memory_starts), strategy, **given_up
                 )
                 chosen = self._to_env(actions)
             new_obs, rewards, dones, infos = env.step(chosen)
@@ -139,6 +140,11 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
         self.logger.record("time/rollout_steps_per_s", rate(n_rollout_steps * env.num_envs, began))
         return True
 
+    @property
+    def _gives_state_up(self) -> bool:
+        """Whether a step may write into the state it is given; a `forward` of a user's own may not know of that."""
+        return type(self.policy).forward is MemoryActorCriticPolicy.forward
+
     @contextmanager
     def _recalled(self) -> Iterator[None]:
         """What fails inside finds the memory as it was before the step."""
@@ -149,7 +155,9 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
             raise
 
     def _recall(self) -> Any:
-        """The memory before the step under way, which may have been written into: the rollout's steps once more."""
+        """The memory before the step under way; where that was written into, from the rollout's steps once more."""
+        if not self._gives_state_up:
+            return self._last_state
         buffer, policy = self.rollout_buffer, self.policy
         state = buffer.state
         for t in range(buffer.pos):

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import tyro
 from measure import machine, markdown, side_by_side
-from torch import Tensor
+from torch import Tensor, nn
 
 import agents.ppo
 import envs
@@ -121,7 +121,7 @@ def watched(model: MemoryPPO, watch: Stopwatch) -> Iterator[None]:
         (agents.ppo, "ppo_loss", HEADS),
         (policy.optimizer, "step", OPTIMISER),
         (policy.optimizer, "zero_grad", OPTIMISER),
-        (agents.ppo, "clip_grad_norm", OPTIMISER),
+        (nn.utils, "clip_grad_norm_", OPTIMISER),
         (model, "train", UPDATE),
         (model, "dump_logs", LOGGING),
         (model, "_record_update", LOGGING),

@@ -16,7 +16,7 @@ from worlds import Counter
 
 from agents import MemoryPPO
 from agents.finite import NotFinite
-from agents.policies import MemoryActorCriticPolicy
+from agents.policies import MlpMemoryPolicy
 from agents.tree import tree_map
 
 WRITES_IN_PLACE = {"hcam": "chunks", "sat": "slots"}
@@ -89,12 +89,19 @@ class Watch(BaseCallback):
         return self.spoil
 
 
-def played(monkeypatch, name, keep_state, share_memory, watch, rollouts=3):
+class OwnForward(MlpMemoryPolicy):
+    """A policy as users write it, which knows nothing of states that are given up."""
+
+    def forward(self, obs, state, start=None, strategy=None, deterministic=False):
+        return super().forward(obs, state, start, strategy, deterministic)
+
+
+def played(name, keep_state, share_memory, watch, rollouts=3):
     """A model after rollouts without updates, and what they were; episodes are truncated, half of them carried over."""
     env = DummyVecEnv([lambda row=row: Counter(row, True) for row in range(3)])
     kwargs = small_policy(name, share_memory=share_memory)
     model = MemoryPPO(
-        "MlpMemoryPolicy",
+        OwnForward if keep_state else MlpMemoryPolicy,
         env,
         n_steps=N_STEPS,
         batch_size=N_STEPS,
@@ -103,27 +110,22 @@ def played(monkeypatch, name, keep_state, share_memory, watch, rollouts=3):
         seed=0,
         device="cpu",
     )
-    with monkeypatch.context() as patch:
-        if keep_state:
-            forward = MemoryActorCriticPolicy.forward
-            keep = lambda *args, keep_state, **kwargs: forward(*args, **kwargs)  # noqa: E731
-            patch.setattr(MemoryActorCriticPolicy, "forward", keep)
-        _, callback = model._setup_learn(10_000, watch)
-        found, buffer = [], model.rollout_buffer
-        for _ in range(rollouts):
-            if not model.collect_rollouts(model.env, callback, buffer, N_STEPS):
-                break
-            given = buffer.actions, buffer.values, buffer.log_prob, buffer.advantages, buffer.state
-            found.append(copy.deepcopy((*given, torch.from_numpy(buffer.rewards))))
-            assert_equal(buffer.state, watch.before[-1])
+    _, callback = model._setup_learn(10_000, watch)
+    found, buffer = [], model.rollout_buffer
+    for _ in range(rollouts):
+        if not model.collect_rollouts(model.env, callback, buffer, N_STEPS):
+            break
+        given = buffer.actions, buffer.values, buffer.log_prob, buffer.advantages, buffer.state
+        found.append(copy.deepcopy((*given, torch.from_numpy(buffer.rewards))))
+        assert_equal(buffer.state, watch.before[-1])
     return model, found
 
 
 @pytest.mark.parametrize("share_memory", [True, False], ids=["shared", "pair"])
 @pytest.mark.parametrize("name", WRITES_IN_PLACE)
-def test_rollouts_are_the_same(name, share_memory, monkeypatch):
-    model, found = played(monkeypatch, name, False, share_memory, Watch())
-    kept, expected = played(monkeypatch, name, True, share_memory, Watch())
+def test_rollouts_are_the_same(name, share_memory):
+    model, found = played(name, False, share_memory, Watch())
+    kept, expected = played(name, True, share_memory, Watch())
     assert len(found) == 3
     assert_equal(found, expected)
     assert_equal(model._last_state, kept._last_state)
@@ -133,10 +135,10 @@ def test_rollouts_are_the_same(name, share_memory, monkeypatch):
 
 
 @pytest.mark.parametrize("name", WRITES_IN_PLACE)
-def test_a_rollout_that_stops_leaves_the_memory_before_its_last_step(name, monkeypatch):
+def test_a_rollout_that_stops_leaves_the_memory_before_its_last_step(name):
     end = N_STEPS + 17
-    model, _ = played(monkeypatch, name, False, True, Watch(end))
-    kept, _ = played(monkeypatch, name, True, True, Watch(end))
+    model, _ = played(name, False, True, Watch(end))
+    kept, _ = played(name, True, True, Watch(end))
     assert model.rollout_buffer.pos == 16
     assert_equal(model._last_state, kept._last_state)
     short = tree_map(lambda leaf: leaf.clone(), model.rollout_buffer.state)
@@ -144,10 +146,10 @@ def test_a_rollout_that_stops_leaves_the_memory_before_its_last_step(name, monke
 
 
 @pytest.mark.parametrize("name", WRITES_IN_PLACE)
-def test_a_step_that_fails_leaves_the_memory_before_it(name, monkeypatch):
+def test_a_step_that_fails_leaves_the_memory_before_it(name):
     watches, states = [Watch(N_STEPS + 17, spoil=True) for _ in range(2)], []
     for watch, keep_state in zip(watches, (False, True)):
         with pytest.raises(NotFinite, match=r"parameter action_net.bias holds nan"):
-            played(monkeypatch, name, keep_state, True, watch)
+            played(name, keep_state, True, watch)
         states.append(watch.model._last_state)
     assert_equal(*states)
