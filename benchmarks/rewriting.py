@@ -67,14 +67,14 @@ def cells(env: str) -> dict[str, Cell]:
 
 
 def table(rows: list[Row]) -> str:
-    """A row per environment and memory; one figure per seed, in order."""
+    """A row per environment, memory and carry-over; one figure per seed, in order."""
     rows = by_seed(rows)
     names = cell_names(rows)
     lines = []
-    for (env, memory), own in sorted(grouped(rows, "env", "memory").items()):
+    for (env, memory, carry_over), own in sorted(grouped(rows, "env", "memory", "carry_over").items()):
         steps = ", ".join(f"{row['steps_to_95'] / 1e6:.2f} M" if row["steps_to_95"] else "-" for row in own)
-        lines.append([env.split("/")[-1], memory, steps, *(per_row(own, name) for name in names)])
-    return markdown(["environment", "memory", "steps to .95", *names], lines)
+        lines.append([env.split("/")[-1], memory, str(carry_over), steps, *(per_row(own, name) for name in names)])
+    return markdown(["environment", "memory", "carry-over", "steps to .95", *names], lines)
 
 
 if __name__ == "__main__":
