@@ -55,11 +55,10 @@ def test_an_agent_tells_its_memory_both(monkeypatch):
     policy = {"memory": "sat", "memory_kwargs": arguments}
     model = MemoryPPO("MultiInputMemoryPolicy", env, n_steps=8, batch_size=24, policy_kwargs=policy, device="cpu")
     inner, places, tasks = model.policy.memory, [], []
-    step, scan, choose = inner.step, inner.scan, inner.strategy_values.choose
+    scan, choose = inner.scan, inner.strategy_values.choose
 
-    def seen_step(x, state, place, strategy):
-        places.append(place)
-        return step(x, state, place, strategy)
+    def seen(read):
+        return lambda x, state, place, strategy: places.append(place) or read(x, state, place, strategy)
 
     def seen_scan(x, start, state, place, strategy):
         places.append(place)
@@ -69,7 +68,8 @@ def test_an_agent_tells_its_memory_both(monkeypatch):
         tasks.extend(task.tolist())
         return choose(task, epsilon, rng)
 
-    monkeypatch.setattr(inner, "step", seen_step)
+    for name in ("step", "advance"):
+        monkeypatch.setattr(inner, name, seen(getattr(inner, name)))
     monkeypatch.setattr(inner, "scan", seen_scan)
     monkeypatch.setattr(inner.strategy_values, "choose", seen_choose)
     model.learn(24)
