@@ -65,6 +65,12 @@ class Memory(nn.Module):
         self.input_size = input_size
         self.output_size = output_size
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "step" in cls.__dict__ and "advance" not in cls.__dict__:
+            # a class with a step of its own does not act by another one's
+            cls.advance = Memory.advance  # type: ignore[method-assign]
+
     def initial_state(self, batch_size: int) -> Any:
         """What the memory holds before an episode's first input, for `batch_size` rows.
 

@@ -18,6 +18,7 @@ from agents import MemoryPPO
 from agents.finite import NotFinite
 from agents.policies import MlpMemoryPolicy
 from agents.tree import tree_map
+from memory.hcam import HCAM
 
 WRITES_IN_PLACE = {"hcam": "chunks", "sat": "slots"}
 N_STEPS = 40
@@ -68,6 +69,22 @@ def test_nothing_is_written_into_where_gradients_are_wanted(name):
     assert_equal(state, before)
     y.sum().backward()
     assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
+
+
+class Loud(HCAM):
+    """A memory as users derive one: what it gives out is doubled."""
+
+    def step(self, x, state, place=None, strategy=None):
+        y, state = super().step(x, state, place, strategy)
+        return 2 * y, state
+
+
+@torch.no_grad()
+def test_a_step_of_ones_own_is_the_one_that_acts():
+    module = Loud(3, output_size=8)
+    x, state = torch.randn(2, 3), module.initial_state(2)
+    assert_equal(module.advance(x, state), module.step(x, state))
+    assert_equal(module.advance(x, state)[0], 2 * HCAM.step(module, x, state)[0])
 
 
 class Watch(BaseCallback):
