@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from agents.buffers import Minibatch
 from memory.kernels.compiling import INLINED, OPTIONS
-from memory.kernels.forms import has_kernels
+from memory.kernels.forms import differentiable_once, has_kernels
 
 
 class LossWeights(NamedTuple):
@@ -106,7 +105,7 @@ class _Objective(torch.autograd.Function):
         return figures[5].clone(), figures
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (gradients,) = ctx.saved_tensors
         d_values, d_log_prob, d_entropy = (gradients * d_loss).unbind()
