@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,7 +144,7 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
     @property
     def _gives_state_up(self) -> bool:
         """Whether a step may write into the state it is given; a `forward` of a user's own may not know of that."""
-        return type(self.policy).forward is MemoryActorCriticPolicy.forward
+        return "keep_state" in inspect.signature(self.policy.forward).parameters
 
     @contextmanager
     def _recalled(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ backward; at the speed of a product of two 512 x 512 matrices, measured in the s
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import time
@@ -91,6 +92,7 @@ class Stopwatch:
     def around(self, call: Callable[..., Any], part: str) -> Callable[..., Any]:
         """The same call, timed."""
 
+        @functools.wraps(call)
         def timed(*args: Any, **kwargs: Any) -> Any:
             self.enter(part)
             try:
