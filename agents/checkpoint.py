@@ -38,8 +38,8 @@ PLACE_IN_ROLLOUT = frozenset(
 MOST_TIMES, MOST_MORE = 4, 1_000_000
 """Numbers that making a model may register for each one in the file, and beside them: some are replaced at once."""
 
-REBUILT = frozenset({"policy", "lr_schedule"})
-"""Attributes that `_setup_model` makes from the others."""
+REBUILT = frozenset({"policy", "lr_schedule", "_given_up"})
+"""Attributes that `_setup_model` makes from the others, or that only matter in the middle of a step."""
 
 
 def save_model(
@@ -51,7 +51,7 @@ def save_model(
 ) -> None:
     """Write a model as JSON and safetensors; arguments as those of SB3's `save`, and `extra` entries beside it."""
     left_out = {*model._excluded_save_params(), *PLACE_IN_ROLLOUT, *REBUILT, *(exclude or ())} - set(include or ())
-    tree = {name: value for name, value in vars(model).items() if name not in left_out}
+    tree = {name: getattr(model, name) for name in vars(model) if name not in left_out}
     aliases = {cls: name for name, cls in model.policy_aliases.items()}
     tree["policy_class"] = aliases.get(model.policy_class, model.policy_class)
     tree["parameters"] = model.get_parameters()

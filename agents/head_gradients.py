@@ -14,7 +14,6 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from agents.distributions import Categorical
 from agents.heads import compiled_heads, head_layers
 from memory.kernels.compiling import OPTIONS
 from memory.kernels.forms import differentiable_once, has_kernels
@@ -41,6 +40,7 @@ def judge(
 
     Raises:
         IndexError: a discrete action that there is not, where heads are compiled.
+        ValueError: more or fewer actions than latents, there.
     """
     if _may_compile(policy, latent_pi, latent_vf):
         depth, parameters = _parameters(policy)
@@ -51,7 +51,7 @@ def judge(
 
 def _may_compile(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -> bool:
     # in one call, a critic with a memory of its own would reach the actor's backward pass
-    if latent_vf is not latent_pi or not policy._heads_compile or type(policy.action_dist) is not Categorical:
+    if latent_vf is not latent_pi or not policy._heads_compile:
         return False
     if not has_kernels(latent_pi) or torch.is_autocast_enabled("cpu"):
         return False
@@ -74,6 +74,8 @@ class _Heads(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = latent.contiguous()
         N, biases = len(x), parameters[len(parameters) // 2 :]
+        if actions.shape != (N,):
+            raise ValueError(f"actions must be [N] = [{N}], one per latent; got {list(actions.shape)}")
         actions = actions.contiguous()
         # tangents of the actor and its probabilities, tangents of the critic and its values
         outputs = [x.new_empty(N, len(bias)) for bias in biases]
@@ -90,7 +92,7 @@ class _Heads(torch.autograd.Function):
         ctx.save_for_backward(x, actions, log_probs, entropy, *outputs, *parameters)
         ctx.depth = depth
         ctx.set_materialize_grads(False)
-        return outputs[-1].view(N), log_prob, entropy
+        return outputs[-1].flatten().clone(), log_prob, entropy
 
     @staticmethod
     @differentiable_once
@@ -110,7 +112,8 @@ class _Heads(torch.autograd.Function):
         dx = x.new_empty(x.shape if ctx.needs_input_grad[0] else (0, x.shape[1]))
 
         def run(first: int, last: int) -> list[Tensor]:
-            gradients = [torch.zeros_like(each) for each in parameters]
+            # contiguous, whatever the parameters are: kernels fill the tensors themselves
+            gradients = [x.new_zeros(each.shape) for each in parameters]
             given = (*outside, x, actions, log_probs, entropy, dx)
             rows = [_array(each)[first:last] for each in given]
             kept = [_array(each)[first:last] for each in outputs]

@@ -1,8 +1,8 @@
-"""The heads of a policy with discrete actions, compiled for acting on the CPU.
+"""The heads of a policy with discrete actions: which of them kernels know, and acting by them on the CPU.
 
 Acting is many small operations, each of which takes longer to begin than to do. Where the heads are as SB3 builds
-them, all their layers and the draw of an action are one call here; elsewhere, and wherever a gradient is wanted, they
-are torch's operations, to which this is equal.
+them, all their layers and the draw of an action are one call here (with their gradient: `agents.head_gradients`);
+elsewhere they are torch's operations, to which this is equal.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Heads(NamedTuple):
 
 
 def has_compiled_form(policy: MemoryActorCriticPolicy) -> bool:
-    """Whether a policy's heads are those that `act` computes: Discrete actions, tanh between linear layers."""
+    """Whether a policy's heads are those that kernels know: Discrete actions, tanh between linear layers."""
     from agents.policies import MemoryActorCriticPolicy
 
     cls = type(policy)
@@ -52,12 +52,15 @@ def has_compiled_form(policy: MemoryActorCriticPolicy) -> bool:
 
 
 def compiled_heads(policy: MemoryActorCriticPolicy, latent: Tensor) -> Heads | None:
-    """What `act` computes from; None where it may not, now: something is not as built, or a hook would be left out.
+    """What kernels compute from; None where they may not, now: something is not as built, or a hook would be left out.
 
     Args:
         policy: one that `has_compiled_form`.
         latent: [B, D], for which there are kernels.
     """
+    # one of another class, or derived, may be put there at any time
+    if type(policy.action_dist) is not Categorical:
+        return None
     nets: Any = policy._modules["mlp_extractor"]
     actor, critic = head_layers(policy)
     own: list[dict[str, Any]] = [layer._parameters for layer in (*actor[::2], *critic[::2])]

@@ -333,10 +333,11 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
 
         def read(memory: Memory, features: Tensor, state: State) -> tuple[Tensor, State]:
             place = place_of(obs, memory, self.observation_space)
+            pure = keep_state or not memory.reuses_state or torch.is_grad_enabled()
             if rows is not None and len(rows):
-                begin = Tensor.index_copy if keep_state else Tensor.index_copy_
+                begin = Tensor.index_copy if pure else Tensor.index_copy_
                 state = tree_map(lambda old, new: begin(old, 0, rows, new), state, memory.initial_state(len(rows)))
-            return (memory.step if keep_state else memory.advance)(features, state, place, strategy)
+            return (memory.step if pure else memory.advance)(features, state, place, strategy)
 
         return read
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,11 +34,11 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
     memory_carry_over: float
     strategy_epsilon: tuple[float, float]
     rng: np.random.Generator
-    _last_state: Any
     _last_memory_starts: np.ndarray | None
     _last_strategy: Tensor | None
     _return_so_far: np.ndarray | None
     _told_of_outside: bool
+    _given_up = False
 
     @property
     def _strategy_values(self) -> Any:
@@ -80,10 +78,12 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
         policy.set_training_mode(False)
         for memory in policy.memories():
             memory.redraw(self.rng)
-        rollout_buffer.begin(self._last_state)
-        # the buffer keeps that one, and each step is given the state that it may write into
-        self._last_state = tree_map(torch.clone, self._last_state)
-        given_up = {"keep_state": False} if self._gives_state_up else {}
+        state = self._last_state
+        rollout_buffer.begin(state)
+        reused, given_up = self._reuses_state, {}
+        if reused:
+            # the buffer keeps that one, and each step may write into the state that it is given
+            state, given_up = tree_map(torch.clone, state), {"keep_state": False}
         if self.use_sde:
             policy.reset_noise(env.num_envs)
         for t in range(n_rollout_steps):
@@ -93,18 +93,18 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
             check_observation(self._last_obs, self.num_timesteps)
             obs = self._to_device(self._last_obs)
             strategy = self._choose_strategy(obs)
-            with torch.no_grad(), explained_step(self), self._recalled():
+            self._given_up = reused
+            with torch.no_grad(), explained_step(self):
                 actions, values, log_prob, state = policy(
-                    obs, self._last_state, self._flags(self._last_memory_starts), strategy, **given_up
+                    obs, state, self._flags(self._last_memory_starts), strategy, **given_up
                 )
-                chosen = self._to_env(actions)
-            new_obs, rewards, dones, infos = env.step(chosen)
+            new_obs, rewards, dones, infos = env.step(self._to_env(actions))
             check_rewards(rewards, self.num_timesteps)
             self.num_timesteps += env.num_envs
 
             callback.update_locals(locals())
             if not callback.on_step():
-                self._last_state = self._recall()
+                self._last_state = self._last_state  # not to be looked for again
                 return False
 
             ended = np.flatnonzero(dones)
@@ -142,23 +142,25 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
         return True
 
     @property
-    def _gives_state_up(self) -> bool:
-        """Whether a step may write into the state it is given; a `forward` of a user's own may not know of that."""
-        return "keep_state" in inspect.signature(self.policy.forward).parameters
+    def _last_state(self) -> Any:
+        """The memory before the step under way.
 
-    @contextmanager
-    def _recalled(self) -> Iterator[None]:
-        """What fails inside finds the memory as it was before the step."""
-        try:
-            yield
-        except Exception:
-            self._last_state = self._recall()
-            raise
+        That may have written into it: what looks at it then, a callback or the report of a failure, gets it from the
+        rollout's steps once more.
+        """
+        return self._recall() if self._given_up else self.__dict__["_last_state"]
+
+    @_last_state.setter
+    def _last_state(self, state: Any) -> None:
+        self.__dict__["_last_state"], self._given_up = state, False
+
+    @property
+    def _reuses_state(self) -> bool:
+        """Whether steps write into the state they are given; a `forward` of a user's own may not know of that."""
+        known = "keep_state" in inspect.signature(self.policy.forward).parameters
+        return known and any(memory.reuses_state for memory in self.policy.memories())
 
     def _recall(self) -> Any:
-        """The memory before the step under way; where that was written into, from the rollout's steps once more."""
-        if not self._gives_state_up:
-            return self._last_state
         buffer, policy = self.rollout_buffer, self.policy
         state = buffer.state
         for t in range(buffer.pos):

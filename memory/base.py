@@ -102,11 +102,17 @@ class Memory(nn.Module):
     ) -> tuple[Tensor, Any]:
         """`step` for a caller that gives `state` up, as acting does: the next state may be written into its memory.
 
-        The numbers are those of `step`. What it returns is the caller's, to give up in turn; a memory with a large
-        state overrides this, for to copy such a state takes longer than to read one input. Where gradients are
-        wanted, nothing is written into.
+        The numbers are those of `step`. The state must share memory with nothing that is still wanted, as one that
+        `step` or `scan` returned may: the caller clones it once. What this returns is the caller's, to give up in turn.
+        A memory with a large state overrides it, for to copy such a state takes longer than to read one input. Where
+        gradients are wanted, nothing is written into.
         """
         return self.step(x, state, place, strategy)
+
+    @property
+    def reuses_state(self) -> bool:
+        """Whether `advance` may write into the state it is given."""
+        return type(self).advance is not Memory.advance
 
     def scan(
         self,

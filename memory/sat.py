@@ -230,7 +230,8 @@ class SpatiallyAwareTransformer(Memory):
         last = _on(x, plan.last)
         contents = table.index_select(0, last.clamp_min(0).flatten()).view(B, S, W)
         after = SATState(torch.where((last >= 0)[..., None], contents, 0.0), *(_on(x, s) for s in slots))
-        self._last = after[1:]
+        # a state may be given up and written into
+        self._last = tuple(each.clone() for each in after[1:])
         return y, after
 
     def context(self) -> Context:

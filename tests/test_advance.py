@@ -15,7 +15,9 @@ from torch.testing import assert_close
 from worlds import Counter
 
 from agents import MemoryPPO
-from agents.finite import NotFinite
+from agents.checkpoint import PLACE_IN_ROLLOUT, save_model
+from agents.files import read_tree
+from agents.finite import NotFinite, policy_input
 from agents.policies import MlpMemoryPolicy
 from agents.tree import tree_map
 from memory.hcam import HCAM
@@ -88,22 +90,37 @@ def test_a_step_of_ones_own_is_the_one_that_acts():
 
 
 class Watch(BaseCallback):
-    """Keeps a copy of the memory before each rollout; stops, or spoils a parameter, after `end` steps."""
+    """Keeps a copy of the memory before each rollout, and of its values as a callback of a step finds them.
 
-    def __init__(self, end: int | None = None, spoil: bool = False) -> None:
+    After `end` steps it stops, or does what `then` does.
+    """
+
+    def __init__(self, end=None, then=None) -> None:
         super().__init__()
-        self.end, self.spoil, self.before = end, spoil, []
+        self.end, self.then, self.before, self.values = end, then, [], []
 
     def _on_rollout_start(self) -> None:
         self.before.append(copy.deepcopy(self.model._last_state))
 
     def _on_step(self) -> bool:
+        if self.n_calls < 20:
+            with torch.no_grad():
+                obs, state, start, strategy = policy_input(self.model)
+                values = self.model.policy.predict_values(obs, state, start, strategy)
+            self.values.append(values - self.locals["values"])
         if self.n_calls != self.end:
             return True
-        if self.spoil:
-            with torch.no_grad():
-                self.model.policy.action_net.bias[0] = np.nan
-        return self.spoil
+        return self.then is not None and self.then(self.model)
+
+
+@torch.no_grad()
+def spoil(model):
+    model.policy.action_net.bias[0] = np.nan
+    return True
+
+
+def interrupt(model):
+    raise KeyboardInterrupt
 
 
 class OwnForward(MlpMemoryPolicy):
@@ -141,11 +158,13 @@ def played(name, keep_state, share_memory, watch, rollouts=3):
 @pytest.mark.parametrize("share_memory", [True, False], ids=["shared", "pair"])
 @pytest.mark.parametrize("name", WRITES_IN_PLACE)
 def test_rollouts_are_the_same(name, share_memory):
-    model, found = played(name, False, share_memory, Watch())
+    watch = Watch()
+    model, found = played(name, False, share_memory, watch)
     kept, expected = played(name, True, share_memory, Watch())
     assert len(found) == 3
     assert_equal(found, expected)
     assert_equal(model._last_state, kept._last_state)
+    assert_close(torch.stack(watch.values), torch.zeros(19, 3), rtol=0, atol=1e-5)
     starts = model.rollout_buffer.memory_start[1:]
     assert starts.any()
     assert (np.abs(found[0][-1].numpy()) != 1).any(), "no episode was bootstrapped"
@@ -162,11 +181,14 @@ def test_a_rollout_that_stops_leaves_the_memory_before_its_last_step(name):
     assert not torch.equal(short[1], model._last_state[1])
 
 
+@pytest.mark.parametrize(("then", "error"), [(spoil, NotFinite), (interrupt, KeyboardInterrupt)])
 @pytest.mark.parametrize("name", WRITES_IN_PLACE)
-def test_a_step_that_fails_leaves_the_memory_before_it(name):
-    watches, states = [Watch(N_STEPS + 17, spoil=True) for _ in range(2)], []
+def test_a_step_that_fails_leaves_the_memory_before_it(name, then, error, tmp_path):
+    watches, states = [Watch(N_STEPS + 17, then) for _ in range(2)], []
     for watch, keep_state in zip(watches, (False, True)):
-        with pytest.raises(NotFinite, match=r"parameter action_net.bias holds nan"):
+        with pytest.raises(error):
             played(name, keep_state, True, watch)
         states.append(watch.model._last_state)
     assert_equal(*states)
+    save_model(watches[0].model, tmp_path / "x.zip", include=PLACE_IN_ROLLOUT)
+    assert_equal(tuple(read_tree(tmp_path / "x.zip")["_last_state"]), tuple(states[1]))

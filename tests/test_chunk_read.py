@@ -50,6 +50,7 @@ def test_a_read_is_attention_to_chunks(dtype, C, D, H):
     which, length = torch.randint(X, (B, J)), torch.randint(1, C + 1, (B,))
     weight = torch.rand(B, J, dtype=dtype)
     weight[0], weight[1, 1:] = 0, 0
+    query = query.t().contiguous().t()  # another layout
     results = both_forms(read_chunks, query, key, value, code, contents, which, length, weight, H)
     assert_close(*results, **tolerance(dtype))
     expected = torch.zeros(B, H, D // H, dtype=dtype)

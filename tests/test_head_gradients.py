@@ -176,3 +176,47 @@ def test_autocast_is_left_to_torch(calls):
     with torch.autocast("cpu"):
         evaluated(policy)
     assert calls == []
+
+
+@pytest.mark.parametrize(
+    "layer", ["action_net", "value_net", "mlp_extractor.policy_net.0", "mlp_extractor.value_net.0"]
+)
+def test_gradients_of_weights_in_another_layout(layer):
+    policy, actions = policy_for([7]), torch.randint(4, (300,))
+    weight = policy.get_submodule(layer).weight
+    weight.data = weight.data.t().contiguous().t()
+    x, weights = torch.randn(300, 6), [torch.randn(300) for _ in range(3)]
+    found, wanted = (gradients(form(policy, x, x, actions), heads(policy), weights) for form in (judge, by_modules))
+    torch.testing.assert_close(found, wanted, **CLOSE[torch.float32])
+
+
+@pytest.mark.parametrize("width", [5, 9])
+def test_latents_of_another_width_are_refused(width):
+    policy, actions = policy_for([7]), torch.randint(4, (300,))
+    judge(policy, *[torch.randn(300, 6)] * 2, actions)
+    with pytest.raises(RuntimeError, match="shapes"):
+        judge(policy, *[torch.randn(300, width)] * 2, actions)
+
+
+def test_as_many_actions_as_latents():
+    policy, x = policy_for([7]), torch.randn(300, 6)
+    with pytest.raises(ValueError, match=r"\[N\] = \[300\].*\[200\]"):
+        judge(policy, x, x, torch.randint(4, (400,))[:200])
+
+
+class Cold(Categorical):
+    """A distribution as users derive one: logits are tripled."""
+
+    def proba_distribution(self, action_logits):
+        return super().proba_distribution(3 * action_logits)
+
+
+def test_a_distribution_of_ones_own_acts_and_is_evaluated():
+    policy, obs = policy_for([7]), torch.randn(40, 3)
+    state, start = policy.initial_state(40), torch.zeros(1, 40, dtype=torch.bool)
+    with torch.no_grad():
+        policy(obs, state)
+        policy.action_dist = Cold(4)
+        actions, _, log_prob, _ = policy(obs, state)
+    evaluated = policy.evaluate_actions(obs[None], actions[None], state, start)
+    torch.testing.assert_close(evaluated.log_prob[0], log_prob)

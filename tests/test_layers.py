@@ -6,6 +6,7 @@ from conftest import tolerance
 from torch import nn
 
 from agents.layers import Layers, Tanh
+from memory.kernels.linear import linear, tanh_linear
 
 STACKS = {
     "one": lambda: [nn.Linear(3, 5)],
@@ -65,3 +66,11 @@ def test_a_layer_of_another_class_is_called():
     doubled = Doubled(3, 5)
     x = torch.randn(300, 3)
     torch.testing.assert_close(Layers(doubled, Tanh())(x), doubled(x).tanh())
+
+
+def test_inputs_of_another_width_are_refused_by_torch():
+    """Before a kernel reads beyond their end, or the weight's."""
+    for width in (3, 5):
+        for form in (linear, tanh_linear):
+            with pytest.raises(RuntimeError, match="shapes"):
+                form(torch.randn(300, width), torch.randn(2, 4), torch.zeros(2))

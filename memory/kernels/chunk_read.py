@@ -76,7 +76,7 @@ def read_chunks(
     query = query / math.sqrt(D // num_heads)
     if not _compiled(query):
         return _torch_read(query, key, value, code, contents, which, length, weight, num_heads)
-    read = torch.empty_like(query)
+    read = query.new_empty(query.shape)
     tables = (t.contiguous() for t in (key, value, code, contents))
     _read(*(t.numpy(force=True) for t in (query, *tables, which, length, weight, read)), num_heads)
     return read

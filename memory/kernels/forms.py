@@ -24,7 +24,8 @@ def has_kernels(x: Tensor, *others: Tensor) -> bool:
 def torch_only() -> Iterator[None]:
     """Within it torch's operations compute what numba kernels do elsewhere: slower, and equal but for rounding.
 
-    To compare the two, to differentiate twice, or to find out whether a kernel is to blame.
+    To compare the two, to differentiate twice, or to find out whether a kernel is to blame. The gradient of
+    `decay_scan` (and so of `ffm`) is written by hand there too, and cannot be differentiated.
     """
     token = _numba.set(False)
     try:
@@ -34,7 +35,7 @@ def torch_only() -> Iterator[None]:
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """For the `backward` of an autograd function that numba computes: what it returns refuses to be differentiated.
+    """For the `backward` of an autograd function, written by hand: what it returns refuses to be differentiated.
 
     Torch's `once_differentiable` refuses only where the gradient that comes in can be differentiated itself: the second
     derivative of a sum would silently lack everything that passes through the kernel.
@@ -63,6 +64,6 @@ class _Refusing(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise RuntimeError(
-            "a compiled kernel's gradient cannot be differentiated; compute the forward pass within "
-            "`with memory.kernels.torch_only():`, whose operations can be differentiated as often as wanted"
+            "a gradient written by hand cannot be differentiated; compute the forward pass within "
+            "`with memory.kernels.torch_only():`, whose operations can (all but ffm's decay_scan)"
         )

@@ -74,7 +74,9 @@ def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def _has_kernel(x: Tensor, weight: Tensor) -> bool:
-    return has_kernels(x, weight) and x.shape[-1] > 0 and not torch.is_autocast_enabled("cpu")
+    # what does not fit is torch's to refuse
+    fits = 0 < x.shape[-1] == weight.shape[-1]
+    return fits and has_kernels(x, weight) and not torch.is_autocast_enabled("cpu")
 
 
 def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, squashed: bool) -> Tensor:

@@ -42,7 +42,7 @@ class Views:
             places = [*map(_ADDRESS, tensors), *map(_SIZE, tensors), *map(_STRIDE, tensors)]
         except TypeError:  # one is missing
             return None
-        key = [x.dtype, *modules, *map(type, modules), *places]
+        key = [x.dtype, x.shape[1:], *modules, *map(type, modules), *places]
         last, arrays = self._last
         if key == last:
             return arrays
