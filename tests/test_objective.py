@@ -52,8 +52,11 @@ def test_the_compiled_form_is_torchs(normalise, least, clip_range_vf, has_entrop
 
 def test_the_compiled_form_is_the_one_that_computes(monkeypatch):
     seen, batch = minibatch(torch.float32)
+    weights = LossWeights(0.2, None, True, 0.0, 0.0, 0.5, 0.0)
     monkeypatch.setattr("agents.objective._by_torch", None)
-    found(seen, True, batch, LossWeights(0.2, None, True, 0.0, 0.0, 0.5, 0.0))
+    assert all(each.isfinite().all() for each in found(seen, True, batch, weights))
+    with torch_only(), pytest.raises(TypeError, match="NoneType"):
+        found(seen, True, batch, weights)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1)])
