@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from agents.distributions import Categorical, check_drawn, invert_into
 from agents.layers import Layers, Tanh
+from memory.kernels.addresses import array_at
 from memory.kernels.compiling import OPTIONS
-from memory.kernels.linear import Linear, map_layers
+from memory.kernels.linear import Linear, map_packed
+from memory.kernels.products import pack
+from memory.kernels.views import Arrays
 
 if TYPE_CHECKING:
     from agents.policies import MemoryActorCriticPolicy
-
-
-Arrays = tuple[np.ndarray, ...]
 
 
 class Heads(NamedTuple):
@@ -63,14 +63,22 @@ def compiled_heads(policy: MemoryActorCriticPolicy, latent: Tensor) -> Heads | N
         return None
     nets: Any = policy._modules["mlp_extractor"]
     actor, critic = head_layers(policy)
+    modules = [*actor, *critic, nets, *nets._modules.values()]
     own: list[dict[str, Any]] = [layer._parameters for layer in (*actor[::2], *critic[::2])]
-    parameters = [*(each.get("weight") for each in own), *(each.get("bias") for each in own)]
-    modules = [nets, *nets._modules.values(), *actor, *critic]
-    arrays = policy.head_views(latent, modules, parameters, lambda: _is_as_built(policy, latent.shape[1]))
-    if arrays is None:
-        return None
-    n, L = (len(actor) + 1) // 2, len(own)
-    return Heads(arrays[:n], arrays[L : L + n], arrays[n:L], arrays[L + n :])
+    parameters = [each.get(name) for each in own for name in ("weight", "bias")]
+    return policy.head_views(
+        latent,
+        modules,
+        parameters,
+        lambda: _is_as_built(policy, latent.shape[1]),
+        lambda arrays: _as_heads(arrays, len(actor) + 1),
+    )
+
+
+def _as_heads(arrays: Arrays, split: int) -> Heads:
+    """From weight and bias of each layer, the actor's first, of which there are `split`."""
+    actor, critic = arrays[:split], arrays[split:]
+    return Heads(actor[::2], actor[1::2], critic[::2], critic[1::2])
 
 
 def _is_as_built(policy: MemoryActorCriticPolicy, width: int) -> bool:
@@ -120,14 +128,12 @@ def act(heads: Heads, latent_pi: Tensor, latent_vf: Tensor) -> tuple[Tensor, Ten
     Raises:
         ValueError: logits from which nothing can be drawn.
     """
-    weights_pi, biases_pi, weights_vf, biases_vf = heads
-    x_pi = latent_pi.contiguous().numpy()
-    x_vf = x_pi if latent_vf is latent_pi else latent_vf.contiguous().numpy()
-    B, real = len(x_pi), x_pi.dtype
+    B, real = len(latent_pi), heads.biases_vf[-1].dtype
+    latent_pi, latent_vf = latent_pi.contiguous(), latent_vf.contiguous()
     uniform, actions = torch.rand(B, dtype=torch.float64), np.empty(B, np.int64)
-    logits, values, log_prob = np.empty((B, len(biases_pi[-1])), real), np.empty(B, real), np.empty(B, real)
-    given = x_pi, weights_pi, biases_pi, x_vf, weights_vf, biases_vf, uniform.numpy()
-    undrawable = _act(*given, logits, values, actions, log_prob)
+    logits, values, log_prob = np.empty((B, len(heads.biases_pi[-1])), real), np.empty(B, real), np.empty(B, real)
+    read = latent_pi.data_ptr(), latent_vf.data_ptr(), uniform.data_ptr()
+    undrawable = _act(*read, *heads, logits, values, actions, log_prob)
     if undrawable >= 0:
         check_drawn(torch.from_numpy(logits), undrawable)
     return torch.from_numpy(actions), torch.from_numpy(values), torch.from_numpy(log_prob)
@@ -135,9 +141,13 @@ def act(heads: Heads, latent_pi: Tensor, latent_vf: Tensor) -> tuple[Tensor, Ten
 
 @njit(**OPTIONS)
 def _act(  # type: ignore[no-untyped-def]
-    x_pi, weights_pi, biases_pi, x_vf, weights_vf, biases_vf, uniform, logits, values, actions, log_prob
+    pi_at, vf_at, uniform_at, weights_pi, biases_pi, weights_vf, biases_vf, logits, values, actions, log_prob
 ):
-    """Fill logits [B, n], values, actions and log_prob [B]; the result is that of `invert_into`."""
-    map_layers(x_pi, weights_pi, biases_pi, False, logits)
-    map_layers(x_vf, weights_vf, biases_vf, False, values.reshape(-1, 1))
-    return invert_into(logits, uniform, actions, log_prob)
+    """Fill logits [B, n], values, actions and log_prob [B] from what lies at the addresses; see `act`."""
+    B = len(actions)
+    actor = pack(array_at(pi_at, (B, weights_pi[0].shape[1]), values).T)
+    critic = actor if vf_at == pi_at else pack(array_at(vf_at, (B, weights_vf[0].shape[1]), values).T)
+    map_packed(actor, weights_pi, biases_pi, False, logits)
+    map_packed(critic, weights_vf, biases_vf, False, values.reshape(-1, 1))
+    # the result is that of `invert_into`
+    return invert_into(logits, array_at(uniform_at, (B,), np.empty(0)), actions, log_prob)

@@ -37,6 +37,12 @@ class Layers(nn.Sequential):
         return through(self, input)
 
 
+def encode(encoder: nn.Module, x: Tensor) -> Tensor:
+    """What an encoder makes of x [..., F]: x itself where it has no layers, for which acting makes no call."""
+    empty = type(encoder) is Layers and not encoder._modules and not is_hooked(encoder)
+    return x if empty else encoder(x)
+
+
 def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
     """What layers, one after the other, make of x [..., F]; linear ones with their tangents are one call each.
 

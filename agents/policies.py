@@ -24,7 +24,7 @@ from agents.distributions import draw, make_distribution
 from agents.extractors import DictExtractor, ImageExtractor
 from agents.head_gradients import judge
 from agents.heads import Heads, act, compiled_heads, has_compiled_form
-from agents.layers import Layers, Tanh, through
+from agents.layers import Layers, Tanh, encode, through
 from agents.memory_keys import check_place, place_of, task_of
 from agents.outside import refuse_not_finite
 from agents.tree import tree_map
@@ -317,13 +317,13 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
     ) -> tuple[Tensor, Tensor, State]:
         """What the heads see of `obs` (tree of [N, ...]) when each memory reads it with `read`."""
         # what SB3 does to such observations takes longer to find out than to do
-        features = obs.float().flatten(1) if self._flattens else self.extract_features(obs)  # type: ignore[union-attr]
+        features: Any = obs.float().flatten(1) if self._flattens else self.extract_features(obs)  # type: ignore[union-attr]
         if self.shares_memory:
-            y, state = read(self.memory, self.encoder(features), state)
+            y, state = read(self.memory, encode(self.encoder, features), state)
             return y, y, state
         pi, vf = (features, features) if isinstance(features, Tensor) else features
-        y_pi, actor = read(self.memory, self.encoder(pi), state[0])
-        y_vf, critic = read(self.memory_critic, self.encoder_critic(vf), state[1])
+        y_pi, actor = read(self.memory, encode(self.encoder, pi), state[0])
+        y_vf, critic = read(self.memory_critic, encode(self.encoder_critic, vf), state[1])
         return y_pi, y_vf, PairState(actor, critic)
 
     def _step(

@@ -222,8 +222,8 @@ def scanner(made: Memory, x: Tensor, start: Tensor, scan: Callable[..., Any]) ->
 def acting(options: Options) -> list[list[Any]]:
     """Milliseconds of one policy step with 64 rows, observation array to action array.
 
-    Of 20 steps in a row, as in a loop that does little else; and of single ones, each after a step of every other
-    contestant, who leave the processor's caches to nobody.
+    Of as many steps in a row as a rollout has; and of single ones, each after a step of every other contestant, who
+    leave the processor's caches to nobody.
     """
     B, obs = 64, np.random.default_rng(0).random((64, 3)).astype(np.float32)
     contrib = theirs(B)
@@ -251,13 +251,13 @@ def acting(options: Options) -> list[list[Any]]:
         "rewrite": our_step(ours(B, "rewrite")),
     }
     in_a_row = side_by_side(
-        {name: repeated(step, 20) for name, step in contestants.items()}, 20 if options.quick else 100
+        {name: repeated(step, N_STEPS) for name, step in contestants.items()}, 10 if options.quick else 50
     )
     single = side_by_side(contestants, 200 if options.quick else 1000)
     rows = []
     for name in contestants:
         row: list[Any] = [name]
-        for seconds, steps in ((in_a_row, 20), (single, 1)):
+        for seconds, steps in ((in_a_row, N_STEPS), (single, 1)):
             row += [1e3 * seconds[name] / steps, seconds["sb3-contrib"] / seconds[name]]
         rows.append(row)
     return rows

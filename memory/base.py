@@ -6,6 +6,7 @@ states `[B, ...]`.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -57,6 +58,7 @@ class Memory(nn.Module):
     num_places: int = 1
     """Places that `place` may name; 1 where a memory does not use it."""
     _layout: tuple[torch.dtype, list[tuple[torch.Size, torch.dtype]]] | None = None
+    _accepted: list[Any] | None = None
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
@@ -190,6 +192,9 @@ class Memory(nn.Module):
 
     def _check_state(self, x: Tensor, state: Any, B: int) -> None:
         """Refuse what kernels would read beyond its end or as another type."""
+        given = [B, x.dtype, type(state), *map(_SIZE, state), *map(_TYPE, state)] if isinstance(state, tuple) else []
+        if given == self._accepted:
+            return
         if self._layout is None:
             self._layout = self.dtype, [(s.shape[1:], s.dtype) for s in self.initial_state(1)]
         dtype, layout = self._layout
@@ -204,9 +209,10 @@ class Memory(nn.Module):
                 f"x must be {_name(dtype)} and the state as initial_state({B}), {_told(self.initial_state(B))}; "
                 f"got {_name(x.dtype)} and {_told(state)}"
             )
+        self._accepted = given if typed else None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._layout = None  # other types, perhaps
+        self._layout = self._accepted = None  # other types, perhaps
         return super()._apply(fn, recurse)
 
     @property
@@ -218,6 +224,11 @@ class Memory(nn.Module):
     def device(self) -> torch.device:
         """Where the module's parameters are."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+
+# acting looks at every step whether sizes and types are those of the last one
+_SIZE: Any = Tensor.size
+_TYPE: Any = attrgetter("dtype")
 
 
 def _name(dtype: Any) -> str:

@@ -141,10 +141,10 @@ class FFM(Memory):
 
     def _act(self, x: Tensor, state: FFMState, arrays: tuple[np.ndarray, ...]) -> tuple[Tensor, FFMState]:
         """`step` in one kernel, from the arrays of its parameters."""
-        given, before = x.contiguous().numpy(force=True), state.S.detach().contiguous()
-        S, y = torch.empty_like(before), np.empty((len(given), self.output_size), given.dtype)
-        step(given, arrays[:5], arrays[5:10], *arrays[10:], before.numpy(), S.numpy(), y)
-        return torch.from_numpy(y), FFMState(S)
+        x, before, real = x.contiguous(), state.S.contiguous(), arrays[0].dtype
+        S, y = np.empty(before.shape, real), np.empty((len(x), self.output_size), real)
+        step(x.data_ptr(), arrays[:5], arrays[5:10], *arrays[10:], before.data_ptr(), S, y)
+        return torch.from_numpy(y), FFMState(torch.from_numpy(S))
 
     def _parameters_of_a_step(self) -> list[Tensor | None]:
         """Weights, biases, alpha and omega, found without the long search for a module's attributes."""

@@ -12,7 +12,17 @@ from memory.kernels.products import multiply, multiply_turned, pack, transpose
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 # rows: none, one, fewer than a tile's, a tile, more, more than a block; columns: within a vector, panels and a rest
-SHAPES = [(0, 3, 4), (1, 1, 1), (5, 7, 3), (6, 0, 5), (13, 20, 64), (7, 33, 70), (300, 5, 150), (64, 64, 264)]
+SHAPES = [
+    (0, 3, 4),
+    (1, 1, 1),
+    (5, 7, 3),
+    (6, 0, 5),
+    (13, 20, 64),
+    (7, 33, 70),
+    (29, 6, 16),
+    (300, 5, 150),
+    (64, 64, 264),
+]
 
 
 @each_dtype

@@ -5,9 +5,11 @@ import pickle
 
 import pytest
 import torch
+from numba import njit
 from torch import nn
 
 from memory import make
+from memory.kernels.addresses import array_at
 from memory.kernels.views import Views
 
 NAMES = ["lstm", "gru", "rnn", "ffm", "rewrite"]
@@ -154,3 +156,24 @@ def test_whether_a_kernel_may_compute_is_asked_where_something_changed():
     assert asked == [first, second, second]
     assert viewed(views, [tensor, None]) is None
     assert views(torch.zeros(1, dtype=torch.float64), [second], [tensor], lambda: True) is None
+
+
+@njit
+def doubled_at(address, like):
+    array = array_at(address, (2, 3), like)
+    array *= 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_address_is_the_tensor_that_lies_there(dtype):
+    tensor = torch.arange(12, dtype=dtype).view(4, 3)
+    doubled_at(tensor[1:].data_ptr(), tensor.numpy()[:0])
+    assert tensor.tolist() == [[0, 1, 2], [6, 8, 10], [12, 14, 16], [9, 10, 11]]
+
+
+def test_arrays_come_in_the_order_that_a_kernel_takes_and_are_ordered_once():
+    views, tensors, calls = Views(), [torch.zeros(1), torch.ones(1)], []
+    for _ in range(2):
+        first, second = views(torch.zeros(1), [], tensors, lambda: True, lambda each: calls.append(1) or each[::-1])
+        assert (first[0], second[0]) == (1, 0)
+    assert calls == [1]

@@ -16,6 +16,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from memory.kernels.addresses import array_at
 from memory.kernels.compiling import OPTIONS
 from memory.kernels.delta_layer import STRETCH, DeltaForm
 from memory.kernels.delta_loops import EPS
@@ -40,16 +41,16 @@ def step_layers(x: Tensor, parameters: tuple[np.ndarray, ...], form: DeltaForm, 
     Returns:
         The stream [B, D] and the next tables.
     """
-    given, before = x.contiguous().numpy(force=True), table.detach().contiguous()
-    after, stream = torch.empty_like(before), np.empty((len(given), len(parameters[0])), given.dtype)
-    tables = before.flatten(1).numpy(), after.flatten(1).numpy()
+    x, before, real = x.contiguous(), table.contiguous(), parameters[0].dtype
+    after, stream = np.empty(table.shape, real), np.empty((len(x), len(parameters[0])), real)
     L = table.shape[1]
     weights, biases = parameters[: 2 * L + 1], parameters[2 * L + 1 :]
     step = _compiled(form.key_size, form.value_size, form.tanh_read)
+    how = form.heads, form.hard_gates, form.bound_values
     for number in range(L):
         maps = weights[0], biases[0], weights[2 * number + 1], biases[number + 1], weights[2 * number + 2]
-        step(number, given, *maps, form.heads, form.hard_gates, form.bound_values, *tables, stream)
-    return torch.from_numpy(stream), after
+        step(number, x.data_ptr(), *maps, *how, before.data_ptr(), after, stream)
+    return torch.from_numpy(stream), torch.from_numpy(after)
 
 
 @njit(**SUMS, forceinline=True)
@@ -78,13 +79,15 @@ def _compiled(K: int, V: int, use_tanh: bool) -> Callable[..., None]:
 
     @njit(**SUMS)
     def step(  # type: ignore[no-untyped-def]
-        number, x, enter, enter_bias, project, project_bias, leave, H, hard, bound, before, after, stream
+        number, x_at, enter, enter_bias, project, project_bias, leave, H, hard, bound, table_at, table, stream
     ):
         """One layer, of this number: the first one reads x, and every other the stream [B, D], to which all add.
 
-        `before` and `after` are [B, L H K V]; the rest is as in `step_layers`.
+        x and the tables before are given by address, those after, [B, L, H, K, V], are filled; see `step_layers`.
         """
-        B = len(x)
+        B = len(stream)
+        x, after = array_at(x_at, (B, enter.shape[1]), stream), table.reshape(B, -1)
+        before = array_at(table_at, after.shape, stream)
         real = stream.dtype.type
         zero, one, two, eps = real(0), real(1), real(2), real(EPS)
         z, y = np.empty((B, len(project)), stream.dtype), np.empty((B, H * V), stream.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from memory.kernels.addresses import array_at
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.decay import decay_backward, decay_forward
 from memory.kernels.gated_cells import open_gates
@@ -245,20 +246,21 @@ def _traces(maps, start, a, b, border, value, states):  # type: ignore[no-untype
 
 
 @njit(**OPTIONS)
-def step(x, weights, biases, alpha, omega, before, S, y):  # type: ignore[no-untyped-def]
-    """One step from before to S [B, m, c, 2] and y [B, D].
+def step(x_at, weights, biases, alpha, omega, before_at, S, y):  # type: ignore[no-untyped-def]
+    """One step to S [B, m, c, 2] and y [B, D].
 
     Args:
-        x: [B, F].
+        x_at: address of x [B, F].
         weights: of value, skip, input gate and output gate, [m or D, F] each; of mix [D, 2 m c], columns m-major.
         biases: [m or D] each, then [D].
         alpha: [m].
         omega: [c].
-        before: [B, m, c, 2].
+        before_at: address of the state before, [B, m, c, 2].
         S: to fill.
         y: to fill.
     """
     (B, D), m = y.shape, len(alpha)
+    x, before = array_at(x_at, (B, weights[0].shape[1]), y), array_at(before_at, S.shape, y)
     maps = np.empty((B, 2 * (m + D)), x.dtype)
     first = 0
     for weight, bias in zip(weights[:4], biases[:4]):

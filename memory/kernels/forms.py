@@ -16,8 +16,10 @@ _numba = ContextVar("numba kernels may compute", default=True)
 
 def has_kernels(x: Tensor, *others: Tensor) -> bool:
     """Whether numba kernels compute from tensors: on the CPU, all float32 or all float64, outside `torch_only`."""
-    known = x.is_cpu and x.dtype in (torch.float32, torch.float64) and _numba.get()
-    return known and all(other.dtype is x.dtype for other in others)
+    dtype = x.dtype
+    if not (x.is_cpu and (dtype is torch.float32 or dtype is torch.float64) and _numba.get()):
+        return False
+    return {other.dtype for other in others} <= {dtype}
 
 
 @contextlib.contextmanager

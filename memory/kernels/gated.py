@@ -122,16 +122,17 @@ def step_layers(
 
     Only where `has_kernels`, and for shapes that fit; `weights` are `Weights` of the layers, one after the other.
     """
-    y = x.contiguous().numpy(force=True)
-    before = [s.contiguous().numpy(force=True) for s in state]
-    after = [np.empty_like(s) for s in before]
-    B, L, H = before[0].shape
+    y, before = x.contiguous(), [s.contiguous() for s in state]
+    (B, L, H), real = before[0].shape, weights[0].dtype
+    after = [np.empty((B, L, H), real) for _ in before]
     for layer in range(L):
-        given, y = y, np.empty((B, H), y.dtype)
+        given, out = y, np.empty((B, H), real)
+        own = weights[4 * layer : 4 * layer + 4]
         # no kernel but the LSTM's looks at the second part of a state
-        states = before[0], before[-1], after[0], after[-1]
-        loops.step(cell.kind, layer, given, *weights[4 * layer : 4 * layer + 4], *states, y)
-    return torch.from_numpy(y), [torch.from_numpy(s) for s in after]
+        old = before[0].data_ptr(), before[-1].data_ptr()
+        loops.step(cell.kind, layer, given.data_ptr(), *own, *old, after[0], after[-1], out)
+        y = torch.from_numpy(out)
+    return y, [torch.from_numpy(s) for s in after]
 
 
 def _projection(cell: Cell, weights: Weights) -> tuple[Tensor, Tensor]:

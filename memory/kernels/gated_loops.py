@@ -9,9 +9,20 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from memory.kernels.addresses import array_at
 from memory.kernels.compiling import OPTIONS
 from memory.kernels.gated_cells import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
-from memory.kernels.products import copy, fill_rows, multiply, multiply_turned, pack_into, packed_size
+from memory.kernels.products import (
+    copy,
+    fill_columns,
+    fill_rows,
+    multiply,
+    pack,
+    pack_into,
+    packed_size,
+    transpose,
+    whole_vectors,
+)
 
 LSTM, GRU, RNN = 0, 1, 2
 
@@ -132,41 +143,42 @@ def backward(  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def step(kind, layer, x, w_ih, w_hh, b_ih, b_hh, old_h, old_c, new_h, new_c, y):  # type: ignore[no-untyped-def]
-    """One step of a layer, nothing kept: y [B, H], new_h and new_c [B, L, H] from x [B, F], old_h and old_c.
+def step(kind, layer, x_at, w_ih, w_hh, b_ih, b_hh, h_at, c_at, new_h, new_c, y):  # type: ignore[no-untyped-def]
+    """One step of a layer, nothing kept: y [B, H], new_h and new_c [B, L, H] from x [B, F] and h and c, by address.
 
-    Weights and biases are torch's; see `forward` for the rest.
+    Weights and biases are torch's; see `forward` for the rest. Everything is turned, units by rows: weights are read as
+    they lie, and what is packed for the products is the few rows of x and h.
     """
     B, H = y.shape
-    G = len(b_hh)
-    S = 4 * H if kind == GRU else G
-    sums = np.empty((B, S), y.dtype)
-    bias = np.empty(S, y.dtype)
+    x = array_at(x_at, (B, w_ih.shape[1]), y)
+    old_h, old_c = array_at(h_at, new_h.shape, y), array_at(c_at, new_c.shape, y)
+    # rows are filled up to whole vectors, so that what is made of a row does not depend on how many there are
+    N = whole_vectors(B, y.itemsize)
+    sums = np.empty((4 * H if kind == GRU else len(b_hh), N), y.dtype)
+    h, c = np.empty((H, N), y.dtype), np.empty((H if kind == LSTM else 0, N), y.dtype)
+    h[:, B:], c[:, B:] = 0, 0
+    transpose(old_h[:, layer], h[:, :B])
+    inputs, before = pack(x.T), pack(h)
     if kind == GRU:
         # from torch's order, r z n, to the cell's, n r z m
-        bias[:H] = b_ih[2 * H :]
-        bias[H : 3 * H] = b_ih[: 2 * H] + b_hh[: 2 * H]
-        bias[3 * H :] = b_hh[2 * H :]
-        fill_rows(sums, bias)
-        multiply_turned(x, w_ih[2 * H :], sums[:, :H], True)
-        multiply_turned(x, w_ih[: 2 * H], sums[:, H : 3 * H], True)
+        fill_columns(sums[:H], b_ih[2 * H :])
+        fill_columns(sums[H : 3 * H], b_ih[: 2 * H] + b_hh[: 2 * H])
+        fill_columns(sums[3 * H :], b_hh[2 * H :])
+        multiply(w_ih[2 * H :], inputs, sums[:H], True)
+        multiply(w_ih[: 2 * H], inputs, sums[H : 3 * H], True)
     else:
-        bias[:] = b_ih + b_hh
-        fill_rows(sums, bias)
-        multiply_turned(x, w_ih, sums, True)
-    multiply_turned(old_h[:, layer], w_hh, sums[:, S - G :], True)
-    for b in range(B):
-        copy(old_h[b, layer], y[b])
+        fill_columns(sums, b_ih + b_hh)
+        multiply(w_ih, inputs, sums, True)
+    multiply(w_hh, before, sums[len(sums) - len(b_hh) :], True)
+    gates, units = sums.reshape(1, -1), h.reshape(1, -1)
     if kind == LSTM:
-        cells = np.empty((B, H), y.dtype)
-        for b in range(B):
-            copy(old_c[b, layer], cells[b])
-        lstm_forward(sums, y, cells)
-        for b in range(B):
-            copy(cells[b], new_c[b, layer])
+        transpose(old_c[:, layer], c[:, :B])
+        lstm_forward(gates, units, c.reshape(1, -1))
+        transpose(c[:, :B], new_c[:, layer])
     elif kind == GRU:
-        gru_forward(sums, y)
+        gru_forward(gates, units)
     else:
-        rnn_forward(sums, y)
+        rnn_forward(gates, units)
+    transpose(h[:, :B], y)
     for b in range(B):
         copy(y[b], new_h[b, layer])

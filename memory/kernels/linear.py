@@ -17,7 +17,17 @@ from torch.nn import functional
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.forms import differentiable_once, has_kernels
 from memory.kernels.gated_cells import squash_in_place
-from memory.kernels.products import add_rows, fill_rows, multiply, multiply_turned, pack, pack_into, packed_size
+from memory.kernels.products import (
+    add_rows,
+    fill_columns,
+    fill_rows,
+    multiply,
+    pack,
+    pack_into,
+    packed_size,
+    transpose,
+    whole_vectors,
+)
 from memory.kernels.rows import in_parts, part_borders
 
 FEWEST_ROWS = 256
@@ -140,14 +150,23 @@ def map_layers(x, weights, biases, squashed, out):  # type: ignore[no-untyped-de
 
     Weights as torch lays them out; a map's row does not depend on how many rows there are.
     """
-    last = len(weights) - 1
+    map_packed(pack(x.T), weights, biases, squashed, out)
+
+
+@njit(**OPTIONS)
+def map_packed(x, weights, biases, squashed, out):  # type: ignore[no-untyped-def]
+    """`map_layers` of rows that are packed, turned: weights are then read as they lie, and no other number is moved."""
+    N, last = len(out), len(weights) - 1
     for number in range(len(weights)):
-        y = out if number == last else np.empty((len(x), len(biases[number])), x.dtype)
-        fill_rows(y, biases[number])
-        multiply_turned(x, weights[number], y, True)
+        y = np.empty((len(biases[number]), whole_vectors(N, out.itemsize)), out.dtype)
+        fill_columns(y, biases[number])
+        multiply(weights[number], x, y, True)
         if squashed or number < last:
             squash_in_place(y.reshape(-1))
-        x = y
+        if number < last:
+            x = pack(y)
+        else:
+            transpose(y[:, :N], out)
 
 
 @njit(**OPTIONS)

@@ -166,9 +166,13 @@ def _narrow(a, b, at, out, column, add):  # type: ignore[no-untyped-def]
     size = out.itemsize
     a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
     row = 0
-    while row + 6 <= m:
-        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 6, 1)
-        row += 6
+    # one sum waits for the last: twelve side by side hide it
+    while row + 12 <= m:
+        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 12, 1)
+        row += 12
+    while row + 4 <= m:
+        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 4, 1)
+        row += 4
     while row < m:
         _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 1, 1)
         row += 1
@@ -237,6 +241,22 @@ def fill_rows(out, line):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
+def fill_columns(out, line):  # type: ignore[no-untyped-def]
+    """Every column of out [m, n], rows contiguous, becomes line [m]."""
+    for i in range(len(out)):
+        row, number = out[i], line[i]
+        for j in range(len(row)):
+            row[j] = number
+
+
+@njit(**OPTIONS)
+def whole_vectors(n, itemsize):  # type: ignore[no-untyped-def]
+    """The least multiple of a vector's numbers that is n or more."""
+    lanes = VECTOR_BYTES // itemsize
+    return -(-n // lanes) * lanes
+
+
+@njit(**OPTIONS)
 def add_rows(rows, total):  # type: ignore[no-untyped-def]
     """Add rows [n, N] to total [N], summed apart first: a long sequence then loses no more than a short one."""
     part = np.zeros_like(total)
@@ -256,8 +276,7 @@ def pack(b):  # type: ignore[no-untyped-def]
 @njit(**OPTIONS)
 def packed_size(k, n, itemsize):  # type: ignore[no-untyped-def]
     """How many numbers `pack` makes of [k, n]."""
-    lanes = VECTOR_BYTES // itemsize
-    return k * (-(-n // lanes) * lanes)
+    return k * whole_vectors(n, itemsize)
 
 
 @njit(**OPTIONS)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from memory.kernels.forms import has_kernels
 from memory.kernels.linear import is_hooked
+
+Arrays = tuple[np.ndarray, ...]
+OrderedT = TypeVar("OrderedT")
+
+
+def _as_they_are(arrays: Arrays) -> Any:
+    return arrays
 
 
 class Views:
@@ -23,11 +31,17 @@ class Views:
     """
 
     def __init__(self) -> None:
-        self._last: tuple[list[Any], tuple[np.ndarray, ...] | None] = [], None
+        self._hooks = -1
+        self._last: tuple[list[Any], Any] = [], None
 
     def __call__(
-        self, x: Tensor, modules: Sequence[nn.Module], tensors: Sequence[Tensor | None], fit: Callable[[], bool]
-    ) -> tuple[np.ndarray, ...] | None:
+        self,
+        x: Tensor,
+        modules: Sequence[nn.Module],
+        tensors: Sequence[Tensor | None],
+        fit: Callable[[], bool],
+        order: Callable[[Arrays], OrderedT] = _as_they_are,
+    ) -> OrderedT | None:
         """An array, contiguous and without gradients, of each of `tensors`; None where a kernel may not compute.
 
         Args:
@@ -35,24 +49,30 @@ class Views:
             modules: what a kernel would leave out the hooks of.
             tensors: parameters; None for one that is missing, as where it is computed from others.
             fit: whether kernels may compute from parameters as they are now.
+            order: makes of the arrays what the kernel takes.
         """
-        if is_hooked(*modules):
-            return None
         try:
             places = [*map(_ADDRESS, tensors), *map(_SIZE, tensors), *map(_STRIDE, tensors)]
         except TypeError:  # one is missing
             return None
         key = [x.dtype, x.shape[1:], *modules, *map(type, modules), *places]
-        last, arrays = self._last
+        last, ordered = self._last
+        # every hook that is made has a number of its own: as long as there is no new one, none has come to the modules
+        hooks = RemovableHandle.next_id
+        if key == last and hooks == self._hooks:
+            return ordered
+        if is_hooked(*modules):
+            return None
+        self._hooks = hooks
         if key == last:
-            return arrays
+            return ordered
         found = [tensor for tensor in tensors if tensor is not None]
-        arrays = None
+        ordered = None
         if has_kernels(x, *found) and fit():
-            arrays = tuple(tensor.contiguous().numpy(force=True) for tensor in found)
+            ordered = order(tuple(tensor.contiguous().numpy(force=True) for tensor in found))
         # a copy would not follow its tensor
-        self._last = (key, arrays) if all(tensor.is_contiguous() for tensor in found) else ([], None)
-        return arrays
+        self._last = (key, ordered) if all(tensor.is_contiguous() for tensor in found) else ([], None)
+        return ordered
 
     def __reduce__(self) -> Any:
         """A copy, pickled or not, belongs to other tensors."""
