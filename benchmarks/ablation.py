@@ -13,25 +13,39 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import generalisation
 from measure import markdown
 from trainings import Options, Row, Training, by_seed, cell_names, command_line, grouped, per_row
 
+
+class Form(NamedTuple):
+    """What is trained."""
+
+    memory: str
+    """A registered name."""
+    arguments: tuple[str, ...] = ()
+    """KEY=VALUE, where they are not the defaults."""
+    shared: bool = True
+    """Whether actor and critic read one memory."""
+
+
 FORMS = {
-    "rewrite": ("rewrite", ()),
-    "lstm": ("lstm", ()),
-    "no clock": ("rewrite", ("clock=false",)),
-    "lstm, torch's initial biases": ("lstm", ("horizon=2",)),
-    "one layer": ("rewrite", ("num_layers=1",)),
-    "normalised reads": ("rewrite", ("read=norm",)),
-    "hard gates": ("rewrite", ("gates=hard",)),
-    "hard gates, normalised reads": ("rewrite", ("gates=hard", "read=norm")),
-    "bounded values": ("rewrite", ("bound_values=true",)),
-    "controller": ("rewrite", ("controller=lstm",)),
-    "convolution": ("rewrite", ("conv_size=4",)),
+    "rewrite": Form("rewrite"),
+    "lstm": Form("lstm"),
+    "rewrite, critic apart": Form("rewrite", shared=False),
+    "lstm, critic apart": Form("lstm", shared=False),
+    "no clock": Form("rewrite", ("clock=false",)),
+    "lstm, torch's initial biases": Form("lstm", ("horizon=2",)),
+    "one layer": Form("rewrite", ("num_layers=1",)),
+    "normalised reads": Form("rewrite", ("read=norm",)),
+    "hard gates": Form("rewrite", ("gates=hard",)),
+    "hard gates, normalised reads": Form("rewrite", ("gates=hard", "read=norm")),
+    "bounded values": Form("rewrite", ("bound_values=true",)),
+    "controller": Form("rewrite", ("controller=lstm",)),
+    "convolution": Form("rewrite", ("conv_size=4",)),
 }
-"""Name -> memory and its arguments, where they are not the defaults."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +67,12 @@ def trainings(options: Train) -> Iterator[Training]:
         if form not in FORMS:
             raise SystemExit(f"unknown form {form!r}; known: {', '.join(FORMS)}")
     for seed, form in itertools.product(options.seeds, options.forms):
-        memory, arguments = FORMS[form]
+        memory, arguments, shared = FORMS[form]
         yield from generalisation.trainings(
             generalisation.Train(
                 memories=(memory,),
                 memory_args=arguments,
+                share_memory=shared,
                 label=form,
                 seeds=(seed,),
                 carry_over=options.carry_over,

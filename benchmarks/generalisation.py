@@ -45,6 +45,8 @@ class Train(Options):
     """Chances that a memory outlives its episode in training."""
     total_timesteps: int = 1_500_000
     """Environment steps of each training."""
+    share_memory: bool = TrainConfig.share_memory
+    """Whether actor and critic read one memory."""
     num_envs: int = TrainConfig.num_envs
     """Environments stepped together."""
     num_minibatches: int = DEFAULT.num_minibatches
@@ -79,6 +81,7 @@ def trainings(options: Train) -> Iterator[Training]:
                 env_args={"corridors": options.corridors, "length": options.length, "regime": regime},
                 memory=memory,
                 memory_args=arguments,
+                share_memory=options.share_memory,
                 carry_over=carry_over,
                 total_timesteps=options.total_timesteps,
                 num_envs=options.num_envs,
@@ -89,7 +92,8 @@ def trainings(options: Train) -> Iterator[Training]:
                 min_advantage_std=options.min_advantage_std,
                 seed=seed,
             )
-            told = {k: v for k, v in asdict(config).items() if k in ("memory", "memory_args", "carry_over", "seed")}
+            names = ("memory", "memory_args", "share_memory", "carry_over", "seed")
+            told = {name: value for name, value in asdict(config).items() if name in names}
             about = {"label": label, "config": told, "regime": regime, "carry_over": carry_over}
             yield Training(config, cells(options), about, options.episodes)
 
