@@ -30,6 +30,8 @@ class Train(Options):
     """Registered ids of ours."""
     memories: tuple[str, ...] = ("rewrite", "lstm")
     """Registered names."""
+    share_memory: bool = TrainConfig.share_memory
+    """Whether actor and critic read one memory; if not, the table says "critic apart"."""
     carry_over: float = 0.0
     """Chance that a memory outlives its episode in training."""
     total_timesteps: int = 5_000_000
@@ -47,13 +49,15 @@ def trainings(options: Train) -> Iterator[Training]:
         config = TrainConfig(
             env=env,
             memory=memory,
+            share_memory=options.share_memory,
             seed=seed,
             carry_over=options.carry_over,
             total_timesteps=options.total_timesteps,
             learning_rate=options.learning_rate,
             num_minibatches=DEFAULT.num_minibatches,
         )
-        about = {"env": env, "memory": memory, "seed": seed, "carry_over": options.carry_over}
+        label = memory if options.share_memory else f"{memory}, critic apart"
+        about = {"env": env, "memory": label, "seed": seed, "carry_over": options.carry_over}
         yield Training(config, cells(env), about, options.episodes)
 
 
