@@ -86,17 +86,18 @@ class FFMScan(torch.autograd.Function):
         weight, bias = torch.cat(maps[:4]), torch.cat(maps[4:])
         inputs, starts, opening, *given = _arrays((x, start, state, weight, bias, mix, mix_bias, alpha, omega))
 
-        def run(first: int, last: int) -> tuple[Tensor, ...]:
+        def run(first: int, last: int) -> tuple[np.ndarray, ...]:
             rows = last - first
-            y, normal, scale = x.new_empty(T, rows, D), x.new_empty(T, rows, D), x.new_empty(T, rows)
-            borders = x.new_empty(-(-T // loops.block_steps(T, rows)), rows, 2, c, m)
-            opened, ended = x.new_empty(T * rows * keep, len(bias)), x.new_empty(rows, m, c, 2)
+            blocks = -(-T // loops.block_steps(T, rows))
+            shapes = (blocks, rows, 2, c, m), (T * rows * keep, len(bias)), (T, rows, D), (T, rows)
+            kept = [np.empty(shape, inputs.dtype) for shape in shapes]
+            ended, y = np.empty((rows, m, c, 2), inputs.dtype), np.empty((T, rows, D), inputs.dtype)
             read = _columns(inputs, first, last), _columns(starts, first, last)
-            loops.forward(*read, *given, opening[first:last], *_arrays((borders, opened, normal, scale, ended, y)))
-            return y, ended, borders, opened, normal, scale
+            loops.forward(*read, *given, opening[first:last], *kept, ended, y)
+            return y, ended, *kept
 
         ctx.borders, ctx.sizes = part_borders(T, B), [len(each) for each in maps[:4]]
-        parts = in_parts(run, ctx.borders)
+        parts = [[*map(torch.from_numpy, part)] for part in in_parts(run, ctx.borders)]
         if keep:
             kept = (each for part in parts for each in part[2:])
             ctx.save_for_backward(x, start, weight, mix, alpha, omega, *kept)
@@ -109,21 +110,20 @@ class FFMScan(torch.autograd.Function):
         """Gradients of everything but start, from those of y and of the last state."""
         x, start, weight, mix, alpha, omega, *kept = ctx.saved_tensors
         T, _, F = x.shape
-        inputs, starts, outside, *given = _arrays((x, start, dy, weight, mix, alpha, omega))
+        inputs, starts, outside, ended, *given = _arrays((x, start, dy, d_last, weight, mix, alpha, omega))
+        rates = alpha.shape, omega.shape
         saved = dict(zip(ctx.borders, zip(*[iter(kept)] * 4)))
 
-        def run(first: int, last: int) -> tuple[Tensor, ...]:
-            d_state = d_last[first:last].clone(memory_format=torch.contiguous_format)
-            dx = x.new_empty(T if ctx.needs_input_grad[1] else 0, last - first, F)
-            # contiguous, whatever the parameters are: kernels fill the tensors themselves
-            shapes = weight.shape, len(weight), mix.shape, len(mix), alpha.shape, omega.shape
-            gradients = [x.new_empty(shape) for shape in shapes]
+        def run(first: int, last: int) -> tuple[np.ndarray, ...]:
+            d_state = ended[first:last].copy()
+            rows, N = last - first, len(weight)
+            shapes = (T if ctx.needs_input_grad[1] else 0, rows, F), weight.shape, N, mix.shape, len(mix), *rates
+            filled = [np.empty(shape, inputs.dtype) for shape in shapes]
             read = _columns(inputs, first, last), _columns(starts, first, last)
-            filled = _arrays((d_state, dx, *gradients))
-            loops.backward(*read, *given, *_arrays(saved[first]), _columns(outside, first, last), *filled)
-            return d_state, dx, *gradients
+            loops.backward(*read, *given, *_arrays(saved[first]), _columns(outside, first, last), d_state, *filled)
+            return d_state, *filled
 
-        parts = in_parts(run, ctx.borders)
+        parts = [[*map(torch.from_numpy, part)] for part in in_parts(run, ctx.borders)]
         d_states, dxs, *gradients = zip(*parts)
         dx = _joined(dxs, 1) if ctx.needs_input_grad[1] else None
         d_weight, d_bias, *others = (sum(rest, own) for own, *rest in gradients)
