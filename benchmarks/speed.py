@@ -33,6 +33,7 @@ import memory
 from agents import MemoryPPO
 from agents.experiment import versions
 from memory.base import Memory
+from memory.kernels import torch_only
 
 N_STEPS, N_EPOCHS, MINIBATCHES = 128, 4, 4
 HEADS = {"pi": [64], "vf": [64]}
@@ -169,7 +170,10 @@ def _on_threads(count: int, run: Callable[[], Any]) -> Callable[[], None]:
 
 
 def scans(options: Options) -> list[list[Any]]:
-    """Tokens per second forward and backward, starts with probability 1/50, beside nn.LSTM and nn.GRU without any."""
+    """Tokens per second forward and backward, starts with probability 1/50, beside nn.LSTM and nn.GRU without any.
+
+    Loops are those of `Memory.scan`, over steps as they are and, in one size, over steps without a kernel.
+    """
     rows = []
     sizes = [(256, 16)] if options.quick else [(T, B) for T in (64, 256, 1024) for B in (16, 64)]
     for T, B in sizes:
@@ -191,7 +195,10 @@ def scans(options: Options) -> list[list[Any]]:
         for label, each in made.items():
             contestants[label] = scanner(each, x, start, type(each).scan)
         for label in ("lstm", "ffm", "rewrite (1 layer, 4 x 16 x 16)", "rewrite"):
-            contestants[f"{label}, loop over steps"] = scanner(made[label], x, start, Memory.scan)
+            loop = scanner(made[label], x, start, Memory.scan)
+            contestants[f"{label}, loop over steps"] = loop
+            if (T, B) == (256, 16):
+                contestants[f"{label}, loop over steps of torch's operations"] = torch_only()(loop)
         seconds = side_by_side(contestants, 3 if options.quick else 7)
         for name, found in seconds.items():
             rows.append([T, B, name, T * B / found, seconds["nn.LSTM, no resets"] / found])
