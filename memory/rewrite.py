@@ -138,21 +138,19 @@ class RewriteMemory(Memory):
     ) -> tuple[Tensor, RewriteState]:
         """Map x [B, F] to y [B, D]."""
         self.check_step(x, state)
-        h, c, tail, beat = state.h, state.c, state.tail, state.beat
+        h, c, tail = state.h, state.c, state.tail
         if self.taps is not None:
             convolved, tail = self._convolve(x.unsqueeze(0), _nowhere(x), tail)
             x = convolved[0]
-        if self.clock:
-            x, beat = torch.cat((x, beat), 1), -beat
-        if self.controller is not None:
-            x, (h, c) = self.controller.step(x, CellState(h, c))
         arrays = None if torch.is_grad_enabled() or not has_kernels(x, state.table) else self._arrays(x)
         if arrays is not None:
-            y, table = step_layers(x, arrays, self.form, state.table)
-        else:
-            ys, table, _ = self._layers(x.unsqueeze(0), _nowhere(x), state.table)
-            y = ys[0]
-        return y, RewriteState(table, tail, h, c, beat)
+            y, table, beat = step_layers(x, state.beat, arrays, self.form, state.table)
+            return y, RewriteState(table, tail, h, c, beat)
+        x, beat = torch.cat((x, state.beat), 1), -state.beat
+        if self.controller is not None:
+            x, (h, c) = self.controller.step(x, CellState(h, c))
+        ys, table, _ = self._layers(x.unsqueeze(0), _nowhere(x), state.table)
+        return ys[0], RewriteState(table, tail, h, c, beat)
 
     def scan(
         self,
@@ -199,7 +197,9 @@ class RewriteMemory(Memory):
         return stream, torch.stack(lasts, 1), gates
 
     def _arrays(self, x: Tensor) -> tuple[np.ndarray, ...] | None:
-        """The parameters that `step_layers` takes; None where kernels may not compute all layers from x [B, *]."""
+        """The parameters that `step_layers` takes; None where kernels may not compute all from inputs x [B, F]."""
+        if self.controller is not None:
+            return None
         modules: dict[str, Any] = self._modules
         # found without the long search for a module's attributes
         layers = [layer._modules for layer in modules["layers"]._modules.values()]
@@ -210,7 +210,7 @@ class RewriteMemory(Memory):
 
         def fit() -> bool:
             enter, stream = maps[0], x.new_empty(0, self.output_size)
-            read = zip(maps[1::2], maps[2::2], [x, *[stream] * len(layers)])
+            read = zip(maps[1::2], maps[2::2], [x.new_empty(0, x.shape[1] + self.clock), *[stream] * len(layers)])
             return all(compiles((enter, project, leave), self.form, given) for project, leave, given in read)
 
         tensors = [*(each.get("weight") for each in own), *(each.get("bias") for each in (own[0], *own[1::2]))]

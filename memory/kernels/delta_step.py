@@ -22,35 +22,40 @@ from memory.kernels.delta_layer import STRETCH, DeltaForm
 from memory.kernels.delta_loops import EPS
 from memory.kernels.delta_read import NORM_EPS
 from memory.kernels.gated_cells import open_gates, sigmoid, tanh
-from memory.kernels.products import fill_rows, multiply_turned
+from memory.kernels.products import copy, fill_rows, multiply_turned
 
 SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
 """Options of loops that add up a row: in any order, so that they are vectorised."""
 
 
-def step_layers(x: Tensor, parameters: tuple[np.ndarray, ...], form: DeltaForm, table: Tensor) -> tuple[Tensor, Tensor]:
+def step_layers(
+    x: Tensor, beat: Tensor, parameters: tuple[np.ndarray, ...], form: DeltaForm, table: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """One step of stacked layers without gradients, on the CPU, float32 or float64.
 
     Args:
         x: [B, F].
-        parameters: contiguous. Weights of the map of x to the stream, [D, F], and of each layer's two: of what the
-            layer reads to [form.width], and of [H * V] to what is added to the stream. Biases of all but the last.
+        beat: [B, n], n numbers that follow those of x, and change their sign from step to step.
+        parameters: contiguous. Weights of the map of x and beat to the stream, [D, F + n], and of each layer's two: of
+            what the layer reads to [form.width], and of [H * V] to what is added to the stream. Biases of all but the
+            last.
         form: sizes and forms.
         table: [B, L, H, K, V], all tables.
 
     Returns:
-        The stream [B, D] and the next tables.
+        The stream [B, D], the next tables and the next beat.
     """
-    x, before, real = x.contiguous(), table.contiguous(), parameters[0].dtype
+    x, beat, before, real = x.contiguous(), beat.contiguous(), table.contiguous(), parameters[0].dtype
     after, stream = np.empty(table.shape, real), np.empty((len(x), len(parameters[0])), real)
-    L = table.shape[1]
+    next_beat, L = np.empty(beat.shape, real), table.shape[1]
     weights, biases = parameters[: 2 * L + 1], parameters[2 * L + 1 :]
     step = _compiled(form.key_size, form.value_size, form.tanh_read)
     how = form.heads, form.hard_gates, form.bound_values
+    addresses = x.data_ptr(), beat.data_ptr(), before.data_ptr()
     for number in range(L):
         maps = weights[0], biases[0], weights[2 * number + 1], biases[number + 1], weights[2 * number + 2]
-        step(number, x.data_ptr(), *maps, *how, before.data_ptr(), after, stream)
-    return torch.from_numpy(stream), torch.from_numpy(after)
+        step(number, *addresses, *maps, *how, after, next_beat, stream)
+    return torch.from_numpy(stream), torch.from_numpy(after), torch.from_numpy(next_beat)
 
 
 @njit(**SUMS, forceinline=True)
@@ -71,6 +76,20 @@ def _normalise(stream, out):  # type: ignore[no-untyped-def]
             into[d] = (row[d] - mean) * scale
 
 
+@njit(**OPTIONS)
+def _joined(x_at, beat_at, width, next_beat):  # type: ignore[no-untyped-def]
+    """Both, side by side, as rows [B, width]; fill the next beat [B, n]."""
+    B, n = next_beat.shape
+    F = width - n
+    x, beat = array_at(x_at, (B, F), next_beat), array_at(beat_at, (B, n), next_beat)
+    both = np.empty((B, width), x.dtype)
+    for b in range(B):
+        copy(x[b], both[b])
+        for i in range(n):
+            both[b, F + i], next_beat[b, i] = beat[b, i], -beat[b, i]
+    return both
+
+
 @functools.cache
 def _compiled(K: int, V: int, use_tanh: bool) -> Callable[..., None]:
     """The step for tables [K, V] and one form of read; constants, as in `memory.kernels.delta_loops`."""
@@ -79,20 +98,22 @@ def _compiled(K: int, V: int, use_tanh: bool) -> Callable[..., None]:
 
     @njit(**SUMS)
     def step(  # type: ignore[no-untyped-def]
-        number, x_at, enter, enter_bias, project, project_bias, leave, H, hard, bound, table_at, table, stream
-    ):
+        number, x_at, beat_at, table_at, enter, enter_bias, project, project_bias, leave, H, hard, bound,
+        table, next_beat, stream,
+    ):  # fmt: skip
         """One layer, of this number: the first one reads x, and every other the stream [B, D], to which all add.
 
-        x and the tables before are given by address, those after, [B, L, H, K, V], are filled; see `step_layers`.
+        x, beat and the tables before are given by address, the rest is filled; see `step_layers`.
         """
         B = len(stream)
-        x, after = array_at(x_at, (B, enter.shape[1]), stream), table.reshape(B, -1)
-        before = array_at(table_at, after.shape, stream)
+        size = B, table.shape[1] * H * KV
+        before, after = array_at(table_at, size, stream), table.reshape(size)
         real = stream.dtype.type
         zero, one, two, eps = real(0), real(1), real(2), real(EPS)
         z, y = np.empty((B, len(project)), stream.dtype), np.empty((B, H * V), stream.dtype)
         fill_rows(z, project_bias)
         if number == 0:
+            x = _joined(x_at, beat_at, enter.shape[1], next_beat)
             fill_rows(stream, enter_bias)
             multiply_turned(x, enter, stream, True)
             multiply_turned(x, project, z, True)
