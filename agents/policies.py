@@ -186,7 +186,7 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             Actions [B, ...], values [B], log-probabilities [B], next state.
         """
         latent_pi, latent_vf, state = self._remember(obs, state, self._step(obs, start, strategy, keep_state))
-        heads = None if deterministic else self._compiled_heads(latent_pi)
+        heads = None if deterministic else self._compiled_heads(latent_pi, latent_vf)
         if heads is not None:
             return *act(heads, latent_pi, latent_vf), state
         actions, log_prob = draw(self._actor(latent_pi), deterministic)
@@ -361,10 +361,10 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             and not is_image_space(self.observation_space)
         )
 
-    def _compiled_heads(self, latent: Tensor) -> Heads | None:
-        if torch.is_grad_enabled() or not self._heads_compile or not has_kernels(latent):
+    def _compiled_heads(self, latent_pi: Tensor, latent_vf: Tensor) -> Heads | None:
+        if torch.is_grad_enabled() or not self._heads_compile or not has_kernels(latent_pi, latent_vf):
             return None
-        return compiled_heads(self, latent)
+        return compiled_heads(self, latent_pi) if latent_vf.shape == latent_pi.shape else None
 
     def _actor(self, latent: Tensor) -> Distribution:
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))

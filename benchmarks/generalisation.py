@@ -75,6 +75,7 @@ def trainings(options: Train) -> Iterator[Training]:
     for memory in options.memories:
         arguments = parse_key_values(list(options.memory_args), memory_class(memory), skip={"input_size"})
         label = options.label or " ".join([memory, *options.memory_args])
+        label += "" if options.label or options.share_memory else ", critic apart"
         for seed, regime, carry_over in itertools.product(options.seeds, options.regimes, options.carry_over):
             config = TrainConfig(
                 env=ENV,

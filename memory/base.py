@@ -192,13 +192,18 @@ class Memory(nn.Module):
 
     def _check_state(self, x: Tensor, state: Any, B: int) -> None:
         """Refuse what kernels would read beyond its end or as another type."""
-        given = [B, x.dtype, type(state), *map(_SIZE, state), *map(_TYPE, state)] if isinstance(state, tuple) else []
-        if given == self._accepted:
-            return
+        given: list[Any] = []
+        if isinstance(state, tuple):
+            try:
+                given = [B, x.dtype, *map(_SIZE, state), *map(_TYPE, state)]
+            except TypeError:  # not all are tensors
+                given = []
+            if given and given == self._accepted:
+                return
         if self._layout is None:
             self._layout = self.dtype, [(s.shape[1:], s.dtype) for s in self.initial_state(1)]
         dtype, layout = self._layout
-        fits, typed = isinstance(state, tuple) and len(state) == len(layout), x.dtype == dtype
+        fits, typed = bool(given) and len(state) == len(layout), x.dtype == dtype
         if fits:
             for s, (size, kind) in zip(state, layout):
                 fits = fits and s.shape == (B, *size)
@@ -235,12 +240,16 @@ def _name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _shown(part: Any) -> str:
+    return f"{list(part.shape)} {_name(part.dtype)}" if isinstance(part, Tensor) else f"of type {type(part).__name__}"
+
+
 def _told(state: Any) -> str:
     """A state's fields with their shapes and types, for a message."""
     if not isinstance(state, tuple):
         return type(state).__name__
     names = getattr(state, "_fields", range(len(state)))
-    fields = (f"{name} {list(s.shape)} {_name(s.dtype)}" for name, s in zip(names, state))
+    fields = (f"{name} {_shown(s)}" for name, s in zip(names, state))
     return f"{type(state).__name__}({', '.join(fields)})"
 
 

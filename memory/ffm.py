@@ -21,7 +21,7 @@ from memory.base import Context, Memory, check_at_least
 from memory.kernels.ffm_loops import EPSILON, step
 from memory.kernels.ffm_scan import FFMScan, torch_scan
 from memory.kernels.forms import has_kernels
-from memory.kernels.views import Views
+from memory.kernels.views import Arrays, Views
 
 
 class FFMState(NamedTuple):
@@ -139,7 +139,7 @@ class FFM(Memory):
             "period_steps": 2 * math.pi / self.omega.detach().abs(),
         }
 
-    def _act(self, x: Tensor, state: FFMState, arrays: tuple[np.ndarray, ...]) -> tuple[Tensor, FFMState]:
+    def _act(self, x: Tensor, state: FFMState, arrays: Arrays) -> tuple[Tensor, FFMState]:
         """`step` in one kernel, from the arrays of its parameters."""
         x, before, real = x.contiguous(), state.S.contiguous(), arrays[0].dtype
         S, y = np.empty(before.shape, real), np.empty((len(x), self.output_size), real)

@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,7 +31,7 @@ from memory.kernels.delta_read import NORM_EPS
 from memory.kernels.delta_step import step_layers
 from memory.kernels.forms import has_kernels
 from memory.kernels.linear import Linear
-from memory.kernels.views import Views
+from memory.kernels.views import Arrays, Views
 from memory.recurrent import LSTM, CellState
 
 TIMES_AT_START = (20.0, 500.0)
@@ -142,7 +141,7 @@ class RewriteMemory(Memory):
         if self.taps is not None:
             convolved, tail = self._convolve(x.unsqueeze(0), _nowhere(x), tail)
             x = convolved[0]
-        arrays = None if torch.is_grad_enabled() or not has_kernels(x, state.table) else self._arrays(x)
+        arrays = None if torch.is_grad_enabled() or not has_kernels(x, state.table, state.beat) else self._arrays(x)
         if arrays is not None:
             y, table, beat = step_layers(x, state.beat, arrays, self.form, state.table)
             return y, RewriteState(table, tail, h, c, beat)
@@ -196,7 +195,7 @@ class RewriteMemory(Memory):
         assert stream is not None
         return stream, torch.stack(lasts, 1), gates
 
-    def _arrays(self, x: Tensor) -> tuple[np.ndarray, ...] | None:
+    def _arrays(self, x: Tensor) -> Arrays | None:
         """The parameters that `step_layers` takes; None where kernels may not compute all from inputs x [B, F]."""
         if self.controller is not None:
             return None

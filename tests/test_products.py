@@ -7,7 +7,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from memory.kernels.linear import FEWEST_ROWS, Linear, linear, tanh_linear
-from memory.kernels.products import multiply, multiply_turned, pack, transpose
+from memory.kernels.products import multiply, multiply_turned, pack, transpose, whole_vectors
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
@@ -50,6 +50,18 @@ def test_a_row_alone_equals_the_row_in_a_batch(dtype):
     for row in (0, 5, 6, 255, 256, 299, 300):
         multiply(a[row : row + 1].numpy(), packed, alone.numpy(), False)
         assert torch.equal(alone[0], together[row])
+
+
+@each_dtype
+def test_a_product_may_fill_its_last_vector(dtype):
+    """Columns that are packed are multiplied whether the product has as many or whole vectors of them."""
+    for n in range(1, 140):
+        a, b = torch.randn(7, 3, dtype=dtype), torch.randn(3, n, dtype=dtype)
+        packed, whole = pack(b.numpy()), torch.empty(7, whole_vectors(n, dtype.itemsize), dtype=dtype)
+        for out in (whole, torch.empty(7, n, dtype=dtype)):
+            multiply(a.numpy(), packed, out.numpy(), False)
+            assert_close(out[:, :n], a @ b, **tolerance(dtype))
+        assert (whole[:, n:] == 0).all()
 
 
 def test_nan_stays_in_its_row():

@@ -137,6 +137,15 @@ def test_a_tensor_that_must_be_copied_is_copied_each_time():
     assert viewed(views, [tensor])[0][0, 1] == 5
 
 
+def test_a_hook_is_noticed_though_something_else_could_not_be_viewed():
+    views, tensor, first, second = Views(), nn.Parameter(torch.zeros(2, 3)), nn.Linear(3, 2), nn.Linear(3, 2)
+    assert viewed(views, [tensor], [first]) is not None
+    first.register_forward_hook(print)
+    with pytest.raises(ZeroDivisionError):
+        viewed(views, [tensor], [second], lambda: 1 / 0)
+    assert viewed(views, [tensor], [first]) is None
+
+
 def test_whether_a_kernel_may_compute_is_asked_where_something_changed():
     asked, views, tensor, first = [], Views(), nn.Parameter(torch.zeros(2, 3)), nn.Linear(3, 2)
 

@@ -5,18 +5,12 @@ Whoever hands an address over keeps the tensor alive until the kernel returns.
 
 from __future__ import annotations
 
-from typing import Any
-
 from numba import carray, njit, types
-from numba.extending import intrinsic
 
-from memory.kernels.compiling import INLINED
-
-# mypy would take it for a function of all its arguments, the context too
-_as_intrinsic: Any = intrinsic
+from memory.kernels.compiling import INLINED, as_intrinsic
 
 
-@_as_intrinsic
+@as_intrinsic
 def _pointer(typing, address, like):  # type: ignore[no-untyped-def]
     """The address of numbers of the type of the array `like`."""
 

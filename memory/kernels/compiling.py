@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from numba.core.caching import FunctionCache
+from numba.extending import intrinsic
 
 OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 """A division that may raise would not be vectorised; a * b + c may be one instruction, and nothing else changes."""
+
+# mypy would take it for a function of all its arguments, the context too
+as_intrinsic: Any = intrinsic
 
 INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
 """For kernels with sums of several products that other kernels call.

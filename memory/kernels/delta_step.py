@@ -23,13 +23,14 @@ from memory.kernels.delta_loops import EPS
 from memory.kernels.delta_read import NORM_EPS
 from memory.kernels.gated_cells import open_gates, sigmoid, tanh
 from memory.kernels.products import copy, fill_rows, multiply_turned
+from memory.kernels.views import Arrays
 
 SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
 """Options of loops that add up a row: in any order, so that they are vectorised."""
 
 
 def step_layers(
-    x: Tensor, beat: Tensor, parameters: tuple[np.ndarray, ...], form: DeltaForm, table: Tensor
+    x: Tensor, beat: Tensor, parameters: Arrays, form: DeltaForm, table: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of stacked layers without gradients, on the CPU, float32 or float64.
 

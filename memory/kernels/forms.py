@@ -17,7 +17,8 @@ _numba = ContextVar("numba kernels may compute", default=True)
 def has_kernels(x: Tensor, *others: Tensor) -> bool:
     """Whether numba kernels compute from tensors: on the CPU, all float32 or all float64, outside `torch_only`."""
     dtype = x.dtype
-    if not (x.is_cpu and (dtype is torch.float32 or dtype is torch.float64) and _numba.get()):
+    # a kernel that is handed an address would not see that signs are to be turned
+    if not (x.is_cpu and (dtype is torch.float32 or dtype is torch.float64) and _numba.get()) or x.is_neg():
         return False
     return {other.dtype for other in others} <= {dtype}
 

@@ -22,6 +22,7 @@ from memory.kernels.forms import differentiable_once, has_kernels
 from memory.kernels.gated_pieces import cut, opening_state
 from memory.kernels.products import pack
 from memory.kernels.rows import in_parts, part_borders
+from memory.kernels.views import Arrays
 
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 """weight_ih [G, F], weight_hh [G, H], bias_ih [G], bias_hh [G], as torch has them; G is the gates' number times H."""
@@ -115,9 +116,7 @@ def scan(
     return y, tuple(last)
 
 
-def step_layers(
-    cell: Cell, x: Tensor, state: tuple[Tensor, ...], weights: tuple[np.ndarray, ...]
-) -> tuple[Tensor, list[Tensor]]:
+def step_layers(cell: Cell, x: Tensor, state: tuple[Tensor, ...], weights: Arrays) -> tuple[Tensor, list[Tensor]]:
     """One step of stacked layers without gradients: x [B, F] and the state, [B, L, H] each, to y [B, H] and the next.
 
     Only where `has_kernels`, and for shapes that fit; `weights` are `Weights` of the layers, one after the other.

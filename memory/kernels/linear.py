@@ -146,16 +146,17 @@ class _Linear(torch.autograd.Function):
 
 @njit(**OPTIONS)
 def map_layers(x, weights, biases, squashed, out):  # type: ignore[no-untyped-def]
-    """Fill out [N, D] from few rows x [N, F] by linear maps with tangents between them, and at the end if `squashed`.
-
-    Weights as torch lays them out; a map's row does not depend on how many rows there are.
-    """
+    """`map_packed` of rows x [N, F]."""
     map_packed(pack(x.T), weights, biases, squashed, out)
 
 
 @njit(**OPTIONS)
 def map_packed(x, weights, biases, squashed, out):  # type: ignore[no-untyped-def]
-    """`map_layers` of rows that are packed, turned: weights are then read as they lie, and no other number is moved."""
+    """Fill out [N, D] from few rows by linear maps with tangents between them, and at the end if `squashed`.
+
+    The rows come packed, turned: weights are then read as torch lays them out. A row's map does not depend on how many
+    rows there are.
+    """
     N, last = len(out), len(weights) - 1
     for number in range(len(weights)):
         y = np.empty((len(biases[number]), whole_vectors(N, out.itemsize)), out.dtype)
@@ -171,7 +172,7 @@ def map_packed(x, weights, biases, squashed, out):  # type: ignore[no-untyped-de
 
 @njit(**OPTIONS)
 def layers_forward(x, weights, biases, outputs):  # type: ignore[no-untyped-def]
-    """`map_layers` of many rows: fill outputs [N, D], one of each map, tangents taken in all but the last."""
+    """`map_packed` of many rows: fill outputs [N, D], one of each map, tangents taken in all but the last."""
     last = len(weights) - 1
     for number in range(len(weights)):
         _forward(x, pack(weights[number].T), biases[number], number < last, outputs[number])

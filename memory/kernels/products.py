@@ -1,23 +1,20 @@
 """Matrix products for compiled loops: a recurrence that multiplies at every step need not leave its kernel for it.
 
-out (+)= a b in tiles of 6 rows by one panel of columns that stay in registers while the shared axis is walked through;
-the tile is written in vector instructions of this machine's width. b is packed before: panel by panel, in the order in
-which tiles read it. Sums run over the shared axis in order and a row's do not depend on how many rows there are, so
-that a row alone equals the same row in a batch bit by bit.
+out (+)= a b in tiles, 6 rows by a wide panel of columns or 12 by a narrow one, that stay in registers while the shared
+axis is walked through; they are written in vector instructions of this machine's width. b is packed before: panel by
+panel, in the order in which tiles read it. Sums run over the shared axis in order and a row's do not depend on how many
+rows there are, so that a row alone equals the same row in a batch bit by bit.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from memory.kernels.compiling import OPTIONS
+from memory.kernels.compiling import OPTIONS, as_intrinsic
 
 _FEATURES = llvm.get_host_cpu_features()
 
@@ -31,11 +28,7 @@ _ROW_BLOCK = 256
 """Rows of a that meet every panel before the next ones do, so that they stay in the cache."""
 
 
-# mypy would take it for a function of all its arguments, the context too
-_as_intrinsic: Any = intrinsic
-
-
-@_as_intrinsic
+@as_intrinsic
 def _tile(typing, a, a_row, a_column, b, at, out, row, column, out_row, depth, add, rows, vectors):  # type: ignore[no-untyped-def]
     """`rows` times `vectors` of out from [row, column] on (+)= rows of a, from `row` on, times the panel at b[at].
 
@@ -98,7 +91,7 @@ def _tile(typing, a, a_row, a_column, b, at, out, row, column, out_row, depth, a
     return signature, generate
 
 
-@_as_intrinsic
+@as_intrinsic
 def _turn(typing, a, at, a_row, out, to, out_row):  # type: ignore[no-untyped-def]
     """The square of as many rows as a vector has numbers, from a[at] on, transposed to out[to] and what follows.
 
@@ -190,7 +183,7 @@ def multiply(a, b, out, add):  # type: ignore[no-untyped-def]
     """
     m, depth = a.shape
     n = out.shape[1]
-    lanes = VECTOR_BYTES // out.itemsize
+    lanes, whole = VECTOR_BYTES // out.itemsize, whole_vectors(n, out.itemsize)
     for begin in range(0, m, _ROW_BLOCK):
         # the step of 1 makes every layout one type, so that tiles are compiled once
         rows, into = a[begin : begin + _ROW_BLOCK, ::1], out[begin : begin + _ROW_BLOCK, ::1]
@@ -198,12 +191,16 @@ def multiply(a, b, out, add):  # type: ignore[no-untyped-def]
         while column + _WIDE * lanes <= n:
             _wide(rows, b, column * depth, into, column, add)
             column += _WIDE * lanes
-        while column + lanes <= n:
+        while column + lanes <= n and column + _WIDE * lanes > whole:
             _narrow(rows, b, column * depth, into, column, add)
             column += lanes
         if column < n:
-            edge = np.empty((len(rows), lanes), out.dtype)[:, ::1]
-            _narrow(rows, b, column * depth, edge, 0, False)
+            wide = column + _WIDE * lanes <= whole
+            edge = np.empty((len(rows), _WIDE * lanes if wide else lanes), out.dtype)[:, ::1]
+            if wide:
+                _wide(rows, b, column * depth, edge, 0, False)
+            else:
+                _narrow(rows, b, column * depth, edge, 0, False)
             for row in range(len(rows)):
                 for j in range(n - column):
                     into[row, column + j] = edge[row, j] + (into[row, column + j] if add else out.dtype.type(0))
@@ -269,7 +266,10 @@ def add_rows(rows, total):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def pack(b):  # type: ignore[no-untyped-def]
-    """Put b [k, n], any strides, in the order in which `multiply` reads it; zeros fill up the last vectors."""
+    """Put b [k, n], any strides, in the order in which `multiply` reads it; zeros fill up the last vectors.
+
+    The product may have these columns too: n of them or as many as fill the last vector.
+    """
     return pack_into(b, np.empty(packed_size(b.shape[0], b.shape[1], b.itemsize), b.dtype))
 
 
@@ -283,10 +283,10 @@ def packed_size(k, n, itemsize):  # type: ignore[no-untyped-def]
 def pack_into(b, packed):  # type: ignore[no-untyped-def]
     """`pack` into memory of `packed_size` or more, for loops that pack often."""
     k, n = b.shape
-    lanes = VECTOR_BYTES // b.itemsize
+    lanes, whole = VECTOR_BYTES // b.itemsize, whole_vectors(n, b.itemsize)
     column = 0
     while column < n:
-        width = _WIDE * lanes if column + _WIDE * lanes <= n else lanes
+        width = _WIDE * lanes if column + _WIDE * lanes <= whole else lanes
         panel = packed[column * k : (column + width) * k].reshape(k, width)
         held = min(width, n - column)
         if b.strides[0] <= b.strides[1]:

@@ -31,8 +31,7 @@ class Views:
     """
 
     def __init__(self) -> None:
-        self._hooks = -1
-        self._last: tuple[list[Any], Any] = [], None
+        self._last: tuple[list[Any], int, Any] = [], -1, None
 
     def __call__(
         self,
@@ -42,7 +41,7 @@ class Views:
         fit: Callable[[], bool],
         order: Callable[[Arrays], OrderedT] = _as_they_are,
     ) -> OrderedT | None:
-        """An array, contiguous and without gradients, of each of `tensors`; None where a kernel may not compute.
+        """What `order` makes of an array, contiguous and without gradients, of each tensor; None where kernels may not.
 
         Args:
             x: what is computed from, for which there are kernels.
@@ -56,22 +55,22 @@ class Views:
         except TypeError:  # one is missing
             return None
         key = [x.dtype, x.shape[1:], *modules, *map(type, modules), *places]
-        last, ordered = self._last
-        # every hook that is made has a number of its own: as long as there is no new one, none has come to the modules
+        last, seen, ordered = self._last
+        # every hook that is registered has a number of its own: without a new one, none has come to the modules
         hooks = RemovableHandle.next_id
-        if key == last and hooks == self._hooks:
+        if key == last and hooks == seen:
             return ordered
         if is_hooked(*modules):
             return None
-        self._hooks = hooks
         if key == last:
+            self._last = key, hooks, ordered
             return ordered
         found = [tensor for tensor in tensors if tensor is not None]
         ordered = None
         if has_kernels(x, *found) and fit():
             ordered = order(tuple(tensor.contiguous().numpy(force=True) for tensor in found))
         # a copy would not follow its tensor
-        self._last = (key, ordered) if all(tensor.is_contiguous() for tensor in found) else ([], None)
+        self._last = (key, hooks, ordered) if all(tensor.is_contiguous() for tensor in found) else ([], -1, None)
         return ordered
 
     def __reduce__(self) -> Any:
