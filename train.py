@@ -22,6 +22,7 @@ import tyro
 from agents.arguments import describe, read_value, split_key_values
 from agents.config import Arguments, EvaluateConfig, TrainConfig, closest
 from agents.names import Given, environment_arguments, memory_arguments
+from agents.presets import preset
 
 PROGRAM = "train.py"
 ConfigT = TypeVar("ConfigT")
@@ -42,6 +43,10 @@ class TrainCommand(TrainConfig):
     config: Path | None = None
     """A configuration file, or a run directory, whose values are the defaults; other flags replace them, KEY=VALUE
     arguments one by one as long as the environment or memory is the same."""
+
+    # a switch for the command line; None until the memory is known
+    share_memory: bool = None  # type: ignore[assignment]
+    """One memory for actor and critic, or one each. The memory's preset where not given."""
 
     UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"config"}
 
@@ -91,6 +96,9 @@ def _train(argv: list[str]) -> int:
     if source:
         saved = _or_usage(lambda: TrainConfig.load(Path(source)))
         default = TrainCommand.load(Path(source))
+    if default.share_memory is None:
+        memory = _value_of(argv, "--memory") or default.memory
+        default = dataclasses.replace(default, share_memory=preset(memory).share_memory)
     command = _parse(TrainCommand, argv, default)
     config = TrainConfig(**_fields(command, TrainConfig))
     config = _or_usage(lambda: _resolved(config, saved))
@@ -270,13 +278,14 @@ def _fields(config: Any, cls: type) -> dict[str, Any]:
 
 
 def _value_of(argv: list[str], flag: str) -> str | None:
-    """The word that follows `flag`, or stands after its "="."""
+    """The word that follows `flag`, or stands after its "=", the last time it is given."""
+    found = None
     for index, word in enumerate(argv):
         if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-        if word == flag and index + 1 < len(argv):
-            return argv[index + 1]
-    return None
+            found = word.partition("=")[2]
+        elif word == flag and index + 1 < len(argv):
+            found = argv[index + 1]
+    return found
 
 
 def _dashed(word: str) -> str:

@@ -41,9 +41,12 @@ class _Config:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for spec in dataclasses.fields(self):
-            value = _typed(spec.name, getattr(self, spec.name), hints[spec.name])
+            value = getattr(self, spec.name)
+            if value is None and spec.default is None:
+                continue
+            value = _typed(spec.name, value, hints[spec.name])
             object.__setattr__(self, spec.name, value)
-            if spec.name in self._ranges and value is not None:
+            if spec.name in self._ranges:
                 _check_range(spec.name, value, *self._ranges[spec.name])
 
 
@@ -63,8 +66,8 @@ class TrainConfig(_Config):
     """Arguments of the memory."""
     carry_over: float = 0.9
     """Chance that a memory is kept, not reset, when a training episode ends; 0 to 1."""
-    share_memory: bool = True
-    """One memory for actor and critic, or one each."""
+    share_memory: bool | None = None
+    """One memory for actor and critic, or one each. The memory's preset where not given."""
     total_timesteps: int = 500_000
     """Environment steps to train for, over all environments; rounded up to whole rollouts."""
     num_envs: int = 64
@@ -176,6 +179,8 @@ class TrainConfig(_Config):
 
     def _take_preset(self) -> None:
         usual = preset(self.memory)
+        if self.share_memory is None:
+            object.__setattr__(self, "share_memory", usual.share_memory)
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", usual.learning_rate)
         if self.num_minibatches is None:
@@ -297,10 +302,7 @@ def closest(name: str, known: typing.Iterable[str]) -> str:
 
 def _typed(name: str, value: Any, annotation: Any) -> Any:
     """`value` as the annotation wants it: an int for a float, a string for a path; ValueError where it is not."""
-    optional = isinstance(annotation, types.UnionType) and type(None) in typing.get_args(annotation)
-    if optional:
-        if value is None:
-            return None
+    if isinstance(annotation, types.UnionType):
         (annotation,) = [part for part in typing.get_args(annotation) if part is not type(None)]
     if typing.get_origin(annotation) is tuple and isinstance(value, tuple):
         return tuple(_typed(name, part, typing.get_args(annotation)[0]) for part in value)

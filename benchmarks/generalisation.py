@@ -45,7 +45,7 @@ class Train(Options):
     """Chances that a memory outlives its episode in training."""
     total_timesteps: int = 1_500_000
     """Environment steps of each training."""
-    share_memory: bool = TrainConfig.share_memory
+    share_memory: bool = True
     """Whether actor and critic read one memory."""
     num_envs: int = TrainConfig.num_envs
     """Environments stepped together."""

@@ -30,7 +30,7 @@ class Train(Options):
     """Registered ids of ours."""
     memories: tuple[str, ...] = ("rewrite", "lstm")
     """Registered names."""
-    share_memory: bool = TrainConfig.share_memory
+    share_memory: bool = True
     """Whether actor and critic read one memory; if not, the table says "critic apart"."""
     carry_over: float = 0.0
     """Chance that a memory outlives its episode in training."""

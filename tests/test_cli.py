@@ -120,7 +120,9 @@ def test_every_number_is_refused_where_it_does_not_fit(name, value, started, cap
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [n for n in TRAIN_FIELDS if HINTS[n] is not bool and not n.endswith("_args")])
+@pytest.mark.parametrize(
+    "name", [n for n in TRAIN_FIELDS if HINTS[n] not in (bool, bool | None) and not n.endswith("_args")]
+)
 def test_every_flag_needs_its_value(name, started, capsys):
     assert f"--{name.replace('_', '-')}" in refused([f"--{name.replace('_', '-')}"], capsys)
     assert started == []
@@ -219,9 +221,21 @@ def test_the_memory_that_is_named_last_brings_its_preset(started, tmp_path):
     for words, name in ((["--memory", "lstm"], "lstm"), (["--config", "run.toml"], "gru"), ([], "rewrite")):
         assert train.main([*words, "--no-progress"]) == 0
         config = started.pop()
-        assert (config.learning_rate, config.num_minibatches) == preset(name)
+        assert (config.learning_rate, config.num_minibatches, config.share_memory) == preset(name)
     assert train.main(["--config", "run.toml", "--memory", "rewrite"]) == 0
     assert started.pop().learning_rate == preset("rewrite").learning_rate
+    (tmp_path / "shared.toml").write_text("share_memory = true\n")
+    for words, shared in (
+        (["--memory", "lstm", "--memory", "rewrite"], False),
+        (["--memory", "rewrite", "--memory=lstm"], True),
+        (["--share-memory"], True),
+        (["--memory", "lstm", "--no-share-memory"], False),
+        (["--config", "run.toml", "--memory", "rewrite"], False),
+        (["--config", "shared.toml"], True),
+        (["--config", "shared.toml", "--no-share-memory"], False),
+    ):
+        assert train.main([*words, "--no-progress"]) == 0
+        assert started.pop().share_memory is shared
     assert train.main(["--config", "rate.toml", "--memory", "rewrite", "--num-minibatches", "8"]) == 0
     assert (started[0].learning_rate, started.pop().num_minibatches) == (0.01, 8)
 

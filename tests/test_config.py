@@ -24,7 +24,7 @@ TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 )
 @pytest.mark.parametrize("value", [None, "x", [1], b"1", -1, 10**40, float("nan")], ids=repr)
 def test_the_constructor_refuses_the_same(name, value):
-    if value is None and name in ("learning_rate", "num_minibatches"):
+    if value is None and name in ("learning_rate", "num_minibatches", "share_memory"):
         assert TrainConfig(**{name: value}) == TrainConfig()
         return
     if (name == "threads" and value is None) or (value == "x" and name in ("env", "memory")):
@@ -83,9 +83,10 @@ def test_derived_sizes():
 @pytest.mark.parametrize("name", [*memory.names(), "a stranger's"])
 def test_a_memory_brings_its_preset_where_nothing_is_given(name):
     usual, config = preset(name), TrainConfig(memory=name)
-    assert (config.learning_rate, config.num_minibatches) == usual
-    given = TrainConfig(memory=name, learning_rate=0.1, num_minibatches=2)
-    assert (given.learning_rate, given.num_minibatches) == (0.1, 2)
+    assert (config.learning_rate, config.num_minibatches, config.share_memory) == usual
+    other = not usual.share_memory
+    given = TrainConfig(memory=name, learning_rate=0.1, num_minibatches=2, share_memory=other)
+    assert (given.learning_rate, given.num_minibatches, given.share_memory) == (0.1, 2, other)
     assert TrainConfig.from_toml(config.to_toml()) == config
     few = TrainConfig(memory=name, num_envs=6)
     assert few.num_minibatches == math.gcd(6, usual.num_minibatches)
