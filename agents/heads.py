@@ -7,6 +7,8 @@ elsewhere they are torch's operations, to which this is equal.
 
 from __future__ import annotations
 
+from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -64,8 +66,11 @@ def compiled_heads(policy: MemoryActorCriticPolicy, latent: Tensor) -> Heads | N
     nets: Any = policy._modules["mlp_extractor"]
     actor, critic = head_layers(policy)
     modules = [*actor, *critic, nets, *nets._modules.values()]
-    own: list[dict[str, Any]] = [layer._parameters for layer in (*actor[::2], *critic[::2])]
-    parameters = [each.get(name) for each in own for name in ("weight", "bias")]
+    own: list[Any] = [layer._parameters for layer in (*actor[::2], *critic[::2])]
+    try:
+        parameters = [*chain.from_iterable(map(_WEIGHT_AND_BIAS, own))]
+    except KeyError:  # one is computed from others
+        return None
     return policy.head_views(
         latent,
         modules,
@@ -73,6 +78,9 @@ def compiled_heads(policy: MemoryActorCriticPolicy, latent: Tensor) -> Heads | N
         lambda: _is_as_built(policy, latent.shape[1]),
         lambda arrays: _as_heads(arrays, len(actor) + 1),
     )
+
+
+_WEIGHT_AND_BIAS = itemgetter("weight", "bias")
 
 
 def _as_heads(arrays: Arrays, split: int) -> Heads:

@@ -319,7 +319,9 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         # what SB3 does to such observations takes longer to find out than to do
         features: Any = obs.float().flatten(1) if self._flattens else self.extract_features(obs)  # type: ignore[union-attr]
         if self.shares_memory:
-            y, state = read(self.memory, encode(self.encoder, features), state)
+            # found without the long search for a module's attributes
+            own: dict[str, Any] = self._modules
+            y, state = read(own["memory"], encode(own["encoder"], features), state)
             return y, y, state
         pi, vf = (features, features) if isinstance(features, Tensor) else features
         y_pi, actor = read(self.memory, encode(self.encoder, pi), state[0])

@@ -16,10 +16,9 @@ from torch.nn import functional
 
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.forms import differentiable_once, has_kernels
-from memory.kernels.gated_cells import squash_in_place
+from memory.kernels.gated_cells import squash_in_place, tanh
 from memory.kernels.products import (
     add_rows,
-    fill_columns,
     fill_rows,
     multiply,
     pack,
@@ -159,15 +158,26 @@ def map_packed(x, weights, biases, squashed, out):  # type: ignore[no-untyped-de
     """
     N, last = len(out), len(weights) - 1
     for number in range(len(weights)):
-        y = np.empty((len(biases[number]), whole_vectors(N, out.itemsize)), out.dtype)
-        fill_columns(y, biases[number])
-        multiply(weights[number], x, y, True)
-        if squashed or number < last:
-            squash_in_place(y.reshape(-1))
+        bias, squash = biases[number], squashed or number < last
+        y = np.empty((len(bias), whole_vectors(N, out.itemsize)), out.dtype)
+        multiply(weights[number], x, y, False)
+        for unit in range(len(bias)):
+            _add_number(y[unit], bias[unit], squash)
         if number < last:
             x = pack(y)
         else:
             transpose(y[:, :N], out)
+
+
+@njit(**OPTIONS)
+def _add_number(row, number, squash):  # type: ignore[no-untyped-def]
+    """Add a number to a row, and take the tangent if `squash`."""
+    if squash:
+        for j in range(len(row)):
+            row[j] = tanh(row[j] + number)
+    else:
+        for j in range(len(row)):
+            row[j] += number
 
 
 @njit(**OPTIONS)
