@@ -21,6 +21,7 @@ PRESETS = {
     "ffm": Preset(1e-3, 16),
     "hcam": Preset(5e-4, 16),
     "sat": Preset(3e-4, 16),
+    "gtrxl": Preset(3e-4, 16),
 }
 """Memory -> its own, by trial on the default job (docs/generalisation.md)."""
 

@@ -20,13 +20,10 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
-from memory.kernels.compiling import INLINED
+from memory.kernels.compiling import INLINED, as_intrinsic
 from memory.kernels.products import VECTOR_BYTES
-
-# mypy would take it for a function of all its arguments, the context too
-_as_intrinsic: Any = intrinsic
 
 
 class Vector(types.Type):
@@ -85,7 +82,7 @@ def _place(context, builder, array_type, array, at, vector):  # type: ignore[no-
     return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
 
 
-@_as_intrinsic
+@as_intrinsic
 def load(typing, array, at, count):  # type: ignore[no-untyped-def]
     """`count`, a constant, numbers of a contiguous array from index `at` in memory on."""
     if not isinstance(count, types.IntegerLiteral):
@@ -99,7 +96,7 @@ def load(typing, array, at, count):  # type: ignore[no-untyped-def]
     return kind(array, types.intp, count), generate
 
 
-@_as_intrinsic
+@as_intrinsic
 def store(typing, vector, array, at):  # type: ignore[no-untyped-def]
     """Put a vector into a contiguous array from index `at` in memory on."""
     if vector.real != array.dtype:
@@ -113,7 +110,7 @@ def store(typing, vector, array, at):  # type: ignore[no-untyped-def]
     return types.void(vector, array, types.intp), generate
 
 
-@_as_intrinsic
+@as_intrinsic
 def root(typing, vector):  # type: ignore[no-untyped-def]
     """The square roots of a vector's numbers."""
 
@@ -125,7 +122,7 @@ def root(typing, vector):  # type: ignore[no-untyped-def]
     return vector(vector), generate
 
 
-@_as_intrinsic
+@as_intrinsic
 def zeros_like(typing, vector):  # type: ignore[no-untyped-def]
     """A vector of zeros."""
     return vector(vector), lambda context, builder, signature, args: ir.Constant(_ir_type(vector), None)
@@ -147,7 +144,7 @@ def lanes_of(itemsize: int) -> int:
     return VECTOR_BYTES // itemsize
 
 
-@_as_intrinsic
+@as_intrinsic
 def fold(typing, vector):  # type: ignore[no-untyped-def]
     """A vector as wide as a register, with the same sum."""
     lanes = lanes_of(vector.real.bitwidth // 8)
@@ -165,7 +162,7 @@ def fold(typing, vector):  # type: ignore[no-untyped-def]
     return kind(vector), generate
 
 
-@_as_intrinsic
+@as_intrinsic
 def sum_rows(typing, rows, count, out, to):  # type: ignore[no-untyped-def]
     """The sums of `count`, a constant, rows of a register's width, one after the other in memory, to out[to] on.
 
