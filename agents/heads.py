@@ -113,7 +113,7 @@ def _is_known(layers: list[nn.Module], width: int, outputs: int) -> bool:
         own: dict[str, Any] = layer._parameters
         if type(layer) not in (nn.Linear, Linear) or own.get("weight") is None or own.get("bias") is None:
             return False
-        if own["weight"].shape[1] != width:
+        if own["weight"].shape != (len(own["bias"]), width):
             return False
         width = len(own["bias"])
     for layer in layers[1::2]:

@@ -10,6 +10,7 @@ y_t = LN(z_t) * g_t + skip(x_t) * (1 - g_t)                          LN without 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,10 +119,11 @@ class FFM(Memory):
         if x.numel() == 0:
             return x.new_empty(T, B, self.output_size), state
         m, c = self.memory_size, self.context_size
-        if self._compiles(x, state):
-            maps = (self.value, self.skip, self.input_gate, self.output_gate)
-            weights, biases = [each.weight for each in maps], [each.bias for each in maps]
-            mixed = (self.mix.weight, self.mix.bias, self.alpha, self.omega)
+        maps = (self.value, self.skip, self.input_gate, self.output_gate)
+        weights, biases = [each.weight for each in maps], [each.bias for each in maps]
+        mixed = (self.mix.weight, self.mix.bias, self.alpha, self.omega)
+        # what does not fit is torch's to refuse
+        if self._compiles(x, state) and self._fits([*weights, mixed[0], *biases, *mixed[1:]]):
             y, last = FFMScan.apply(torch.is_grad_enabled(), x, start, state.S, *mixed, *weights, *biases)
             return y, FFMState(last)
         mix = self.mix.weight.view(-1, 2, m, c).transpose(2, 3).flatten(1)
@@ -154,10 +156,14 @@ class FFM(Memory):
         return [*(each.get("weight") for each in own), *(each.get("bias") for each in own), alpha, omega]
 
     def _is_as_built(self) -> bool:
+        return self._fits(self._parameters_of_a_step())
+
+    def _fits(self, tensors: Sequence[Tensor | None]) -> bool:
+        """Whether parameters, in the order of `_parameters_of_a_step`, have the sizes that kernels take."""
         F, D, m, c = self.input_size, self.output_size, self.memory_size, self.context_size
         rows = (m, D, m, D)
         sizes = [*((n, F) for n in rows), (D, 2 * m * c), *((n,) for n in (*rows, D)), (m,), (c,)]
-        return [each.shape for each in self._parameters_of_a_step() if each is not None] == sizes
+        return [each.shape for each in tensors if each is not None] == sizes
 
     def _compiles(self, x: Tensor, state: FFMState) -> bool:
         """Whether the kernels take this input."""

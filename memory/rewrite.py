@@ -208,9 +208,9 @@ class RewriteMemory(Memory):
             return None
 
         def fit() -> bool:
-            enter, stream = maps[0], x.new_empty(0, self.output_size)
-            read = zip(maps[1::2], maps[2::2], [x.new_empty(0, x.shape[1] + self.clock), *[stream] * len(layers)])
-            return all(compiles((enter, project, leave), self.form, given) for project, leave, given in read)
+            first, stream = x.new_empty(0, x.shape[1] + self.clock), x.new_empty(0, self.output_size)
+            read = zip(maps[1::2], maps[2::2], [first, *[stream] * len(layers)])
+            return all(compiles((maps[0], *own), self.form, given, given is first) for *own, given in read)
 
         tensors = [*(each.get("weight") for each in own), *(each.get("bias") for each in (own[0], *own[1::2]))]
         return self._views(x, maps, tensors, fit)

@@ -267,3 +267,15 @@ def test_threads_may_change_between_forward_and_backward(before, after):
     finally:
         torch.set_num_threads(threads)
     assert_close(results[1], results[0], **tolerance(torch.float64))
+
+
+@pytest.mark.parametrize("name", ["value", "mix"])
+def test_maps_that_do_not_fit_are_torchs_to_refuse(name):
+    """Before a kernel reads or writes beyond what there is."""
+    module = FFM(5, output_size=6, memory_size=3, context_size=2)
+    x, start, state = torch.randn(4, 2, 5), torch.zeros(4, 2, dtype=torch.bool), module.initial_state(2)
+    setattr(module, name, torch.nn.Linear(getattr(module, name).in_features, 70))
+    with pytest.raises(RuntimeError):
+        module.scan(x, start, state)
+    with torch.no_grad(), pytest.raises(RuntimeError):
+        module.step(x[0], state)

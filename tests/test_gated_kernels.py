@@ -147,6 +147,11 @@ def test_shapes_that_do_not_fit_are_refused(name):
     for odd in (1, 3, 9):
         with pytest.raises(ValueError, match=r"state \[B, H\] = \[4, 7\].*; got \[6, 4, 5\]"):
             gated.scan(CELLS[name], x, start, tuple(s.new_zeros(odd, 7) for s in state), weights)
+    for number, weight in enumerate(weights):
+        odd_weights = [*weights]
+        odd_weights[number] = torch.cat((weight, weight[:1]))
+        with pytest.raises(ValueError, match="weights must be"):
+            gated.scan(CELLS[name], x, start, state, tuple(odd_weights))
     with pytest.raises(ValueError, match=r"\[T, B, F\] = \[6, 4, 5\]"):
         gated.scan(CELLS[name], x[..., :4], start, state, weights)
 

@@ -186,6 +186,20 @@ def test_a_head_of_another_width_is_refused():
         acted(policy, policy._heads_compile)
 
 
+@pytest.mark.parametrize(("name", "size"), [("weight", (60, 6)), ("bias", (60,)), ("bias", (1,))])
+def test_a_head_whose_weight_and_bias_differ_is_refused(name, size):
+    """By torch, before a kernel writes beyond the end of what it computes; or computed as torch does."""
+    policy = policy_for([4])
+    acted(policy, policy._heads_compile)
+    layer = policy.mlp_extractor.policy_net[0]
+    setattr(layer, name, nn.Parameter(torch.zeros(size)))
+    if size == (1,):
+        assert torch.isfinite(acted(policy, policy._heads_compile)[2]).all()
+        return
+    with pytest.raises(RuntimeError):
+        acted(policy, policy._heads_compile)
+
+
 def test_a_layer_that_is_replaced_between_steps_is_the_one_that_acts():
     policy = policy_for([4])
     acted(policy, policy._heads_compile)

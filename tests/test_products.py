@@ -132,6 +132,17 @@ def test_linear_layer_is_torch_s():
     assert_close(ours(x), theirs(x))
 
 
+@pytest.mark.parametrize("rows", [3, FEWEST_ROWS + 1])
+@pytest.mark.parametrize("each", [linear, tanh_linear])
+def test_a_bias_of_another_size_is_torchs_to_refuse(each, rows):
+    x, weight = torch.randn(rows, 4), torch.randn(20, 4)
+    for size in (5, 40):
+        with pytest.raises(RuntimeError):
+            each(x, weight, torch.zeros(size))
+    with pytest.raises(RuntimeError, match="dtype"):
+        each(x, weight, torch.zeros(20, dtype=torch.float64))
+
+
 def test_linear_uses_every_thread_it_may():
     x, weight = torch.randn(3000, 8, requires_grad=True), torch.randn(6, 8, requires_grad=True)
     threads = torch.get_num_threads()

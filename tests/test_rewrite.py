@@ -1,5 +1,6 @@
 """Laws of the rewrite-aware memory's own; those of every memory are in `test_memory_laws.py`."""
 
+import functools
 import itertools
 import math
 
@@ -209,3 +210,21 @@ def test_steps_of_no_rows():
         y, after = made.step(torch.empty(0, 5), made.initial_state(0))
     assert y.shape == (0, 8)
     assert after.table.shape == made.initial_state(0).table.shape
+
+
+@pytest.mark.parametrize("act", [False, True])
+def test_maps_that_do_not_fit_are_torchs_to_refuse(act):
+    """Before a kernel reads or writes beyond what there is."""
+    for name, odd in (("enter", torch.nn.Linear(60, 6)), ("enter", torch.nn.Linear(6, 60)), ("project", None)):
+        module = make("rewrite", 5, **SMALL)
+        x, state = torch.randn(4, 3, 5), module.initial_state(3)
+        with torch.no_grad():
+            module.step(x[0], state)
+        if odd is None:
+            module.layers[0].project.bias = torch.nn.Parameter(torch.zeros(7))
+        else:
+            setattr(module, name, odd)
+        start = torch.zeros(4, 3, dtype=torch.bool)
+        run = functools.partial(module.step, x[0]) if act else functools.partial(module.scan, x, start)
+        with torch.set_grad_enabled(not act), pytest.raises(RuntimeError):
+            run(state)

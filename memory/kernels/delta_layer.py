@@ -72,7 +72,7 @@ def delta_layer(
     Returns:
         The new stream [T, B, D], the last tables [B, H, K, V]; alpha and beta [T, B, H], without gradients.
     """
-    plain = compiles(maps, form, x) and not torch.is_autocast_enabled("cpu")
+    plain = compiles(maps, form, x, stream is None) and not torch.is_autocast_enabled("cpu")
     if not (plain and x.numel() > 0 and has_kernels(x, state)):
         return delta_layer_torch(x, stream, maps, start, state, form)
     enter, project, leave = maps
@@ -84,18 +84,23 @@ def delta_layer(
     return y, last, alpha, beta
 
 
-def compiles(maps: Sequence[nn.Module], form: DeltaForm, x: Tensor) -> bool:
-    """Whether kernels may compute the maps of a layer that reads x [..., F], now: linear, as built, of its type."""
+def compiles(maps: Sequence[nn.Module], form: DeltaForm, x: Tensor, first: bool) -> bool:
+    """Whether kernels may compute the maps of a layer that reads x [..., F], now: linear, of its sizes and type.
+
+    The first layer maps x to the stream too.
+    """
     enter, project, leave = maps
     if not (is_plain(enter) and is_plain(project) and is_plain(leave)) or leave.bias is not None:
         return False
     # a weight or bias that is computed, or kept as a buffer, is no parameter
     into, read, out = (each._parameters.get("weight") for each in maps)
-    biases = (each._parameters.get("bias") for each in (enter, project))
-    if into is None or read is None or out is None or any(bias is None for bias in biases):
+    entered, projected = (each._parameters.get("bias") for each in (enter, project))
+    if into is None or read is None or out is None or entered is None or projected is None:
         return False
     fits = read.shape == (form.width, x.shape[-1]) and out.shape == (len(into), form.heads * form.value_size)
-    return fits and has_kernels(x, into, read, out)
+    fits = fits and entered.shape == into.shape[:1] and projected.shape == read.shape[:1]
+    fits = fits and (not first or into.shape[1] == x.shape[-1])
+    return fits and has_kernels(x, into, read, out, entered, projected)
 
 
 def delta_layer_torch(

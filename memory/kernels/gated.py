@@ -108,6 +108,12 @@ def scan(
             f"x must be [T, B, F] = [{T}, {B}, {weights[0].shape[1]}] and the state [B, H] = [{B}, {H}], as start and "
             f"the weights are; got {list(x.shape)} and {', '.join(str(list(s.shape)) for s in state)}"
         )
+    G = (cell.width - cell.turn) * H
+    if [each.shape for each in weights] != [(G, x.shape[2]), (G, H), (G,), (G,)]:
+        raise ValueError(
+            f"weights must be [G, F], [G, H], [G] and [G] with F = {x.shape[2]}, H = {H}, G = {G}; "
+            f"got {', '.join(str(list(each.shape)) for each in weights)}"
+        )
     if start.numel() == 0:
         return x.new_empty(T, B, H), state
     if not has_kernels(x, weights[0], *state):

@@ -41,14 +41,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Differentiable once on the CPU.
     """
-    if x.numel() < FEWEST_ROWS * x.shape[-1] or not _has_kernel(x, weight):
+    if x.numel() < FEWEST_ROWS * x.shape[-1] or not _has_kernel(x, weight, bias):
         return functional.linear(x, weight, bias)
     return _apply(x, weight, bias, False)
 
 
 def tanh_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The hyperbolic tangent of `linear`, to 2e-7 in float32; torch takes longer for it than for the product."""
-    if not _has_kernel(x, weight):
+    if not _has_kernel(x, weight, bias):
         return functional.linear(x, weight, bias).tanh()
     return _apply(x, weight, bias, True)
 
@@ -82,10 +82,11 @@ def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     return type(module) in (nn.Linear, Linear) and not is_hooked(module)
 
 
-def _has_kernel(x: Tensor, weight: Tensor) -> bool:
+def _has_kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     # what does not fit is torch's to refuse
-    fits = 0 < x.shape[-1] == weight.shape[-1]
-    return fits and has_kernels(x, weight) and not torch.is_autocast_enabled("cpu")
+    fits = 0 < x.shape[-1] == weight.shape[-1] and (bias is None or bias.shape == weight.shape[:1])
+    given = (weight,) if bias is None else (weight, bias)
+    return fits and has_kernels(x, *given) and not torch.is_autocast_enabled("cpu")
 
 
 def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, squashed: bool) -> Tensor:
