@@ -95,7 +95,7 @@ class FFM(Memory):
             if arrays is not None:
                 return self._act(x, state, arrays)
         m, D = self.memory_size, self.output_size
-        value, skip, gates = functional.linear(x, *self._input_maps()).split([m, D, m + D], -1)
+        value, gates, skip = functional.linear(x, *self._input_maps()).split([m, m + D, D], -1)
         input_gate, output_gate = gates.sigmoid().split([m, D], -1)
         decays, angles = (-self.alpha.abs()).exp()[:, None], self.omega
         a, b = decays * angles.cos(), decays * angles.sin()
@@ -119,12 +119,10 @@ class FFM(Memory):
         if x.numel() == 0:
             return x.new_empty(T, B, self.output_size), state
         m, c = self.memory_size, self.context_size
-        maps = (self.value, self.skip, self.input_gate, self.output_gate)
-        weights, biases = [each.weight for each in maps], [each.bias for each in maps]
-        mixed = (self.mix.weight, self.mix.bias, self.alpha, self.omega)
+        parameters = self._parameters_of_a_step()
         # what does not fit is torch's to refuse
-        if self._compiles(x, state) and self._fits([*weights, mixed[0], *biases, *mixed[1:]]):
-            y, last = FFMScan.apply(torch.is_grad_enabled(), x, start, state.S, *mixed, *weights, *biases)
+        if self._compiles(x, state) and self._fits(parameters):
+            y, last = FFMScan.apply(torch.is_grad_enabled(), x, start, state.S, *parameters)
             return y, FFMState(last)
         mix = self.mix.weight.view(-1, 2, m, c).transpose(2, 3).flatten(1)
         y, last = torch_scan(x, *self._input_maps(), mix, self.mix.bias, self.alpha, self.omega, start, state.S)
@@ -151,7 +149,7 @@ class FFM(Memory):
     def _parameters_of_a_step(self) -> list[Tensor | None]:
         """Weights, biases, alpha and omega, found without the long search for a module's attributes."""
         modules: dict[str, Any] = self._modules
-        own = [modules[name]._parameters for name in ("value", "skip", "input_gate", "output_gate", "mix")]
+        own = [modules[name]._parameters for name in ("value", "input_gate", "output_gate", "skip", "mix")]
         alpha, omega = self._parameters.get("alpha"), self._parameters.get("omega")
         return [*(each.get("weight") for each in own), *(each.get("bias") for each in own), alpha, omega]
 
@@ -161,7 +159,7 @@ class FFM(Memory):
     def _fits(self, tensors: Sequence[Tensor | None]) -> bool:
         """Whether parameters, in the order of `_parameters_of_a_step`, have the sizes that kernels take."""
         F, D, m, c = self.input_size, self.output_size, self.memory_size, self.context_size
-        rows = (m, D, m, D)
+        rows = (m, m, D, D)
         sizes = [*((n, F) for n in rows), (D, 2 * m * c), *((n,) for n in (*rows, D)), (m,), (c,)]
         return [each.shape for each in tensors if each is not None] == sizes
 
@@ -169,7 +167,10 @@ class FFM(Memory):
         """Whether the kernels take this input."""
         return has_kernels(x, self.alpha, state.S)
 
+    def _maps(self) -> tuple[nn.Linear, ...]:
+        """The four maps of x, in the order in which kernels take them."""
+        return self.value, self.input_gate, self.output_gate, self.skip
+
     def _input_maps(self) -> tuple[Tensor, Tensor]:
-        """The four maps of x as one: weight [2 m + 2 D, F] and bias, rows in the order in which they are used."""
-        maps = (self.value, self.skip, self.input_gate, self.output_gate)
-        return torch.cat([map_.weight for map_ in maps]), torch.cat([map_.bias for map_ in maps])
+        """The four maps of x as one: weight [2 m + 2 D, F] and bias."""
+        return torch.cat([map_.weight for map_ in self._maps()]), torch.cat([map_.bias for map_ in self._maps()])

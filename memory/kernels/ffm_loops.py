@@ -1,6 +1,6 @@
 """FFM's scan block by block with its matrix products, and its step, in numba: see `memory.kernels.ffm_scan`.
 
-The maps of x are one row per token, [value, skip, input gate, output gate] of m, D, m and D numbers; `half` is m + D.
+The maps of x are one row per token, [value, input gate, output gate] of m, m and D numbers, and skip, of D.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from memory.kernels.products import (
     copy,
     fill_rows,
     multiply,
+    multiply_onto,
     multiply_turned,
     pack,
     pack_into,
     packed_size,
     transpose,
 )
+from memory.kernels.vectors import aligned
 
 EPSILON = 1e-5
 """Added to the variance by the layer norm of the output."""
@@ -42,14 +44,14 @@ def block_steps(T, B):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def forward(  # type: ignore[no-untyped-def]
-    x, start, weight, bias, mix, mix_bias, alpha, omega, state, borders, maps, normal, scale, last, y
+    x, start, weight, bias, mix, mix_bias, alpha, omega, state, borders, gates, normal, scale, last, y
 ):
     """Fill last, y and what `backward` needs.
 
     Args:
         x: [T, B, F], contiguous.
         start: [T, B] bool.
-        weight: [2 m + 2 D, F], rows of value, skip, input gate and output gate.
+        weight: [2 m + 2 D, F], rows of value, input gate, output gate and skip.
         bias: [2 m + 2 D].
         mix: [D, 2 m c], columns m-major.
         mix_bias: [D].
@@ -57,7 +59,7 @@ def forward(  # type: ignore[no-untyped-def]
         omega: [c].
         state: [B, m, c, 2], before the sequence.
         borders: [N, B, 2, c, m] for N blocks, filled with the state before every block, in planes.
-        maps: [T B, 2 m + 2 D], filled with the maps of x, gates opened; or empty.
+        gates: [T B, 2 m + D], filled with the maps of x but skip, gates opened; or empty.
         normal: [T, B, D], filled with LN(z).
         scale: [T, B], filled with 1 / the standard deviation of z.
         last: [B, m, c, 2], to fill.
@@ -68,22 +70,27 @@ def forward(  # type: ignore[no-untyped-def]
     steps = block_steps(T, B)
     inputs, normals, scales, outputs = x.reshape(-1, F), normal.reshape(-1, D), scale.ravel(), y.reshape(-1, D)
     a, b = _rates(alpha, omega)
-    to_maps, to_z = pack(weight.T), pack(_from_traces(mix, len(omega)))
-    block = np.empty((steps * B if len(maps) == 0 else 0, len(bias)), x.dtype)
-    value, states = np.empty((steps, B, len(alpha)), x.dtype), np.empty((steps, *borders.shape[1:]), x.dtype)
+    tokens, m, N = steps * B, len(alpha), len(bias) - D
+    to_gates, to_skip, to_z = pack(weight[:N].T), pack(weight[N:].T), pack(_from_traces(mix, len(omega)))
+    block, skip = aligned(tokens * N * (len(gates) == 0), x).reshape(-1, N), aligned(tokens * D, x).reshape(tokens, D)
+    value = aligned(tokens * m, x).reshape(steps, B, m)
+    states = aligned(tokens * 2 * a.size, x).reshape(steps, B, 2, -1, m)
     _to_planes(state, borders[0])
     for begin in range(0, T, steps):
         end = min(begin + steps, T)
         rows, n, number = slice(begin * B, end * B), (end - begin) * B, begin // steps
-        now = maps[rows] if len(maps) > 0 else block[:n]
-        _maps_of(inputs[rows], to_maps, bias, len(bias) // 2, now)
+        now = gates[rows] if len(gates) > 0 else block[:n]
+        multiply_onto(bias[:N], inputs[rows], to_gates, now)
+        multiply_onto(bias[N:], inputs[rows], to_skip, skip[:n])
+        for row in range(n):
+            open_gates(now[row, m:])
         flat = _traces(now, start[begin:end], a, b, borders[number], value, states)
         if end < T:
             copy(states[end - begin - 1].reshape(-1), borders[number + 1].reshape(-1))
         else:
             _from_planes(states[end - begin - 1], last)
-        multiply(flat, to_z, normals[rows], False)
-        output_forward(now, mix_bias, normals[rows], scales[rows], outputs[rows])
+        multiply_onto(mix_bias, flat, to_z, normals[rows])
+        output_forward(skip[:n], now, 2 * m, normals[rows], scales[rows], outputs[rows])
 
 
 @njit(**OPTIONS)
@@ -95,9 +102,10 @@ def backward(  # type: ignore[no-untyped-def]
     alpha,
     omega,
     borders,
-    maps,
+    gates,
     normal,
     scale,
+    y,
     dy,
     d_state,
     dx,
@@ -114,26 +122,27 @@ def backward(  # type: ignore[no-untyped-def]
     [T, B, F] is filled unless it is empty. The rest is as in `forward`.
     """
     T, B, F = x.shape
-    (D, width), (c, m) = mix.shape, borders.shape[3:]
+    (D, width), (c, m), N = mix.shape, borders.shape[3:], len(weight)
     steps = block_steps(T, B)
-    inputs, normals, scales, outside = x.reshape(-1, F), normal.reshape(-1, D), scale.ravel(), dy.reshape(-1, D)
-    d_inputs = dx.reshape(-1, F)
+    inputs, normals, scales = x.reshape(-1, F), normal.reshape(-1, D), scale.ravel()
+    outputs, outside, d_inputs = y.reshape(-1, D), dy.reshape(-1, D), dx.reshape(-1, F)
     a, b = _rates(alpha, omega)
     da, db = np.zeros((c, m)), np.zeros((c, m))
     from_maps, from_z = pack(weight), pack(_from_traces(mix, c).T)
-    d_planes = np.zeros((width, D), x.dtype)
-    value, states = np.empty((steps, B, m), x.dtype), np.empty((steps, B, 2, c, m), x.dtype)
-    d_value, d_states, carried = np.empty_like(value), np.empty_like(states), np.empty((B, 2, c, m), x.dtype)
-    d_maps, dz = np.empty((steps * B, len(weight)), x.dtype), np.empty((steps * B, D), x.dtype)
-    packed = np.empty(packed_size(steps * B, max(F, D), x.itemsize), x.dtype)
+    d_planes = aligned(width * D, x).reshape(width, D)
+    tokens = steps * B
+    value, states = aligned(tokens * m, x).reshape(steps, B, m), aligned(tokens * width, x).reshape(steps, B, 2, c, m)
+    d_value, d_states = aligned(value.size, x).reshape(value.shape), aligned(states.size, x).reshape(states.shape)
+    carried, dz = aligned(B * width, x).reshape(B, 2, c, m), aligned(tokens * D, x).reshape(tokens, D)
+    d_maps, packed = aligned(tokens * N, x).reshape(tokens, N), aligned(packed_size(tokens, max(F, D), x.itemsize), x)
     d_weight[:], d_bias[:], d_mix_bias[:] = 0, 0, 0
     _to_planes(d_state, carried)
     for begin in range((T - 1) // steps * steps, -1, -steps):
         end = min(begin + steps, T)
         rows, n, border = slice(begin * B, end * B), (end - begin) * B, borders[begin // steps]
-        now = maps[rows]
+        now = gates[rows]
         flat = _traces(now, start[begin:end], a, b, border, value, states)
-        _output_backward(outside[rows], now, normals[rows], scales[rows], dz[:n], d_maps[:n])
+        _output_backward(outside[rows], outputs[rows], now, normals[rows], scales[rows], dz[:n], d_maps[:n])
         multiply(flat.T, pack_into(dz[:n], packed), d_planes, True)
         add_rows(dz[:n], d_mix_bias)
         multiply(dz[:n], from_z, d_states.reshape(-1, width)[:n], False)
@@ -224,21 +233,12 @@ def _from_planes(planes, state):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _maps_of(x, to_maps, bias, half, maps):  # type: ignore[no-untyped-def]
-    """Fill maps of the tokens x [n, F], gates opened."""
-    fill_rows(maps, bias)
-    multiply(x, to_maps, maps, True)
-    for row in range(len(maps)):
-        open_gates(maps[row, half:])
-
-
-@njit(**OPTIONS)
-def _traces(maps, start, a, b, border, value, states):  # type: ignore[no-untyped-def]
-    """Fill value and states of a block with these maps [n, 2 half]; the states as rows [n, 2 c m]."""
-    n, steps, m, half = len(maps), len(start), value.shape[2], maps.shape[1] // 2
+def _traces(gates, start, a, b, border, value, states):  # type: ignore[no-untyped-def]
+    """Fill value and states of a block with these gates [n, 2 m + D]; the states as rows [n, 2 c m]."""
+    n, steps, m = len(gates), len(start), value.shape[2]
     values = value.reshape(-1, m)
     for row in range(n):
-        into, plain, gate = values[row], maps[row, :m], maps[row, half : half + m]
+        into, plain, gate = values[row], gates[row, :m], gates[row, m : 2 * m]
         for i in range(m):
             into[i] = plain[i] * gate[i]
     decay_forward(value[:steps], a, b, start, border, states[:steps])
@@ -271,14 +271,15 @@ def step(x_at, weights, biases, alpha, omega, before_at, S, y):  # type: ignore[
     mix, mix_bias = weights[4], biases[4]
     traces, z = np.empty((B, mix.shape[1]), x.dtype), np.empty((B, D), x.dtype)
     _step_states(maps, alpha, omega, before.reshape(B, -1), S.reshape(B, -1), traces)
-    multiply_turned(traces, mix, z, False)
-    output_forward(maps, mix_bias, z, np.empty(B, x.dtype), y)
+    fill_rows(z, mix_bias)
+    multiply_turned(traces, mix, z, True)
+    output_forward(maps, maps, 2 * m, z, np.empty(B, x.dtype), y)
 
 
 @njit(**INLINED)
 def _step_states(maps, alpha, omega, before, S, traces):  # type: ignore[no-untyped-def]
     """Open the gates of maps; fill S [B, 2 m c], and traces [B, 2 m c] with Re S || Im S for `mix`."""
-    m, c, half = len(alpha), len(omega), maps.shape[1] // 2
+    m, c, skip = len(alpha), len(omega), maps.shape[1] // 2 + len(alpha)
     N = m * c
     a, b, value = np.empty(N, S.dtype), np.empty(N, S.dtype), np.empty(N, S.dtype)
     cos, sin = np.cos(omega.astype(np.float64)), np.sin(omega.astype(np.float64))
@@ -289,10 +290,10 @@ def _step_states(maps, alpha, omega, before, S, traces):  # type: ignore[no-unty
     for n in range(len(maps)):
         old, new, row = before[n], S[n], traces[n]
         re, im = row[:N], row[N:]
-        open_gates(maps[n, half:])
+        open_gates(maps[n, m:skip])
         for i in range(m):
             for j in range(c):
-                value[i * c + j] = maps[n, i] * maps[n, half + i]
+                value[i * c + j] = maps[n, i] * maps[n, m + i]
         for p in range(N):
             re[p] = a[p] * old[2 * p] + b[p] * old[2 * p + 1] + value[p]
         for p in range(N):
@@ -303,15 +304,17 @@ def _step_states(maps, alpha, omega, before, S, traces):  # type: ignore[no-unty
 
 
 @njit(**SUMS)
-def output_forward(maps, bias, z, scale, y):  # type: ignore[no-untyped-def]
-    """From z less its bias: z becomes LN(z), scale [N] 1 / its standard deviation, y the output; N tokens."""
+def output_forward(skips, gates, first, z, scale, y):  # type: ignore[no-untyped-def]
+    """From z to y for N tokens: z becomes LN(z), scale [N] 1 / its standard deviation.
+
+    Skip is the end of a row of skips, the output gate begins at number `first` of a row of gates.
+    """
     N, D = z.shape
-    half = maps.shape[1] // 2
+    end = skips.shape[1]
     for n in range(N):
-        row, skip, gate, out = z[n], maps[n, half - D : half], maps[n, 2 * half - D :], y[n]
+        row, skip, gate, out = z[n], skips[n, end - D : end], gates[n, first : first + D], y[n]
         mean = z.dtype.type(0)
         for d in range(D):
-            row[d] += bias[d]
             mean += row[d]
         mean /= D
         square = z.dtype.type(0)
@@ -328,14 +331,16 @@ def output_forward(maps, bias, z, scale, y):  # type: ignore[no-untyped-def]
 # One array is written in each loop: with more, the check that they do not overlap gets too long for the compiler,
 # and the loop stays scalar.
 @njit(**SUMS)
-def _output_backward(dy, maps, normal, scale, dz, d_maps):  # type: ignore[no-untyped-def]
-    """From dy to dz and the gradients of skip and of what the output gate's sigmoid takes."""
+def _output_backward(dy, y, gates, normal, scale, dz, d_maps):  # type: ignore[no-untyped-def]
+    """From dy to dz and, in d_maps, the gradients of what the output gate's sigmoid takes and of skip.
+
+    Without skip itself: (1 - gate) (LN(z) - skip), which the gate's gradient is made of, is LN(z) - y.
+    """
     N, D = dz.shape
-    half = maps.shape[1] // 2
+    end = gates.shape[1]
     for n in range(N):
-        skip, gate = maps[n, half - D : half], maps[n, 2 * half - D :]
-        d_skip, d_gate = d_maps[n, half - D : half], d_maps[n, 2 * half - D :]
-        outside, norm, d_norm = dy[n], normal[n], dz[n]
+        d_gate, d_skip = d_maps[n, end - D : end], d_maps[n, end : end + D]
+        outside, out, gate, norm, d_norm = dy[n], y[n], gates[n, end - D : end], normal[n], dz[n]
         mean = dz.dtype.type(0)
         along = dz.dtype.type(0)
         for d in range(D):
@@ -348,19 +353,18 @@ def _output_backward(dy, maps, normal, scale, dz, d_maps):  # type: ignore[no-un
         for d in range(D):
             d_skip[d] = outside[d] - outside[d] * gate[d]
         for d in range(D):
-            d_gate[d] = d_skip[d] * gate[d] * (norm[d] - skip[d])
+            d_gate[d] = outside[d] * gate[d] * (norm[d] - out[d])
         for d in range(D):
             d_norm[d] = factor * (outside[d] * gate[d] - mean - norm[d] * along)
 
 
 @njit(**INLINED)
-def _value_backward(dv, maps, d_maps):  # type: ignore[no-untyped-def]
+def _value_backward(dv, gates, d_maps):  # type: ignore[no-untyped-def]
     """From dv [N, m] to the gradients of value and of what the input gate's sigmoid takes."""
     N, m = dv.shape
-    half = maps.shape[1] // 2
     for n in range(N):
-        value, gate = maps[n, :m], maps[n, half : half + m]
-        d_value, d_gate, d = d_maps[n, :m], d_maps[n, half : half + m], dv[n]
+        value, gate = gates[n, :m], gates[n, m : 2 * m]
+        d_value, d_gate, d = d_maps[n, :m], d_maps[n, m : 2 * m], dv[n]
         for i in range(m):
             d_value[i] = d[i] * gate[i]
         for i in range(m):

@@ -17,7 +17,7 @@ from memory.kernels import decay
 from memory.kernels import ffm_loops as loops
 from memory.kernels.ffm_loops import EPSILON
 from memory.kernels.forms import differentiable_once
-from memory.kernels.rows import in_parts, part_borders
+from memory.kernels.rows import aligned_arrays, in_parts, part_borders
 
 
 def torch_scan(
@@ -35,7 +35,7 @@ def torch_scan(
 
     Args:
         x: [T, B, F].
-        weight: [2 m + 2 D, F], rows of value, skip, input gate and output gate.
+        weight: [2 m + 2 D, F], rows of value, input gate, output gate and skip.
         bias: [2 m + 2 D].
         mix: [D, 2 c m], columns as the planes of `memory.kernels.decay`.
         mix_bias: [D].
@@ -48,7 +48,7 @@ def torch_scan(
         y [T, B, D] and the last state.
     """
     m, D = len(alpha), len(mix)
-    value, skip, gates = functional.linear(x, weight, bias).split([m, D, m + D], -1)
+    value, gates, skip = functional.linear(x, weight, bias).split([m, m + D, D], -1)
     input_gate, output_gate = gates.sigmoid().split([m, D], -1)
     # under autocast the maps come in half precision; the traces stay in the parameters' type
     states, last = decay.decay_scan((value * input_gate).to(alpha.dtype), alpha, omega, start, state)
@@ -59,8 +59,8 @@ def torch_scan(
 class FFMScan(torch.autograd.Function):
     """`torch_scan` on the CPU, blocks of steps one after the other, state in planes.
 
-    Kept for the backward pass are the maps of x, LN(z) and the state at every block's border; the states inside a block
-    are computed again.
+    Kept for the backward pass are the maps of x but skip, LN(z), y and the state at every block's border; the states
+    inside a block are computed again.
     """
 
     @staticmethod
@@ -70,17 +70,15 @@ class FFMScan(torch.autograd.Function):
         x: Tensor,
         start: Tensor,
         state: Tensor,
-        mix: Tensor,
-        mix_bias: Tensor,
-        alpha: Tensor,
-        omega: Tensor,
-        *maps: Tensor,
+        *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Y [T, B, D] and the last state [B, m, c, 2]; `recording`: whether autograd is on.
 
-        `maps`: the weights of value, skip, input gate and output gate, then their biases. `mix` [D, 2 m c], m-major.
+        `parameters`: the weights of value, input gate, output gate, skip and mix [D, 2 m c], m-major; their biases;
+        alpha and omega.
         """
         T, B, _ = x.shape
+        *maps, mix, mix_bias, alpha, omega = *parameters[:4], *parameters[5:9], parameters[4], *parameters[9:]
         (m, c), D = state.shape[1:3], len(mix)
         keep = recording and any(ctx.needs_input_grad)
         weight, bias = torch.cat(maps[:4]), torch.cat(maps[4:])
@@ -89,28 +87,29 @@ class FFMScan(torch.autograd.Function):
         def run(first: int, last: int) -> tuple[np.ndarray, ...]:
             rows = last - first
             blocks = -(-T // loops.block_steps(T, rows))
-            shapes = (blocks, rows, 2, c, m), (T * rows * keep, len(bias)), (T, rows, D), (T, rows)
-            kept = [np.empty(shape, inputs.dtype) for shape in shapes]
-            ended, y = np.empty((rows, m, c, 2), inputs.dtype), np.empty((T, rows, D), inputs.dtype)
+            shapes = (blocks, rows, 2, c, m), (T * rows * keep, 2 * m + D), (T, rows, D), (T, rows)
+            kept = aligned_arrays(inputs.dtype, *shapes)
+            (y,), ended = aligned_arrays(inputs.dtype, (T, rows, D)), np.empty((rows, m, c, 2), inputs.dtype)
             read = _columns(inputs, first, last), _columns(starts, first, last)
             loops.forward(*read, *given, opening[first:last], *kept, ended, y)
             return y, ended, *kept
 
         ctx.borders, ctx.sizes = part_borders(T, B), [len(each) for each in maps[:4]]
         parts = [[*map(torch.from_numpy, part)] for part in in_parts(run, ctx.borders)]
+        ys, lasts, *_ = zip(*parts)
+        y = _joined(ys, 1)
         if keep:
             kept = (each for part in parts for each in part[2:])
-            ctx.save_for_backward(x, start, weight, mix, alpha, omega, *kept)
-        ys, lasts, *_ = zip(*parts)
-        return _joined(ys, 1), _joined(lasts, 0)
+            ctx.save_for_backward(x, start, weight, mix, alpha, omega, y, *kept)
+        return y, _joined(lasts, 0)
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, dy: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of everything but start, from those of y and of the last state."""
-        x, start, weight, mix, alpha, omega, *kept = ctx.saved_tensors
+        x, start, weight, mix, alpha, omega, y, *kept = ctx.saved_tensors
         T, _, F = x.shape
-        inputs, starts, outside, ended, *given = _arrays((x, start, dy, d_last, weight, mix, alpha, omega))
+        inputs, starts, outputs, outside, ended, *given = _arrays((x, start, y, dy, d_last, weight, mix, alpha, omega))
         rates = alpha.shape, omega.shape
         saved = dict(zip(ctx.borders, zip(*[iter(kept)] * 4)))
 
@@ -120,15 +119,16 @@ class FFMScan(torch.autograd.Function):
             shapes = (T if ctx.needs_input_grad[1] else 0, rows, F), weight.shape, N, mix.shape, len(mix), *rates
             filled = [np.empty(shape, inputs.dtype) for shape in shapes]
             read = _columns(inputs, first, last), _columns(starts, first, last)
-            loops.backward(*read, *given, *_arrays(saved[first]), _columns(outside, first, last), d_state, *filled)
+            around = _columns(outputs, first, last), _columns(outside, first, last)
+            loops.backward(*read, *given, *_arrays(saved[first]), *around, d_state, *filled)
             return d_state, *filled
 
         parts = [[*map(torch.from_numpy, part)] for part in in_parts(run, ctx.borders)]
         d_states, dxs, *gradients = zip(*parts)
         dx = _joined(dxs, 1) if ctx.needs_input_grad[1] else None
-        d_weight, d_bias, *others = (sum(rest, own) for own, *rest in gradients)
-        d_maps = *d_weight.split(ctx.sizes), *d_bias.split(ctx.sizes)
-        return None, dx, None, _joined(d_states, 0), *others, *d_maps
+        d_weight, d_bias, d_mix, *others = (sum(rest, own) for own, *rest in gradients)
+        d_parameters = *d_weight.split(ctx.sizes), d_mix, *d_bias.split(ctx.sizes), *others
+        return None, dx, None, _joined(d_states, 0), *d_parameters
 
 
 def _columns(array: np.ndarray, first: int, last: int) -> np.ndarray:

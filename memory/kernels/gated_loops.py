@@ -17,6 +17,7 @@ from memory.kernels.products import (
     fill_columns,
     fill_rows,
     multiply,
+    multiply_onto,
     pack,
     pack_into,
     packed_size,
@@ -62,8 +63,8 @@ def forward(kind, x, start, to_gates, to_h, bias, h, c, gates, y, cells):  # typ
         end = min(begin + steps, T)
         first = begin if len(gates) == T else 0
         block = sums[first * B : (first + end - begin) * B]
-        fill_rows(block, bias)
-        multiply(inputs[begin * B : end * B], to_gates, block[:, :G], True)
+        multiply_onto(bias[:G], inputs[begin * B : end * B], to_gates, block[:, :G])
+        fill_rows(block[:, G:], bias[G:])
         for t in range(begin, end):
             at = gates[first + t - begin]
             for b in range(B):

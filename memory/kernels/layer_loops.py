@@ -18,7 +18,7 @@ from numba import njit
 from memory.kernels.compiling import INLINED, OPTIONS
 from memory.kernels.delta_loops import SEGMENT, backward_memory, forward_memory, segment_backward, segment_forward
 from memory.kernels.gated_cells import open_gates, squash_in_place
-from memory.kernels.products import add_rows, copy, fill_rows, multiply, pack, pack_into, packed_size
+from memory.kernels.products import add_rows, copy, multiply, multiply_onto, pack, pack_into, packed_size
 from memory.kernels.vectors import aligned
 
 STRETCH = 0.1
@@ -156,8 +156,7 @@ def compiled(K: int, V: int, use_tanh: bool) -> tuple[Callable[..., None], Calla
                 n, number = (t1 - t0) * columns, t0 // SEGMENT
                 rows, at = _tokens(x, t0, t1, b0, b1, inputs), b0 * T + t0 * columns
                 maps = z[at : at + n] if len(z) > 0 else block[:n]
-                fill_rows(maps, project_bias)
-                multiply(rows, to_z, maps, True)
+                multiply_onto(project_bias, rows, to_z, maps)
                 opened = _open(maps, H, hard)
                 for row in range(n):
                     copy(opened[row], gates[t0 + row // columns, b0 + row % columns])
@@ -179,8 +178,7 @@ def compiled(K: int, V: int, use_tanh: bool) -> tuple[Callable[..., None], Calla
                     for row in range(n):
                         copy(stream[t0 + row // columns, b0 + row % columns], into[row])
                 else:
-                    fill_rows(into, enter_bias)
-                    multiply(rows, to_stream, into, True)
+                    multiply_onto(enter_bias, rows, to_stream, into)
                 multiply(reads[:n], to_y, into, True)
                 _put(into, y, t0, t1, b0, b1)
 

@@ -19,8 +19,8 @@ from memory.kernels.forms import differentiable_once, has_kernels
 from memory.kernels.gated_cells import squash_in_place, tanh
 from memory.kernels.products import (
     add_rows,
-    fill_rows,
     multiply,
+    multiply_onto,
     pack,
     pack_into,
     packed_size,
@@ -208,8 +208,7 @@ def _forward(x, packed, bias, squashed, y):  # type: ignore[no-untyped-def]
     """Fill y [N, D] from x [N, F], the transposed weight, packed, and bias [D]."""
     for begin in range(0, len(x), BLOCK_ROWS):
         rows = y[begin : begin + BLOCK_ROWS]
-        fill_rows(rows, bias)
-        multiply(x[begin : begin + BLOCK_ROWS], packed, rows, True)
+        multiply_onto(bias, x[begin : begin + BLOCK_ROWS], packed, rows)
         if squashed:
             squash_in_place(rows.reshape(-1))
 

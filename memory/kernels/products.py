@@ -29,18 +29,19 @@ _ROW_BLOCK = 256
 
 
 @as_intrinsic
-def _tile(typing, a, a_row, a_column, b, at, out, row, column, out_row, depth, add, rows, vectors):  # type: ignore[no-untyped-def]
-    """`rows` times `vectors` of out from [row, column] on (+)= rows of a, from `row` on, times the panel at b[at].
+def _tile(typing, a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, rows, vectors):  # type: ignore[no-untyped-def]
+    """`rows` times `vectors` of out from [row, column] on = base + rows of a, from `row` on, times the panel at b[at].
 
-    Strides are in elements; `rows` and `vectors` are constants. a, b and out have one type.
+    Strides are in elements; `rows` and `vectors` are constants. a, b, base and out have one type. A negative `base_row`
+    says that there is no base.
     """
     if not (isinstance(rows, types.IntegerLiteral) and isinstance(vectors, types.IntegerLiteral)):
         return None
-    if not a.dtype == b.dtype == out.dtype:
+    if not a.dtype == b.dtype == base.dtype == out.dtype:
         return None
     R, V = rows.literal_value, vectors.literal_value
     n = types.intp
-    signature = types.void(a, n, n, b, n, out, n, n, n, n, types.boolean, rows, vectors)
+    signature = types.void(a, n, n, b, n, base, n, out, n, n, n, n, rows, vectors)
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         number, size = context.get_value_type(out.dtype), out.dtype.bitwidth // 8
@@ -48,10 +49,10 @@ def _tile(typing, a, a_row, a_column, b, at, out, row, column, out_row, depth, a
         vector = ir.VectorType(number, lanes)
         undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
         everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
-        a_data, b_data, out_data = (
-            context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3, 5)
+        a_data, b_data, base_data, out_data = (
+            context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3, 5, 7)
         )
-        _, a_row, a_column, _, at, _, row, column, out_row, depth, add = args[:11]
+        _, a_row, a_column, _, at, _, base_row, _, row, column, out_row, depth = args[:12]
 
         def constant(value):  # type: ignore[no-untyped-def]
             return ir.Constant(row.type, value)
@@ -77,15 +78,17 @@ def _tile(typing, a, a_row, a_column, b, at, out, row, column, out_row, depth, a
                 for part, each in zip(panel, held):
                     product = builder.fmul(one, part, flags=("contract",))
                     builder.store(builder.fadd(builder.load(each), product, flags=("contract",)), each)
-        ends = [builder.add(builder.mul(number_, out_row), column) for number_ in numbers]
-        places = [[vector_at(out_data, builder.add(end, constant(v * lanes))) for v in range(V)] for end in ends]
-        with builder.if_then(context.is_true(builder, types.boolean, add)):
-            for held, into in zip(sums, places):
-                for each, place in zip(held, into):
-                    builder.store(builder.fadd(builder.load(each), builder.load(place, align=size)), each)
-        for held, into in zip(sums, places):
-            for each, place in zip(held, into):
-                builder.store(builder.load(each), place, align=size)
+
+        def places(data, stride):  # type: ignore[no-untyped-def]
+            ends = [builder.add(builder.mul(number_, stride), column) for number_ in numbers]
+            return [vector_at(data, builder.add(end, constant(v * lanes))) for end in ends for v in range(V)]
+
+        every = [each for held in sums for each in held]
+        with builder.if_then(builder.icmp_signed(">=", base_row, constant(0))):
+            for each, place in zip(every, places(base_data, base_row)):
+                builder.store(builder.fadd(builder.load(each), builder.load(place, align=size)), each)
+        for each, place in zip(every, places(out_data, out_row)):
+            builder.store(builder.load(each), place, align=size)
         return context.get_dummy_value()
 
     return signature, generate
@@ -131,43 +134,45 @@ def _turn(typing, a, at, a_row, out, to, out_row):  # type: ignore[no-untyped-de
 
 
 @njit(**OPTIONS)
-def _wide(a, b, at, out, column, add):  # type: ignore[no-untyped-def]
+def _wide(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
     """A panel of `_WIDE` vectors."""
     m, depth = a.shape
     size = out.itemsize
     a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
+    base_row = -1 if len(base) == 0 else 0 if len(base) == 1 else base.strides[0] // size
     row = 0
     while row + 6 <= m:
-        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 6, _WIDE)
+        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 6, _WIDE)
         row += 6
     if m - row == 5:
-        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 5, _WIDE)
+        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 5, _WIDE)
     elif m - row == 4:
-        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 4, _WIDE)
+        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 4, _WIDE)
     elif m - row == 3:
-        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 3, _WIDE)
+        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 3, _WIDE)
     elif m - row == 2:
-        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 2, _WIDE)
+        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 2, _WIDE)
     elif m - row == 1:
-        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 1, _WIDE)
+        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 1, _WIDE)
 
 
 @njit(**OPTIONS)
-def _narrow(a, b, at, out, column, add):  # type: ignore[no-untyped-def]
+def _narrow(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
     """A panel of one vector."""
     m, depth = a.shape
     size = out.itemsize
     a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
+    base_row = -1 if len(base) == 0 else 0 if len(base) == 1 else base.strides[0] // size
     row = 0
     # one sum waits for the last: twelve side by side hide it
     while row + 12 <= m:
-        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 12, 1)
+        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 12, 1)
         row += 12
     while row + 4 <= m:
-        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 4, 1)
+        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 4, 1)
         row += 4
     while row < m:
-        _tile(a, a_row, a_column, b, at, out, row, column, out_row, depth, add, 1, 1)
+        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 1, 1)
         row += 1
 
 
@@ -181,29 +186,43 @@ def multiply(a, b, out, add):  # type: ignore[no-untyped-def]
         out: [m, n], rows contiguous.
         add: whether to add to what out holds; if not, that is not read.
     """
+    _multiply(a, b, out[: len(out) if add else 0, ::1], out)
+
+
+@njit(**OPTIONS)
+def multiply_onto(line, a, b, out):  # type: ignore[no-untyped-def]
+    """Fill out with line + a b, where line [n], contiguous, is added to every row; the rest as in `multiply`."""
+    _multiply(a, b, line.reshape(1, -1)[:, ::1], out)
+
+
+@njit(**OPTIONS)
+def _multiply(a, b, base, out):  # type: ignore[no-untyped-def]
+    """Fill out with base + a b; base has the rows of out, one for all of them, or none."""
     m, depth = a.shape
     n = out.shape[1]
     lanes, whole = VECTOR_BYTES // out.itemsize, whole_vectors(n, out.itemsize)
     for begin in range(0, m, _ROW_BLOCK):
         # the step of 1 makes every layout one type, so that tiles are compiled once
         rows, into = a[begin : begin + _ROW_BLOCK, ::1], out[begin : begin + _ROW_BLOCK, ::1]
+        onto = base[begin if len(base) > 1 else 0 :, ::1][: len(rows)]
         column = 0
         while column + _WIDE * lanes <= n:
-            _wide(rows, b, column * depth, into, column, add)
+            _wide(rows, b, column * depth, onto, into, column)
             column += _WIDE * lanes
         while column + lanes <= n and column + _WIDE * lanes > whole:
-            _narrow(rows, b, column * depth, into, column, add)
+            _narrow(rows, b, column * depth, onto, into, column)
             column += lanes
         if column < n:
             wide = column + _WIDE * lanes <= whole
             edge = np.empty((len(rows), _WIDE * lanes if wide else lanes), out.dtype)[:, ::1]
             if wide:
-                _wide(rows, b, column * depth, edge, 0, False)
+                _wide(rows, b, column * depth, edge[:0], edge, 0)
             else:
-                _narrow(rows, b, column * depth, edge, 0, False)
+                _narrow(rows, b, column * depth, edge[:0], edge, 0)
             for row in range(len(rows)):
                 for j in range(n - column):
-                    into[row, column + j] = edge[row, j] + (into[row, column + j] if add else out.dtype.type(0))
+                    held = onto[row if len(onto) > 1 else 0, column + j] if len(onto) > 0 else out.dtype.type(0)
+                    into[row, column + j] = edge[row, j] + held
 
 
 @njit(**OPTIONS)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 Result = TypeVar("Result")
 
 STEPS_PER_THREAD = 512
 """Steps of rows that are worth a thread: about half a millisecond, many times what it costs to hand them over."""
+
+_LINE_BYTES = 64
+"""Of the cache."""
 
 
 def over_rows(kernel: Callable[..., None], T: int, B: int, *args: Any) -> None:
@@ -48,6 +53,22 @@ def in_parts(run: Callable[[int, int], Result], borders: list[int]) -> list[Resu
 
     others = [pool.submit(without_graph, first, last) for first, last in itertools.pairwise(borders[1:])]
     return [run(*borders[:2]), *(other.result() for other in others)]
+
+
+def aligned_arrays(dtype: Any, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+    """Arrays of such shapes, not filled, in one piece of memory, each from the beginning of a cache line on.
+
+    Loads and stores of whole vectors that cross lines take twice as long. Numpy asks the system for large pages, which
+    torch does not.
+    """
+    line = _LINE_BYTES // np.dtype(dtype).itemsize
+    sizes = [math.prod(shape) for shape in shapes]
+    ends = list(itertools.accumulate(-(-size // line) * line for size in sizes))
+    memory = np.empty(ends[-1] + line, dtype)
+    first = -memory.__array_interface__["data"][0] % _LINE_BYTES // memory.itemsize
+    return [
+        memory[first + end : first + end + size].reshape(shape) for end, size, shape in zip([0, *ends], sizes, shapes)
+    ]
 
 
 @functools.cache
