@@ -19,10 +19,9 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from memory.kernels.best import insert
+from memory.kernels.compiling import SUMS
 from memory.kernels.forms import differentiable_once, has_kernels
-
-FAST = {"contract", "reassoc"}
-"""Sums may be reordered, so that they are vectorised; NaN and infinity keep their meaning."""
 
 
 def attend_slices(
@@ -155,7 +154,7 @@ class _BestCandidates(torch.autograd.Function):
         return d_query, d_key, None, None, None
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@njit(**SUMS)
 def _attend(query, key, value, first, length, weight, read, prob, scale):  # type: ignore[no-untyped-def]
     """Fill read [N, H, E] and prob [N, J, H, longest], the softmax weights, undefined beyond a slice's length."""
     real = query.dtype.type
@@ -189,7 +188,7 @@ def _attend(query, key, value, first, length, weight, read, prob, scale):  # typ
                         r[e] += counts * v[e]
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@njit(**SUMS)
 def _attend_backward(  # type: ignore[no-untyped-def]
     query, key, value, first, length, weight, prob, grad, d_query, d_key, d_value, d_weight, scale
 ):
@@ -223,12 +222,11 @@ def _attend_backward(  # type: ignore[no-untyped-def]
                         dv[e] += counts * g[e]
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@njit(**SUMS)
 def _choose(query, key, first, length, index, score, scale):  # type: ignore[no-untyped-def]
     """Fill index and score [N, K] with each range's best, by insertion from the range's end."""
     real = query.dtype.type
     N, D = query.shape
-    K = index.shape[1]
     for n in range(N):
         index[n] = -1
         score[n] = 0
@@ -240,22 +238,10 @@ def _choose(query, key, first, length, index, score, scale):  # type: ignore[no-
             for d in range(D):
                 s += q[d] * k[d]
             s *= real(scale)
-            if found < K:
-                at = found
-                found += 1
-            elif s > score[n, K - 1]:
-                at = K - 1
-            else:
-                continue
-            while at > 0 and s > score[n, at - 1]:
-                score[n, at] = score[n, at - 1]
-                index[n, at] = index[n, at - 1]
-                at -= 1
-            score[n, at] = s
-            index[n, at] = r
+            found = insert(score[n], index[n], found, s, r)
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@njit(**SUMS)
 def _choose_backward(query, key, index, grad, d_query, d_key, scale):  # type: ignore[no-untyped-def]
     """Add the gradients of the scores to d_query, d_key; grad [N, K] is that of score."""
     real = query.dtype.type

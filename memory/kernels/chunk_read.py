@@ -14,11 +14,10 @@ from numba import njit
 from torch import Tensor
 
 from memory.attention import softmax_where
-from memory.kernels.compiling import OPTIONS
+from memory.kernels.best import insert
+from memory.kernels.compiling import SUMS
 from memory.kernels.forms import has_kernels
 from memory.kernels.products import multiply, multiply_turned, pack, pack_into, packed_size
-
-SUMS = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
 
 
 def choose_chunks(query: Tensor, summaries: Tensor, finished: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -141,7 +140,7 @@ def _softmax(row):  # type: ignore[no-untyped-def]
 def _choose(query, summaries, finished, slot, weight, scale):  # type: ignore[no-untyped-def]
     """Fill slot and weight [B, K], by insertion from the newest on."""
     B = len(query)
-    N, K = summaries.shape[1], slot.shape[1]
+    N = summaries.shape[1]
     real = query.dtype.type
     scores = np.empty((1, N), query.dtype)
     for b in range(B):
@@ -151,17 +150,7 @@ def _choose(query, summaries, finished, slot, weight, scale):  # type: ignore[no
         for age in range(min(finished[b], N)):
             candidate = (finished[b] - 1 - age) % N
             s = scores[0, candidate] * real(scale)
-            if found < K:
-                at = found
-                found += 1
-            elif s > value[K - 1]:
-                at = K - 1
-            else:
-                continue
-            while at > 0 and s > value[at - 1]:
-                value[at], best[at] = value[at - 1], best[at - 1]
-                at -= 1
-            value[at], best[at] = s, candidate
+            found = insert(value, best, found, s, candidate)
         _softmax(value[:found])
 
 

@@ -16,6 +16,9 @@ OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, error_model="numpy", fast
 # mypy would take it for a function of all its arguments, the context too
 as_intrinsic: Any = intrinsic
 
+SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
+"""For loops that add up a row: in any order, so that they are vectorised. NaN and infinity keep their meaning."""
+
 INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
 """For kernels with sums of several products that other kernels call.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from numba import njit
 from torch import Tensor
 
 from memory.kernels.addresses import array_at
-from memory.kernels.compiling import OPTIONS
+from memory.kernels.compiling import OPTIONS, SUMS
 from memory.kernels.delta_layer import STRETCH, DeltaForm
 from memory.kernels.delta_loops import EPS
 from memory.kernels.delta_read import NORM_EPS
@@ -25,7 +24,6 @@ from memory.kernels.gated_cells import open_gates, sigmoid, tanh
 from memory.kernels.products import copy, fill_rows, multiply_turned
 from memory.kernels.views import Arrays
 
-SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
 """Options of loops that add up a row: in any order, so that they are vectorised."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from memory.kernels.addresses import array_at
-from memory.kernels.compiling import INLINED, OPTIONS
+from memory.kernels.compiling import INLINED, OPTIONS, SUMS
 from memory.kernels.decay import decay_backward, decay_forward
 from memory.kernels.gated_cells import open_gates
 from memory.kernels.products import (
@@ -28,9 +28,6 @@ from memory.kernels.vectors import aligned
 
 EPSILON = 1e-5
 """Added to the variance by the layer norm of the output."""
-
-SUMS = {**INLINED, "fastmath": {"contract", "reassoc"}}
-"""Options of loops that add up a row: in any order, so that they are vectorised."""
 
 BLOCK_ROWS = 256
 """Tokens that a scan takes at once: few enough that what it computes of them stays in the cache."""
@@ -303,7 +300,7 @@ def _step_states(maps, alpha, omega, before, S, traces):  # type: ignore[no-unty
             new[2 * p + 1] = im[p]
 
 
-@njit(**SUMS)
+@njit(**SUMS, forceinline=True)
 def output_forward(skips, gates, first, z, scale, y):  # type: ignore[no-untyped-def]
     """From z to y for N tokens: z becomes LN(z), scale [N] 1 / its standard deviation.
 
@@ -330,7 +327,7 @@ def output_forward(skips, gates, first, z, scale, y):  # type: ignore[no-untyped
 
 # One array is written in each loop: with more, the check that they do not overlap gets too long for the compiler,
 # and the loop stays scalar.
-@njit(**SUMS)
+@njit(**SUMS, forceinline=True)
 def _output_backward(dy, y, gates, normal, scale, dz, d_maps):  # type: ignore[no-untyped-def]
     """From dy to dz and, in d_maps, the gradients of what the output gate's sigmoid takes and of skip.
 

@@ -78,10 +78,10 @@ class FFMScan(torch.autograd.Function):
         alpha and omega.
         """
         T, B, _ = x.shape
-        *maps, mix, mix_bias, alpha, omega = *parameters[:4], *parameters[5:9], parameters[4], *parameters[9:]
+        mix, mix_bias, alpha, omega = parameters[4], *parameters[9:]
         (m, c), D = state.shape[1:3], len(mix)
         keep = recording and any(ctx.needs_input_grad)
-        weight, bias = torch.cat(maps[:4]), torch.cat(maps[4:])
+        weight, bias = torch.cat(parameters[:4]), torch.cat(parameters[5:9])
         inputs, starts, opening, *given = _arrays((x, start, state, weight, bias, mix, mix_bias, alpha, omega))
 
         def run(first: int, last: int) -> tuple[np.ndarray, ...]:
@@ -94,7 +94,7 @@ class FFMScan(torch.autograd.Function):
             loops.forward(*read, *given, opening[first:last], *kept, ended, y)
             return y, ended, *kept
 
-        ctx.borders, ctx.sizes = part_borders(T, B), [len(each) for each in maps[:4]]
+        ctx.borders, ctx.sizes = part_borders(T, B), [len(each) for each in parameters[:4]]
         parts = [[*map(torch.from_numpy, part)] for part in in_parts(run, ctx.borders)]
         ys, lasts, *_ = zip(*parts)
         y = _joined(ys, 1)

@@ -15,7 +15,6 @@ from memory.kernels.gated_cells import gru_backward, gru_forward, lstm_backward,
 from memory.kernels.products import (
     copy,
     fill_columns,
-    fill_rows,
     multiply,
     multiply_onto,
     pack,
@@ -64,7 +63,8 @@ def forward(kind, x, start, to_gates, to_h, bias, h, c, gates, y, cells):  # typ
         first = begin if len(gates) == T else 0
         block = sums[first * B : (first + end - begin) * B]
         multiply_onto(bias[:G], inputs[begin * B : end * B], to_gates, block[:, :G])
-        fill_rows(block[:, G:], bias[G:])
+        for row in range(len(block) if S > G else 0):
+            copy(bias[G:], block[row, G:])
         for t in range(begin, end):
             at = gates[first + t - begin]
             for b in range(B):
