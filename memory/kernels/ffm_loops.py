@@ -1,6 +1,7 @@
 """FFM's scan block by block with its matrix products, and its step, in numba: see `memory.kernels.ffm_scan`.
 
-The maps of x are one row per token, [value, input gate, output gate] of m, m and D numbers, and skip, of D.
+The maps of x are, per token, value and input gate side by side [2 m], output gate [D] and skip [D]: each is read and
+written from end to end, as the processor fetches ahead.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def block_steps(T, B):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def forward(  # type: ignore[no-untyped-def]
-    x, start, weight, bias, mix, mix_bias, alpha, omega, state, borders, gates, normal, scale, last, y
+    x, start, weight, bias, mix, mix_bias, alpha, omega, state, borders, entry, gate, normal, scale, last, y
 ):
     """Fill last, y and what `backward` needs.
 
@@ -56,38 +57,43 @@ def forward(  # type: ignore[no-untyped-def]
         omega: [c].
         state: [B, m, c, 2], before the sequence.
         borders: [N, B, 2, c, m] for N blocks, filled with the state before every block, in planes.
-        gates: [T B, 2 m + D], filled with the maps of x but skip, gates opened; or empty.
-        normal: [T, B, D], filled with LN(z).
-        scale: [T, B], filled with 1 / the standard deviation of z.
+        entry: [N, 2 m] for N tokens, filled with value and input gate; all T B, or those of a block.
+        gate: [N, D], filled with the output gate.
+        normal: [N, D], filled with LN(z).
+        scale: [N], filled with 1 / the standard deviation of z.
         last: [B, m, c, 2], to fill.
         y: [T, B, D], to fill.
     """
     T, B, F = x.shape
     D = y.shape[2]
     steps = block_steps(T, B)
-    inputs, normals, scales, outputs = x.reshape(-1, F), normal.reshape(-1, D), scale.ravel(), y.reshape(-1, D)
+    inputs, outputs = x.reshape(-1, F), y.reshape(-1, D)
     a, b = _rates(alpha, omega)
-    tokens, m, N = steps * B, len(alpha), len(bias) - D
-    to_gates, to_skip, to_z = pack(weight[:N].T), pack(weight[N:].T), pack(_from_traces(mix, len(omega)))
-    block, skip = aligned(tokens * N * (len(gates) == 0), x).reshape(-1, N), aligned(tokens * D, x).reshape(tokens, D)
+    tokens, m = steps * B, len(alpha)
+    N = 2 * m + D
+    to_entry, to_gate, to_skip = pack(weight[: 2 * m].T), pack(weight[2 * m : N].T), pack(weight[N:].T)
+    to_z, skip = pack(_from_traces(mix, len(omega))), aligned(tokens * D, x).reshape(tokens, D)
     value = aligned(tokens * m, x).reshape(steps, B, m)
     states = aligned(tokens * 2 * a.size, x).reshape(steps, B, 2, -1, m)
     _to_planes(state, borders[0])
     for begin in range(0, T, steps):
         end = min(begin + steps, T)
         rows, n, number = slice(begin * B, end * B), (end - begin) * B, begin // steps
-        now = gates[rows] if len(gates) > 0 else block[:n]
-        multiply_onto(bias[:N], inputs[rows], to_gates, now)
+        kept = rows if len(entry) == T * B else slice(0, n)
+        entered, opened, normals = entry[kept], gate[kept], normal[kept]
+        multiply_onto(bias[: 2 * m], inputs[rows], to_entry, entered)
+        multiply_onto(bias[2 * m : N], inputs[rows], to_gate, opened)
         multiply_onto(bias[N:], inputs[rows], to_skip, skip[:n])
         for row in range(n):
-            open_gates(now[row, m:])
-        flat = _traces(now, start[begin:end], a, b, borders[number], value, states)
+            open_gates(entered[row, m:])
+        open_gates(opened.reshape(-1))
+        flat = _traces(entered, start[begin:end], a, b, borders[number], value, states)
         if end < T:
             copy(states[end - begin - 1].reshape(-1), borders[number + 1].reshape(-1))
         else:
             _from_planes(states[end - begin - 1], last)
-        multiply_onto(mix_bias, flat, to_z, normals[rows])
-        output_forward(skip[:n], now, 2 * m, normals[rows], scales[rows], outputs[rows])
+        multiply_onto(mix_bias, flat, to_z, normals)
+        output_forward(skip[:n], opened, normals, scale[kept], outputs[rows])
 
 
 @njit(**OPTIONS)
@@ -99,7 +105,8 @@ def backward(  # type: ignore[no-untyped-def]
     alpha,
     omega,
     borders,
-    gates,
+    entry,
+    gate,
     normal,
     scale,
     y,
@@ -121,8 +128,7 @@ def backward(  # type: ignore[no-untyped-def]
     T, B, F = x.shape
     (D, width), (c, m), N = mix.shape, borders.shape[3:], len(weight)
     steps = block_steps(T, B)
-    inputs, normals, scales = x.reshape(-1, F), normal.reshape(-1, D), scale.ravel()
-    outputs, outside, d_inputs = y.reshape(-1, D), dy.reshape(-1, D), dx.reshape(-1, F)
+    inputs, outputs, outside, d_inputs = x.reshape(-1, F), y.reshape(-1, D), dy.reshape(-1, D), dx.reshape(-1, F)
     a, b = _rates(alpha, omega)
     da, db = np.zeros((c, m)), np.zeros((c, m))
     from_maps, from_z = pack(weight), pack(_from_traces(mix, c).T)
@@ -137,9 +143,8 @@ def backward(  # type: ignore[no-untyped-def]
     for begin in range((T - 1) // steps * steps, -1, -steps):
         end = min(begin + steps, T)
         rows, n, border = slice(begin * B, end * B), (end - begin) * B, borders[begin // steps]
-        now = gates[rows]
-        flat = _traces(now, start[begin:end], a, b, border, value, states)
-        _output_backward(outside[rows], outputs[rows], now, normals[rows], scales[rows], dz[:n], d_maps[:n])
+        flat = _traces(entry[rows], start[begin:end], a, b, border, value, states)
+        _output_backward(outside[rows], outputs[rows], gate[rows], normal[rows], scale[rows], dz[:n], d_maps[:n])
         multiply(flat.T, pack_into(dz[:n], packed), d_planes, True)
         add_rows(dz[:n], d_mix_bias)
         multiply(dz[:n], from_z, d_states.reshape(-1, width)[:n], False)
@@ -155,7 +160,7 @@ def backward(  # type: ignore[no-untyped-def]
             da,
             db,
         )
-        _value_backward(d_value.reshape(-1, m)[:n], now, d_maps[:n])
+        _value_backward(d_value.reshape(-1, m)[:n], entry[rows], d_maps[:n])
         multiply(d_maps[:n].T, pack_into(inputs[rows], packed), d_weight, True)
         add_rows(d_maps[:n], d_bias)
         if len(dx) > 0:
@@ -230,12 +235,12 @@ def _from_planes(planes, state):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _traces(gates, start, a, b, border, value, states):  # type: ignore[no-untyped-def]
-    """Fill value and states of a block with these gates [n, 2 m + D]; the states as rows [n, 2 c m]."""
-    n, steps, m = len(gates), len(start), value.shape[2]
+def _traces(entry, start, a, b, border, value, states):  # type: ignore[no-untyped-def]
+    """Fill value, gated, and states of a block with this entry [n, 2 m]; the states as rows [n, 2 c m]."""
+    n, steps, m = len(entry), len(start), value.shape[2]
     values = value.reshape(-1, m)
     for row in range(n):
-        into, plain, gate = values[row], gates[row, :m], gates[row, m : 2 * m]
+        into, plain, gate = values[row], entry[row, :m], entry[row, m:]
         for i in range(m):
             into[i] = plain[i] * gate[i]
     decay_forward(value[:steps], a, b, start, border, states[:steps])
@@ -258,25 +263,23 @@ def step(x_at, weights, biases, alpha, omega, before_at, S, y):  # type: ignore[
     """
     (B, D), m = y.shape, len(alpha)
     x, before = array_at(x_at, (B, weights[0].shape[1]), y), array_at(before_at, S.shape, y)
-    maps = np.empty((B, 2 * (m + D)), x.dtype)
-    first = 0
-    for weight, bias in zip(weights[:4], biases[:4]):
-        part = maps[:, first : first + len(bias)]
+    entry, gate, skip = np.empty((B, 2 * m), x.dtype), np.empty((B, D), x.dtype), np.empty((B, D), x.dtype)
+    for part, weight, bias in zip((entry[:, :m], entry[:, m:], gate[:, ::1], skip[:, ::1]), weights[:4], biases[:4]):
         fill_rows(part, bias)
         multiply_turned(x, weight, part, True)
-        first += len(bias)
+    open_gates(gate.reshape(-1))
     mix, mix_bias = weights[4], biases[4]
     traces, z = np.empty((B, mix.shape[1]), x.dtype), np.empty((B, D), x.dtype)
-    _step_states(maps, alpha, omega, before.reshape(B, -1), S.reshape(B, -1), traces)
+    _step_states(entry, alpha, omega, before.reshape(B, -1), S.reshape(B, -1), traces)
     fill_rows(z, mix_bias)
     multiply_turned(traces, mix, z, True)
-    output_forward(maps, maps, 2 * m, z, np.empty(B, x.dtype), y)
+    output_forward(skip, gate, z, np.empty(B, x.dtype), y)
 
 
 @njit(**INLINED)
-def _step_states(maps, alpha, omega, before, S, traces):  # type: ignore[no-untyped-def]
-    """Open the gates of maps; fill S [B, 2 m c], and traces [B, 2 m c] with Re S || Im S for `mix`."""
-    m, c, skip = len(alpha), len(omega), maps.shape[1] // 2 + len(alpha)
+def _step_states(entry, alpha, omega, before, S, traces):  # type: ignore[no-untyped-def]
+    """Open the input gate; fill S [B, 2 m c], and traces [B, 2 m c] with Re S || Im S for `mix`."""
+    m, c = len(alpha), len(omega)
     N = m * c
     a, b, value = np.empty(N, S.dtype), np.empty(N, S.dtype), np.empty(N, S.dtype)
     cos, sin = np.cos(omega.astype(np.float64)), np.sin(omega.astype(np.float64))
@@ -284,13 +287,13 @@ def _step_states(maps, alpha, omega, before, S, traces):  # type: ignore[no-unty
         decayed = np.exp(-abs(np.float64(alpha[i])))
         for j in range(c):
             a[i * c + j], b[i * c + j] = decayed * cos[j], decayed * sin[j]
-    for n in range(len(maps)):
+    for n in range(len(entry)):
         old, new, row = before[n], S[n], traces[n]
         re, im = row[:N], row[N:]
-        open_gates(maps[n, m:skip])
+        open_gates(entry[n, m:])
         for i in range(m):
             for j in range(c):
-                value[i * c + j] = maps[n, i] * maps[n, m + i]
+                value[i * c + j] = entry[n, i] * entry[n, m + i]
         for p in range(N):
             re[p] = a[p] * old[2 * p] + b[p] * old[2 * p + 1] + value[p]
         for p in range(N):
@@ -301,15 +304,11 @@ def _step_states(maps, alpha, omega, before, S, traces):  # type: ignore[no-unty
 
 
 @njit(**SUMS, forceinline=True)
-def output_forward(skips, gates, first, z, scale, y):  # type: ignore[no-untyped-def]
-    """From z to y for N tokens: z becomes LN(z), scale [N] 1 / its standard deviation.
-
-    Skip is the end of a row of skips, the output gate begins at number `first` of a row of gates.
-    """
+def output_forward(skips, gates, z, scale, y):  # type: ignore[no-untyped-def]
+    """From z [N, D], skip and output gate to y: z becomes LN(z), scale [N] 1 / its standard deviation."""
     N, D = z.shape
-    end = skips.shape[1]
     for n in range(N):
-        row, skip, gate, out = z[n], skips[n, end - D : end], gates[n, first : first + D], y[n]
+        row, skip, gate, out = z[n], skips[n], gates[n], y[n]
         mean = z.dtype.type(0)
         for d in range(D):
             mean += row[d]
@@ -334,10 +333,10 @@ def _output_backward(dy, y, gates, normal, scale, dz, d_maps):  # type: ignore[n
     Without skip itself: (1 - gate) (LN(z) - skip), which the gate's gradient is made of, is LN(z) - y.
     """
     N, D = dz.shape
-    end = gates.shape[1]
+    end = d_maps.shape[1]
     for n in range(N):
-        d_gate, d_skip = d_maps[n, end - D : end], d_maps[n, end : end + D]
-        outside, out, gate, norm, d_norm = dy[n], y[n], gates[n, end - D : end], normal[n], dz[n]
+        d_gate, d_skip = d_maps[n, end - 2 * D : end - D], d_maps[n, end - D :]
+        outside, out, gate, norm, d_norm = dy[n], y[n], gates[n], normal[n], dz[n]
         mean = dz.dtype.type(0)
         along = dz.dtype.type(0)
         for d in range(D):
@@ -356,11 +355,11 @@ def _output_backward(dy, y, gates, normal, scale, dz, d_maps):  # type: ignore[n
 
 
 @njit(**INLINED)
-def _value_backward(dv, gates, d_maps):  # type: ignore[no-untyped-def]
+def _value_backward(dv, entry, d_maps):  # type: ignore[no-untyped-def]
     """From dv [N, m] to the gradients of value and of what the input gate's sigmoid takes."""
     N, m = dv.shape
     for n in range(N):
-        value, gate = gates[n, :m], gates[n, m : 2 * m]
+        value, gate = entry[n, :m], entry[n, m:]
         d_value, d_gate, d = d_maps[n, :m], d_maps[n, m : 2 * m], dv[n]
         for i in range(m):
             d_value[i] = d[i] * gate[i]

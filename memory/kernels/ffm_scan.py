@@ -86,9 +86,11 @@ class FFMScan(torch.autograd.Function):
 
         def run(first: int, last: int) -> tuple[np.ndarray, ...]:
             rows = last - first
-            blocks = -(-T // loops.block_steps(T, rows))
-            shapes = (blocks, rows, 2, c, m), (T * rows * keep, 2 * m + D), (T, rows, D), (T, rows)
-            kept = aligned_arrays(inputs.dtype, *shapes)
+            steps = loops.block_steps(T, rows)
+            blocks = -(-T // steps)
+            # without a backward pass they are a block's, used again and again
+            N = (T if keep else steps) * rows
+            kept = aligned_arrays(inputs.dtype, (blocks, rows, 2, c, m), (N, 2 * m), (N, D), (N, D), (N,))
             (y,), ended = aligned_arrays(inputs.dtype, (T, rows, D)), np.empty((rows, m, c, 2), inputs.dtype)
             read = _columns(inputs, first, last), _columns(starts, first, last)
             loops.forward(*read, *given, opening[first:last], *kept, ended, y)
@@ -111,7 +113,7 @@ class FFMScan(torch.autograd.Function):
         T, _, F = x.shape
         inputs, starts, outputs, outside, ended, *given = _arrays((x, start, y, dy, d_last, weight, mix, alpha, omega))
         rates = alpha.shape, omega.shape
-        saved = dict(zip(ctx.borders, zip(*[iter(kept)] * 4)))
+        saved = dict(zip(ctx.borders, zip(*[iter(kept)] * 5)))
 
         def run(first: int, last: int) -> tuple[np.ndarray, ...]:
             d_state = ended[first:last].copy()
