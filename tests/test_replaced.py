@@ -49,6 +49,17 @@ def test_weights_in_another_layout(name):
     agree(module)
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_numbers_that_do_not_lie_side_by_side(name):
+    """Biases and rates, each a column of a wider tensor."""
+    module = made(name)
+    for parameter in module.parameters():
+        if parameter.ndim == 1:
+            parameter.data = torch.stack([parameter.data, torch.zeros_like(parameter)], 1)[:, 0]
+    assert any(not parameter.is_contiguous() for parameter in module.parameters())
+    agree(module)
+
+
 def with_a_bias_more(layer, _):
     layer.leave = nn.Linear(6, F)
 

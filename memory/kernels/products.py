@@ -191,8 +191,8 @@ def multiply(a, b, out, add):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def multiply_onto(line, a, b, out):  # type: ignore[no-untyped-def]
-    """Fill out with line + a b, where line [n], contiguous, is added to every row; the rest as in `multiply`."""
-    _multiply(a, b, line.reshape(1, -1)[:, ::1], out)
+    """Fill out with line + a b, where line [n] is added to every row; the rest as in `multiply`."""
+    _multiply(a, b, np.ascontiguousarray(line).reshape(1, -1)[:, ::1], out)
 
 
 @njit(**OPTIONS)
