@@ -132,7 +132,7 @@ def _columns(model: MemoryPPO, fields: dict[str, Any]) -> Minibatch:
 def _scan_again(model: MemoryPPO, evidence: dict[str, Any]) -> None:
     rollout, first_step = _columns(model, evidence["rollout"]), evidence["first_step"]
     if in_parameters(model.policy) or in_rollout(rollout, first_step):
-        raise_for_rollout(model, rollout, first_step)
+        raise_for_rollout(model.policy, rollout, first_step)
 
 
 def _update_again(model: MemoryPPO, evidence: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ def _update_again(model: MemoryPPO, evidence: dict[str, Any]) -> None:
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.policy.parameters(), model.max_grad_norm)
     if not torch.isfinite(record["approx_kl"] + loss.detach() + norm):
-        raise_for_update(model, batch, weights, rollout, evidence["first_step"])
+        raise_for_update(model.policy, batch, weights, rollout, evidence["first_step"])
 
 
 def main(argv: list[str] | None = None) -> int:
