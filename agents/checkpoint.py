@@ -1,11 +1,11 @@
-"""Models as files: what of a `MemoryPPO` is written, and how it is made again without running any of it."""
+"""Models as files: what of an algorithm is written, and how it is made again without running any of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +15,9 @@ from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from agents.files import CorruptFile, one_line, read_tree, write_tree
+from agents.rollout import RememberingAlgorithm
 
-if TYPE_CHECKING:
-    from agents.ppo import MemoryPPO
-
-ModelT = TypeVar("ModelT", bound="MemoryPPO")
+ModelT = TypeVar("ModelT", bound=RememberingAlgorithm)
 File = str | Path | BinaryIO
 
 PLACE_IN_ROLLOUT = frozenset(
@@ -43,7 +41,7 @@ REBUILT = frozenset({"policy", "lr_schedule", "_given_up"})
 
 
 def save_model(
-    model: MemoryPPO,
+    model: RememberingAlgorithm,
     file: File,
     exclude: Iterable[str] | None = None,
     include: Iterable[str] | None = None,
@@ -95,7 +93,8 @@ def load_model(
         normalize = unwrap_vec_normalize(env)
         if normalize is not None and statistics is not None:
             restore_normalize(normalize, statistics)
-    model = cls(tree["policy_class"], env, device=device, _init_setup_model=False)
+    # a subclass has defaults for the rest
+    model = cls(tree["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg, arg-type]
     unknown = set(tree) - set(vars(model)) - {"observation_space", "action_space", "n_envs", "rng"}
     if unknown:
         raise CorruptFile(f"{file} names what a {cls.__name__} does not have: {', '.join(sorted(unknown))}")

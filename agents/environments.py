@@ -21,7 +21,7 @@ def make_environments(
         num_envs: B, 1 or more.
         seed: row i is reset with seed + i.
         env_args: the environment's arguments.
-        previous_action_reward: join them to the observations (`envs.wrappers.Joined`).
+        previous_action_reward: join them to the observations (`envs.joined.Joined`).
 
     Raises:
         ValueError: an unknown id, an argument that does not fit, or spaces that they cannot join.

@@ -1,4 +1,4 @@
-"""What a training leaves behind when numbers go bad: a file with which the same error is raised again.
+"""The error that stopped a training, raised again from the file that it left behind (`agents.dump`).
 
 `python -m agents.failure FILE` raises it from the command line.
 """
@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 
 from agents.buffers import Minibatch
-from agents.checkpoint import PLACE_IN_ROLLOUT, load_model, save_model
+from agents.checkpoint import load_model
+from agents.dump import FILE
 from agents.files import CorruptFile, NamedOnly
 from agents.finite import (
     NotFinite,
@@ -30,49 +30,8 @@ from agents.finite import (
     raise_for_update,
 )
 from agents.loss import LossWeights, ppo_loss
+from agents.ppo import MemoryPPO
 from agents.tree import tree_map
-
-if TYPE_CHECKING:
-    from agents.ppo import MemoryPPO
-
-FILE = "not_finite.zip"
-"""The dump's name in the logger's directory: the run directory of `train.py`, that of `tensorboard_log`, ..."""
-
-
-@contextmanager
-def dumped(model: MemoryPPO) -> Iterator[None]:
-    """Keep what led to a `NotFinite` raised inside, as `FILE` in the logger's directory, for `reproduce`.
-
-    The file holds the model as it is (a failed update has not touched its parameters), the rollout so far and what
-    the failed check looked at. Without `tensorboard_log` SB3 gives a logger a directory of its own among the
-    temporary files; the message names it.
-    """
-    try:
-        yield
-    except NotFinite as error:
-        raise NotFinite(f"{error}; {_dump(model, error)}", error.check, error.evidence) from error
-
-
-def _dump(model: MemoryPPO, error: NotFinite) -> str:
-    directory = model.logger.dir
-    if directory is None:
-        return "with a tensorboard_log or a logger with a directory, the rollout is kept in a file"
-    path = Path(directory) / FILE
-    buffer, steps = model.rollout_buffer, model.rollout_buffer.pos
-    rollout = {
-        "observations": tree_map(lambda leaf: leaf[:steps], buffer.observations),
-        "actions": buffer.actions[:steps],
-        "rewards": buffer.rewards[:steps],
-        "episode_start": buffer.episode_start[:steps],
-        "memory_start": buffer.memory_start[:steps],
-        "state": buffer.state,
-    }
-    failure = {"message": str(error), "check": error.check, "evidence": error.evidence, "rollout": rollout}
-    try:
-        save_model(model, path, include=PLACE_IN_ROLLOUT, extra={"failure": failure})
-    except (OSError, ValueError) as problem:
-        return f"no file could be kept of it: {problem}"
-    return f"python -m agents.failure {path} raises this again"
 
 
 def reproduce(
@@ -93,8 +52,6 @@ def reproduce(
         NamedOnly: a class or function that the file knows by name only is not in `custom_objects`.
         ValueError: the file holds no failure, or the failed check passes here.
     """
-    from agents.ppo import MemoryPPO
-
     model, extra = load_model(MemoryPPO, file, None, device, custom_objects, force_reset=False, extra=("failure",))
     failure = extra["failure"]
     if failure is None:
@@ -132,7 +89,7 @@ def _columns(model: MemoryPPO, fields: dict[str, Any]) -> Minibatch:
 def _scan_again(model: MemoryPPO, evidence: dict[str, Any]) -> None:
     rollout, first_step = _columns(model, evidence["rollout"]), evidence["first_step"]
     if in_parameters(model.policy) or in_rollout(rollout, first_step):
-        raise_for_rollout(model, rollout, first_step)
+        raise_for_rollout(model.policy, rollout, first_step)
 
 
 def _update_again(model: MemoryPPO, evidence: dict[str, Any]) -> None:
@@ -143,7 +100,7 @@ def _update_again(model: MemoryPPO, evidence: dict[str, Any]) -> None:
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.policy.parameters(), model.max_grad_norm)
     if not torch.isfinite(record["approx_kl"] + loss.detach() + norm):
-        raise_for_update(model, batch, weights, rollout, evidence["first_step"])
+        raise_for_update(model.policy, batch, weights, rollout, evidence["first_step"])
 
 
 def main(argv: list[str] | None = None) -> int:

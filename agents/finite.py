@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents.buffers import Minibatch
+from agents.buffers import MemoryRolloutBuffer, Minibatch
 from agents.distributions import Undrawable
 from agents.loss import LossWeights, ppo_loss
 from agents.outside import not_finite, outside_space
 from agents.policies import MemoryActorCriticPolicy
 from agents.tree import tree_map
 
-if TYPE_CHECKING:
-    from agents.rollout import RememberingAlgorithm
-
 ADVICE = (
     "training stopped before it spoils a checkpoint; lower the learning rate, or normalise rewards and observations"
 )
+
+
+class Algorithm(Protocol):
+    """What is looked at of an algorithm: its policy, its rollout, and what the policy acts on next."""
+
+    policy: MemoryActorCriticPolicy
+    rollout_buffer: MemoryRolloutBuffer
+    num_timesteps: int
+    _last_obs: np.ndarray | dict[str, np.ndarray] | None
+    _last_state: Any
+    _last_memory_starts: np.ndarray | None
+    _last_strategy: Tensor | None
 
 
 class NotFinite(FloatingPointError):
@@ -75,7 +84,7 @@ def check_rewards(rewards: np.ndarray, step: int) -> None:
 
 
 @contextmanager
-def explained_step(model: RememberingAlgorithm) -> Iterator[None]:
+def explained_step(model: Algorithm) -> Iterator[None]:
     """Say what is wrong where the policy cannot act: parameters, memory or observations, in this order.
 
     Raises:
@@ -93,7 +102,7 @@ def explained_step(model: RememberingAlgorithm) -> Iterator[None]:
         if found:
             raise NotFinite(f"{found}; {ADVICE}", "step", {}) from error
         # only a category can stop a policy by its value
-        space = model.observation_space
+        space = model.policy.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
         others = {key for key, part in parts.items() if not isinstance(part, spaces.Discrete | spaces.MultiDiscrete)}
         if outside := outside_space(space, model._last_obs, frozenset(others)):
@@ -103,7 +112,7 @@ def explained_step(model: RememberingAlgorithm) -> Iterator[None]:
         raise
 
 
-def check_actions(model: RememberingAlgorithm, actions: np.ndarray) -> None:
+def check_actions(model: Algorithm, actions: np.ndarray) -> None:
     """Refuse actions [B, ...] of the policy that are not finite before an environment sees them."""
     if actions.dtype.kind == "f" and not np.isfinite(actions).all():
         bad = np.argwhere(~np.isfinite(actions))[0]
@@ -111,7 +120,7 @@ def check_actions(model: RememberingAlgorithm, actions: np.ndarray) -> None:
         raise NotFinite(f"{found}; {ADVICE}", "step", {})
 
 
-def in_step(model: RememberingAlgorithm) -> str:
+def in_step(model: Algorithm) -> str:
     """What is not finite where the policy reads its last observation."""
     if found := in_parameters(model.policy):
         return found
@@ -128,27 +137,27 @@ def in_step(model: RememberingAlgorithm) -> str:
     return "" if bad is None else f"the policy's value is {values[bad].item()} in environment row {bad[0]} {where}"
 
 
-def policy_input(model: RememberingAlgorithm) -> tuple[Any, Any, Tensor, Tensor | None]:
+def policy_input(model: Algorithm) -> tuple[Any, Any, Tensor, Tensor | None]:
     """Observation, state, starts and strategy that the policy acts on next."""
-    obs = tree_map(lambda array: torch.as_tensor(array, device=model.device), model._last_obs)
-    start = torch.as_tensor(model._last_memory_starts, device=model.device)
+    obs = tree_map(lambda array: torch.as_tensor(array, device=model.policy.device), model._last_obs)
+    start = torch.as_tensor(model._last_memory_starts, device=model.policy.device)
     return obs, model._last_state, start, model._last_strategy
 
 
-def check_rollout(model: RememberingAlgorithm) -> None:
+def check_rollout(model: Algorithm) -> None:
     """Refuse a rollout in which the policy gave a value or log-probability that is not finite."""
     buffer = model.rollout_buffer
     if not (torch.isfinite(buffer.returns).all() and torch.isfinite(buffer.log_prob).all()):
-        raise_for_rollout(model, whole_rollout(model), _first_step(model))
+        raise_for_rollout(model.policy, whole_rollout(buffer), _first_step(model))
 
 
-def raise_for_rollout(model: RememberingAlgorithm, rollout: Minibatch, first_step: int) -> NoReturn:
+def raise_for_rollout(policy: MemoryActorCriticPolicy, rollout: Minibatch, first_step: int) -> NoReturn:
     """Name what is not finite in a rollout that began at environment step `first_step`."""
-    found = in_parameters(model.policy) or in_rollout(rollout, first_step) or "the policy's output is not finite"
+    found = in_parameters(policy) or in_rollout(rollout, first_step) or "the policy's output is not finite"
     raise NotFinite(f"{found}; {ADVICE}", "rollout", {"rollout": rollout._asdict(), "first_step": first_step})
 
 
-def check_update(model: RememberingAlgorithm, figures: Tensor, batch: Minibatch, weights: LossWeights) -> None:
+def check_update(model: Algorithm, figures: Tensor, batch: Minibatch, weights: LossWeights) -> None:
     """Refuse a gradient step where the loss or the gradient is not finite; the parameters stay as they were.
 
     Args:
@@ -158,14 +167,13 @@ def check_update(model: RememberingAlgorithm, figures: Tensor, batch: Minibatch,
         weights: of the loss.
     """
     if not torch.isfinite(figures):
-        raise_for_update(model, batch, weights, whole_rollout(model), _first_step(model))
+        raise_for_update(model.policy, batch, weights, whole_rollout(model.rollout_buffer), _first_step(model))
 
 
 def raise_for_update(
-    model: RememberingAlgorithm, batch: Minibatch, weights: LossWeights, rollout: Minibatch, first_step: int
+    policy: MemoryActorCriticPolicy, batch: Minibatch, weights: LossWeights, rollout: Minibatch, first_step: int
 ) -> NoReturn:
     """Name what is not finite in a minibatch's loss or gradient, by the whole rollout that it is of."""
-    policy = model.policy
     found = in_parameters(policy) or in_rollout(rollout, first_step) or _in_evaluation(policy, rollout, first_step)
     raise NotFinite(
         f"{found or _in_loss(policy, batch, weights) or _in_gradients(policy, batch, weights)}; {ADVICE}",
@@ -185,9 +193,8 @@ def check_parameters(policy: MemoryActorCriticPolicy, step: int) -> None:
         raise NotFinite(f"{found} after step {step}; {ADVICE}", "parameters", {"step": step})
 
 
-def whole_rollout(model: RememberingAlgorithm) -> Minibatch:
-    """All columns of the model's rollout, in the order of the environments."""
-    buffer = model.rollout_buffer
+def whole_rollout(buffer: MemoryRolloutBuffer) -> Minibatch:
+    """All columns of a rollout, in the order of the environments."""
     return Minibatch(
         buffer.observations,
         buffer.actions,
@@ -201,9 +208,10 @@ def whole_rollout(model: RememberingAlgorithm) -> Minibatch:
     )
 
 
-def _first_step(model: RememberingAlgorithm) -> int:
+def _first_step(model: Algorithm) -> int:
     """Environment steps before the rollout that has just ended."""
-    return model.num_timesteps - model.rollout_buffer.pos * model.n_envs
+    buffer = model.rollout_buffer
+    return model.num_timesteps - buffer.pos * buffer.n_envs
 
 
 def in_parameters(policy: MemoryActorCriticPolicy) -> str:

@@ -7,25 +7,22 @@ do. What is computed here are the heads that `agents.heads` knows.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
-from agents.heads import compiled_heads, head_layers
+from agents.heads import HeadedPolicy, compiled_heads, head_layers
 from memory.kernels.compiling import OPTIONS
 from memory.kernels.forms import differentiable_once, has_kernels
 from memory.kernels.linear import layers_backward, layers_forward
 from memory.kernels.rows import in_parts, part_borders
 
-if TYPE_CHECKING:
-    from agents.policies import MemoryActorCriticPolicy
-
 
 def judge(
-    policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor, actions: Tensor
+    policy: HeadedPolicy, latent_pi: Tensor, latent_vf: Tensor, actions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """What a policy makes of actions that were taken.
 
@@ -49,7 +46,7 @@ def judge(
     return policy._critic(latent_vf), distribution.log_prob(actions), distribution.entropy()
 
 
-def _may_compile(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: Tensor) -> bool:
+def _may_compile(policy: HeadedPolicy, latent_pi: Tensor, latent_vf: Tensor) -> bool:
     # in one call, a critic with a memory of its own would reach the actor's backward pass
     if latent_vf is not latent_pi or not policy._heads_compile:
         return False
@@ -58,7 +55,7 @@ def _may_compile(policy: MemoryActorCriticPolicy, latent_pi: Tensor, latent_vf: 
     return compiled_heads(policy, latent_pi) is not None
 
 
-def _parameters(policy: MemoryActorCriticPolicy) -> tuple[int, list[Tensor]]:
+def _parameters(policy: HeadedPolicy) -> tuple[int, list[Tensor]]:
     """How many linear layers the actor has; the weights of its layers and of the critic's, then the biases."""
     actor, critic = (head[::2] for head in head_layers(policy))
     maps: list[Any] = [layer._parameters for layer in (*actor, *critic)]

@@ -1,33 +1,34 @@
-"""The heads of a policy with discrete actions: which of them kernels know, and acting by them on the CPU.
+"""The heads of a policy: which of them kernels know, and acting by them on the CPU.
 
-Acting is many small operations, each of which takes longer to begin than to do. Where the heads are as SB3 builds
-them, all their layers and the draw of an action are one call here (with their gradient: `agents.head_gradients`);
-elsewhere they are torch's operations, to which this is equal.
+Acting is many small operations, each of which takes longer to begin than to do. Where the actions are discrete and
+the heads as SB3 builds them, all their layers and the draw of an action are one call here (with their gradient:
+`agents.head_gradients`); elsewhere they are torch's operations, to which this is equal.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import chain
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numba import njit
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import Tensor, nn
 
 from agents.distributions import Categorical, check_drawn, invert_into
-from agents.layers import Layers, Tanh
+from agents.layers import Layers, Tanh, through
+from memory.base import Memory
 from memory.kernels.addresses import array_at
 from memory.kernels.compiling import OPTIONS
+from memory.kernels.forms import has_kernels
 from memory.kernels.linear import Linear, map_packed
 from memory.kernels.products import pack
-from memory.kernels.views import Arrays
-
-if TYPE_CHECKING:
-    from agents.policies import MemoryActorCriticPolicy
+from memory.kernels.views import Arrays, Views
 
 
 class Heads(NamedTuple):
@@ -39,21 +40,53 @@ class Heads(NamedTuple):
     biases_vf: Arrays
 
 
-def has_compiled_form(policy: MemoryActorCriticPolicy) -> bool:
-    """Whether a policy's heads are those that kernels know: Discrete actions, tanh between linear layers."""
-    from agents.policies import MemoryActorCriticPolicy
+class HeadedPolicy(ActorCriticPolicy):
+    """SB3's policy, whose heads read a memory instead of features; its subclass makes the memory."""
 
+    memory: Memory
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = MlpExtractor(
+            self.memory.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
+        )
+        self.mlp_extractor.policy_net = Layers(*self.mlp_extractor.policy_net)
+        self.mlp_extractor.value_net = Layers(*self.mlp_extractor.value_net)
+
+    def _actor(self, latent: Tensor) -> Distribution:
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
+
+    def _critic(self, latent: Tensor) -> Tensor:
+        return through([self.value_net], self.mlp_extractor.forward_critic(latent)).squeeze(-1)
+
+    def _compiled_heads(self, latent_pi: Tensor, latent_vf: Tensor) -> Heads | None:
+        if torch.is_grad_enabled() or not self._heads_compile or not has_kernels(latent_pi, latent_vf):
+            return None
+        return compiled_heads(self, latent_pi) if latent_vf.shape == latent_pi.shape else None
+
+    # found out on first use, as a subclass may replace modules once they are built
+    @cached_property
+    def _heads_compile(self) -> bool:
+        return has_compiled_form(self)
+
+    @cached_property
+    def head_views(self) -> Views:
+        """The heads' parameters as arrays."""
+        return Views()
+
+
+def has_compiled_form(policy: HeadedPolicy) -> bool:
+    """Whether a policy's heads are those that kernels know: Discrete actions, tanh between linear layers."""
     cls = type(policy)
     return (
         isinstance(policy.action_dist, Categorical)
         and cls._get_action_dist_from_latent is ActorCriticPolicy._get_action_dist_from_latent
-        and cls._actor is MemoryActorCriticPolicy._actor
-        and cls._critic is MemoryActorCriticPolicy._critic
+        and cls._actor is HeadedPolicy._actor
+        and cls._critic is HeadedPolicy._critic
         and _is_as_built(policy, policy.memory.output_size)
     )
 
 
-def compiled_heads(policy: MemoryActorCriticPolicy, latent: Tensor) -> Heads | None:
+def compiled_heads(policy: HeadedPolicy, latent: Tensor) -> Heads | None:
     """What kernels compute from; None where they may not, now: something is not as built, or a hook would be left out.
 
     Args:
@@ -89,7 +122,7 @@ def _as_heads(arrays: Arrays, split: int) -> Heads:
     return Heads(actor[::2], actor[1::2], critic[::2], critic[1::2])
 
 
-def _is_as_built(policy: MemoryActorCriticPolicy, width: int) -> bool:
+def _is_as_built(policy: HeadedPolicy, width: int) -> bool:
     """Whether the heads' modules are those that `act` computes from latents of `width` features."""
     nets: Any = policy._modules["mlp_extractor"]
     if type(nets) is not MlpExtractor or not {type(net) for net in nets._modules.values()} <= {nn.Sequential, Layers}:
@@ -99,7 +132,7 @@ def _is_as_built(policy: MemoryActorCriticPolicy, width: int) -> bool:
     return _is_known(actor, width, actions.n) and _is_known(critic, width, 1)
 
 
-def head_layers(policy: MemoryActorCriticPolicy) -> tuple[list[nn.Module], list[nn.Module]]:
+def head_layers(policy: HeadedPolicy) -> tuple[list[nn.Module], list[nn.Module]]:
     """The layers of the actor and those of the critic, found without the long search for a module's attributes."""
     own: dict[str, Any] = policy._modules
     nets = own["mlp_extractor"]._modules

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from agents.rollout import RememberingAlgorithm
 
 
 class Outside(NamedTuple):
@@ -77,27 +73,6 @@ def outside_space(space: spaces.Space, observations: Any, skip: frozenset[str] =
             inside = place[len(place) - low.ndim :]
             return Outside(name, array[place].item(), place, low[inside].item(), high[inside].item())
     return None
-
-
-def warn_outside(model: RememberingAlgorithm) -> None:
-    """Warn, once in a model's life, of an observation in its rollout that the environment's space does not hold.
-
-    What a VecNormalize changes is not looked at: it leaves the space of what it normalises as it was.
-    """
-    if model._told_of_outside:
-        return
-    normalize = model.get_vec_normalize_env()
-    skip: frozenset[str] = frozenset()
-    if normalize is not None and normalize.norm_obs:
-        if not isinstance(model.observation_space, spaces.Dict):
-            return
-        skip = frozenset(normalize.norm_obs_keys or ())
-    buffer = model.rollout_buffer
-    found = outside_space(model.observation_space, buffer.observations, skip)
-    if found is not None:
-        model._told_of_outside = True
-        step = model.num_timesteps - (buffer.pos - found.place[0]) * model.n_envs
-        warnings.warn(f"{found.at(step, 2)}; correct the space or the environment (said once)", stacklevel=2)
 
 
 def _parts(space: spaces.Space, observations: Any, skip: frozenset[str]) -> Iterator[tuple[str, spaces.Space, Any]]:

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, MlpExtractor, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, create_mlp
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
@@ -23,14 +23,12 @@ import memory as memories
 from agents.distributions import draw, make_distribution
 from agents.extractors import DictExtractor, ImageExtractor
 from agents.head_gradients import judge
-from agents.heads import Heads, act, compiled_heads, has_compiled_form
-from agents.layers import Layers, Tanh, encode, through
+from agents.heads import HeadedPolicy, act
+from agents.layers import Layers, Tanh, encode
 from agents.memory_keys import check_place, place_of, task_of
 from agents.outside import refuse_not_finite
 from agents.tree import tree_map
 from memory.base import Memory
-from memory.kernels.forms import has_kernels
-from memory.kernels.views import Views
 
 Observation = Tensor | dict[str, Tensor]
 State = tuple[Any, ...]
@@ -53,7 +51,7 @@ class Evaluation(NamedTuple):
     """Mean squared error of the observation, decoded from what the memory gives out."""
 
 
-class MemoryActorCriticPolicy(ActorCriticPolicy):
+class MemoryActorCriticPolicy(HeadedPolicy):
     """SB3's actor-critic policy with a memory, for sequences [T, B, ...] and for single steps [B, ...].
 
     Args:
@@ -136,13 +134,6 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
         if self.ortho_init:
             encoder.apply(partial(self.init_weights, gain=np.sqrt(2)))
         return encoder, self.encoder_arch[-1] if self.encoder_arch else self.features_dim
-
-    def _build_mlp_extractor(self) -> None:
-        self.mlp_extractor = MlpExtractor(
-            self.memory.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
-        )
-        self.mlp_extractor.policy_net = Layers(*self.mlp_extractor.policy_net)
-        self.mlp_extractor.value_net = Layers(*self.mlp_extractor.value_net)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {
@@ -345,15 +336,6 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
 
     # found out on first use, as a subclass may replace modules once they are built
     @cached_property
-    def _heads_compile(self) -> bool:
-        return has_compiled_form(self)
-
-    @cached_property
-    def head_views(self) -> Views:
-        """The heads' parameters as arrays."""
-        return Views()
-
-    @cached_property
     def _flattens(self) -> bool:
         return (
             type(self).extract_features is ActorCriticPolicy.extract_features
@@ -362,17 +344,6 @@ class MemoryActorCriticPolicy(ActorCriticPolicy):
             and isinstance(self.observation_space, spaces.Box)
             and not is_image_space(self.observation_space)
         )
-
-    def _compiled_heads(self, latent_pi: Tensor, latent_vf: Tensor) -> Heads | None:
-        if torch.is_grad_enabled() or not self._heads_compile or not has_kernels(latent_pi, latent_vf):
-            return None
-        return compiled_heads(self, latent_pi) if latent_vf.shape == latent_pi.shape else None
-
-    def _actor(self, latent: Tensor) -> Distribution:
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
-
-    def _critic(self, latent: Tensor) -> Tensor:
-        return through([self.value_net], self.mlp_extractor.forward_critic(latent)).squeeze(-1)
 
 
 class MlpMemoryPolicy(MemoryActorCriticPolicy):

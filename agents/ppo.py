@@ -22,7 +22,7 @@ from agents.checkpoint import File, load_model, save_model
 from agents.checks import check_arguments, check_device, check_policy, check_policy_kwargs, check_spaces
 from agents.diagnostics import record_memory
 from agents.divergence import DivergenceLimit
-from agents.failure import dumped
+from agents.dump import dumped
 from agents.files import read_tree
 from agents.finite import ADVICE, NotFinite, check_parameters, check_update
 from agents.loss import LossWeights, ppo_loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from agents.buffers import MemoryRolloutBuffer
 from agents.finite import check_actions, check_observation, check_rewards, check_rollout, explained_step
 from agents.memory_keys import task_of
-from agents.outside import warn_outside
+from agents.outside import outside_space
 from agents.policies import MemoryActorCriticPolicy
 from agents.tree import tree_map
 
@@ -135,11 +136,31 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
             )
         rollout_buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)  # type: ignore[arg-type]
         check_rollout(self)
-        warn_outside(self)
+        self._warn_outside()
         callback.update_locals(locals())
         callback.on_rollout_end()
         self.logger.record("time/rollout_steps_per_s", rate(n_rollout_steps * env.num_envs, began))
         return True
+
+    def _warn_outside(self) -> None:
+        """Warn, once in a model's life, of an observation in the rollout that the environment's space does not hold.
+
+        What a VecNormalize changes is not looked at: it leaves the space of what it normalises as it was.
+        """
+        if self._told_of_outside:
+            return
+        normalize = self.get_vec_normalize_env()
+        skip: frozenset[str] = frozenset()
+        if normalize is not None and normalize.norm_obs:
+            if not isinstance(self.observation_space, spaces.Dict):
+                return
+            skip = frozenset(normalize.norm_obs_keys or ())
+        buffer = self.rollout_buffer
+        found = outside_space(self.observation_space, buffer.observations, skip)
+        if found is not None:
+            self._told_of_outside = True
+            step = self.num_timesteps - (buffer.pos - found.place[0]) * self.n_envs
+            warnings.warn(f"{found.at(step, 2)}; correct the space or the environment (said once)", stacklevel=2)
 
     @property
     def _last_state(self) -> Any:

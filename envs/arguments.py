@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+MOST_ROWS = 1 << 20
+"""The largest `num_envs`."""
+
 
 def check_int(name: str, value: Any, low: int, high: int) -> int:
     """`value` as an int; ValueError unless it is an integer from `low` to `high`."""

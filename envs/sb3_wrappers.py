@@ -8,11 +8,11 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from envs.wrappers import Joined
+from envs.joined import Joined
 
 
 class VecPreviousActionReward(VecEnvWrapper):
-    """A VecEnv whose observations hold the previous action and reward; see `envs.wrappers.Joined`.
+    """A VecEnv whose observations hold the previous action and reward; see `envs.joined.Joined`.
 
     The first observation of an episode has zeros, `terminal_observation` the last action and reward. Below
     VecNormalize the reward is the environment's own; the reward [B] float32 that a VecEnv gives is what is joined.

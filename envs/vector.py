@@ -10,11 +10,10 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envs.arguments import check_int
+from envs.arguments import MOST_ROWS, check_int
 from envs.core import World
 from envs.kernels import OBSERVE, STEP_AND_RESTART
-
-MOST_ROWS = 1 << 20
+from envs.registration import families
 
 
 class FinalInfos(dict):
@@ -186,8 +185,6 @@ class WorldVectorEnv(VectorEnv):
 
 def __getattr__(name: str) -> Callable[..., WorldVectorEnv]:
     """`envs.vector:Family` is what gymnasium's registry calls to make that family's rows."""
-    from envs.registration import families
-
     if name in families():
         return functools.partial(WorldVectorEnv, families()[name]())
     raise AttributeError(f"module 'envs.vector' has no attribute {name!r}")

@@ -1,0 +1,107 @@
+"""The previous action and reward in one observation with what is seen: its space, and the way there and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+ACTION, REWARD, OBSERVATION = "previous_action", "previous_reward", "observation"
+
+
+class Joined:
+    """How actions and rewards join observations.
+
+    | observation space | becomes |
+    |---|---|
+    | Box of one dimension, F | Box of F + A + 1: the observation, the action, the reward |
+    | Dict | the same with the keys "previous_action" [A] and "previous_reward" [1], Boxes of float32 |
+    | any other, images among them | a Dict of it under "observation" and of these two keys |
+
+    A longer Box keeps a floating dtype; integers become the floats that hold them.
+
+    | action space | A | the action |
+    |---|---|---|
+    | Discrete | n | one-hot |
+    | MultiDiscrete | the sum of n over all parts | one-hot each, parts in order |
+    | MultiBinary | its elements | as it is |
+    | Box | its elements | as it is |
+
+    Args:
+        observation_space: of one environment.
+        action_space: of one environment.
+
+    Raises:
+        ValueError: another action space, or a Dict that has one of the keys.
+    """
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        low, high = _bounds(action_space)
+        self.action_space = action_space
+        self.action_size = len(low)
+        if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete):
+            choices = np.atleast_1d(action_space.n if isinstance(action_space, spaces.Discrete) else action_space.nvec)
+            parts_before = np.cumsum(choices) - choices.ravel()
+            # Added to an action, this says which of the A numbers are one.
+            self._offset = parts_before - np.ravel(action_space.start)
+        self.inner = observation_space
+        self.space: spaces.Space
+        if isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 1:
+            dtype = np.result_type(observation_space.dtype, np.float32)
+            lows = np.concatenate([observation_space.low, low, [-np.inf]]).astype(dtype)
+            highs = np.concatenate([observation_space.high, high, [np.inf]]).astype(dtype)
+            self.space = spaces.Box(lows, highs, dtype=dtype.type)
+            self.dtype = dtype
+            return
+        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {OBSERVATION: self.inner}
+        taken = sorted({ACTION, REWARD} & parts.keys())
+        if taken:
+            raise ValueError(f"the observation must not have the keys {ACTION!r} and {REWARD!r} yet; it has {taken}")
+        self.dtype = np.dtype(np.float32)
+        reward = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.space = spaces.Dict({**parts, ACTION: spaces.Box(low, high), REWARD: reward})
+
+    def encode(self, actions: Any) -> np.ndarray:
+        """Actions [B, ...] as floats [B, A], in the dtype of the observation's part."""
+        actions = np.asarray(actions)
+        B = len(actions)
+        if isinstance(self.action_space, spaces.Box | spaces.MultiBinary):
+            return actions.reshape(B, -1).astype(self.dtype)
+        encoded = np.zeros((B, self.action_size), self.dtype)
+        encoded[np.arange(B)[:, None], actions.reshape(B, -1) + self._offset] = 1
+        return encoded
+
+    def join(self, obs: Any, action: np.ndarray, reward: Any) -> Any:
+        """An observation, or a batch of them, with `action` [..., A] and `reward` [...]; nothing given is changed."""
+        if isinstance(self.space, spaces.Dict):
+            parts = obs if isinstance(self.inner, spaces.Dict) else {OBSERVATION: obs}
+            return {**parts, ACTION: action.copy(), REWARD: np.array(reward, self.dtype)[..., None]}
+        joined = np.empty((*action.shape[:-1], *self.space.shape), self.dtype)  # type: ignore[misc]
+        joined[..., : -self.action_size - 1] = obs
+        joined[..., -self.action_size - 1 : -1] = action
+        joined[..., -1] = reward
+        return joined
+
+    def part(self, joined: Any) -> Any:
+        """The observation that `joined`, or a batch of such, was made from; of a Dict the keys that are there."""
+        if not isinstance(self.space, spaces.Dict):
+            return joined[..., : -self.action_size - 1]
+        if isinstance(self.inner, spaces.Dict):
+            return {key: part for key, part in joined.items() if key not in (ACTION, REWARD)}
+        return joined[OBSERVATION]
+
+
+def _bounds(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest value of each of an action's A numbers, the zeros of an episode's start included."""
+    if isinstance(space, spaces.Box):
+        return np.minimum(space.low.ravel(), 0).astype(np.float32), np.maximum(space.high.ravel(), 0).astype(np.float32)
+    if isinstance(space, spaces.Discrete):
+        size = int(space.n)
+    elif isinstance(space, spaces.MultiDiscrete):
+        size = int(space.nvec.sum())
+    elif isinstance(space, spaces.MultiBinary):
+        size = int(np.prod(space.shape))
+    else:
+        raise ValueError(f"actions must be Discrete, MultiDiscrete, MultiBinary or Box; got {space}")
+    return np.zeros(size, np.float32), np.ones(size, np.float32)
