@@ -41,9 +41,30 @@ def block_steps(T, B):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def forward(  # type: ignore[no-untyped-def]
-    x, start, weight, bias, mix, mix_bias, alpha, omega, state, borders, entry, gate, normal, scale, last, y
-):
+def kept_size(T, B, m, c, D, every):  # type: ignore[no-untyped-def]
+    """How many numbers `forward` keeps, of `every` token for `backward` or of a block, used again and again."""
+    steps = block_steps(T, B)
+    return -(-T // steps) * B * 2 * c * m + (T if every else steps) * B * (2 * m + 2 * D + 1)
+
+
+@njit(**OPTIONS)
+def _parts_of(kept, T, B, m, c, D):  # type: ignore[no-untyped-def]
+    """What is kept, as borders, entry, gate, normal and scale.
+
+    borders [blocks, B, 2, c, m]: the state before every block, in planes. For N tokens, entry [N, 2 m]: value and input
+    gate; gate [N, D]: the output gate; normal [N, D]: LN(z); scale [N]: 1 / the standard deviation of z.
+    """
+    blocks = -(-T // block_steps(T, B))
+    first = blocks * B * 2 * c * m
+    N = (len(kept) - first) // (2 * m + 2 * D + 1)
+    borders, rest = kept[:first].reshape(blocks, B, 2, c, m), kept[first:]
+    entry, rest = rest[: N * 2 * m].reshape(N, 2 * m), rest[N * 2 * m :]
+    gate, normal, scale = rest[: N * D].reshape(N, D), rest[N * D : 2 * N * D].reshape(N, D), rest[2 * N * D :]
+    return borders, entry, gate, normal, scale
+
+
+@njit(**OPTIONS)
+def forward(x, start, weight, bias, mix, mix_bias, alpha, omega, state, kept, last, y):  # type: ignore[no-untyped-def]
     """Fill last, y and what `backward` needs.
 
     Args:
@@ -56,11 +77,7 @@ def forward(  # type: ignore[no-untyped-def]
         alpha: [m].
         omega: [c].
         state: [B, m, c, 2], before the sequence.
-        borders: [N, B, 2, c, m] for N blocks, filled with the state before every block, in planes.
-        entry: [N, 2 m] for N tokens, filled with value and input gate; all T B, or those of a block.
-        gate: [N, D], filled with the output gate.
-        normal: [N, D], filled with LN(z).
-        scale: [N], filled with 1 / the standard deviation of z.
+        kept: [`kept_size`], to fill.
         last: [B, m, c, 2], to fill.
         y: [T, B, D], to fill.
     """
@@ -71,6 +88,7 @@ def forward(  # type: ignore[no-untyped-def]
     a, b = _rates(alpha, omega)
     tokens, m = steps * B, len(alpha)
     N = 2 * m + D
+    borders, entry, gate, normal, scale = _parts_of(kept, T, B, m, len(omega), D)
     to_entry, to_gate, to_skip = pack(weight[: 2 * m].T), pack(weight[2 * m : N].T), pack(weight[N:].T)
     to_z, skip = pack(_from_traces(mix, len(omega))), aligned(tokens * D, x).reshape(tokens, D)
     value = aligned(tokens * m, x).reshape(steps, B, m)
@@ -79,8 +97,8 @@ def forward(  # type: ignore[no-untyped-def]
     for begin in range(0, T, steps):
         end = min(begin + steps, T)
         rows, n, number = slice(begin * B, end * B), (end - begin) * B, begin // steps
-        kept = rows if len(entry) == T * B else slice(0, n)
-        entered, opened, normals = entry[kept], gate[kept], normal[kept]
+        place = rows if len(entry) == T * B else slice(0, n)
+        entered, opened, normals = entry[place], gate[place], normal[place]
         multiply_onto(bias[: 2 * m], inputs[rows], to_entry, entered)
         multiply_onto(bias[2 * m : N], inputs[rows], to_gate, opened)
         multiply_onto(bias[N:], inputs[rows], to_skip, skip[:n])
@@ -93,40 +111,23 @@ def forward(  # type: ignore[no-untyped-def]
         else:
             _from_planes(states[end - begin - 1], last)
         multiply_onto(mix_bias, flat, to_z, normals)
-        output_forward(skip[:n], opened, normals, scale[kept], outputs[rows])
+        output_forward(skip[:n], opened, normals, scale[place], outputs[rows])
 
 
 @njit(**OPTIONS)
-def backward(  # type: ignore[no-untyped-def]
-    x,
-    start,
-    weight,
-    mix,
-    alpha,
-    omega,
-    borders,
-    entry,
-    gate,
-    normal,
-    scale,
-    y,
-    dy,
-    d_state,
-    dx,
-    d_weight,
-    d_bias,
-    d_mix,
-    d_mix_bias,
-    d_alpha,
-    d_omega,
-):
-    """Gradients of `forward`, filled into those of its parameters.
+def backward(x, start, weight, mix, alpha, omega, kept, y, dy, d_state, dx, gradients):  # type: ignore[no-untyped-def]
+    """Fill `gradients` with those of weight, mix, bias, mix_bias, alpha and omega, one after the other.
 
-    `d_state` [B, m, c, 2] comes with the gradient of the last state and leaves with that of the first one; `dx`
-    [T, B, F] is filled unless it is empty. The rest is as in `forward`.
+    `kept` is what `forward` kept of every token, `dy` [T, B, D] the gradient of y. `d_state` [B, m, c, 2] comes with
+    that of the last state and leaves with that of the first one; `dx` [T, B, F] is filled unless it is empty. The rest
+    is as in `forward`.
     """
     T, B, F = x.shape
-    (D, width), (c, m), N = mix.shape, borders.shape[3:], len(weight)
+    (D, width), c, m, N = mix.shape, len(omega), len(alpha), len(weight)
+    borders, entry, gate, normal, scale = _parts_of(kept, T, B, m, c, D)
+    d_weight, rest = gradients[: N * F].reshape(N, F), gradients[N * F :]
+    d_mix, rest = rest[: D * width].reshape(D, width), rest[D * width :]
+    d_bias, d_mix_bias, d_alpha, d_omega = rest[:N], rest[N : N + D], rest[N + D : N + D + m], rest[N + D + m :]
     steps = block_steps(T, B)
     inputs, outputs, outside, d_inputs = x.reshape(-1, F), y.reshape(-1, D), dy.reshape(-1, D), dx.reshape(-1, F)
     a, b = _rates(alpha, omega)

@@ -17,7 +17,7 @@ from memory.kernels import decay
 from memory.kernels import ffm_loops as loops
 from memory.kernels.ffm_loops import EPSILON
 from memory.kernels.forms import differentiable_once
-from memory.kernels.rows import aligned_arrays, in_parts, part_borders
+from memory.kernels.rows import aligned_empty, in_parts, part_borders
 
 
 def torch_scan(
@@ -86,23 +86,19 @@ class FFMScan(torch.autograd.Function):
 
         def run(first: int, last: int) -> tuple[np.ndarray, ...]:
             rows = last - first
-            steps = loops.block_steps(T, rows)
-            blocks = -(-T // steps)
-            # without a backward pass they are a block's, used again and again
-            N = (T if keep else steps) * rows
-            kept = aligned_arrays(inputs.dtype, (blocks, rows, 2, c, m), (N, 2 * m), (N, D), (N, D), (N,))
-            (y,), ended = aligned_arrays(inputs.dtype, (T, rows, D)), np.empty((rows, m, c, 2), inputs.dtype)
+            kept = aligned_empty(loops.kept_size(T, rows, m, c, D, keep), inputs.dtype)
+            y = aligned_empty(T * rows * D, inputs.dtype).reshape(T, rows, D)
+            ended = np.empty((rows, m, c, 2), inputs.dtype)
             read = _columns(inputs, first, last), _columns(starts, first, last)
-            loops.forward(*read, *given, opening[first:last], *kept, ended, y)
-            return y, ended, *kept
+            loops.forward(*read, *given, opening[first:last], kept, ended, y)
+            return y, ended, kept
 
-        ctx.borders, ctx.sizes = part_borders(T, B), [len(each) for each in parameters[:4]]
-        parts = [[*map(torch.from_numpy, part)] for part in in_parts(run, ctx.borders)]
-        ys, lasts, *_ = zip(*parts)
+        ctx.borders = part_borders(T, B)
+        ys, lasts, kept = zip(*([*map(torch.from_numpy, part)] for part in in_parts(run, ctx.borders)))
         y = _joined(ys, 1)
         if keep:
-            kept = (each for part in parts for each in part[2:])
             ctx.save_for_backward(x, start, weight, mix, alpha, omega, y, *kept)
+            ctx.shapes = [each.shape for each in parameters]
         return y, _joined(lasts, 0)
 
     @staticmethod
@@ -112,24 +108,21 @@ class FFMScan(torch.autograd.Function):
         x, start, weight, mix, alpha, omega, y, *kept = ctx.saved_tensors
         T, _, F = x.shape
         inputs, starts, outputs, outside, ended, *given = _arrays((x, start, y, dy, d_last, weight, mix, alpha, omega))
-        rates = alpha.shape, omega.shape
-        saved = dict(zip(ctx.borders, zip(*[iter(kept)] * 5)))
+        sizes = [shape.numel() for shape in ctx.shapes]
+        saved = dict(zip(ctx.borders, kept))
 
         def run(first: int, last: int) -> tuple[np.ndarray, ...]:
-            d_state = ended[first:last].copy()
-            rows, N = last - first, len(weight)
-            shapes = (T if ctx.needs_input_grad[1] else 0, rows, F), weight.shape, N, mix.shape, len(mix), *rates
-            filled = [np.empty(shape, inputs.dtype) for shape in shapes]
-            read = _columns(inputs, first, last), _columns(starts, first, last)
-            around = _columns(outputs, first, last), _columns(outside, first, last)
-            loops.backward(*read, *given, *_arrays(saved[first]), *around, d_state, *filled)
-            return d_state, *filled
+            d_state, gradients = ended[first:last].copy(), np.empty(sum(sizes), inputs.dtype)
+            dx = np.empty((T if ctx.needs_input_grad[1] else 0, last - first, F), inputs.dtype)
+            read = (_columns(each, first, last) for each in (inputs, starts))
+            around = (_columns(each, first, last) for each in (outputs, outside))
+            loops.backward(*read, *given, saved[first].numpy(), *around, d_state, dx, gradients)
+            return d_state, dx, gradients
 
-        parts = [[*map(torch.from_numpy, part)] for part in in_parts(run, ctx.borders)]
-        d_states, dxs, *gradients = zip(*parts)
+        d_states, dxs, (own, *others) = zip(*([*map(torch.from_numpy, part)] for part in in_parts(run, ctx.borders)))
         dx = _joined(dxs, 1) if ctx.needs_input_grad[1] else None
-        d_weight, d_bias, d_mix, *others = (sum(rest, own) for own, *rest in gradients)
-        d_parameters = *d_weight.split(ctx.sizes), d_mix, *d_bias.split(ctx.sizes), *others
+        gradients = sum(others, own).split(sizes)
+        d_parameters = (each.view(shape) for each, shape in zip(gradients, ctx.shapes))
         return None, dx, None, _joined(d_states, 0), *d_parameters
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,20 +54,15 @@ def in_parts(run: Callable[[int, int], Result], borders: list[int]) -> list[Resu
     return [run(*borders[:2]), *(other.result() for other in others)]
 
 
-def aligned_arrays(dtype: Any, *shapes: tuple[int, ...]) -> list[np.ndarray]:
-    """Arrays of such shapes, not filled, in one piece of memory, each from the beginning of a cache line on.
+def aligned_empty(count: int, dtype: Any) -> np.ndarray:
+    """Memory for `count` numbers from the beginning of a cache line on.
 
     Loads and stores of whole vectors that cross lines take twice as long. Numpy asks the system for large pages, which
     torch does not.
     """
-    line = _LINE_BYTES // np.dtype(dtype).itemsize
-    sizes = [math.prod(shape) for shape in shapes]
-    ends = list(itertools.accumulate(-(-size // line) * line for size in sizes))
-    memory = np.empty(ends[-1] + line, dtype)
+    memory = np.empty(count + _LINE_BYTES, dtype)
     first = -memory.__array_interface__["data"][0] % _LINE_BYTES // memory.itemsize
-    return [
-        memory[first + end : first + end + size].reshape(shape) for end, size, shape in zip([0, *ends], sizes, shapes)
-    ]
+    return memory[first : first + count]
 
 
 @functools.cache
