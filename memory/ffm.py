@@ -114,12 +114,16 @@ class FFM(Memory):
         place: Tensor | None = None,
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, FFMState]:
-        """Read x [T, B, F]: compiled, block by block, on the CPU; parallel in time elsewhere."""
+        """Read x [T, B, F]: compiled, block by block, on the CPU; parallel in time elsewhere.
+
+        The gradient is made from y too: where y is changed in place before, torch refuses to differentiate.
+        """
         T, B = self.check_sequence(x, start, state)
         if x.numel() == 0:
             return x.new_empty(T, B, self.output_size), state
         m, c = self.memory_size, self.context_size
-        parameters = self._parameters_of_a_step()
+        maps = (*self._maps(), self.mix)
+        parameters = [*(each.weight for each in maps), *(each.bias for each in maps), self.alpha, self.omega]
         # what does not fit is torch's to refuse
         if self._compiles(x, state) and self._fits(parameters):
             y, last = FFMScan.apply(torch.is_grad_enabled(), x, start, state.S, *parameters)

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from memory.attention import attend_slices, best_candidates, softmax_where
 from memory.base import Context, Memory, check_at_least, check_flag
 from memory.chunks import plan_chunks
+from memory.kernels.attention import attend_slices, best_candidates, softmax_where
 from memory.kernels.chunk_read import choose_chunks, read_chunks
 from memory.kernels.linear import Linear
 

@@ -10,9 +10,9 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from memory import Memory
-from memory.attention import attend_slices, best_candidates, torch_attend_slices, torch_best_candidates
 from memory.chunks import plan_chunks
 from memory.hcam import HCAM
+from memory.kernels.attention import attend_slices, best_candidates, torch_attend_slices, torch_best_candidates
 
 EXACT = tolerance(torch.float64)
 

@@ -13,7 +13,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from memory.attention import softmax_where
+from memory.kernels.attention import softmax_where
 from memory.kernels.best import insert
 from memory.kernels.compiling import SUMS
 from memory.kernels.forms import has_kernels

@@ -24,8 +24,6 @@ from memory.kernels.gated_cells import open_gates, sigmoid, tanh
 from memory.kernels.products import copy, fill_rows, multiply_turned
 from memory.kernels.views import Arrays
 
-"""Options of loops that add up a row: in any order, so that they are vectorised."""
-
 
 def step_layers(
     x: Tensor, beat: Tensor, parameters: Arrays, form: DeltaForm, table: Tensor

@@ -254,7 +254,7 @@ def step(x_at, weights, biases, alpha, omega, before_at, S, y):  # type: ignore[
 
     Args:
         x_at: address of x [B, F].
-        weights: of value, skip, input gate and output gate, [m or D, F] each; of mix [D, 2 m c], columns m-major.
+        weights: of value, input gate, output gate and skip, [m or D, F] each; of mix [D, 2 m c], columns m-major.
         biases: [m or D] each, then [D].
         alpha: [m].
         omega: [c].

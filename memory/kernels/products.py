@@ -29,11 +29,11 @@ _ROW_BLOCK = 256
 
 
 @as_intrinsic
-def _tile(typing, a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, rows, vectors):  # type: ignore[no-untyped-def]
+def _tile(typing, a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, rows, vectors):  # type: ignore[no-untyped-def]
     """`rows` times `vectors` of out from [row, column] on = base + rows of a, from `row` on, times the panel at b[at].
 
-    Strides are in elements; `rows` and `vectors` are constants. a, b, base and out have one type. A negative `base_row`
-    says that there is no base.
+    Strides are in elements; `rows` and `vectors` are constants. a, b, base and out have one type. There is a base only
+    where `add`.
     """
     if not (isinstance(rows, types.IntegerLiteral) and isinstance(vectors, types.IntegerLiteral)):
         return None
@@ -41,7 +41,7 @@ def _tile(typing, a, a_row, a_column, b, at, base, base_row, out, row, column, o
         return None
     R, V = rows.literal_value, vectors.literal_value
     n = types.intp
-    signature = types.void(a, n, n, b, n, base, n, out, n, n, n, n, rows, vectors)
+    signature = types.void(a, n, n, b, n, base, n, types.boolean, out, n, n, n, n, rows, vectors)
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         number, size = context.get_value_type(out.dtype), out.dtype.bitwidth // 8
@@ -50,9 +50,9 @@ def _tile(typing, a, a_row, a_column, b, at, base, base_row, out, row, column, o
         undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
         everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
         a_data, b_data, base_data, out_data = (
-            context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3, 5, 7)
+            context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3, 5, 8)
         )
-        _, a_row, a_column, _, at, _, base_row, _, row, column, out_row, depth = args[:12]
+        _, a_row, a_column, _, at, _, base_row, add, _, row, column, out_row, depth = args[:13]
 
         def constant(value):  # type: ignore[no-untyped-def]
             return ir.Constant(row.type, value)
@@ -84,7 +84,7 @@ def _tile(typing, a, a_row, a_column, b, at, base, base_row, out, row, column, o
             return [vector_at(data, builder.add(end, constant(v * lanes))) for end in ends for v in range(V)]
 
         every = [each for held in sums for each in held]
-        with builder.if_then(builder.icmp_signed(">=", base_row, constant(0))):
+        with builder.if_then(context.is_true(builder, types.boolean, add)):
             for each, place in zip(every, places(base_data, base_row)):
                 builder.store(builder.fadd(builder.load(each), builder.load(place, align=size)), each)
         for each, place in zip(every, places(out_data, out_row)):
@@ -139,21 +139,21 @@ def _wide(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
     m, depth = a.shape
     size = out.itemsize
     a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
-    base_row = -1 if len(base) == 0 else 0 if len(base) == 1 else base.strides[0] // size
+    add, base_row = len(base) > 0, base.strides[0] // size if len(base) > 1 else 0
     row = 0
     while row + 6 <= m:
-        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 6, _WIDE)
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 6, _WIDE)
         row += 6
     if m - row == 5:
-        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 5, _WIDE)
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 5, _WIDE)
     elif m - row == 4:
-        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 4, _WIDE)
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, _WIDE)
     elif m - row == 3:
-        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 3, _WIDE)
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 3, _WIDE)
     elif m - row == 2:
-        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 2, _WIDE)
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 2, _WIDE)
     elif m - row == 1:
-        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 1, _WIDE)
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, _WIDE)
 
 
 @njit(**OPTIONS)
@@ -162,17 +162,17 @@ def _narrow(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
     m, depth = a.shape
     size = out.itemsize
     a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
-    base_row = -1 if len(base) == 0 else 0 if len(base) == 1 else base.strides[0] // size
+    add, base_row = len(base) > 0, base.strides[0] // size if len(base) > 1 else 0
     row = 0
     # one sum waits for the last: twelve side by side hide it
     while row + 12 <= m:
-        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 12, 1)
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 12, 1)
         row += 12
     while row + 4 <= m:
-        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 4, 1)
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, 1)
         row += 4
     while row < m:
-        _tile(a, a_row, a_column, b, at, base, base_row, out, row, column, out_row, depth, 1, 1)
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, 1)
         row += 1
 
 
