@@ -168,7 +168,7 @@ def draw(rows: dict[str, list[Row]], picture: Path) -> None:
             axes.plot([row[over] for row in own], [row[figures[0]] for row in own], marker=".", label=name)
         axes.set(xscale="log", yscale="log", xlabel=labels[part][0], ylabel=labels[part][1])
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
     figure.savefig(picture, dpi=120)
 
 
