@@ -18,7 +18,7 @@ PRESETS = {
     "rewrite": Preset(7e-4, 4, share_memory=False),
     "lstm": Preset(2e-3, 16),
     "gru": Preset(2e-3, 16),
-    "ffm": Preset(1e-3, 16),
+    "ffm": Preset(7e-4, 16),
     "hcam": Preset(5e-4, 16),
     "sat": Preset(3e-4, 16),
     "gtrxl": Preset(3e-4, 16),
