@@ -234,7 +234,7 @@ class Memory(nn.Module):
 
 
 def _first_parameter(module: nn.Module) -> Tensor | None:
-    """The first of `module.parameters()`, at a small part of what that costs: a scan may take less."""
+    """The first of `module.parameters()`, without its long search, which a short scan would feel."""
     for parameter in module._parameters.values():
         if parameter is not None:
             return parameter

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from memory.base import Memory
 from memory.ffm import FFM, FFMState
+from memory.kernels import ffm_loops, torch_only
 from memory.kernels.ffm_scan import torch_scan
 from memory.kernels.rows import STEPS_PER_THREAD
 
@@ -279,3 +280,24 @@ def test_maps_that_do_not_fit_are_torchs_to_refuse(name):
         module.scan(x, start, state)
     with torch.no_grad(), pytest.raises(RuntimeError):
         module.step(x[0], state)
+
+
+def test_a_changed_output_is_refused_not_differentiated_wrongly():
+    """The gradient is made from y; what is changed in place is torch's to find out."""
+    module = small()
+    y, _ = module.scan(*sequence(4, 2), module.initial_state(2))
+    y.mul_(2)
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        y.sum().backward()
+
+
+def test_a_parametrized_map_keeps_the_kernel(monkeypatch):
+    module, (x, start) = small(), sequence(4, 2)
+    torch.nn.utils.parametrizations.orthogonal(module.value)
+    calls, scan = [], ffm_loops.forward
+    monkeypatch.setattr(ffm_loops, "forward", lambda *args: calls.append(scan(*args)))
+    y, _ = module.scan(x, start, module.initial_state(2))
+    with torch_only():
+        expected, _ = module.scan(x, start, module.initial_state(2))
+    assert len(calls) == 1
+    assert_close(y, expected, **tolerance(torch.float64))

@@ -7,7 +7,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from memory.kernels.linear import FEWEST_ROWS, Linear, linear, tanh_linear
-from memory.kernels.products import multiply, multiply_turned, pack, transpose, whole_vectors
+from memory.kernels.products import multiply, multiply_onto, multiply_turned, pack, transpose, whole_vectors
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
@@ -23,6 +23,20 @@ SHAPES = [
     (300, 5, 150),
     (64, 64, 264),
 ]
+
+
+@each_dtype
+@pytest.mark.parametrize(("m", "k", "n"), SHAPES)
+@pytest.mark.parametrize("apart", [False, True])
+def test_multiply_onto_a_line_equals_the_definition(dtype, m, k, n, apart):
+    """Also where the line's numbers do not lie side by side; columns beside those of out stay as they are."""
+    a, b = torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype)
+    line = torch.randn(n, 2, dtype=dtype)[:, 0] if apart else torch.randn(n, dtype=dtype)
+    out = torch.full((m, n + 2), torch.nan, dtype=dtype)
+    out[:, n:] = 7
+    multiply_onto(line.numpy(), a.numpy(), pack(b.numpy()), out[:, :n].numpy())
+    assert_close(out[:, :n], line + a @ b, **tolerance(dtype))
+    assert (out[:, n:] == 7).all()
 
 
 @each_dtype

@@ -42,7 +42,7 @@ def block_steps(T, B):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def kept_size(T, B, m, c, D, every):  # type: ignore[no-untyped-def]
-    """How many numbers `forward` keeps, of `every` token for `backward` or of a block, used again and again."""
+    """How many numbers `forward` keeps: those of `every` token, for `backward`, or a block's, used again and again."""
     steps = block_steps(T, B)
     return -(-T // steps) * B * 2 * c * m + (T if every else steps) * B * (2 * m + 2 * D + 1)
 

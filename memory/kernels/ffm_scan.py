@@ -17,7 +17,8 @@ from memory.kernels import decay
 from memory.kernels import ffm_loops as loops
 from memory.kernels.ffm_loops import EPSILON
 from memory.kernels.forms import differentiable_once
-from memory.kernels.rows import aligned_empty, in_parts, part_borders
+from memory.kernels.rows import in_parts, part_borders
+from memory.kernels.vectors import aligned_empty
 
 
 def torch_scan(

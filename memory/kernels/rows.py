@@ -9,16 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 Result = TypeVar("Result")
 
 STEPS_PER_THREAD = 512
 """Steps of rows that are worth a thread: about half a millisecond, many times what it costs to hand them over."""
-
-_LINE_BYTES = 64
-"""Of the cache."""
 
 
 def over_rows(kernel: Callable[..., None], T: int, B: int, *args: Any) -> None:
@@ -52,17 +48,6 @@ def in_parts(run: Callable[[int, int], Result], borders: list[int]) -> list[Resu
 
     others = [pool.submit(without_graph, first, last) for first, last in itertools.pairwise(borders[1:])]
     return [run(*borders[:2]), *(other.result() for other in others)]
-
-
-def aligned_empty(count: int, dtype: Any) -> np.ndarray:
-    """Memory for `count` numbers from the beginning of a cache line on.
-
-    Loads and stores of whole vectors that cross lines take twice as long. Numpy asks the system for large pages, which
-    torch does not.
-    """
-    memory = np.empty(count + _LINE_BYTES, dtype)
-    first = -memory.__array_interface__["data"][0] % _LINE_BYTES // memory.itemsize
-    return memory[first : first + count]
 
 
 @functools.cache

@@ -25,6 +25,9 @@ from numba.extending import models, register_model
 from memory.kernels.compiling import INLINED, as_intrinsic
 from memory.kernels.products import VECTOR_BYTES
 
+_LINE_BYTES = 64
+"""Of the cache."""
+
 
 class Vector(types.Type):
     """`count` numbers of one type."""
@@ -134,8 +137,15 @@ def aligned(count, like):  # type: ignore[no-untyped-def]
 
     Loads and stores that cross lines take twice as long.
     """
-    memory = np.zeros(count + 64 // like.itemsize, like.dtype)
-    skipped = -memory.ctypes.data % 64 // like.itemsize
+    memory = np.zeros(count + _LINE_BYTES // like.itemsize, like.dtype)
+    skipped = -memory.ctypes.data % _LINE_BYTES // like.itemsize
+    return memory[skipped : skipped + count]
+
+
+def aligned_empty(count: int, dtype: Any) -> np.ndarray:
+    """`aligned` outside kernels, not filled. Numpy asks the system for large pages, which torch does not."""
+    memory = np.empty(count + _LINE_BYTES // np.dtype(dtype).itemsize, dtype)
+    skipped = -memory.__array_interface__["data"][0] % _LINE_BYTES // memory.itemsize
     return memory[skipped : skipped + count]
 
 
