@@ -19,10 +19,17 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 
-from agents.arguments import describe, read_value, split_key_values
-from agents.config import Arguments, EvaluateConfig, TrainConfig, closest
-from agents.names import Given, environment_arguments, memory_arguments
-from agents.presets import preset
+from palimpsest.agents.run.config import Arguments, EvaluateConfig, TrainConfig
+from palimpsest.agents.run.key_values import (
+    Given,
+    describe,
+    environment_arguments,
+    memory_arguments,
+    read_value,
+    split_key_values,
+)
+from palimpsest.agents.run.presets import preset
+from palimpsest.refusals import closest
 
 PROGRAM = "train.py"
 ConfigT = TypeVar("ConfigT")
@@ -113,8 +120,8 @@ def _train(argv: list[str]) -> int:
     if config.resume is None and (directory.exists() or directory.is_symlink()):
         raise Usage(f"run directory {str(directory)!r} exists; choose another --run-dir, or leave it out")
 
-    from agents import experiment
-    from agents.resume import Interrupted, RunFailed
+    from palimpsest.agents.run import experiment
+    from palimpsest.agents.run.resume import Interrupted, RunFailed
 
     try:
         experiment.train(config)
@@ -137,8 +144,8 @@ def _evaluate(argv: list[str]) -> int:
     axes = _or_usage(lambda: _axes(env, command.grid))
     config = dataclasses.replace(config, env_args=env_args)
 
-    from agents import experiment, listing
-    from agents.files import CorruptFile
+    from palimpsest.agents.files.archive import CorruptFile
+    from palimpsest.agents.run import experiment, listing
 
     try:
         if command.more or axes:
@@ -159,7 +166,7 @@ def _list(argv: list[str]) -> int:
     if argv:
         raise Usage(f"list takes no arguments; got {' '.join(argv)!r}")
 
-    from agents import listing
+    from palimpsest.agents.run import listing
 
     listing.show()
     return 0

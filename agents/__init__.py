@@ -9,10 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agents.evaluation import evaluate
-    from agents.grids import grid
-    from agents.policies import CnnMemoryPolicy, MemoryActorCriticPolicy, MlpMemoryPolicy, MultiInputMemoryPolicy
-    from agents.ppo import MemoryPPO
+    from palimpsest.agents.learn.ppo import MemoryPPO
+    from palimpsest.agents.policy.policies import (
+        CnnMemoryPolicy,
+        MemoryActorCriticPolicy,
+        MlpMemoryPolicy,
+        MultiInputMemoryPolicy,
+    )
+    from palimpsest.agents.run.grids import grid
+    from palimpsest.agents.run.runs import evaluate
 
 __all__ = [
     "CnnMemoryPolicy",
@@ -24,10 +29,21 @@ __all__ = [
     "grid",
 ]
 
-_LAZY = {"evaluate": "agents.evaluation", "grid": "agents.grids", "MemoryPPO": "agents.ppo"}
+_LAZY = {
+    "evaluate": "palimpsest.agents.run.runs",
+    "grid": "palimpsest.agents.run.grids",
+    "MemoryPPO": "palimpsest.agents.learn.ppo",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(importlib.import_module(_LAZY.get(name, "agents.policies")), name)
-    raise AttributeError(f"module 'agents' has no attribute {name!r}")
+        return getattr(importlib.import_module(_LAZY.get(name, "palimpsest.agents.policy.policies")), name)
+    raise AttributeError(f"module 'palimpsest.agents' has no attribute {name!r}")
+
+
+if __name__ == "agents":
+    # imported under its short name, from a clone's root
+    from palimpsest.short_names import hand_over
+
+    hand_over(__name__)

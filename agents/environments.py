@@ -1,14 +1,44 @@
-"""The rows that an agent of ours is trained and tested in."""
+"""Environments as an agent sees them: found by name, made in rows, asked what they declare.
+
+Importing this module imports neither torch nor stable-baselines3.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stable_baselines3.common.vec_env import VecEnv
+from palimpsest import envs
+from palimpsest.refusals import closest
 
-import envs
-from envs.wrappers import VecPreviousActionReward
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+    from stable_baselines3.common.vec_env import VecEnv
+
+EVALUATION_SEED = 1_000_000_007
+"""First seed of evaluation episodes; training's seeds stay below it."""
+
+
+def environment_spec(env_id: str) -> EnvSpec:
+    """The registration of an id; ValueError with the closest known id where there is none."""
+    import gymnasium
+
+    from palimpsest.envs.registration import import_owner
+
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"the module of environment {env_id!r} cannot be imported: {error}") from None
+    import_owner(name)
+    if name not in gymnasium.registry:
+        raise ValueError(
+            f"unknown environment {env_id!r}{closest(name, gymnasium.registry)}; any id registered with gymnasium "
+            "works, as module:id where a module must be imported first, and train.py list shows ours"
+        )
+    return gymnasium.registry[name]
 
 
 def make_environments(
@@ -26,5 +56,35 @@ def make_environments(
     Raises:
         ValueError: an unknown id, an argument that does not fit, or spaces that they cannot join.
     """
+    from palimpsest.envs.wrappers import VecPreviousActionReward
+
     venv = envs.make_vec(env_id, num_envs, seed=seed, **env_args)
     return VecPreviousActionReward(venv) if previous_action_reward else venv
+
+
+def innermost(env: VecEnv) -> Any:
+    """The VecEnv under all wrappers."""
+    from stable_baselines3.common.vec_env import VecEnvWrapper
+
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    return env
+
+
+def longest_horizon(env: VecEnv) -> int | None:
+    """The largest correlation horizon that the environment declares, in steps; None where it declares none."""
+    if not env.has_attr("memory_horizons"):
+        return None
+    return max(env.env_method("memory_horizons", indices=[0])[0])
+
+
+def chance_level(env: VecEnv) -> float | None:
+    """Success of the best player without memory, where the environment declares it."""
+    if not env.has_attr("chance_level"):
+        return None
+    return float(env.env_method("chance_level", indices=[0])[0])
+
+
+def closing_settings(env: VecEnv) -> list[dict[str, Any]]:
+    """Arguments under which the environment wants a finished agent tested, beside those it was trained with."""
+    return list(env.get_attr("closing_settings")[0]) if env.has_attr("closing_settings") else []

@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from trainings import Options, Row, append, read
 
-from agents.experiment import make_env, make_model, versions
-from memory.kernels import torch_only
+from palimpsest.agents.run.experiment import make_env, make_model, versions
+from palimpsest.memory.kernels import torch_only
 
 Form = Literal["torch", "compiled"]
 

@@ -27,11 +27,11 @@ import tyro
 from measure import markdown
 from plain import PLAIN
 
-import envs
-from agents.experiment import versions
-from envs.core import World
-from envs.kernels import STEP_AND_RESTART
-from envs.registration import entry
+from palimpsest import envs
+from palimpsest.agents.run.experiment import versions
+from palimpsest.envs.core import World
+from palimpsest.envs.kernels import STEP_AND_RESTART
+from palimpsest.envs.registration import entry
 
 Play = Callable[[int], int]
 """Plays that many steps of all rows; gives the number of rows."""

@@ -19,10 +19,10 @@ import numpy as np
 from measure import markdown
 from trainings import Cell, Options, Row, Training, command_line, grouped, steps_to_95
 
-from agents.arguments import parse_key_values
-from agents.config import TrainConfig
-from agents.presets import DEFAULT
-from memory import memory_class
+from palimpsest.agents.run.config import TrainConfig
+from palimpsest.agents.run.key_values import parse_key_values
+from palimpsest.agents.run.presets import DEFAULT
+from palimpsest.memory import memory_class
 
 ENV = "Palimpsest/EndlessTMaze-v0"
 

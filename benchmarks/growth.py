@@ -26,10 +26,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from measure import machine, markdown, side_by_side
 
-import envs
-import memory
-from agents import MemoryPPO
-from agents.experiment import versions
+from palimpsest import envs, memory
+from palimpsest.agents import MemoryPPO
+from palimpsest.agents.run.experiment import versions
 
 FEATURES = 64
 N_STEPS = 32

@@ -26,10 +26,10 @@ import tyro
 from measure import machine, markdown, side_by_side
 from torch import Tensor, nn
 
-import agents.ppo
-import envs
-from agents import MemoryPPO
-from agents.experiment import versions
+from palimpsest import envs
+from palimpsest.agents import MemoryPPO
+from palimpsest.agents.learn import ppo as learner
+from palimpsest.agents.run.experiment import versions
 
 N_STEPS, N_EPOCHS, MINIBATCHES = 128, 4, 4
 PARTS = (
@@ -120,14 +120,14 @@ def watched(model: MemoryPPO, watch: Stopwatch) -> Iterator[None]:
         (policy, "forward", ACT),
         (policy, "predict_values", ACT),
         (model, "collect_rollouts", ROLLOUT),
-        (agents.ppo, "ppo_loss", HEADS),
+        (learner, "ppo_loss", HEADS),
         (policy.optimizer, "step", OPTIMISER),
         (policy.optimizer, "zero_grad", OPTIMISER),
         (nn.utils, "clip_grad_norm_", OPTIMISER),
         (model, "train", UPDATE),
         (model, "dump_logs", LOGGING),
         (model, "_record_update", LOGGING),
-        (agents.ppo, "record_memory", LOGGING),
+        (learner, "record_memory", LOGGING),
     ]
     timed: list[tuple[Any, str, Any]] = [(o, name, watch.around(getattr(o, name), part)) for o, name, part in parts]
     timed.append((memory, "scan", _scan_with_backward(memory.scan, watch)))

@@ -20,7 +20,7 @@ import numpy as np
 from measure import markdown
 from trainings import Options, Row, Training, by_seed, command_line, grouped, per_row, steps_to_95
 
-import memory
+from palimpsest import memory
 
 
 class Setting(NamedTuple):

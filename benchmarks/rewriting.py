@@ -18,8 +18,8 @@ import gymnasium as gym
 from measure import markdown
 from trainings import Cell, Options, Row, Training, by_seed, cell_names, command_line, grouped, per_row
 
-from agents.config import TrainConfig
-from agents.presets import DEFAULT
+from palimpsest.agents.run.config import TrainConfig
+from palimpsest.agents.run.presets import DEFAULT
 
 
 @dataclass(frozen=True)

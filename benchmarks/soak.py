@@ -30,13 +30,12 @@ import torch
 import tyro
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
-import envs
-import memory
-from agents.callbacks import CheckpointCallback, EvaluationCallback
-from agents.config import TrainConfig
-from agents.evaluation import play, summary
-from agents.experiment import make_env, make_model, run_logger, versions
-from agents.resume import Checkpoints, StopSignals
+from palimpsest import envs, memory
+from palimpsest.agents.evaluation.play import play, summary
+from palimpsest.agents.run.callbacks import CheckpointCallback, EvaluationCallback
+from palimpsest.agents.run.config import TrainConfig
+from palimpsest.agents.run.experiment import make_env, make_model, run_logger, versions
+from palimpsest.agents.run.resume import Checkpoints, StopSignals
 
 LIMIT = 0.01
 """Growth that is too much, as a fraction."""

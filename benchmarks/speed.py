@@ -28,12 +28,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
-import envs
-import memory
-from agents import MemoryPPO
-from agents.experiment import versions
-from memory.base import Memory
-from memory.kernels import torch_only
+from palimpsest import envs, memory
+from palimpsest.agents import MemoryPPO
+from palimpsest.agents.run.experiment import versions
+from palimpsest.memory.base import Memory
+from palimpsest.memory.kernels import torch_only
 
 N_STEPS, N_EPOCHS, MINIBATCHES = 128, 4, 4
 HEADS = {"pi": [64], "vf": [64]}

@@ -26,10 +26,10 @@ import torch
 import tyro
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-import memory
-from agents.config import CONFIG_FILE
-from agents.experiment import versions
-from agents.files import PART, read_tree
+from palimpsest import memory
+from palimpsest.agents.files.archive import PART, read_tree
+from palimpsest.agents.run.config import CONFIG_FILE
+from palimpsest.agents.run.experiment import versions
 
 PROGRAM = Path(__file__).resolve().parent.parent / "train.py"
 FLAGS = (

@@ -15,11 +15,11 @@ import tyro
 from stable_baselines3.common.callbacks import BaseCallback
 from tyro.conf import subcommand
 
-import envs
-from agents import MemoryPPO
-from agents.config import TrainConfig
-from agents.evaluation import play, summary
-from agents.experiment import make_env, make_model, versions
+from palimpsest import envs
+from palimpsest.agents import MemoryPPO
+from palimpsest.agents.evaluation.play import play, summary
+from palimpsest.agents.run.config import TrainConfig
+from palimpsest.agents.run.experiment import make_env, make_model, versions
 
 Row = dict[str, Any]
 """A line: what the training was, "steps_to_95", "steps", "seconds", "cells" (name -> success), "versions"."""

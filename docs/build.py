@@ -15,9 +15,8 @@ import numpy as np
 import tyro
 from matplotlib import pyplot
 
-import envs
-import memory
-from agents.listing import environment_rows, memory_rows
+from palimpsest import envs, memory
+from palimpsest.agents.run.listing import environment_rows, memory_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -4,6 +4,12 @@ Importing this package registers its ids with gymnasium. It knows nothing of tor
 SB3 when it is called.
 """
 
-from envs.registration import Entry, describe, entry, family, ids, make_vec, register
+from palimpsest.envs.registration import Entry, describe, entry, family, ids, make_vec, register
 
 __all__ = ["Entry", "describe", "entry", "family", "ids", "make_vec", "register"]
+
+if __name__ == "envs":
+    # imported under its short name, from a clone's root
+    from palimpsest.short_names import hand_over
+
+    hand_over(__name__)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_bool, check_int
-from envs.ballet_view import (
+from palimpsest.envs.arguments import check_bool, check_int
+from palimpsest.envs.ballet_view import (
     DANCE_NAMES,
     DANCES,
     DX,
@@ -21,9 +21,9 @@ from envs.ballet_view import (
     paint_room,
     somebody_off_centre,
 )
-from envs.core import World
-from envs.kernels import IO, compiled, draw, quotient, reciprocal, run_rows
-from envs.raster import AGENT, FLOOR, GOAL, PALETTE, WALL, Canvas, faded
+from palimpsest.envs.core import World
+from palimpsest.envs.kernels import IO, compiled, draw, quotient, reciprocal, run_rows
+from palimpsest.envs.raster import AGENT, FLOOR, GOAL, PALETTE, WALL, Canvas, faded
 
 MIDDLE = ROOM // 2
 PLACES = 8

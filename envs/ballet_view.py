@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.kernels import compiled
-from envs.raster import PALETTE, Colour
+from palimpsest.envs.kernels import compiled
+from palimpsest.envs.raster import PALETTE, Colour
 
 ROOM = 11
 """Cells along the room's side, walls included; also squares along the view's side."""

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_bool, check_fraction, check_int
-from envs.blind_tour import tour_success
-from envs.core import World
-from envs.kernels import IO, chance, compiled, draw, quotient, reciprocal, run_rows
-from envs.raster import AGENT, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, faded
+from palimpsest.envs.arguments import check_bool, check_fraction, check_int
+from palimpsest.envs.blind_tour import tour_success
+from palimpsest.envs.core import World
+from palimpsest.envs.kernels import IO, chance, compiled, draw, quotient, reciprocal, run_rows
+from palimpsest.envs.raster import AGENT, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, faded
 
 LEFT, RIGHT, UP, DOWN, INTERACT = range(5)
 NOTHING, POSITIONS, COLOURS, START = range(4)

@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_choice, check_int
-from envs.core import World
-from envs.kernels import IO, compiled, draw, run_rows
-from envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, faded
+from palimpsest.envs.arguments import check_choice, check_int
+from palimpsest.envs.core import World
+from palimpsest.envs.kernels import IO, compiled, draw, run_rows
+from palimpsest.envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, faded
 
 MOST_CELLS = 40
 """Cells of a corridor that a picture shows."""

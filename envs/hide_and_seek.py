@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_int
-from envs.core import World
-from envs.kernels import IO, compiled, draw, quotient, reciprocal, run_rows
-from envs.raster import AGENT, CUE, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, Colour, faded
+from palimpsest.envs.arguments import check_int
+from palimpsest.envs.core import World
+from palimpsest.envs.kernels import IO, compiled, draw, quotient, reciprocal, run_rows
+from palimpsest.envs.raster import AGENT, CUE, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, Colour, faded
 
 BOX: Colour = (206, 198, 180)
 _COLOURS = PALETTE[1:]

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_int
-from envs.core import World
-from envs.kernels import IO, below, compiled, either, halves, run_rows
-from envs.raster import CUE, GOAL, INK, PALETTE, WALL, Canvas, faded
+from palimpsest.envs.arguments import check_int
+from palimpsest.envs.core import World
+from palimpsest.envs.kernels import IO, below, compiled, either, halves, run_rows
+from palimpsest.envs.raster import CUE, GOAL, INK, PALETTE, WALL, Canvas, faded
 
 WRITE, ASK, OVER = range(3)
 UNKNOWN = -1

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.arguments import check_bool, check_int
-from envs.core import World
-from envs.kernels import IO, compiled, draw, run_rows
-from envs.minigrid_picture import paint, spell
-from envs.minigrid_view import (
+from palimpsest.envs.arguments import check_bool, check_int
+from palimpsest.envs.core import World
+from palimpsest.envs.kernels import IO, compiled, draw, run_rows
+from palimpsest.envs.minigrid_picture import paint, spell
+from palimpsest.envs.minigrid_view import (
     BALL,
     EAST,
     EMPTY,

@@ -6,9 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from envs.minigrid_view import BALL, EAST, EMPTY, KEY, NORTH, PAD, SOUTH, UNSEEN, VIEW, WALL, WEST, Observation, look
-from envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, Colour, faded
-from envs.raster import WALL as WALL_COLOUR
+from palimpsest.envs.minigrid_view import (
+    BALL,
+    EAST,
+    EMPTY,
+    KEY,
+    NORTH,
+    PAD,
+    SOUTH,
+    UNSEEN,
+    VIEW,
+    WALL,
+    WEST,
+    Observation,
+    look,
+)
+from palimpsest.envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, Colour, faded
+from palimpsest.envs.raster import WALL as WALL_COLOUR
 
 MOST_COLUMNS = 40
 """Columns that a picture or a text shows."""

@@ -10,8 +10,8 @@ from minigrid.core.mission import MissionSpace
 from minigrid.core.world_object import Ball, Key, Wall, WorldObj
 from minigrid.minigrid_env import MiniGridEnv
 
-from envs.minigrid_rewrite import HEIGHT, MIDDLE, rules_for
-from envs.minigrid_view import VIEW
+from palimpsest.envs.minigrid_rewrite import HEIGHT, MIDDLE, rules_for
+from palimpsest.envs.minigrid_view import VIEW
 
 MISSION = "go to the object at the end of the hallway that is like the last one you passed"
 

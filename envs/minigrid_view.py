@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from envs.kernels import compiled
+from palimpsest.envs.kernels import compiled
 
 VIEW = 7
 """Cells along a side of the view; the player is in the middle of its last row and looks along the first axis's rows."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from envs.arguments import MOST_ROWS, check_int, check_keys, closest
+from palimpsest.envs.arguments import MOST_ROWS, check_int, check_keys, closest
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -54,7 +54,7 @@ def register(id: str, target: str, meaning: str, **presets: Any) -> None:
     gym.register(
         id,
         entry_point=target,
-        vector_entry_point=f"envs.vector:{target.partition(':')[2]}",
+        vector_entry_point=f"palimpsest.envs.vector:{target.partition(':')[2]}",
         kwargs=presets,
         order_enforce=False,  # a world refuses a step before reset itself
         disable_env_checker=True,  # the tests run the whole checker; here it would slow every step
@@ -114,7 +114,7 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
     if id in _ENTRIES:
         cls = family(id)
         check_keys(id, kwargs, cls)
-        from envs.sb3 import WorldVecEnv
+        from palimpsest.envs.sb3 import WorldVecEnv
 
         venv: VecEnv = WorldVecEnv(cls, num_envs, spec=gym.spec(id), **{**_ENTRIES[id].presets, **kwargs})
     else:
@@ -125,7 +125,7 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
             raise ValueError(f"unknown environment {id!r}{closest(id, known)}; ours: {', '.join(_ENTRIES)}")
         creator: Any = spec.entry_point
         check_keys(id, kwargs, _load(creator) if isinstance(creator, str) else creator)
-        from envs.sb3 import dummy_vec_env
+        from palimpsest.envs.sb3 import dummy_vec_env
 
         venv = dummy_vec_env(id, num_envs, kwargs)
     if seed is not None:
@@ -153,14 +153,14 @@ def _import(module: str) -> None:
 
 register(
     "Palimpsest/EndlessTMaze-v0",
-    "envs.endless_tmaze:EndlessTMaze",
+    "palimpsest.envs.endless_tmaze:EndlessTMaze",
     "A chain of corridors; each cue says where to turn next and makes the last one false.",
 )
 
 for _size, _random in ((7, False), (9, False), (11, False), (13, False), (13, True), (17, True)):
     register(
         f"Palimpsest/MiniGridMemory-S{_size}{'Random' if _random else ''}-v0",
-        "envs.minigrid_memory:MiniGridMemory",
+        "palimpsest.envs.minigrid_memory:MiniGridMemory",
         "MiniGrid's Memory maze: an object in the first room says which way to turn at the hallway's end.",
         size=_size,
         random_length=_random,
@@ -168,21 +168,21 @@ for _size, _random in ((7, False), (9, False), (11, False), (13, False), (13, Tr
 
 register(
     "Palimpsest/MiniGridMemoryRewrite-v0",
-    "envs.minigrid_rewrite:MiniGridMemoryRewrite",
+    "palimpsest.envs.minigrid_rewrite:MiniGridMemoryRewrite",
     "A MiniGrid hallway in which the cue is replaced on the way; only the last one says where to turn.",
 )
 # The same rules on the package minigrid, which is imported when it is made: no batched world, so not in `ids()`.
-gym.register("Palimpsest/MiniGridMemoryRewrite-MiniGrid-v0", "envs.minigrid_rewrite_env:MemoryRewriteEnv")
+gym.register("Palimpsest/MiniGridMemoryRewrite-MiniGrid-v0", "palimpsest.envs.minigrid_rewrite_env:MemoryRewriteEnv")
 
 register(
     "Palimpsest/TMaze-v0",
-    "envs.endless_tmaze:EndlessTMaze",
+    "palimpsest.envs.endless_tmaze:EndlessTMaze",
     "One corridor: the cue at its start says where to turn at its end.",
     corridors=1,
 )
 register(
     "Palimpsest/ActiveTMaze-v0",
-    "envs.tmaze:ActiveTMaze",
+    "palimpsest.envs.tmaze:ActiveTMaze",
     "One corridor; the cue is shown only at an oracle behind the start, which must be visited first.",
 )
 for _task, _kinds, _meaning in (
@@ -194,24 +194,24 @@ for _task, _kinds, _meaning in (
 ):
     register(
         f"Palimpsest/RuneTMaze-{_task}-v0",
-        "envs.rune_tmaze:RuneTMaze",
+        "palimpsest.envs.rune_tmaze:RuneTMaze",
         f"A T-Maze in which runes on the way {_meaning}.",
         kinds=_kinds.split(),
     )
 
 register(
     "Palimpsest/HideAndSeek-v0",
-    "envs.hide_and_seek:HideAndSeek",
+    "palimpsest.envs.hide_and_seek:HideAndSeek",
     "Objects are seen being put into boxes of several rooms, some are moved in sight, then one is asked for.",
 )
 register(
     "Palimpsest/RoomBallet-ShortStay-v0",
-    "envs.room_ballet:RoomBalletShortStay",
+    "palimpsest.envs.room_ballet:RoomBalletShortStay",
     "A walk through 25 rooms with a dancer in each; then the dance of one room is asked for.",
 )
 register(
     "Palimpsest/RoomBallet-MultiTask-v0",
-    "envs.room_ballet_tasks:RoomBalletMultiTask",
+    "palimpsest.envs.room_ballet_tasks:RoomBalletMultiTask",
     "Eighteen dances in eight rooms; a memory for nine must choose what to drop, and each task wants another choice.",
 )
 
@@ -224,20 +224,20 @@ for _name, _presets in (
 ):
     register(
         f"Palimpsest/ColorCubes-{_name}-v0",
-        "envs.color_cubes:ColorCubes",
+        "palimpsest.envs.color_cubes:ColorCubes",
         "Coloured cubes are shown once, then hidden; go to one colour after the other while cubes teleport.",
         **_presets,
     )
 register(
     "Palimpsest/KeyValueRewrite-v0",
-    "envs.key_value:KeyValueRewrite",
+    "palimpsest.envs.key_value:KeyValueRewrite",
     "Keys get new values again and again; say the last value of a key when it is asked for.",
 )
 for _dancers in (2, 4, 8):
     for _delay in (16, 48):
         register(
             f"Palimpsest/Ballet-{_dancers}-{_delay}-v0",
-            "envs.ballet:Ballet",
+            "palimpsest.envs.ballet:Ballet",
             f"{_dancers} dancers perform with {_delay} steps between; then one dance's dancer must be walked to.",
             dancers=_dancers,
             delay=_delay,

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_choice, check_int
-from envs.kernels import IO, below, compiled, draw, either, halves, run_rows
-from envs.room_ballet import MOST_DANCES, RoomBallet, State, move, show
+from palimpsest.envs.arguments import check_choice, check_int
+from palimpsest.envs.kernels import IO, below, compiled, draw, either, halves, run_rows
+from palimpsest.envs.room_ballet import MOST_DANCES, RoomBallet, State, move, show
 
 ROOMS = 8
 VIEWS = 18

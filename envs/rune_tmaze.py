@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_choice, check_int
-from envs.core import World
-from envs.kernels import IO, below, compiled, either, halves, run_rows
-from envs.raster import AGENT, CUE, INK, PALETTE, Canvas, faded
-from envs.tmaze import arms, corridor, window
+from palimpsest.envs.arguments import check_choice, check_int
+from palimpsest.envs.core import World
+from palimpsest.envs.kernels import IO, below, compiled, either, halves, run_rows
+from palimpsest.envs.raster import AGENT, CUE, INK, PALETTE, Canvas, faded
+from palimpsest.envs.tmaze import arms, corridor, window
 
 KINDS = ("invert", "cancel", "reset", "repeat")
 INVERT, CANCEL, RESET, REPEAT = range(4)

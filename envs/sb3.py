@@ -14,11 +14,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from envs.arguments import MOST_ROWS, check_int
-from envs.core import World
-from envs.kernels import STEP_AND_RESTART
-from envs.text import DropText, has_text
-from envs.workers import watch
+from palimpsest.envs.arguments import MOST_ROWS, check_int
+from palimpsest.envs.core import World
+from palimpsest.envs.kernels import STEP_AND_RESTART
+from palimpsest.envs.text import DropText, has_text
+from palimpsest.envs.workers import watch
 
 
 class Ends(NamedTuple):

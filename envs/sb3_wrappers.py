@@ -1,14 +1,19 @@
-"""The previous action and reward in the observations of SB3's VecEnv. Imports SB3; `envs.wrappers` names it lazily."""
+"""Wrappers of SB3's VecEnv: the previous action and reward joined to observations, text keys left out.
+
+Imports SB3; `envs.wrappers` names them lazily.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from envs.joined import Joined
+from palimpsest.envs.joined import Joined
+from palimpsest.envs.text import DropText, has_text, without_text
 
 
 class VecPreviousActionReward(VecEnvWrapper):
@@ -56,3 +61,32 @@ class VecPreviousActionReward(VecEnvWrapper):
             args = tuple(map(self.joined.part, args))
             kwargs = {name: self.joined.part(obs) for name, obs in kwargs.items()}
         return self.venv.env_method(method_name, *args, indices=indices, **kwargs)
+
+
+class VecDropText(VecEnvWrapper):
+    """A VecEnv without the text keys of its Dict observations (MiniGrid's `mission`), which no policy reads."""
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv, observation_space=without_text(venv.observation_space))
+
+    @staticmethod
+    def where_needed(env: Any) -> Any:
+        """`env` (gymnasium or VecEnv) as it is, or without its text keys."""
+        if not has_text(env.observation_space):
+            return env
+        return VecDropText(env) if isinstance(env, VecEnv) else DropText(env)
+
+    def _keep(self, obs: dict[str, Any]) -> dict[str, Any]:
+        assert isinstance(self.observation_space, spaces.Dict)
+        return {key: obs[key] for key in self.observation_space.spaces}
+
+    def reset(self) -> dict[str, Any]:
+        """The first observations, without text."""
+        return self._keep(self.venv.reset())  # type: ignore[arg-type]
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """One step, without text, in `terminal_observation` too."""
+        obs, rewards, dones, infos = self.venv.step_wait()
+        for row in dones.nonzero()[0]:
+            infos[row]["terminal_observation"] = self._keep(infos[row]["terminal_observation"])
+        return self._keep(obs), rewards, dones, infos  # type: ignore[arg-type]

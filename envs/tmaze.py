@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_int
-from envs.core import World
-from envs.endless_tmaze import MOST_CELLS
-from envs.kernels import IO, compiled, draw, run_rows
-from envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, faded
+from palimpsest.envs.arguments import check_int
+from palimpsest.envs.core import World
+from palimpsest.envs.endless_tmaze import MOST_CELLS
+from palimpsest.envs.kernels import IO, compiled, draw, run_rows
+from palimpsest.envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, faded
 
 FORWARD, LEFT, RIGHT, BACK = range(4)
 ORACLE = -1

@@ -10,10 +10,10 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envs.arguments import MOST_ROWS, check_int
-from envs.core import World
-from envs.kernels import OBSERVE, STEP_AND_RESTART
-from envs.registration import families
+from palimpsest.envs.arguments import MOST_ROWS, check_int
+from palimpsest.envs.core import World
+from palimpsest.envs.kernels import OBSERVE, STEP_AND_RESTART
+from palimpsest.envs.registration import families
 
 
 class FinalInfos(dict):
@@ -187,4 +187,4 @@ def __getattr__(name: str) -> Callable[..., WorldVectorEnv]:
     """`envs.vector:Family` is what gymnasium's registry calls to make that family's rows."""
     if name in families():
         return functools.partial(WorldVectorEnv, families()[name]())
-    raise AttributeError(f"module 'envs.vector' has no attribute {name!r}")
+    raise AttributeError(f"module 'palimpsest.envs.vector' has no attribute {name!r}")

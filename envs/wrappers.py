@@ -19,10 +19,10 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from envs.joined import Joined
+from palimpsest.envs.joined import Joined
 
 if TYPE_CHECKING:
-    from envs.sb3_wrappers import VecPreviousActionReward
+    from palimpsest.envs.sb3_wrappers import VecPreviousActionReward
 
 __all__ = ["Joined", "PreviousActionReward", "VecPreviousActionReward", "VectorPreviousActionReward"]
 
@@ -129,9 +129,9 @@ class VectorPreviousActionReward(VectorWrapper):
 
 
 def __getattr__(name: str) -> Any:
-    """`VecPreviousActionReward`, for which SB3 is imported."""
-    if name == "VecPreviousActionReward":
-        from envs.sb3_wrappers import VecPreviousActionReward
+    """The wrappers of SB3's VecEnv, for which SB3 is imported."""
+    if name in ("VecDropText", "VecPreviousActionReward"):
+        from palimpsest.envs import sb3_wrappers
 
-        return VecPreviousActionReward
-    raise AttributeError(f"module 'envs.wrappers' has no attribute {name!r}")
+        return getattr(sb3_wrappers, name)
+    raise AttributeError(f"module 'palimpsest.envs.wrappers' has no attribute {name!r}")

@@ -5,8 +5,8 @@ An argument names another memory than `rewrite`: `python examples/endless_tmaze.
 
 import sys
 
-import envs
-from agents import MemoryPPO, evaluate
+from palimpsest import envs
+from palimpsest.agents import MemoryPPO, evaluate
 
 MAZE = "Palimpsest/EndlessTMaze-v0"
 

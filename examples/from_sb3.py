@@ -14,7 +14,7 @@ import gymnasium as gym
 from stable_baselines3 import PPO
 from torch import Tensor, nn
 
-from agents import MemoryPPO
+from palimpsest.agents import MemoryPPO
 
 KEPT = (
     *("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"),
@@ -73,7 +73,7 @@ def feed_forward(policy: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Any
         raise ValueError(f"both networks must begin with a tanh layer of one width; got {policy.mlp_extractor}")
     renamed = {}
     for name, tensor in weights.items():
-        for net, first in (("policy_net", "memory.layer"), ("value_net", "memory_critic.layer")):
+        for net, first in (("policy_net", "palimpsest.memory.layer"), ("value_net", "memory_critic.layer")):
             prefix = f"mlp_extractor.{net}."
             if name.startswith(prefix):
                 place, kind = name.removeprefix(prefix).split(".")

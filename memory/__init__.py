@@ -9,11 +9,11 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from memory.registry import Entry, entry, make, memory_class, names, register
+from palimpsest.memory.registry import Entry, entry, make, memory_class, names, register
 
 if TYPE_CHECKING:
-    from memory import kernels
-    from memory.base import Context, Memory, State, reset
+    from palimpsest.memory import kernels
+    from palimpsest.memory.base import Context, Memory, State, reset
 
 __all__ = [
     "Context",
@@ -29,12 +29,24 @@ __all__ = [
     "reset",
 ]
 
-_LAZY = {"Context": "memory.base", "Memory": "memory.base", "State": "memory.base", "reset": "memory.base"}
+_LAZY = {
+    "Context": "palimpsest.memory.base",
+    "Memory": "palimpsest.memory.base",
+    "State": "palimpsest.memory.base",
+    "reset": "palimpsest.memory.base",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
-    if importlib.util.find_spec(f"memory.{name}") is not None:
-        return importlib.import_module(f"memory.{name}")
-    raise AttributeError(f"module 'memory' has no attribute {name!r}")
+    if importlib.util.find_spec(f"palimpsest.memory.{name}") is not None:
+        return importlib.import_module(f"palimpsest.memory.{name}")
+    raise AttributeError(f"module 'palimpsest.memory' has no attribute {name!r}")
+
+
+if __name__ == "memory":
+    # imported under its short name, from a clone's root
+    from palimpsest.short_names import hand_over
+
+    hand_over(__name__)

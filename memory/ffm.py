@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memory.base import Context, Memory, check_at_least
-from memory.kernels.ffm_loops import EPSILON, step
-from memory.kernels.ffm_scan import FFMScan, torch_scan
-from memory.kernels.forms import has_kernels
-from memory.kernels.views import Arrays, Views
+from palimpsest.memory.base import Context, Memory, check_at_least
+from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
+from palimpsest.memory.kernels.arithmetic.views import Arrays, Views
+from palimpsest.memory.kernels.diagonal.ffm_loops import EPSILON, step
+from palimpsest.memory.kernels.diagonal.ffm_scan import FFMScan, torch_scan
 
 
 class FFMState(NamedTuple):

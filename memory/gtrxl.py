@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memory.base import Context, Memory, check_at_least, check_divides, reset
-from memory.kernels.linear import Linear, linear
-from memory.window import Window
+from palimpsest.memory.base import Context, Memory, check_at_least, check_divides, reset
+from palimpsest.memory.kernels.arithmetic.linear import Linear, linear
+from palimpsest.memory.parts.windows import Window
 
 
 class GTrXLState(NamedTuple):

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from memory.base import Context, Memory, check_at_least, check_flag
-from memory.chunks import plan_chunks
-from memory.kernels.attention import attend_slices, best_candidates, softmax_where
-from memory.kernels.chunk_read import choose_chunks, read_chunks
-from memory.kernels.linear import Linear
+from palimpsest.memory.base import Context, Memory, check_at_least, check_flag
+from palimpsest.memory.kernels.arithmetic.linear import Linear
+from palimpsest.memory.kernels.attention.chunk_read import choose_chunks, read_chunks
+from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates, softmax_where
+from palimpsest.memory.parts.chunk_plan import plan_chunks
 
 
 class HCAMState(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from memory.base import Context, Memory
+from palimpsest.memory.base import Context, Memory
 
 
 class NoState(NamedTuple):

@@ -1,6 +1,6 @@
 """The recurrent networks that agents usually get: LSTM, GRU and Elman's network, with resets inside a scan.
 
-Equations in `memory.kernels.gated`; layers are stacked, the output is the last layer's h.
+Equations in `memory.kernels.cells.gated`; layers are stacked, the output is the last layer's h.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from memory.base import Context, Memory, check_at_least
-from memory.kernels import gated
-from memory.kernels.forms import has_kernels
-from memory.kernels.views import Views
+from palimpsest.memory.base import Context, Memory, check_at_least
+from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
+from palimpsest.memory.kernels.arithmetic.views import Views
+from palimpsest.memory.kernels.cells import gated
 
 
 class HiddenState(NamedTuple):
@@ -117,7 +117,7 @@ class Recurrent(Memory):
         place: Tensor | None = None,
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """Map x [T, B, F] to y [T, B, D] by a kernel per layer; see `memory.kernels.gated`."""
+        """Map x [T, B, F] to y [T, B, D] by a kernel per layer; see `memory.kernels.cells.gated`."""
         self.check_sequence(x, start, state)
         lasts = []
         for layer in range(self.num_layers):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memory.base import Memory
+    from palimpsest.memory.base import Memory
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def make(name: str, input_size: int, **kwargs: Any) -> Memory:
 
 register(
     "rewrite",
-    "memory.rewrite:RewriteMemory",
+    "palimpsest.memory.rewrite:RewriteMemory",
     "Gated delta tables that forget and overwrite by separate, logged gates.",
     "ours, on arXiv 2412.06464",
     erases=True,
@@ -114,48 +114,57 @@ register(
 )
 register(
     "ffm",
-    "memory.ffm:FFM",
+    "palimpsest.memory.ffm:FFM",
     "Fast and Forgetful Memory: complex traces with learned decay and frequency.",
     "arXiv 2310.04128",
     cost="D m c",
 )
 register(
     "hcam",
-    "memory.hcam:HCAM",
+    "palimpsest.memory.hcam:HCAM",
     "Hierarchical Chunk Attention Memory: find the best chunks of the past, then attend inside them.",
     "arXiv 2105.14039",
     cost="L (D² + N D + H k C D)",
 )
 register(
     "sat",
-    "memory.sat:SpatiallyAwareTransformer",
+    "palimpsest.memory.sat:SpatiallyAwareTransformer",
     "Spatially-Aware Transformer: slots stamped with time and place, and a strategy for which to drop.",
     "arXiv 2402.15160",
     cost="L (D² + H S D)",
 )
 register(
     "lstm",
-    "memory.recurrent:LSTM",
+    "palimpsest.memory.recurrent:LSTM",
     "Long short-term memory.",
     "Hochreiter and Schmidhuber 1997",
     erases=True,
     cost="L D²",
 )
-register("gru", "memory.recurrent:GRU", "Gated recurrent unit.", "arXiv 1406.1078", erases=True, cost="L D²")
-register("rnn", "memory.recurrent:RNN", "Elman's recurrent network with tanh.", "Elman 1990", erases=True, cost="L D²")
+register("gru", "palimpsest.memory.recurrent:GRU", "Gated recurrent unit.", "arXiv 1406.1078", erases=True, cost="L D²")
+register(
+    "rnn",
+    "palimpsest.memory.recurrent:RNN",
+    "Elman's recurrent network with tanh.",
+    "Elman 1990",
+    erases=True,
+    cost="L D²",
+)
 register(
     "gtrxl",
-    "memory.gtrxl:GTrXL",
+    "palimpsest.memory.gtrxl:GTrXL",
     "Gated Transformer-XL: attention over a sliding window of layer inputs.",
     "arXiv 1910.06764",
     cost="L M D²",
 )
 register(
     "shm",
-    "memory.shm:SHM",
+    "palimpsest.memory.shm:SHM",
     "Stable Hadamard Memory: a matrix calibrated element by element at every step.",
     "arXiv 2410.10132",
     erases=True,
     cost="H D + H²",
 )
-register("none", "memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²")
+register(
+    "none", "palimpsest.memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²"
+)

@@ -13,7 +13,7 @@ The input ends with a clock: +1, -1, +1, ... since the memory began. Tables have
 see nothing but the input cannot count; with it an agent alternates between two actions by time, at any distance,
 where it would otherwise look up what it did in a place like this one.
 
-Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. Kernels: `memory.kernels.delta` and `delta_layer`.
+Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. Kernels: `memory.kernels.delta`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memory.base import Context, Memory, check_at_least, check_choice, check_flag
-from memory.kernels.delta_layer import STRETCH, DeltaForm, compiles, delta_layer
-from memory.kernels.delta_read import NORM_EPS
-from memory.kernels.delta_step import step_layers
-from memory.kernels.forms import has_kernels
-from memory.kernels.linear import Linear
-from memory.kernels.views import Arrays, Views
-from memory.recurrent import LSTM, CellState
+from palimpsest.memory.base import Context, Memory, check_at_least, check_choice, check_flag
+from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
+from palimpsest.memory.kernels.arithmetic.linear import Linear
+from palimpsest.memory.kernels.arithmetic.views import Arrays, Views
+from palimpsest.memory.kernels.delta.layer import STRETCH, DeltaForm, compiles, delta_layer
+from palimpsest.memory.kernels.delta.read import NORM_EPS
+from palimpsest.memory.kernels.delta.step import step_layers
+from palimpsest.memory.recurrent import LSTM, CellState
 
 TIMES_AT_START = (20.0, 500.0)
 """Steps: time constants of the first and the last head of a layer before training, log-uniform over the heads."""

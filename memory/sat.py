@@ -5,7 +5,7 @@ An input x_t at place p_t becomes the entry
     e_t = encode(x_t) + place_embedding[p_t],    m_t = LN(e_t)                         [D]
 
 whose m_t is stored in a slot before the step reads, so that a step sees its own entry. An entry of age a = t - tau
-is read by every layer as M = [m_tau, s(a)] with s a sinusoid (`memory.sat_read`); the query is a stream that begins
+is read by every layer as M = [m_tau, s(a)] with s a sinusoid (`place_attention`); the query is a stream that begins
 as e_t, and y_t is what the last layer makes of it.
 
 read="hierarchical" scores every place by one scaled head between the query and the mean of the place's M, takes the
@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memory.allocation import STRATEGIES, Slots, allocate, reads
-from memory.base import Context, Memory, check_at_least, check_choice, check_divides
-from memory.kernels.linear import Linear
-from memory.sat_read import RATES, ReadLayer, time_code, view
-from memory.strategy_values import StrategyValues
+from palimpsest.memory.base import Context, Memory, check_at_least, check_choice, check_divides
+from palimpsest.memory.kernels.arithmetic.linear import Linear
+from palimpsest.memory.parts.allocation import STRATEGIES, Slots, allocate, reads
+from palimpsest.memory.parts.place_attention import RATES, ReadLayer, time_code, view
+from palimpsest.memory.parts.strategy_values import StrategyValues
 
 __all__ = ["STRATEGIES", "SATState", "SpatiallyAwareTransformer", "StrategyValues"]
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memory.base import Context, Memory, check_at_least
-from memory.kernels.hadamard import hadamard_scan, hadamard_step
+from palimpsest.memory.base import Context, Memory, check_at_least
+from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, hadamard_step
 
 
 class SHMState(NamedTuple):
@@ -104,7 +104,7 @@ class SHM(Memory):
         place: Tensor | None = None,
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, SHMState]:
-        """Map x [T, B, F] to y [T, B, D]; see `memory.kernels.hadamard`."""
+        """Map x [T, B, F] to y [T, B, D]; see `memory.kernels.outer.hadamard`."""
         T, _ = self.check_sequence(x, start, state)
         t, last_t = episode_steps(start, state.t)
         theta, v_c, v, k, q, eta = self._tokens(x, t)

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import envs
-import envs.registration
+from palimpsest import envs
 
 torch.set_num_threads(1)
 

@@ -9,8 +9,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
-import envs
-from envs.core import World
+from palimpsest import envs
+from palimpsest.envs.core import World
 
 TINY = "Test/Tiny-v0"
 IDS = [*envs.ids(), TINY]

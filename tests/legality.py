@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from envs.color_cubes import NOTHING, START
-from envs.core import World
-from envs.key_value import ASK, QUERY, QUESTION, UNKNOWN, WRITE
-from envs.minigrid_rewrite import MIDDLE as REWRITE_MIDDLE
-from envs.minigrid_view import BALL, EMPTY, KEY, PAD
-from envs.room_ballet_tasks import TASKS
-from envs.rune_tmaze import KINDS, unpacked
+from palimpsest.envs.color_cubes import NOTHING, START
+from palimpsest.envs.core import World
+from palimpsest.envs.key_value import ASK, QUERY, QUESTION, UNKNOWN, WRITE
+from palimpsest.envs.minigrid_rewrite import MIDDLE as REWRITE_MIDDLE
+from palimpsest.envs.minigrid_view import BALL, EMPTY, KEY, PAD
+from palimpsest.envs.room_ballet_tasks import TASKS
+from palimpsest.envs.rune_tmaze import KINDS, unpacked
 
 Invariants = dict[str, np.ndarray]
 

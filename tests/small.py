@@ -2,8 +2,7 @@
 
 import torch
 
-import agents
-import memory
+from palimpsest import agents, memory
 
 FEATURES = 5
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from envs.core import World
-from envs.kernels import IO, compiled, draw, run_rows
+from palimpsest.envs.core import World
+from palimpsest.envs.kernels import IO, compiled, draw, run_rows
 
 ITEMS, PLACES = 3, 4
 

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 from minigrid.envs.memory import MemoryEnv
 
-from envs.minigrid_rewrite_env import MemoryRewriteEnv
+from palimpsest.envs.minigrid_rewrite_env import MemoryRewriteEnv
 
 from .ballet import PlainBallet
 from .color_cubes import PlainColorCubes

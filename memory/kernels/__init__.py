@@ -10,29 +10,29 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memory.kernels.compiling import drop_stale
+from palimpsest.memory.kernels.arithmetic.compiling import drop_stale
 
 if TYPE_CHECKING:
-    from memory.kernels.decay import decay_scan
-    from memory.kernels.delta import gated_delta_scan
-    from memory.kernels.forms import torch_only
-    from memory.kernels.gated import gru_scan, lstm_scan
+    from palimpsest.memory.kernels.arithmetic.dispatch import torch_only
+    from palimpsest.memory.kernels.cells.gated import gru_scan, lstm_scan
+    from palimpsest.memory.kernels.delta.gated_delta import gated_delta_scan
+    from palimpsest.memory.kernels.diagonal.decay import decay_scan
 
 __all__ = ["decay_scan", "gated_delta_scan", "gru_scan", "lstm_scan", "torch_only"]
 
 _LAZY = {
-    "decay_scan": "memory.kernels.decay",
-    "gated_delta_scan": "memory.kernels.delta",
-    "gru_scan": "memory.kernels.gated",
-    "lstm_scan": "memory.kernels.gated",
-    "torch_only": "memory.kernels.forms",
+    "decay_scan": "palimpsest.memory.kernels.diagonal.decay",
+    "gated_delta_scan": "palimpsest.memory.kernels.delta.gated_delta",
+    "gru_scan": "palimpsest.memory.kernels.cells.gated",
+    "lstm_scan": "palimpsest.memory.kernels.cells.gated",
+    "torch_only": "palimpsest.memory.kernels.arithmetic.dispatch",
 }
 
 
-drop_stale(drop_stale, Path(__file__).parent.glob("*.py"))
+drop_stale(drop_stale, Path(__file__).parent.rglob("*.py"))
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
-        raise AttributeError(f"module 'memory.kernels' has no attribute {name!r}")
+        raise AttributeError(f"module 'palimpsest.memory.kernels' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

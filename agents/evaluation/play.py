@@ -1,0 +1,149 @@
+"""How well an agent plays: whole episodes, a fixed number of them, on seeds that training never sees."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from palimpsest.agents.environments import EVALUATION_SEED
+from palimpsest.agents.evaluation.success import AnswerLog, Answers, joined, success_by
+from palimpsest.agents.tree import tree_map
+
+STALL_STEPS = 500
+"""An agent that repeats one observation and action this often in a row has failed: nothing will change."""
+
+
+class Episodes(NamedTuple):
+    """One entry per episode."""
+
+    returns: np.ndarray
+    """[N] float64"""
+    lengths: np.ndarray
+    """[N] int64, steps"""
+    successes: np.ndarray
+    """[N] float64, NaN where the environment does not say."""
+    stalled: np.ndarray
+    """[N] bool"""
+    answers: dict[str, Answers]
+    """By name, what the environment's `breakdown` tells apart; empty where it says nothing."""
+
+
+def summary(played: Episodes) -> dict[str, Any]:
+    """Means over episodes, ready for JSON."""
+    N = len(played.returns)
+    known = not np.isnan(played.successes).any()
+    success = float(played.successes.mean()) if known else None
+    return {
+        "episodes": N,
+        "success": success,
+        "success_se": None if success is None else math.sqrt(success * (1 - success) / N),
+        "return_mean": float(played.returns.mean()),
+        "return_std": float(played.returns.std()),
+        "return_se": float(played.returns.std() / math.sqrt(N)),
+        "length_mean": float(played.lengths.mean()),
+        "stalled": int(played.stalled.sum()),
+        "success_by": success_by(played.answers),
+    }
+
+
+def play(
+    model: Any,
+    env: VecEnv,
+    episodes: int,
+    deterministic: bool = True,
+    seed: int = EVALUATION_SEED,
+    max_steps: int | None = None,
+) -> Episodes:
+    """Play `episodes` episodes in waves: each wave resets every row and plays one episode in each.
+
+    Args:
+        model: anything with SB3's `predict(obs, state, episode_start, deterministic)`.
+        env: rows to play in; any observation wrappers included.
+        episodes: how many, 1 or more.
+        deterministic: the likeliest actions instead of samples.
+        seed: of the first row in the first wave.
+        max_steps: steps after which an episode is stopped and counted as failed; None for no limit but the
+            environment's.
+    """
+    waves = []
+    for first in range(0, episodes, env.num_envs):
+        env.seed(seed + first)
+        waves.append(_wave(model, env, min(env.num_envs, episodes - first), deterministic, max_steps))
+    return _in_a_row(waves)
+
+
+def _in_a_row(waves: list[Episodes]) -> Episodes:
+    """The episodes of one wave after those of the other."""
+    answers: dict[str, list[Answers]] = {}
+    first = 0
+    for wave in waves:
+        for name, given in wave.answers.items():
+            answers.setdefault(name, []).append(given._replace(episode=given.episode + first))
+        first += len(wave.returns)
+    return Episodes(
+        np.concatenate([wave.returns for wave in waves]),
+        np.concatenate([wave.lengths for wave in waves]),
+        np.concatenate([wave.successes for wave in waves]),
+        np.concatenate([wave.stalled for wave in waves]),
+        {name: joined(parts) for name, parts in answers.items()},
+    )
+
+
+def _wave(model: Any, env: VecEnv, count: int, deterministic: bool, max_steps: int | None) -> Episodes:
+    B = env.num_envs
+    returns, lengths, successes = np.zeros(B), np.zeros(B, np.int64), np.full(B, np.nan)
+    stalled = np.zeros(B, bool)
+    log = AnswerLog(env)
+    playing = np.arange(B) < count
+    repeats = np.zeros(B, np.int64)
+    obs: Any = env.reset()
+    last: Any = None
+    state = None
+    start = np.ones(B, dtype=bool)
+    while playing.any():
+        actions, state = model.predict(obs, state, start, deterministic)
+        repeats = np.where(_same_rows((obs, actions), last, B), repeats + 1, 0)
+        last = (obs, actions)
+        log.before_step()
+        obs, rewards, start, infos = env.step(actions)
+        log.after_step(rewards, playing)
+        returns[playing] += rewards[playing]
+        lengths[playing] += 1
+        for row in np.flatnonzero(start & playing):
+            success = infos[row].get("is_success")
+            if success is not None:
+                successes[row] = float(success)
+        stopped = playing & ~start & (repeats >= STALL_STEPS)
+        stalled[stopped] = True
+        if max_steps is not None:
+            stopped |= playing & ~start & (lengths >= max_steps)
+        successes[stopped] = 0.0
+        playing &= ~start & ~stopped
+    return Episodes(returns[:count], lengths[:count], successes[:count], stalled[:count], log.answers())
+
+
+def _same_rows(now: Any, before: Any, batch_size: int) -> np.ndarray:
+    """[B] bool, the rows in which every leaf is what it was."""
+    same = np.ones(batch_size, dtype=bool)
+    if before is None:
+        return ~same
+
+    def compare(a: np.ndarray, b: np.ndarray) -> None:
+        np.logical_and(same, (a == b).reshape(batch_size, -1).all(axis=1), out=same)
+
+    tree_map(compare, now, before)
+    return same
+
+
+def check_spaces(model: BaseAlgorithm, env: VecEnv) -> None:
+    """Refuse an environment whose spaces are not those that the model was made for."""
+    for name, ours, theirs in (
+        ("observation", model.observation_space, env.observation_space),
+        ("action", model.action_space, env.action_space),
+    ):
+        if ours is not None and ours != theirs:
+            raise ValueError(f"the model was made for the {name} space {ours}; the environment has {theirs}")

@@ -1,0 +1,293 @@
+"""Numbers that went bad: which one, of which environment, at which step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
+from palimpsest.agents.learn.loss import LossWeights, ppo_loss
+from palimpsest.agents.policy.distributions import Undrawable
+from palimpsest.agents.policy.observation_checks import not_finite, outside_space
+from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
+from palimpsest.agents.tree import tree_map
+
+ADVICE = (
+    "training stopped before it spoils a checkpoint; lower the learning rate, or normalise rewards and observations"
+)
+
+
+class Algorithm(Protocol):
+    """What is looked at of an algorithm: its policy, its rollout, and what the policy acts on next."""
+
+    policy: MemoryActorCriticPolicy
+    rollout_buffer: MemoryRolloutBuffer
+    num_timesteps: int
+    _last_obs: np.ndarray | dict[str, np.ndarray] | None
+    _last_state: Any
+    _last_memory_starts: np.ndarray | None
+    _last_strategy: Tensor | None
+
+
+class NotFinite(FloatingPointError):
+    """Training met NaN or infinity.
+
+    Args:
+        message: the tensor, the environment's row, the step.
+        check: which check raised it, by the name that `agents.learn.failure.reproduce` knows it by.
+        evidence: what that check looked at, besides the model: a dict of values, arrays and tensors.
+    """
+
+    def __init__(self, message: str, check: str, evidence: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.check = check
+        self.evidence = dict(evidence)
+
+
+def check_observation(
+    observation: Any, step: int, name: str = "observation", rows: Sequence[int] | None = None
+) -> None:
+    """Refuse an observation [B, ...] (or a dict of them) that is not finite, seen at environment step `step`.
+
+    Args:
+        observation: what the policy is to see.
+        step: environment steps before it.
+        name: what the message calls it.
+        rows: the environments that it is of; all of them if None.
+    """
+    if found := not_finite(observation, name):
+        part, value, (row, *inside) = found
+        raise NotFinite(
+            f"{part} holds {value} at index {[row if rows is None else rows[row], *inside]} (environment row first) "
+            f"at step {step}; observations must be finite: check the environment, or VecNormalize's statistics",
+            "observation",
+            {"observation": observation, "step": step, "name": name, "rows": rows},
+        )
+
+
+def check_rewards(rewards: np.ndarray, step: int) -> None:
+    """Refuse rewards [B] that are not finite, of the step after `step` environment steps."""
+    if not np.isfinite(rewards).all():
+        row = int(np.flatnonzero(~np.isfinite(rewards))[0])
+        raise NotFinite(
+            f"the reward is {rewards[row]} in environment row {row} at step {step}; rewards must be finite: check the "
+            "environment, or the wrappers around it",
+            "rewards",
+            {"rewards": rewards, "step": step},
+        )
+
+
+@contextmanager
+def explained_step(model: Algorithm) -> Iterator[None]:
+    """Say what is wrong where the policy cannot act: parameters, memory or observations, in this order.
+
+    Raises:
+        NotFinite: a parameter, the memory's state, the policy's value or its logits are not finite.
+        ValueError: an observation is a category that its space does not hold.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        found = in_step(model)
+        if not found and isinstance(error, Undrawable):
+            found = f"{error} at step {model.num_timesteps}"
+        if found:
+            raise NotFinite(f"{found}; {ADVICE}", "step", {}) from error
+        # only a category can stop a policy by its value
+        space = model.policy.observation_space
+        parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+        others = {key for key, part in parts.items() if not isinstance(part, spaces.Discrete | spaces.MultiDiscrete)}
+        if outside := outside_space(space, model._last_obs, frozenset(others)):
+            raise ValueError(
+                f"{outside.at(model.num_timesteps)}; correct observation_space, or the environment"
+            ) from error
+        raise
+
+
+def check_actions(model: Algorithm, actions: np.ndarray) -> None:
+    """Refuse actions [B, ...] of the policy that are not finite before an environment sees them."""
+    if actions.dtype.kind == "f" and not np.isfinite(actions).all():
+        bad = np.argwhere(~np.isfinite(actions))[0]
+        found = in_step(model) or f"the policy's action is not finite in environment row {bad[0]}"
+        raise NotFinite(f"{found}; {ADVICE}", "step", {})
+
+
+def in_step(model: Algorithm) -> str:
+    """What is not finite where the policy reads its last observation."""
+    if found := in_parameters(model.policy):
+        return found
+    where = f"at step {model.num_timesteps}"
+    for leaf in _leaves(model._last_state):
+        if (bad := _first_index(leaf)) is not None:
+            return f"the memory's state holds {leaf[bad].item()} in environment row {bad[0]} {where}"
+    try:
+        with torch.no_grad():
+            values = model.policy.predict_values(*policy_input(model))
+    except (RuntimeError, ValueError):
+        return ""
+    bad = _first_index(values)
+    return "" if bad is None else f"the policy's value is {values[bad].item()} in environment row {bad[0]} {where}"
+
+
+def policy_input(model: Algorithm) -> tuple[Any, Any, Tensor, Tensor | None]:
+    """Observation, state, starts and strategy that the policy acts on next."""
+    obs = tree_map(lambda array: torch.as_tensor(array, device=model.policy.device), model._last_obs)
+    start = torch.as_tensor(model._last_memory_starts, device=model.policy.device)
+    return obs, model._last_state, start, model._last_strategy
+
+
+def check_rollout(model: Algorithm) -> None:
+    """Refuse a rollout in which the policy gave a value or log-probability that is not finite."""
+    buffer = model.rollout_buffer
+    if not (torch.isfinite(buffer.returns).all() and torch.isfinite(buffer.log_prob).all()):
+        raise_for_rollout(model.policy, whole_rollout(buffer), _first_step(model))
+
+
+def raise_for_rollout(policy: MemoryActorCriticPolicy, rollout: Minibatch, first_step: int) -> NoReturn:
+    """Name what is not finite in a rollout that began at environment step `first_step`."""
+    found = in_parameters(policy) or in_rollout(rollout, first_step) or "the policy's output is not finite"
+    raise NotFinite(f"{found}; {ADVICE}", "rollout", {"rollout": rollout._asdict(), "first_step": first_step})
+
+
+def check_update(model: Algorithm, figures: Tensor, batch: Minibatch, weights: LossWeights) -> None:
+    """Refuse a gradient step where the loss or the gradient is not finite; the parameters stay as they were.
+
+    Args:
+        model: whose parameters are to be changed.
+        figures: [], a sum of what must be finite: the KL estimate, the loss, the norm of all its gradients.
+        batch: the minibatch that they come from.
+        weights: of the loss.
+    """
+    if not torch.isfinite(figures):
+        raise_for_update(model.policy, batch, weights, whole_rollout(model.rollout_buffer), _first_step(model))
+
+
+def raise_for_update(
+    policy: MemoryActorCriticPolicy, batch: Minibatch, weights: LossWeights, rollout: Minibatch, first_step: int
+) -> NoReturn:
+    """Name what is not finite in a minibatch's loss or gradient, by the whole rollout that it is of."""
+    found = in_parameters(policy) or in_rollout(rollout, first_step) or _in_evaluation(policy, rollout, first_step)
+    raise NotFinite(
+        f"{found or _in_loss(policy, batch, weights) or _in_gradients(policy, batch, weights)}; {ADVICE}",
+        "update",
+        {
+            "batch": batch._asdict(),
+            "weights": weights._asdict(),
+            "rollout": rollout._asdict(),
+            "first_step": first_step,
+        },
+    )
+
+
+def check_parameters(policy: MemoryActorCriticPolicy, step: int) -> None:
+    """Refuse parameters that are not finite after an update that ended at environment step `step`."""
+    if found := in_parameters(policy):
+        raise NotFinite(f"{found} after step {step}; {ADVICE}", "parameters", {"step": step})
+
+
+def whole_rollout(buffer: MemoryRolloutBuffer) -> Minibatch:
+    """All columns of a rollout, in the order of the environments."""
+    return Minibatch(
+        buffer.observations,
+        buffer.actions,
+        buffer.values,
+        buffer.log_prob,
+        buffer.advantages,
+        buffer.returns,
+        buffer.memory_start,
+        buffer.state,
+        buffer.strategy,
+    )
+
+
+def _first_step(model: Algorithm) -> int:
+    """Environment steps before the rollout that has just ended."""
+    buffer = model.rollout_buffer
+    return model.num_timesteps - buffer.pos * buffer.n_envs
+
+
+def in_parameters(policy: MemoryActorCriticPolicy) -> str:
+    """The first parameter that is not finite, in words; "" where all are."""
+    return _first_bad("parameter ", {name: p.detach() for name, p in policy.named_parameters()})
+
+
+def _in_gradients(policy: MemoryActorCriticPolicy, batch: Minibatch, weights: LossWeights) -> str:
+    policy.optimizer.zero_grad()  # clipping by a norm that is not finite has spoiled all of them alike
+    ppo_loss(policy, batch, weights)[0].backward()
+    gradients = {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
+    return _first_bad("the gradient of ", gradients) or "the norm of the gradients is not finite"
+
+
+def _first_bad(kind: str, tensors: dict[str, Tensor]) -> str:
+    for name, tensor in tensors.items():
+        if (bad := _first_index(tensor)) is not None:
+            return f"{kind}{name} holds {tensor[bad].item()} at index {list(bad)}"
+    return ""
+
+
+def in_rollout(rollout: Minibatch, first_step: int) -> str:
+    """The first tensor of a rollout that is not finite, by the order in which they come about."""
+    for name in ("state", "observations", "old_values", "old_log_prob", "actions", "returns", "advantages"):
+        for leaf in _leaves(getattr(rollout, name)):
+            bad = _first_index(leaf)
+            if bad is None:
+                continue
+            if name == "state":
+                return f"the memory's state holds {leaf[bad].item()} in environment row {bad[0]} at step {first_step}"
+            return _place(name.removeprefix("old_").replace("log_prob", "log-probability"), leaf, bad, first_step)
+    return ""
+
+
+def _in_evaluation(policy: MemoryActorCriticPolicy, rollout: Minibatch, first_step: int) -> str:
+    """What the policy's scan of a rollout gives that is not finite."""
+    with torch.no_grad():
+        seen = policy.evaluate_actions(
+            rollout.observations, rollout.actions, rollout.state, rollout.memory_start, rollout.strategy
+        )
+    names = {"values": "the value", "log_prob": "the log-probability", "entropy": "the entropy"}
+    for name, words in (names | {"reconstruction": "the reconstruction error"}).items():
+        tensor = getattr(seen, name)
+        if tensor is not None and (bad := _first_index(tensor)) is not None:
+            return _place(f"{words} of the updated policy", tensor, bad, first_step)
+    return ""
+
+
+def _in_loss(policy: MemoryActorCriticPolicy, batch: Minibatch, weights: LossWeights) -> str:
+    with torch.no_grad():
+        _, record = ppo_loss(policy, batch, weights)
+    bad = [f"{name} {value.item()}" for name, value in record.items() if not torch.isfinite(value)]
+    return f"the loss is not finite: {', '.join(bad)}" if bad else ""
+
+
+def _place(name: str, tensor: Tensor, bad: tuple[int, ...], first_step: int) -> str:
+    t, row = bad[:2]
+    step = first_step + t * tensor.shape[1]
+    return (
+        f"{name} {'are' if name.endswith('s') else 'is'} {tensor[bad].item()} in environment row {row}"
+        f"{_inside(bad[2:])} at step {step} (step {t} of the rollout)"
+    )
+
+
+def _inside(index: Any) -> str:
+    """The index inside one row's array, where it has one."""
+    return f", index {[int(i) for i in index]}," if len(index) else ""
+
+
+def _first_index(tensor: Tensor) -> tuple[int, ...] | None:
+    if not tensor.is_floating_point() or torch.isfinite(tensor).all():
+        return None
+    return tuple(int(i) for i in (~torch.isfinite(tensor)).nonzero()[0])
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    leaves: list[Tensor] = []
+    tree_map(leaves.append, tree)
+    return leaves

@@ -1,0 +1,354 @@
+"""Proximal policy optimisation for policies with a memory."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance, get_device, get_system_info
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from palimpsest.agents.environments import longest_horizon
+from palimpsest.agents.files.archive import read_tree
+from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
+from palimpsest.agents.learn.diagnostics import record_memory
+from palimpsest.agents.learn.divergence import DivergenceLimit
+from palimpsest.agents.learn.dump import dumped
+from palimpsest.agents.learn.hyperparameters import (
+    check_arguments,
+    check_device,
+    check_policy,
+    check_policy_kwargs,
+    check_spaces,
+)
+from palimpsest.agents.learn.loss import LossWeights, ppo_loss
+from palimpsest.agents.learn.model_file import File, load_model, save_model
+from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_parameters, check_update
+from palimpsest.agents.learn.rollout import RememberingAlgorithm, rate
+from palimpsest.agents.policy.policies import (
+    CnnMemoryPolicy,
+    MemoryActorCriticPolicy,
+    MlpMemoryPolicy,
+    MultiInputMemoryPolicy,
+)
+from palimpsest.envs.sb3 import watch_workers
+from palimpsest.envs.sb3_wrappers import VecDropText
+
+SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
+
+
+class MemoryPPO(RememberingAlgorithm):
+    """PPO (arXiv 1707.06347) whose policy remembers, over whole columns of the rollout.
+
+    The arguments are those of sb3-contrib's RecurrentPPO, and four more.
+
+    Args:
+        policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryActorCriticPolicy`.
+        env: a gymnasium Env, an SB3 VecEnv, or a registered id.
+        learning_rate: of Adam; a number or a function of the remaining progress (1 to 0).
+        n_steps: T, steps of every environment per rollout; gradients through the memory reach back no further.
+        batch_size: samples per minibatch; a minibatch is max(1, batch_size // n_steps) whole columns.
+        n_epochs: passes over each rollout.
+        gamma: discount per step.
+        gae_lambda: λ of GAE.
+        clip_range: PPO's clipping of the ratio; a number or a function of the remaining progress.
+        clip_range_vf: the same for values, None for none.
+        normalize_advantage: whether advantages are standardised in each minibatch.
+        min_advantage_std: smallest standard deviation that they are divided by. Once every episode goes alike, what
+            advantages are left is noise; scaled up to 1 it can undo in one rollout what was learned. 0 as in SB3.
+        ent_coef: weight of the entropy; a number or a function of the remaining progress.
+        vf_coef: weight of the value loss.
+        max_grad_norm: gradients are scaled down to this norm.
+        use_sde: generalized state-dependent exploration, for Box actions.
+        sde_sample_freq: steps between draws of its noise; -1 for once a rollout.
+        target_kl: the passes over a rollout end once the KL estimate passes 1.5 times this; where the last step alone
+            raised it by more than this, that step is taken back (SB3 keeps it). None for no limit.
+        memory_carry_over: p in 0 to 1, the chance that a memory is kept, not reset, at the end of a training
+            episode, so that the next episode begins on a page already written (state passing,
+            arXiv 2507.02782). Values still stop at the episode's end; `env.reset()` and evaluation start fresh.
+        memory_aux_coef: weight of reconstructing the observation from what the memory gives out, a loss that
+            reaches the encoder where reward does not (arXiv 2105.14039 trains HCAM with one); 0 for none.
+        strategy_epsilon: exploration of an adaptive allocator, (at the beginning, at the end) of training.
+        stats_window_size: episodes over which returns, lengths and successes are averaged.
+        tensorboard_log: directory of the event files, None for none.
+        policy_kwargs: the policy's arguments: memory, memory_kwargs, share_memory, encoder_arch, net_arch, ...
+        verbose: 0 silent, 1 information, 2 debugging.
+        seed: of parameters, actions, minibatches, carry-over and the environments.
+        device: "auto", "cpu", "cuda", ...
+
+    Raises:
+        ValueError: an argument out of range, a space or a memory that is not supported.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpMemoryPolicy": MlpMemoryPolicy,
+        "CnnMemoryPolicy": CnnMemoryPolicy,
+        "MultiInputMemoryPolicy": MultiInputMemoryPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[MemoryActorCriticPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 128,
+        batch_size: int = 128,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        min_advantage_std: float = 0.0,
+        ent_coef: float | Schedule = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        target_kl: float | None = None,
+        memory_carry_over: float = 0.0,
+        memory_aux_coef: float = 0.0,
+        strategy_epsilon: tuple[float, float] = (1.0, 0.2),
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        check_policy(policy, self.policy_aliases)
+        check_arguments(locals())
+        if env is not None:
+            given, env = env, maybe_make_env(env, verbose)
+            try:
+                check_spaces(env.observation_space, env.action_space)
+            except ValueError:
+                if env is not given:
+                    env.close()
+                raise
+        elif _init_setup_model:
+            raise ValueError("env must be given, as the policy is made for its spaces; got None")
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,  # type: ignore[arg-type]
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=check_device(device),
+            _init_setup_model=False,
+        )
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.clip_range_vf = clip_range_vf
+        self.normalize_advantage = normalize_advantage
+        self.min_advantage_std = min_advantage_std
+        self.target_kl = target_kl
+        self.memory_carry_over = memory_carry_over
+        self.memory_aux_coef = memory_aux_coef
+        self.strategy_epsilon = strategy_epsilon
+        self._last_state: Any = None
+        self._last_memory_starts: np.ndarray | None = None
+        self._last_strategy: Tensor | None = None
+        self._return_so_far: np.ndarray | None = None
+        self._told_of_outside = False
+        if _init_setup_model:
+            self._setup_model()
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        env = OnPolicyAlgorithm._wrap_env(VecDropText.where_needed(env), verbose, monitor_wrapper)
+        watch_workers(env)
+        return env
+
+    def _setup_model(self) -> None:
+        check_policy_kwargs(self.policy_class, self.policy_kwargs)
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.rng = np.random.default_rng(self.seed)
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            use_sde=self.use_sde,
+            **self.policy_kwargs,
+            **({"reconstruct": True} if self.memory_aux_coef else {}),
+        ).to(self.device)
+        self.rollout_buffer = MemoryRolloutBuffer(
+            self.n_steps,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            n_envs=self.n_envs,
+            strategies=self._strategy_values is not None,
+        )
+        self.clip_range = FloatSchedule(self.clip_range)
+        if self.clip_range_vf is not None:
+            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+        horizon = None if self.env is None else longest_horizon(self.env)
+        if horizon is not None and horizon > self.n_steps:
+            warnings.warn(
+                f"the environment's longest correlation horizon, {horizon} steps, exceeds n_steps={self.n_steps}: no "
+                f"gradient joins its event and its recall; set n_steps to {horizon} or more",
+                stacklevel=2,
+            )
+
+    def learn(
+        self: SelfMemoryPPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "MemoryPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfMemoryPPO:
+        """Train for at least `total_timesteps` environment steps, in whole rollouts; arguments as in SB3.
+
+        Raises:
+            NotFinite: NaN or infinity in an observation, a reward, the policy or an update; what led to it is kept in
+                a file of the logger's directory, for `agents.learn.failure`.
+            ValueError: an observation is a category that its space does not hold.
+        """
+        with dumped(self):
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        return self
+
+    def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:  # type: ignore[override]
+        """Write the model as JSON and safetensors in a ZIP; arguments as in SB3.
+
+        Classes and functions among the arguments (an activation, a schedule that is a lambda) are written as their
+        names only.
+        """
+        save_model(self, path, exclude, include)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfMemoryPPO],
+        path: File,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfMemoryPPO:
+        """Make a model from what `save` wrote; arguments as in SB3. Nothing in the file is executed or imported.
+
+        Args:
+            path: a path or a binary file.
+            env: environments to train on; their number may differ.
+            device: "auto", "cpu", "cuda", ...
+            custom_objects: attribute, or qualified name of a class or function -> the object to use for it.
+            print_system_info: print this system's versions.
+            force_reset: whether `learn` begins with a reset.
+            **kwargs: attributes to change.
+
+        Raises:
+            CorruptFile: the file is torn, altered, or not one of ours.
+            ValueError: a name that `custom_objects` lacks, spaces that do not fit, a model of SB3's own.
+        """
+        if print_system_info:
+            get_system_info()
+        return load_model(cls, path, env, device, custom_objects, force_reset, **kwargs)[0]
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, Any],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """Load parameters from a dict of state dicts, or from a file that `save` wrote; as in SB3."""
+        if not isinstance(load_path_or_dict, dict):
+            load_path_or_dict = read_tree(load_path_or_dict, {}, get_device(device))["parameters"]
+        super().set_parameters(load_path_or_dict, exact_match, device)
+
+    def train(self) -> None:
+        """Update the policy from the rollout: `n_epochs` passes over its columns in minibatches."""
+        began = time.perf_counter()
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+        clip_range_vf = None
+        if self.clip_range_vf is not None:
+            clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        weights = LossWeights(
+            clip_range,
+            clip_range_vf,
+            self.normalize_advantage,
+            self.min_advantage_std,
+            self.ent_coef(self._current_progress_remaining) if callable(self.ent_coef) else self.ent_coef,
+            self.vf_coef,
+            self.memory_aux_coef,
+        )
+        columns = max(1, self.batch_size // self.n_steps)
+        limit = None if self.target_kl is None else DivergenceLimit(self.policy.optimizer, self.target_kl)
+        parameters = list(self.policy.parameters())
+        records: list[dict[str, Tensor]] = []
+        batch: Minibatch | None = None
+        for _ in range(self.n_epochs):
+            for batch in self.rollout_buffer.get(columns, self.rng):
+                loss, record = ppo_loss(self.policy, batch, weights)
+                records.append(record)
+                if limit is not None:
+                    check_update(self, record["approx_kl"], batch, weights)
+                    if limit.check(float(record["approx_kl"])):
+                        break
+                self.policy.optimizer.zero_grad()
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+                record["grad_norm"] = norm
+                check_update(self, record["approx_kl"] + loss.detach() + norm, batch, weights)
+                self.policy.optimizer.step()
+            self._n_updates += 1
+            if limit is not None and limit.passed:
+                break
+        assert batch is not None
+        if limit is not None:
+            if not limit.passed:
+                with torch.no_grad():
+                    limit.check(float(ppo_loss(self.policy, batch, weights)[1]["approx_kl"]))
+            self.logger.record("train/rejected_steps", int(limit.rejected))
+        check_parameters(self.policy, self.num_timesteps)
+        self._record_update(records, clip_range, clip_range_vf)
+        self.logger.record("time/update_steps_per_s", rate(self.n_steps * self.n_envs, began))
+        record_memory(self.logger, self.policy.memories(), batch.observations, self.env)
+
+    def _record_update(self, records: list[dict[str, Tensor]], clip_range: float, clip_range_vf: float | None) -> None:
+        for name in sorted(set().union(*records)):
+            mean = torch.stack([record[name] for record in records if name in record]).mean().item()
+            if not np.isfinite(mean):
+                step = self.num_timesteps
+                raise NotFinite(f"train/{name} is {mean} after step {step}; {ADVICE}", "parameters", {"step": step})
+            self.logger.record(f"train/{name}", mean)
+        buffer = self.rollout_buffer
+        variance = explained_variance(buffer.values.cpu().numpy().ravel(), buffer.returns.cpu().numpy().ravel())
+        self.logger.record("train/explained_variance", float(variance))
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", self.policy.log_std.exp().mean().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", clip_range)
+        if clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", clip_range_vf)

@@ -1,0 +1,282 @@
+"""Collecting rollouts with a memory: what is carried from step to step, and where it begins anew."""
+
+from __future__ import annotations
+
+import inspect
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from palimpsest.agents.learn.buffers import MemoryRolloutBuffer
+from palimpsest.agents.learn.numerics import (
+    check_actions,
+    check_observation,
+    check_rewards,
+    check_rollout,
+    explained_step,
+)
+from palimpsest.agents.policy.observation_checks import outside_space
+from palimpsest.agents.policy.observation_keys import task_of
+from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
+from palimpsest.agents.tree import tree_map
+
+
+class RememberingAlgorithm(OnPolicyAlgorithm):
+    """An on-policy algorithm of SB3's whose rollouts hold whole columns of steps and the memory before the first.
+
+    Its subclass sets the attributes below and defines `train`.
+    """
+
+    policy: MemoryActorCriticPolicy
+    rollout_buffer: MemoryRolloutBuffer  # type: ignore[assignment]
+    memory_carry_over: float
+    strategy_epsilon: tuple[float, float]
+    rng: np.random.Generator
+    _last_memory_starts: np.ndarray | None
+    _last_strategy: Tensor | None
+    _return_so_far: np.ndarray | None
+    _told_of_outside: bool
+    _given_up = False
+
+    @property
+    def _strategy_values(self) -> Any:
+        """What an adaptive allocator chooses by; None for every other memory."""
+        return getattr(self.policy.memory, "strategy_values", None)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        fresh = reset_num_timesteps or self._last_obs is None
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if fresh or self._last_state is None:
+            self._last_state = self.policy.initial_state(self.n_envs)
+            self._last_memory_starts = np.ones(self.n_envs, dtype=bool)
+            self._last_strategy = None
+            self._return_so_far = np.zeros(self.n_envs)
+        return result
+
+    def collect_rollouts(  # type: ignore[override]
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: MemoryRolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """Fill the buffer with `n_rollout_steps` steps of every environment; False if the callback stops it."""
+        assert self._last_memory_starts is not None
+        # First of all, so that a checkpoint written here holds the streams before anything of this rollout is drawn.
+        callback.on_rollout_start()
+        began = time.perf_counter()
+        policy = self.policy
+        policy.set_training_mode(False)
+        for memory in policy.memories():
+            memory.redraw(self.rng)
+        state = self._last_state
+        rollout_buffer.begin(state)
+        reused, given_up = self._reuses_state, {}
+        if reused:
+            # the buffer keeps that one, and each step may write into the state that it is given
+            state, given_up = tree_map(torch.clone, state), {"keep_state": False}
+        if self.use_sde:
+            policy.reset_noise(env.num_envs)
+        for t in range(n_rollout_steps):
+            if self.use_sde and self.sde_sample_freq > 0 and t % self.sde_sample_freq == 0:
+                policy.reset_noise(env.num_envs)
+            assert self._last_obs is not None
+            check_observation(self._last_obs, self.num_timesteps)
+            obs = self._to_device(self._last_obs)
+            strategy = self._choose_strategy(obs)
+            self._given_up = reused
+            with torch.no_grad(), explained_step(self):
+                actions, values, log_prob, state = policy(
+                    obs, state, self._flags(self._last_memory_starts), strategy, **given_up
+                )
+            new_obs, rewards, dones, infos = env.step(self._to_env(actions))
+            check_rewards(rewards, self.num_timesteps)
+            self.num_timesteps += env.num_envs
+
+            callback.update_locals(locals())
+            if not callback.on_step():
+                self._last_state = self._last_state  # not to be looked for again
+                return False
+
+            ended = np.flatnonzero(dones)
+            self._note_ends(obs, rewards, ended)
+            if ended.size:
+                self._update_info_buffer([infos[row] for row in ended], np.ones(ended.size, dtype=bool))
+                rewards = self._bootstrap(rewards, state, infos, ended, strategy)
+            rollout_buffer.add(
+                obs,
+                actions,
+                rewards,
+                self._last_episode_starts,  # type: ignore[arg-type]
+                self._last_memory_starts,
+                values,
+                log_prob,
+                strategy,
+            )
+            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_episode_starts = dones
+            self._last_memory_starts = self._restart(dones, ended)
+            self._last_state = state
+
+        check_observation(self._last_obs, self.num_timesteps)
+        obs = self._to_device(self._last_obs)
+        with torch.no_grad():
+            last_values = policy.predict_values(
+                obs, self._last_state, self._flags(self._last_memory_starts), self._choose_strategy(obs)
+            )
+        rollout_buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)  # type: ignore[arg-type]
+        check_rollout(self)
+        self._warn_outside()
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        self.logger.record("time/rollout_steps_per_s", rate(n_rollout_steps * env.num_envs, began))
+        return True
+
+    def _warn_outside(self) -> None:
+        """Warn, once in a model's life, of an observation in the rollout that the environment's space does not hold.
+
+        What a VecNormalize changes is not looked at: it leaves the space of what it normalises as it was.
+        """
+        if self._told_of_outside:
+            return
+        normalize = self.get_vec_normalize_env()
+        skip: frozenset[str] = frozenset()
+        if normalize is not None and normalize.norm_obs:
+            if not isinstance(self.observation_space, spaces.Dict):
+                return
+            skip = frozenset(normalize.norm_obs_keys or ())
+        buffer = self.rollout_buffer
+        found = outside_space(self.observation_space, buffer.observations, skip)
+        if found is not None:
+            self._told_of_outside = True
+            step = self.num_timesteps - (buffer.pos - found.place[0]) * self.n_envs
+            warnings.warn(f"{found.at(step, 2)}; correct the space or the environment (said once)", stacklevel=2)
+
+    @property
+    def _last_state(self) -> Any:
+        """The memory before the step under way.
+
+        That may have written into it: what looks at it then, a callback or the report of a failure, gets it from the
+        rollout's steps once more.
+        """
+        return self._recall() if self._given_up else self.__dict__["_last_state"]
+
+    @_last_state.setter
+    def _last_state(self, state: Any) -> None:
+        self.__dict__["_last_state"], self._given_up = state, False
+
+    @property
+    def _reuses_state(self) -> bool:
+        """Whether steps write into the state they are given; a `forward` of a user's own may not know of that."""
+        known = "keep_state" in inspect.signature(self.policy.forward).parameters
+        return known and any(memory.reuses_state for memory in self.policy.memories())
+
+    def _recall(self) -> Any:
+        buffer, policy = self.rollout_buffer, self.policy
+        state = buffer.state
+        for t in range(buffer.pos):
+            obs = tree_map(lambda leaf, t=t: leaf[t], buffer.observations)
+            strategy = None if buffer.strategy is None else buffer.strategy[t]
+            with torch.no_grad():
+                _, _, state = policy._remember(obs, state, policy._step(obs, buffer.memory_start[t], strategy))
+        return state
+
+    def _to_device(self, arrays: Any) -> Any:
+        """A tree of arrays as one of tensors, which share the arrays' memory on the CPU."""
+        return tree_map(lambda array: torch.from_numpy(array).to(self.device), arrays)
+
+    def _flags(self, flags: np.ndarray) -> Tensor | None:
+        return self._to_device(flags) if flags.any() else None
+
+    def _to_env(self, actions: Tensor) -> np.ndarray:
+        array = actions.cpu().numpy()
+        check_actions(self, array)
+        if not isinstance(self.action_space, spaces.Box):
+            return array
+        if self.policy.squash_output:
+            return self.policy.unscale_action(array)
+        return np.clip(array, self.action_space.low, self.action_space.high)
+
+    def _restart(self, dones: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """[B] bool: which memories begin anew at the next step, the carried ones left out."""
+        if self.memory_carry_over == 0.0 or not ended.size:
+            return dones
+        starts = dones.copy()
+        starts[ended] = self.rng.random(ended.size) >= self.memory_carry_over
+        return starts
+
+    def _bootstrap(
+        self, rewards: np.ndarray, state: Any, infos: list[dict[str, Any]], ended: np.ndarray, strategy: Tensor | None
+    ) -> np.ndarray:
+        """Add γ V(final observation) to the last reward of each truncated episode; the state after it is dropped."""
+        truncated = [int(row) for row in ended if infos[row].get("TimeLimit.truncated", False)]
+        if not truncated:
+            return rewards
+        finals = [infos[row]["terminal_observation"] for row in truncated]
+        keys = self.observation_space.spaces if isinstance(self.observation_space, spaces.Dict) else None
+        final = np.stack(finals) if keys is None else {key: np.stack([f[key] for f in finals]) for key in keys}
+        check_observation(final, self.num_timesteps, "the final observation", truncated)
+        rows = torch.as_tensor(truncated, device=self.device)
+        with torch.no_grad():
+            values = self.policy.predict_values(
+                self._to_device(final),
+                tree_map(lambda leaf: leaf[rows], state),
+                strategy=None if strategy is None else strategy[rows],
+            )
+        rewards = np.array(rewards, dtype=np.float32)
+        rewards[truncated] += self.gamma * values.cpu().numpy()
+        return rewards
+
+    def _choose_strategy(self, obs: Any) -> Tensor | None:
+        """The allocation that each row uses: drawn anew where its memory begins anew, else kept."""
+        values = self._strategy_values
+        if values is None:
+            return None
+        assert self._last_memory_starts is not None
+        if self._last_strategy is None:
+            self._last_strategy = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
+        rows = np.flatnonzero(self._last_memory_starts)
+        if rows.size:
+            first, last = self.strategy_epsilon
+            epsilon = last + (first - last) * self._current_progress_remaining
+            choice = values.choose(task_of(obs, self.n_envs)[rows], epsilon, self.rng)
+            kept = self._last_strategy.clone()
+            kept[rows] = torch.as_tensor(choice, device=self.device)
+            self._last_strategy = kept
+        return self._last_strategy
+
+    def _note_ends(self, obs: Any, rewards: np.ndarray, ended: np.ndarray) -> None:
+        """Teach an adaptive allocator the returns of the episodes that ended."""
+        values = self._strategy_values
+        if values is None:
+            return
+        assert self._return_so_far is not None
+        assert self._last_strategy is not None
+        self._return_so_far += rewards
+        if ended.size:
+            task = task_of(obs, self.n_envs)[ended]
+            returns = torch.as_tensor(self._return_so_far[ended], dtype=torch.float32)
+            loss = values.update(task, self._last_strategy[ended], returns)
+            self.logger.record_mean("memory/strategy_value_loss", float(loss))
+            self._return_so_far[ended] = 0.0
+
+
+def rate(steps: int, began: float) -> float:
+    """Steps per second since `began`, a reading of `time.perf_counter`."""
+    return steps / max(time.perf_counter() - began, 1e-9)

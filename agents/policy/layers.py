@@ -1,0 +1,110 @@
+"""Fully connected layers and the hyperbolic tangent, for which torch takes longer than for the product before it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor, nn
+
+from palimpsest.memory.kernels.arithmetic.compiling import drop_stale
+from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
+from palimpsest.memory.kernels.arithmetic.linear import is_hooked, is_plain, linear, tanh_linear
+from palimpsest.memory.kernels.cells import elementwise
+from palimpsest.memory.kernels.cells.elementwise import tanh
+
+
+class Tanh(nn.Tanh):
+    """`nn.Tanh`, compiled on the CPU: equal to 2e-7 in float32, to rounding in float64; as it is elsewhere."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map a tensor of any shape."""
+        if not has_kernels(input):
+            return super().forward(input)
+        return _Tanh.apply(input) if torch.is_grad_enabled() else _forward(input)
+
+
+class Layers(nn.Sequential):
+    """`nn.Sequential` by `through`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map a tensor [..., F]."""
+        return through(self, input)
+
+
+def encode(encoder: nn.Module, x: Tensor) -> Tensor:
+    """What an encoder makes of x [..., F]: x itself where it has no layers, for which acting makes no call."""
+    empty = type(encoder) is Layers and not encoder._modules and not is_hooked(encoder)
+    return x if empty else encoder(x)
+
+
+def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """What layers, one after the other, make of x [..., F]; linear ones with their tangents are one call each.
+
+    A layer with a hook, or of another class, is called as ever.
+    """
+    left = deque(layers)
+    while left:
+        layer = left.popleft()
+        if not is_plain(layer):
+            x = layer(x)
+        elif left and type(left[0]) in (nn.Tanh, Tanh) and not is_hooked(left[0]):
+            left.popleft()
+            x = tanh_linear(x, layer.weight, layer.bias)
+        else:
+            x = linear(x, layer.weight, layer.bias)
+    return x
+
+
+class _Tanh(torch.autograd.Function):
+    """The compiled form with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = _forward(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        dx = torch.empty_like(y)
+        _backward_kernel(*(_flat(tensor) for tensor in (dy.contiguous(), y, dx)))
+        return dx
+
+
+def _forward(x: Tensor) -> Tensor:
+    x = x.detach().contiguous()
+    y = torch.empty_like(x)
+    _forward_kernel(_flat(x), _flat(y))
+    return y
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    return tensor.numpy().reshape(-1)
+
+
+# error_model and fastmath as in memory.kernels.cells.elementwise, so that the loops are vectorised
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _forward_kernel(x: np.ndarray, y: np.ndarray) -> None:
+    for i in range(x.size):
+        y[i] = tanh(x[i])
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _backward_kernel(dy: np.ndarray, y: np.ndarray, dx: np.ndarray) -> None:
+    for i in range(y.size):
+        dx[i] = dy[i] * (y.dtype.type(1) - y[i] * y[i])
+
+
+# kernels of this folder compile in some of the memories' and of each other's files
+_FOLDERS = (Path(__file__).parents[1], Path(elementwise.__file__).parents[1])
+drop_stale(Tanh.forward, (source for folder in _FOLDERS for source in folder.rglob("*.py")))

@@ -1,0 +1,374 @@
+"""Actor-critic policies with a memory between the encoder and the heads.
+
+observation -> features -> encoder -> memory -> (actor head, critic head)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, create_mlp
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor, nn
+
+from palimpsest import memory as memories
+from palimpsest.agents.policy.distributions import draw, make_distribution
+from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor
+from palimpsest.agents.policy.head_gradients import judge
+from palimpsest.agents.policy.heads import HeadedPolicy, act
+from palimpsest.agents.policy.layers import Layers, Tanh, encode
+from palimpsest.agents.policy.observation_checks import refuse_not_finite
+from palimpsest.agents.policy.observation_keys import check_place, place_of, task_of
+from palimpsest.agents.tree import tree_map
+from palimpsest.memory.base import Memory
+
+Observation = Tensor | dict[str, Tensor]
+State = tuple[Any, ...]
+
+
+class PairState(NamedTuple):
+    """The states of an actor's and a critic's own memories."""
+
+    actor: State
+    critic: State
+
+
+class Evaluation(NamedTuple):
+    """What a sequence looks like to the current policy; each [T, B]."""
+
+    values: Tensor
+    log_prob: Tensor
+    entropy: Tensor | None
+    reconstruction: Tensor | None = None
+    """Mean squared error of the observation, decoded from what the memory gives out."""
+
+
+class MemoryActorCriticPolicy(HeadedPolicy):
+    """SB3's actor-critic policy with a memory, for sequences [T, B, ...] and for single steps [B, ...].
+
+    Args:
+        observation_space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of them.
+        action_space: Discrete, MultiDiscrete, MultiBinary or Box.
+        lr_schedule: learning rate by remaining progress (1 to 0).
+        memory: a name of `memory.names()`.
+        memory_kwargs: the memory's arguments, without `input_size`.
+        share_memory: whether actor and critic read one memory; if not, each has its own and the state is a pair.
+        encoder_arch: widths of the layers between the features and the memory.
+        reconstruct: whether a linear layer decodes the observation from what the (actor's) memory gives out, for
+            `MemoryPPO`'s `memory_aux_coef`.
+        net_arch: widths of the layers between the memory and the heads, as in SB3; default one of 64 each.
+        activation_fn: what follows each of them and of the encoder's.
+        **kwargs: SB3's other arguments.
+
+    Raises:
+        ValueError: an unknown memory or argument, or a memory whose places the observations do not give.
+    """
+
+    default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        memory: str = "rewrite",
+        memory_kwargs: dict[str, Any] | None = None,
+        share_memory: bool = True,
+        encoder_arch: list[int] | tuple[int, ...] = (64,),
+        reconstruct: bool = False,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = Tanh,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if share_memory and not kwargs.get("share_features_extractor", True):
+            raise ValueError(
+                "share_memory=True needs share_features_extractor=True, for one memory reads one stream of features; "
+                "set share_memory=False to keep two extractors"
+            )
+        self.memory_name = memory
+        self.memory_kwargs = dict(memory_kwargs or {})
+        self.shares_memory = share_memory
+        self.encoder_arch = list(encoder_arch)
+        self.reconstruct = reconstruct
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch={"pi": [64], "vf": [64]} if net_arch is None else net_arch,
+            activation_fn=activation_fn,
+            features_extractor_class=features_extractor_class or self.default_extractor,
+            **kwargs,
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        if not self.use_sde:
+            self.action_dist = make_distribution(self.action_space)
+        if self.optimizer_class is torch.optim.Adam:
+            # one kernel for all parameters, on the CPU too
+            others = {"foreach", "differentiable"} & self.optimizer_kwargs.keys()
+            self.optimizer_kwargs = {"fused": not others, **self.optimizer_kwargs}
+        self.encoder, width = self._make_encoder()
+        self.memory = memories.make(self.memory_name, width, **self.memory_kwargs)
+        if self.shares_memory:
+            self.encoder_critic, self.memory_critic = self.encoder, self.memory
+        else:
+            self.encoder_critic = self.encoder if self.share_features_extractor else self._make_encoder()[0]
+            self.memory_critic = memories.make(self.memory_name, width, **self.memory_kwargs)
+        check_place(self.memory, self.memory_name, self.observation_space)
+        if self.reconstruct:
+            self.decoder = nn.Linear(self.memory.output_size, get_flattened_obs_dim(self.observation_space))
+        super()._build(lr_schedule)
+
+    def _make_encoder(self) -> tuple[Layers, int]:
+        layers = create_mlp(self.features_dim, -1, self.encoder_arch, self.activation_fn) if self.encoder_arch else []
+        encoder = Layers(*layers)
+        if self.ortho_init:
+            encoder.apply(partial(self.init_weights, gain=np.sqrt(2)))
+        return encoder, self.encoder_arch[-1] if self.encoder_arch else self.features_dim
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {
+            "memory": self.memory_name,
+            "memory_kwargs": self.memory_kwargs,
+            "share_memory": self.shares_memory,
+            "encoder_arch": self.encoder_arch,
+            "reconstruct": self.reconstruct,
+        }
+
+    def memories(self) -> list[Memory]:
+        """The memories, each once: one, or the actor's and the critic's."""
+        return [self.memory] if self.shares_memory else [self.memory, self.memory_critic]
+
+    def initial_state(self, batch_size: int) -> State:
+        """What is remembered before an episode, for `batch_size` rows: the memory's state, or a pair of them."""
+        if self.shares_memory:
+            return self.memory.initial_state(batch_size)
+        return PairState(self.memory.initial_state(batch_size), self.memory_critic.initial_state(batch_size))
+
+    def forward(  # type: ignore[override]
+        self,
+        obs: Observation,
+        state: State,
+        start: Tensor | None = None,
+        strategy: Tensor | None = None,
+        deterministic: bool = False,
+        keep_state: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        """Act for one step.
+
+        Args:
+            obs: tree of [B, ...], as the environments give it.
+            state: after the step before.
+            start: [B] bool, rows whose memory begins anew; None for none.
+            strategy: [B] int64 for memories that choose an allocation.
+            deterministic: the likeliest action instead of a sample.
+            keep_state: False gives `state` up, so that the next one may be written into it; without gradients.
+
+        Returns:
+            Actions [B, ...], values [B], log-probabilities [B], next state.
+        """
+        latent_pi, latent_vf, state = self._remember(obs, state, self._step(obs, start, strategy, keep_state))
+        heads = None if deterministic else self._compiled_heads(latent_pi, latent_vf)
+        if heads is not None:
+            return *act(heads, latent_pi, latent_vf), state
+        actions, log_prob = draw(self._actor(latent_pi), deterministic)
+        return actions.reshape(-1, *self.action_space.shape), self._critic(latent_vf), log_prob, state  # type: ignore[misc]
+
+    def evaluate_actions(  # type: ignore[override]
+        self,
+        obs: Observation,
+        actions: Tensor,
+        state: State,
+        start: Tensor,
+        strategy: Tensor | None = None,
+    ) -> Evaluation:
+        """Values, log-probabilities and entropies of a whole rollout.
+
+        Args:
+            obs: tree of [T, B, ...].
+            actions: [T, B, ...].
+            state: before the first step, batch B.
+            start: [T, B] bool, where the memory begins anew.
+            strategy: [T, B] int64 or None.
+        """
+        T, B = start.shape
+        flat = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
+        place = place_of(obs, self.memory, self.observation_space)
+
+        def read(memory: Memory, features: Tensor, state: State) -> tuple[Tensor, State]:
+            y, state = memory.scan(features.unflatten(0, (T, B)), start, state, place, strategy)
+            return y.flatten(0, 1), state
+
+        latent_pi, latent_vf, _ = self._remember(flat, state, read)
+        values, log_prob, entropy = judge(self, latent_pi, latent_vf, actions.flatten(0, 1))
+        return Evaluation(
+            values.view(T, B),
+            log_prob.view(T, B),
+            None if entropy is None else entropy.view(T, B),
+            self._reconstruction(latent_pi, flat).view(T, B) if self.reconstruct else None,
+        )
+
+    def _reconstruction(self, latent: Tensor, obs: Observation) -> Tensor:
+        """Squared error [N] of `obs` (tree of [N, ...]) decoded from `latent` [N, D], mean over its numbers."""
+        target = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        parts = target.values() if isinstance(target, dict) else [target]
+        flat = torch.cat([part.flatten(1).to(latent.dtype) for part in parts], dim=1)
+        return (self.decoder(latent) - flat).square().mean(1)
+
+    def predict_values(  # type: ignore[override]
+        self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None
+    ) -> Tensor:
+        """Values [B] of observations [B, ...] that follow `state`; the state after them is discarded."""
+        _, latent_vf, _ = self._remember(obs, state, self._step(obs, start, strategy))
+        return self._critic(latent_vf)
+
+    def get_distribution(  # type: ignore[override]
+        self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None
+    ) -> tuple[Distribution, State]:
+        """The distribution of the next actions, and the state after `obs`."""
+        latent_pi, _, state = self._remember(obs, state, self._step(obs, start, strategy))
+        return self._actor(latent_pi), state
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[Any, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[Any, ...] | None]:
+        """Actions for observations, as SB3's `evaluate_policy` asks for them.
+
+        Args:
+            observation: one observation, or a batch of them.
+            state: what the call before returned; None at the beginning.
+            episode_start: [B] bool, rows that begin an episode; None for none.
+            deterministic: the likeliest action instead of a sample.
+
+        Returns:
+            Actions, and the state as a tuple of numpy arrays, batch first.
+
+        Raises:
+            ValueError: an observation does not fit the space or is not finite, or the state has another batch size.
+        """
+        self.set_training_mode(False)
+        if isinstance(self.observation_space, spaces.Dict) and isinstance(observation, dict):
+            missing = [key for key in self.observation_space.spaces if key not in observation]
+            if missing:
+                raise ValueError(f"observation lacks {missing}; it needs {list(self.observation_space.spaces)}")
+            observation = {key: observation[key] for key in self.observation_space.spaces}
+        refuse_not_finite(observation)
+        obs, vectorized = self.obs_to_tensor(observation)
+        B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        if state is None:
+            before = self.initial_state(B)
+            state = tree_map(_to_array, before)
+        else:
+            before = tree_map(lambda leaf: torch.as_tensor(leaf, device=self.device), state)
+            tree_map(lambda leaf: _check_rows(leaf, B), before)
+        start = None
+        if episode_start is not None:
+            start = torch.as_tensor(np.asarray(episode_start, dtype=bool).reshape(-1), device=self.device)
+            if start.shape != (B,):
+                raise ValueError(f"episode_start must be [B] = [{B}]; got {list(start.shape)}")
+        with torch.no_grad():
+            distribution, after = self.get_distribution(obs, before, start, self._greedy_strategy(obs, B))
+            actions = distribution.get_actions(deterministic=deterministic)
+        array = actions.cpu().numpy()
+        if isinstance(self.action_space, spaces.Box):
+            if self.squash_output:
+                array = self.unscale_action(array)
+            else:
+                array = np.clip(array, self.action_space.low, self.action_space.high)
+        if not vectorized:
+            array = array.squeeze(axis=0)
+        # a part that no step changes stays the caller's: wrapped anew at each step, every wrapper would hold the last
+        return array, tree_map(lambda new, old, given: given if new is old else _to_array(new), after, before, state)
+
+    def _greedy_strategy(self, obs: Observation, batch_size: int) -> Tensor | None:
+        values = getattr(self.memory, "strategy_values", None)
+        if values is None:
+            return None
+        choice = values.choose(task_of(obs, batch_size), 0.0, np.random.default_rng(0))
+        return torch.as_tensor(choice, device=self.device)
+
+    def _remember(
+        self,
+        obs: Observation,
+        state: State,
+        read: Callable[[Memory, Tensor, State], tuple[Tensor, State]],
+    ) -> tuple[Tensor, Tensor, State]:
+        """What the heads see of `obs` (tree of [N, ...]) when each memory reads it with `read`."""
+        # what SB3 does to such observations takes longer to find out than to do
+        features: Any = obs.float().flatten(1) if self._flattens else self.extract_features(obs)  # type: ignore[union-attr]
+        if self.shares_memory:
+            # found without the long search for a module's attributes
+            own: dict[str, Any] = self._modules
+            y, state = read(own["memory"], encode(own["encoder"], features), state)
+            return y, y, state
+        pi, vf = (features, features) if isinstance(features, Tensor) else features
+        y_pi, actor = read(self.memory, encode(self.encoder, pi), state[0])
+        y_vf, critic = read(self.memory_critic, encode(self.encoder_critic, vf), state[1])
+        return y_pi, y_vf, PairState(actor, critic)
+
+    def _step(
+        self, obs: Observation, start: Tensor | None, strategy: Tensor | None, keep_state: bool = True
+    ) -> Callable[[Memory, Tensor, State], tuple[Tensor, State]]:
+        rows = None if start is None else start.nonzero().squeeze(1)
+
+        def read(memory: Memory, features: Tensor, state: State) -> tuple[Tensor, State]:
+            place = place_of(obs, memory, self.observation_space)
+            pure = keep_state or not memory.reuses_state or torch.is_grad_enabled()
+            if rows is not None and len(rows):
+                begin = Tensor.index_copy if pure else Tensor.index_copy_
+                state = tree_map(lambda old, new: begin(old, 0, rows, new), state, memory.initial_state(len(rows)))
+            return (memory.step if pure else memory.advance)(features, state, place, strategy)
+
+        return read
+
+    # found out on first use, as a subclass may replace modules once they are built
+    @cached_property
+    def _flattens(self) -> bool:
+        return (
+            type(self).extract_features is ActorCriticPolicy.extract_features
+            and type(self.features_extractor) is FlattenExtractor
+            and self.share_features_extractor
+            and isinstance(self.observation_space, spaces.Box)
+            and not is_image_space(self.observation_space)
+        )
+
+
+class MlpMemoryPolicy(MemoryActorCriticPolicy):
+    """For flat observations; images are flattened."""
+
+
+class CnnMemoryPolicy(MemoryActorCriticPolicy):
+    """For images: NatureCNN, or categories where a side is below 36 pixels."""
+
+    default_extractor = ImageExtractor
+
+
+class MultiInputMemoryPolicy(MemoryActorCriticPolicy):
+    """For Dict observations."""
+
+    default_extractor = DictExtractor
+
+
+def _to_array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _check_rows(leaf: Tensor, batch_size: int) -> None:
+    if leaf.shape[:1] != (batch_size,):
+        raise ValueError(
+            f"state must have one row per observation, {batch_size}; got {list(leaf.shape)}. "
+            "Pass state=None when the number of environments changes"
+        )

@@ -1,0 +1,337 @@
+"""A run: from a configuration to a directory that holds everything about it.
+
+config.toml  versions.json  events.out.tfevents.*  checkpoints/  best.zip  model.zip  evaluations.csv
+learning_curve.png  closing.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from rich.console import Console
+from rich.table import Table
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+from torch.utils.tensorboard import SummaryWriter
+
+from palimpsest.agents.environments import chance_level, closing_settings, make_environments
+from palimpsest.agents.evaluation.play import play, summary
+from palimpsest.agents.files.archive import remove_parts, write_atomically
+from palimpsest.agents.learn.ppo import MemoryPPO
+from palimpsest.agents.run.callbacks import CheckpointCallback, EvaluationCallback, ProgressCallback, cut_evaluations
+from palimpsest.agents.run.config import CONFIG_FILE, EvaluateConfig, TrainConfig
+from palimpsest.agents.run.grids import grid
+from palimpsest.agents.run.listing import plus_minus, reach
+from palimpsest.agents.run.plots import learning_curve
+from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, locked, use_logger
+from palimpsest.agents.run.runs import Run
+from palimpsest.agents.run.runs import evaluate as evaluate_model
+
+PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba", "numpy", "minigrid")
+
+COLUMNS_PER_THREAD = 64
+"""Environments of a minibatch that another thread is worth its trouble for: docs/performance.md."""
+
+
+def make_env(config: TrainConfig) -> VecEnv:
+    """The training environments of a configuration; ValueError where the id or an argument is not known."""
+    return _environments(config, config.num_envs)
+
+
+def _environments(config: TrainConfig, num_envs: int) -> VecEnv:
+    return make_environments(
+        config.env, num_envs, config.seed, config.env_args, previous_action_reward=config.previous_action_reward
+    )
+
+
+def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
+    """The agent of a configuration; ValueError where the memory, an argument or a space does not fit."""
+    set_threads(config)
+
+    def annealed(value: float | None, falls: bool) -> float | Schedule:
+        assert value is not None
+        return LinearSchedule(value, 0.0, 1.0) if falls else value
+
+    return MemoryPPO(
+        policy_name(env.observation_space),
+        env,
+        learning_rate=annealed(config.learning_rate, config.anneal),
+        n_steps=config.n_steps,
+        batch_size=config.minibatch_size,
+        n_epochs=config.n_epochs,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        clip_range=config.clip_range,
+        target_kl=config.target_kl or None,
+        min_advantage_std=config.min_advantage_std,
+        ent_coef=annealed(config.ent_coef, config.anneal_entropy),
+        vf_coef=config.vf_coef,
+        max_grad_norm=config.max_grad_norm,
+        memory_carry_over=config.carry_over,
+        policy_kwargs={
+            "memory": config.memory,
+            "memory_kwargs": config.memory_args,
+            "share_memory": config.share_memory,
+            "encoder_arch": [config.width],
+            "net_arch": [config.width],
+        },
+        verbose=verbose,
+        seed=config.seed,
+        device=config.device,
+    )
+
+
+def set_threads(config: TrainConfig) -> None:
+    """Give torch the configured number of threads; by default one for every COLUMNS_PER_THREAD of a minibatch."""
+    wanted = config.minibatch_size // config.n_steps // COLUMNS_PER_THREAD
+    torch.set_num_threads(config.threads or max(1, min(os.cpu_count() or 1, wanted)))
+
+
+def policy_name(space: spaces.Space) -> str:
+    """The policy for an observation space."""
+    if isinstance(space, spaces.Dict):
+        return "MultiInputMemoryPolicy"
+    if isinstance(space, spaces.Box) and is_image_space(space):
+        return "CnnMemoryPolicy"
+    return "MlpMemoryPolicy"
+
+
+def train(config: TrainConfig, console: Console | None = None) -> Run:
+    """Train as configured, or go on with the run that `config.resume` names, and leave everything in its directory.
+
+    Args:
+        config: what to do.
+        console: where progress and the closing table are shown; default standard output.
+
+    Raises:
+        ValueError: something does not fit, and no directory was made; the directory is in use by another process.
+        NotFinite: NaN or infinity in an observation, a reward, the policy or an update; the last checkpoint is whole.
+        Interrupted: a signal asked to stop; the last checkpoint is whole.
+        RunFailed: a disk or the environments' processes failed; the last checkpoint is whole.
+    """
+    console = console or Console()
+    directory = config.resume or config.run_dir or config.new_run_dir()
+    if config.resume is None and directory.exists():
+        raise ValueError(f"run directory {str(directory)!r} exists; choose another --run-dir, or leave it out")
+    checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints)
+    env = make_env(config)
+    evaluation_env = None
+    held = ExitStack()
+    try:
+        if config.resume is None:
+            model = make_model(config, env)
+            directory.mkdir(parents=True)
+            held.enter_context(locked(directory))
+            _write_origin(config, directory)
+            console.print(f"{config.memory} on {config.env}, into {directory}", highlight=False, soft_wrap=True)
+        else:
+            set_threads(config)
+            held.enter_context(locked(directory))
+            # Before its first checkpoint a run is its configuration: begun anew, it does the same again.
+            model = checkpoints.load(env, config.device) if checkpoints.paths() else make_model(config, env)
+            remove_parts(directory)
+            cut_evaluations(directory / "evaluations.csv", model.num_timesteps)
+            console.print(f"{directory} goes on from step {model.num_timesteps:,}", highlight=False, soft_wrap=True)
+        evaluation_env = MemoryPPO._wrap_env(_environments(config, min(config.eval_episodes, 128)))
+        with StopSignals() as signals:
+            _learn(config, directory, model, evaluation_env, checkpoints, signals, console)
+    finally:
+        held.close()
+        env.close()
+        if evaluation_env is not None:
+            evaluation_env.close()
+    run = Run(directory, config, model)
+    _close(run, console)
+    return run
+
+
+def _learn(
+    config: TrainConfig,
+    directory: Path,
+    model: MemoryPPO,
+    evaluation_env: VecEnv,
+    checkpoints: Checkpoints,
+    signals: StopSignals,
+    console: Console,
+) -> None:
+    use_logger(model, run_logger(directory, model.num_timesteps))
+    progress = ProgressCallback(config.num_iterations * config.rollout_size, console)
+    callbacks = CallbackList(
+        [
+            EvaluationCallback(
+                lambda: summary(play(model, evaluation_env, config.eval_episodes)),
+                directory / "evaluations.csv",
+                config.eval_every,
+                on_best=lambda row: model.save(directory / "best.zip"),
+            ),
+            CheckpointCallback(lambda: checkpoints.save(model), config.checkpoint_every, signals),
+            *([progress] if config.progress else []),
+        ]
+    )
+    try:
+        if model.num_timesteps < config.total_timesteps:
+            model.learn(config.total_timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
+        model.save(directory / "model.zip")
+    except Interrupted:
+        console.print(f"go on with: python train.py --resume {directory}", highlight=False, soft_wrap=True)
+        raise
+    except OSError as error:
+        raise RunFailed(f"{error}. {checkpoints.remedy()}") from error
+    finally:
+        progress.close()
+        with suppress(OSError):  # what the disk refuses now, it refused above
+            model.logger.close()
+            _draw(config, directory, evaluation_env)
+
+
+def run_logger(directory: Path, step: int) -> Logger:
+    """TensorBoard in the run's directory; what an earlier process wrote after `step` is hidden (`purge_step`)."""
+    earlier = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
+    # TensorBoard reads a directory's files in the order of their names, in which the second they were begun comes
+    # first; a file that is dated further ahead, by another clock, is not waited for
+    while str(int(time.time())) in earlier:
+        time.sleep(0.05)
+    board = TensorBoardOutputFormat(str(directory))
+    if earlier:
+        board.writer.close()
+        board.writer = SummaryWriter(str(directory), purge_step=step + 1)
+    return Logger(str(directory), [board])
+
+
+def _draw(config: TrainConfig, directory: Path, env: VecEnv) -> None:
+    evaluations = directory / "evaluations.csv"
+    if evaluations.exists():
+        title = f"{config.memory} on {config.env.rpartition('/')[2]}"
+        learning_curve(evaluations, directory / "learning_curve.png", title, chance_level(env))
+
+
+def _close(run: Run, console: Console) -> None:
+    """Test the finished agent where it was trained and on the harder settings its environment names."""
+    config = run.config
+    settings: list[dict[str, Any]] = [{}]
+    env = _environments(config, 1)
+    settings += closing_settings(env)
+    env.close()
+    table = Table(
+        "setting", "success", "chance", "mean return", "episodes", title="Greedy, on episodes never trained on"
+    )
+    results = []
+    for setting in settings:
+        result = evaluate_model(run, env_args=setting)
+        results.append(result)
+        label = " ".join(f"{key}={value}" for key, value in setting.items()) or "as trained"
+        table.add_row(
+            label,
+            plus_minus(result["success"], result["success_se"]),
+            "-" if result["chance"] is None else f"{result['chance']:.3g}",
+            f"{result['return_mean']:.2f}",
+            str(result["episodes"]),
+        )
+    (run.directory / "closing.json").write_text(json.dumps(results, indent=2) + "\n")
+    console.print(table)
+    if results[0]["memory"] is not None:
+        console.print(f"as trained, this tests {reach(results[0]['memory'])}", highlight=False, soft_wrap=True)
+    console.print(f"watch: tensorboard --logdir {run.directory}", highlight=False, soft_wrap=True)
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate a run as configured; the result is also written as JSON where a file is given."""
+    result = evaluate_model(
+        config.run_dir,
+        config.env,
+        config.episodes,
+        config.deterministic,
+        config.env_args,
+        seed=config.first_seed,
+        device=config.device,
+        max_steps=config.max_steps,
+    )
+    _write_json(config.json, result)
+    return result
+
+
+def evaluate_grid(
+    config: EvaluateConfig, run_dirs: Sequence[Path], axes: Mapping[str, Sequence[Any]]
+) -> list[dict[str, Any]]:
+    """Evaluate several runs, on a grid of settings or as trained; also written as JSON where a file is given.
+
+    Args:
+        config: of every evaluation, but for the run.
+        run_dirs: one or more.
+        axes: argument of the environment -> values; empty for one cell.
+
+    Returns:
+        The cells, see `agents.run.grids.grid`; the file holds {"runs": directories, "cells": cells}.
+    """
+    cells = grid(
+        run_dirs,
+        axes,
+        config.env,
+        config.env_args,
+        config.device,
+        episodes=config.episodes,
+        deterministic=config.deterministic,
+        seed=config.first_seed,
+        max_steps=config.max_steps,
+    )
+    _write_json(config.json, {"runs": list(map(str, run_dirs)), "cells": cells})
+    return cells
+
+
+def _write_json(path: Path | None, result: Any) -> None:
+    if path is not None:
+        path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def versions() -> dict[str, Any]:
+    """Python, packages, machine, threads and commit, as a run's record."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "command": sys.argv,
+        **found,
+    }
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _write_origin(config: TrainConfig, directory: Path) -> None:
+    write_atomically(directory / CONFIG_FILE, config.to_toml().encode())
+    (directory / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")

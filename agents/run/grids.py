@@ -1,0 +1,113 @@
+"""Generalisation grids: trained on one setting, tested on many, with the mean and its error over runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from palimpsest.agents.run.config import TrainConfig
+from palimpsest.agents.run.runs import Run, evaluate, load_run
+
+MAY_DIFFER = frozenset(
+    {"seed", "device", "threads", "progress", "eval_every", "eval_episodes", "checkpoint_every", "keep_checkpoints"}
+)
+"""Fields in which runs that are averaged may differ: what was trained is the same but for the seed."""
+
+
+def grid(
+    models_or_runs: Sequence[BaseAlgorithm | Run | str | Path],
+    axes: Mapping[str, Sequence[Any]],
+    env_id: str | None = None,
+    env_args: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Test every model in every combination of settings.
+
+    Args:
+        models_or_runs: one or more; those of one configuration and several seeds give an error over seeds.
+        axes: argument of the environment -> the values to test. No axes: one cell, as trained.
+        env_id: as for `evaluate`.
+        env_args: further arguments, the same in every cell.
+        device: for the models of runs' directories.
+        **options: `episodes`, `deterministic`, `seed`, `max_steps` and `previous_action_reward` of `evaluate`.
+
+    Returns:
+        One dict per cell, the last axis running fastest: setting (of the axes), what `over_runs` says, and results
+        (one per model, of `evaluate`).
+
+    Raises:
+        ValueError: no model, an axis without values or also in `env_args`, runs that differ in more than their seed,
+            or what `evaluate` refuses.
+    """
+    env_args = dict(env_args or {})
+    check_axes(axes, env_args)
+    models = [load_run(Path(m), device) if isinstance(m, str | Path) else m for m in models_or_runs]
+    check_alike([model for model in models if isinstance(model, Run)])
+    cells = []
+    for values in itertools.product(*axes.values()):
+        setting = dict(zip(axes, values, strict=True))
+        results = [evaluate(model, env_id, env_args={**env_args, **setting}, **options) for model in models]
+        cells.append({"setting": setting, **over_runs(results), "results": results})
+    return cells
+
+
+def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of evaluations that differ in their run alone.
+
+    Returns:
+        runs (how many), success, success_se, return_mean, return_se, chance. Errors are standard errors over runs;
+        for a single run they are those over its episodes. None where not known.
+
+    Raises:
+        ValueError: no results.
+    """
+    if not results:
+        raise ValueError("results must hold one evaluation or more; got none")
+    means: dict[str, Any] = {"runs": len(results)}
+    for name, error in (("success", "success_se"), ("return_mean", "return_se")):
+        values = [result[name] for result in results]
+        if None in values:
+            means[name] = means[error] = None
+        elif len(values) == 1:
+            means[name], means[error] = values[0], results[0][error]
+        else:
+            means[name] = float(np.mean(values))
+            means[error] = float(np.std(values, ddof=1) / np.sqrt(len(values)))
+    return {**means, "chance": results[0]["chance"]}
+
+
+def check_axes(axes: Mapping[str, Sequence[Any]], env_args: Mapping[str, Any]) -> None:
+    """Refuse an axis without values, and one that `env_args` fixes."""
+    for name, values in axes.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise ValueError(f"the grid's {name!r} must be a list of one value or more; got {values!r}")
+        if name in env_args:
+            raise ValueError(f"{name!r} is an axis of the grid and is also fixed, to {env_args[name]!r}; leave one out")
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+    """Refuse runs that cannot be averaged: their configurations must differ in the seed, and only there."""
+    seeds: dict[int, int] = {}
+    for i, run in enumerate(runs):
+        for spec in dataclasses.fields(TrainConfig):
+            if spec.name in MAY_DIFFER | TrainConfig.UNSAVED:
+                continue
+            first, here = getattr(runs[0].config, spec.name), getattr(run.config, spec.name)
+            if first != here:
+                raise ValueError(
+                    f"runs that are averaged must differ in their seed alone; {spec.name} is {first!r} in "
+                    f"{str(runs[0].directory)!r} and {here!r} in {str(run.directory)!r}: evaluate them one by one"
+                )
+        first_with_it = seeds.setdefault(run.config.seed, i)
+        if first_with_it != i:
+            raise ValueError(
+                f"runs that are averaged must have seeds of their own; {str(runs[first_with_it].directory)!r} and "
+                f"{str(run.directory)!r} have seed {run.config.seed}"
+            )

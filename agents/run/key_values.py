@@ -1,0 +1,217 @@
+"""Arguments of environments and memories: KEY=VALUE texts, read by the annotations of the constructor they are for."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from palimpsest import memory
+from palimpsest.agents.environments import environment_spec
+from palimpsest.refusals import check_keys, closest, parameters_of
+
+MADE_BY_US = frozenset({"render_mode", "input_size"})
+"""Arguments that a run fills in itself."""
+
+
+class Given(dict[str, str]):
+    """KEY=VALUE texts of the command line whose types are not known yet; any other dict of arguments has its own."""
+
+
+def environment_arguments(env_id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments that `arguments` name, for the environment registered under `env_id`.
+
+    Args:
+        env_id: a registered gymnasium id, or "module:id".
+        arguments: `Given` texts, or values that have their types.
+
+    Raises:
+        ValueError: an unknown id or argument (the closest known one is named), a value of another type, an
+            environment whose module cannot be imported.
+    """
+    from gymnasium.envs.registration import load_env_creator
+
+    spec = environment_spec(env_id)
+    if spec.entry_point is None:
+        raise ValueError(f"environment {env_id!r} has only a vectorised form; one with an entry point is needed")
+    try:
+        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    except ImportError as error:
+        raise ValueError(f"environment {env_id!r} cannot be imported: {error}; install what it needs") from None
+    return _arguments(arguments, creator, env_id, spec.kwargs)
+
+
+def memory_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments that `arguments` name, for the memory registered under `name`; see above."""
+    memory.entry(name)
+    return _arguments(arguments, memory.memory_class(name), f"memory {name!r}")
+
+
+def _arguments(
+    arguments: Mapping[str, Any], target: Callable[..., Any], name: str, extra: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    if isinstance(arguments, Given):
+        return parse_key_values([f"{k}={v}" for k, v in arguments.items()], target, MADE_BY_US, name, extra)
+    check_keys(arguments, target, MADE_BY_US, name, extra)
+    return dict(arguments)
+
+
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_NONE = ("none", "null")
+_SEQUENCES = (tuple, list, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+_UNION_ORDER = (Literal, int, float, bool, *_SEQUENCES, Any, Path, str)
+"""Which part of a union reads a text first: the narrower one. None comes before all."""
+
+
+def parse_key_values(
+    pairs: Iterable[str],
+    target: Callable[..., Any],
+    skip: Collection[str] = (),
+    name: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Read ["corridors=10", "regime=uniform"] as keyword arguments of `target`.
+
+    Numbers, truth values (true, false, yes, no, 1, 0), None ("none"), strings, Literals, unions and sequences
+    ("1,2,3") are read as the parameter is annotated. A parameter without an annotation is read as its default's
+    type; where there is no such default, or only **kwargs takes the key, as JSON, or else a string.
+
+    Args:
+        pairs: KEY=VALUE texts.
+        target: a class or function.
+        skip: parameters that may not be given.
+        name: what messages call the target; default its own name.
+        extra: further keys that the target takes, with their defaults; a registration's arguments.
+
+    Raises:
+        ValueError: no "=", a key twice, an unknown key (the closest known one is named), a value of another type.
+    """
+    name = name or getattr(target, "__name__", str(target))
+    found: dict[str, Any] = {}
+    for key, text in split_key_values(pairs).items():
+        check_keys([key], target, skip, name, extra)
+        parameter = parameters_of(target, skip, extra).get(key)
+        kind = Any if parameter is None else _kind(parameter)
+        try:
+            found[key] = read_value(text, kind)
+        except ValueError:
+            options = [option for option in typing.get_args(kind) if isinstance(option, str)]
+            hint = closest(text, options) if typing.get_origin(kind) is Literal else ""
+            raise ValueError(f"argument {key!r} of {name} must be {describe(kind)}; got {text!r}{hint}") from None
+    return found
+
+
+def split_key_values(pairs: Iterable[str]) -> dict[str, str]:
+    """KEY=VALUE texts as a dict; ValueError where one has no "=" or no key, or a key comes twice."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"arguments must read KEY=VALUE, without spaces around '='; got {pair!r}")
+        if key in found:
+            raise ValueError(f"argument {key!r} is given twice, as {found[key]!r} and {text!r}; give it once")
+        found[key] = text
+    return found
+
+
+def _kind(parameter: inspect.Parameter) -> Any:
+    """What a parameter's value must be: its annotation, else what its default tells."""
+    if parameter.annotation is not inspect.Parameter.empty:
+        return parameter.annotation
+    default = type(parameter.default)
+    return int | float if default is int else default if default in (bool, float, str) else Any
+
+
+def _parts(kind: Any) -> list[Any]:
+    """The members of a union, the narrower first."""
+
+    def rank(part: Any) -> int:
+        origin = typing.get_origin(part) or part
+        return _UNION_ORDER.index(origin) if origin in _UNION_ORDER else _UNION_ORDER.index(Any)
+
+    return sorted((part for part in typing.get_args(kind) if part is not type(None)), key=rank)
+
+
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (Union, types.UnionType)
+
+
+def read_value(text: str, kind: Any) -> Any:
+    """`text` as a value of the annotation `kind`; ValueError, without a message, where it is none."""
+    origin = typing.get_origin(kind) or kind
+    if _is_union(kind):
+        if text.lower() in _NONE and type(None) in typing.get_args(kind):
+            return None
+        for part in _parts(kind):
+            try:
+                return read_value(text, part)
+            except ValueError:
+                continue
+        raise ValueError
+    if origin is Literal:
+        for option in typing.get_args(kind):
+            if text == str(option):
+                return option
+        raise ValueError
+    if origin is bool:
+        if text.lower() not in _TRUTH:
+            raise ValueError
+        return _TRUTH[text.lower()]
+    if origin in (int, float):
+        return origin(text)
+    if origin is Path and not text.strip():
+        raise ValueError
+    if origin in (str, Path):
+        return origin(text)
+    if origin in _SEQUENCES:
+        return _read_sequence(text, kind)
+    return _literal(text)
+
+
+def _read_sequence(text: str, kind: Any) -> Any:
+    inner = text.strip()
+    if inner[:1] + inner[-1:] in ("[]", "()"):
+        inner = inner[1:-1]
+    texts = [part.strip() for part in inner.rstrip(",").split(",")] if inner.strip() else []
+    members = typing.get_args(kind) or (Any,)
+    is_tuple = (typing.get_origin(kind) or kind) is tuple
+    if is_tuple and len(members) > 1 and members[-1] is not ...:
+        if len(texts) != len(members):
+            raise ValueError
+        return tuple(map(read_value, texts, members))
+    values = [read_value(part, members[0]) for part in texts]
+    return tuple(values) if is_tuple else values
+
+
+def _literal(text: str) -> Any:
+    """JSON where it is JSON (true, False and None in any case), else the text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if text.lower() in _NONE:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def describe(kind: Any) -> str:
+    """What a value of the annotation `kind` must be, in words."""
+    origin = typing.get_origin(kind) or kind
+    if _is_union(kind):
+        words = [describe(part) for part in _parts(kind)]
+        return " or ".join([*words, *(["none"] if type(None) in typing.get_args(kind) else [])])
+    if origin is Literal:
+        return "one of " + ", ".join(repr(option) for option in typing.get_args(kind))
+    if origin in _SEQUENCES:
+        members = [part for part in typing.get_args(kind) or (Any,) if part is not ...]
+        if len(members) > 1:
+            return f"{len(members)} values separated by commas"
+        return f"values separated by commas, each {describe(members[0])}"
+    plain = {int: "an integer", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
+    return plain.get(origin, "a JSON value")

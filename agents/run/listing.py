@@ -1,0 +1,100 @@
+"""Tables of what there is to choose from, computed from the registries, and of what evaluation found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from palimpsest import envs, memory
+
+WIDTH = 128
+"""Features that each listed memory reads, F."""
+
+
+def show(console: Console | None = None) -> None:
+    """Print the environments and the memories, one line of meaning each."""
+    console = console or Console()
+    table = Table("environment", "meaning", title="Environments (any other gymnasium id works too)")
+    for row in environment_rows():
+        table.add_row(*row)
+    console.print(table)
+    title = f"Memories (with their defaults, reading {WIDTH} features)"
+    table = Table("memory", "meaning", "source", "erases", "state", "cost per step", "parameters", title=title)
+    for row in memory_rows():
+        table.add_row(*row)
+    console.print(table)
+
+
+def environment_rows() -> list[list[str]]:
+    """Id and meaning of each of our environments."""
+    return [[env_id, envs.describe(env_id)] for env_id in envs.ids()]
+
+
+def memory_rows() -> list[list[str]]:
+    """Name, meaning, source, whether it erases on demand, numbers of state per environment, cost of a
+    step, parameters.
+
+    Numbers are those of the default arguments, reading `WIDTH` features.
+    """
+    rows = []
+    for name in memory.names():
+        entry = memory.entry(name)
+        made = memory.make(name, WIDTH)
+        state = sum(part.numel() for part in made.initial_state(1))
+        parameters = sum(part.numel() for part in made.parameters())
+        erases = "yes" if entry.erases else "no"
+        rows.append([name, entry.meaning, entry.source or "-", erases, f"{state:,}", entry.cost, f"{parameters:,}"])
+    return rows
+
+
+def show_evaluation(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what `agents.evaluate` gave: a line for each figure, a table for each kind of answers."""
+    console = console or Console()
+    for name, value in result.items():
+        if name == "success_by":
+            continue
+        if name == "memory" and value is not None:
+            name, value = "tests", reach(value)
+        elif isinstance(value, Mapping):
+            value = " ".join(f"{key}={part}" for key, part in value.items()) or "-"
+        shown = format(value, ".4g") if isinstance(value, float) else value
+        console.print(f"{name:<15} {shown}", highlight=False, soft_wrap=True)
+    for name, kinds in result.get("success_by", {}).items():
+        table = Table(name, "success", "answers", title=f"Right answers by {name.replace('_', ' ')}")
+        for kind, found in kinds.items():
+            table.add_row(kind, plus_minus(found["success"], found["success_se"]), f"{found['answers']:,}")
+        console.print(table)
+
+
+def show_grid(cells: list[dict[str, Any]], console: Console | None = None) -> None:
+    """Print what `agents.run.grids.grid` gave: a line for each cell."""
+    console = console or Console()
+    runs, episodes = cells[0]["runs"], cells[0]["results"][0]["episodes"]
+    over = f"{runs} runs" if runs > 1 else f"{episodes} episodes"
+    title = f"Mean ± standard error over {over}" + (f" of {episodes} episodes" if runs > 1 else "")
+    table = Table(*cells[0]["setting"], "success", "chance", "return", "tests", title=title)
+    for cell in cells:
+        memory, chance = cell["results"][0]["memory"], cell["chance"]
+        table.add_row(
+            *map(str, cell["setting"].values()),
+            plus_minus(cell["success"], cell["success_se"]),
+            "-" if chance is None else f"{chance:.3g}",
+            plus_minus(cell["return_mean"], cell["return_se"]),
+            "-" if memory is None else memory["tests"],
+        )
+    console.print(table)
+
+
+def plus_minus(mean: float | None, error: float | None) -> str:
+    """A mean and its standard error; "-" where they are not known."""
+    return "-" if mean is None else f"{mean:.3f} ± {error:.3f}"
+
+
+def reach(memory: Mapping[str, Any]) -> str:
+    """What is tested, and why, in one line."""
+    reached = "unbounded" if memory["K_eff"] is None else memory["K_eff"]
+    horizons = f"{memory['horizon_min']} to {memory['horizon_max']}"
+    return f"{memory['tests']} (K {memory['K']}, K_eff {reached}, horizons {horizons} inputs)"

@@ -1,0 +1,210 @@
+"""Runs that go on exactly where they stopped: what of a run is alive, and the directory of its checkpoints."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
+
+from palimpsest.agents.environments import innermost
+from palimpsest.agents.files.archive import CorruptFile, remove_parts
+from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, load_model, save_model
+from palimpsest.agents.learn.ppo import MemoryPPO
+from palimpsest.agents.tree import tree_map
+
+LOCK = "lock"
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop, and its checkpoint is written."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class RunFailed(Exception):
+    """A run that had begun could not go on, for want of a disk or of its environments; its checkpoints are whole."""
+
+    exit_code = 1
+
+
+class Checkpoints:
+    """A run's checkpoints: the last few, each between two iterations.
+
+    Args:
+        directory: where they are; made when the first is written.
+        keep: how many are kept.
+    """
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self.directory = directory
+        self.keep = keep
+
+    def paths(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.directory.glob("*.zip"))
+
+    def remedy(self) -> str:
+        """How to go on after a failure."""
+        paths = self.paths()
+        run = self.directory.parent
+        if not run.exists():
+            return f"The run directory {str(run)!r} is gone: start anew"
+        kept = f"The last checkpoint, {paths[-1]}, is kept" if paths else "There is no checkpoint yet"
+        return f"{kept}; mend the cause and go on with: python train.py --resume {run}"
+
+    def save(self, model: MemoryPPO) -> None:
+        """Write a checkpoint named after the model's steps, then delete the oldest ones over `keep`."""
+        self.directory.mkdir(exist_ok=True)
+        alive = {"alive": alive_state(model)}
+        save_model(model, self.directory / f"{model.num_timesteps:012d}.zip", include=PLACE_IN_ROLLOUT, extra=alive)
+        for old in self.paths()[: -self.keep]:
+            old.unlink()
+
+    def load(self, env: VecEnv, device: str) -> MemoryPPO:
+        """The model of the newest checkpoint that is whole, with its environments where they were.
+
+        A checkpoint that is torn or altered is passed over for the one before, which is said on standard error. What a
+        killed writer left unfinished is removed.
+
+        Raises:
+            ValueError: none is whole.
+        """
+        remove_parts(self.directory)
+        for path in reversed(self.paths()):
+            try:
+                return restore(path, env, device)
+            except CorruptFile as error:
+                print(f"passed over: {error}", file=sys.stderr)
+        raise ValueError(f"{str(self.directory)!r} holds no whole checkpoint; start the run anew with --config")
+
+
+def alive_state(model: MemoryPPO) -> dict[str, Any]:
+    """What a model file leaves out: every random stream, the environments, and what is yet to be logged."""
+    assert model.env is not None
+    logger = model.logger
+    world = innermost(model.env)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": np.random.get_state(),  # noqa: NPY002  foreign environments may draw from it
+        "python": random.getstate(),
+        "env": world.snapshot() if hasattr(world, "snapshot") else None,
+        "records": {
+            name: (value, logger.name_to_count[name], logger.name_to_excluded[name])
+            for name, value in logger.name_to_value.items()
+            if isinstance(value, int | float | np.number)
+        },
+    }
+
+
+def restore(path: Path, env: VecEnv, device: str) -> MemoryPPO:
+    """A model that goes on from a checkpoint.
+
+    Our environments go on too. Others are reset with `seed + iteration`, which is said on standard error: the run
+    then equals one whose environments were reset there.
+    """
+    model, extra = load_model(MemoryPPO, path, env, device, force_reset=False, extra=("alive",))
+    alive = extra["alive"]
+    assert model.env is not None
+    assert model.policy is not None
+    fresh = model.policy.initial_state(model.n_envs)
+    model._last_state = tree_map(lambda _, saved: saved, fresh, model._last_state)
+    world = innermost(model.env)
+    if alive["env"] is not None and hasattr(world, "snapshot"):
+        world.restore(alive["env"])
+    else:
+        reset_environments(model)
+    torch.set_rng_state(alive["torch"].cpu())
+    if torch.cuda.is_available() and alive["cuda"]:
+        torch.cuda.set_rng_state_all([state.cpu() for state in alive["cuda"]])
+    np.random.set_state(alive["numpy"])  # noqa: NPY002
+    random.setstate(alive["python"])
+    model.set_logger(Logger(None, []))
+    for name, record in alive.get("records", {}).items():
+        for store, part in zip(_stores(model.logger), record, strict=True):
+            store[name] = part
+    return model
+
+
+def use_logger(model: MemoryPPO, logger: Logger) -> None:
+    """Log with `logger`, first of all what a restored model had recorded but not written: no curve has a hole."""
+    if hasattr(model, "_logger"):
+        for store, old in zip(_stores(logger), _stores(model.logger), strict=True):
+            store.update(old)
+    model.set_logger(logger)
+
+
+def _stores(logger: Logger) -> tuple[dict[str, Any], ...]:
+    return logger.name_to_value, logger.name_to_count, logger.name_to_excluded
+
+
+def reset_environments(model: MemoryPPO) -> None:
+    """Begin new episodes in environments whose state cannot be kept, with fresh memories."""
+    assert model.env is not None
+    iteration = model.num_timesteps // (model.n_steps * model.n_envs)
+    seed = (model.seed or 0) + iteration
+    print(f"these environments cannot be restored; they are reset with seed {seed} and on", file=sys.stderr)
+    model.env.seed(seed)
+    model._last_obs = model.env.reset()  # type: ignore[assignment]
+    model._last_episode_starts = np.ones(model.n_envs, dtype=bool)
+    model._last_memory_starts = np.ones(model.n_envs, dtype=bool)
+    model._return_so_far = np.zeros(model.n_envs)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a run directory; ValueError, which names the holder, where another process holds it.
+
+    The system gives the lock back when its holder ends, however that ends: one left behind blocks nobody.
+    """
+    with (directory / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(20).strip()
+            raise ValueError(
+                f"{str(directory)!r} is in use by another process{f', {holder}' if holder.isdigit() else ''}; wait for "
+                "it, or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+class StopSignals:
+    """While entered, the first SIGINT or SIGTERM is noted in `number`; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None:
+            raise Interrupted(number)
+        self.number = number
+        print(f"{signal.Signals(number).name}: finishing the iteration; again to stop at once", file=sys.stderr)

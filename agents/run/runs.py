@@ -1,0 +1,109 @@
+"""Finished runs: read back from their directory, and tested on seeds that training never sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from palimpsest import envs
+from palimpsest.agents.environments import EVALUATION_SEED, chance_level, make_environments
+from palimpsest.agents.evaluation.horizons import describe_test
+from palimpsest.agents.evaluation.play import check_spaces, play, summary
+from palimpsest.agents.learn.ppo import MemoryPPO
+from palimpsest.agents.run.config import TrainConfig
+
+MOST_ROWS = 256
+"""Rows that episodes of our environments are played in at most."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read back."""
+
+    directory: Path
+    config: TrainConfig
+    model: MemoryPPO
+
+
+def load_run(directory: Path, device: str = "auto") -> Run:
+    """A run directory's configuration and final model; ValueError where there is none."""
+    config = TrainConfig.load(directory)
+    path = directory / "model.zip"
+    if not path.exists():
+        raise ValueError(f"{str(directory)!r} holds no model.zip: its training has not finished")
+    return Run(directory, config, MemoryPPO.load(path, device=device))
+
+
+def evaluate(
+    model_or_run: BaseAlgorithm | Run | str | Path,
+    env_id: str | None = None,
+    episodes: int = 200,
+    deterministic: bool = True,
+    env_args: dict[str, Any] | None = None,
+    seed: int = EVALUATION_SEED,
+    device: str = "auto",
+    max_steps: int | None = None,
+    previous_action_reward: bool = False,
+) -> dict[str, Any]:
+    """Play `episodes` whole episodes and report what came of them.
+
+    Every episode has a seed of its own (`seed` and the ones after it) and begins with a fresh memory. Rows are not
+    refilled while others still play, so short episodes are not counted more often than long ones.
+
+    Args:
+        model_or_run: a trained model, a run, or the directory of one.
+        env_id: a registered id; default the one that a run was trained on.
+        episodes: how many, 1 or more.
+        deterministic: the likeliest actions instead of samples.
+        env_args: the environment's arguments; for a run they replace those it was trained with, one by one.
+        seed: of the first episode.
+        device: for the model of a run's directory.
+        max_steps: steps after which an episode is stopped and counted as failed; None for the environment's limit.
+        previous_action_reward: the model was trained with these in its observations; a run knows this itself.
+
+    Returns:
+        env, env_args, episodes, deterministic, seed, success (fraction, None where the environment does not say),
+        success_se (its standard error over episodes), return_mean, return_std, return_se, length_mean (steps), stalled
+        (episodes stopped because nothing changed any more, counted as failed), success_by (right answers by kind,
+        `agents.evaluation.success.success_by`), chance (success without memory, None if not known), memory (which kind
+        of memory this tests, `agents.evaluation.horizons.describe_test`).
+
+    Raises:
+        ValueError: an unknown id or argument, a number of episodes below 1, spaces that do not fit the model.
+    """
+    if not isinstance(episodes, int) or episodes < 1:
+        raise ValueError(f"episodes must be an integer, 1 or more; got {episodes!r}")
+    if isinstance(model_or_run, str | Path):
+        model_or_run = load_run(Path(model_or_run), device)
+    if isinstance(model_or_run, Run):
+        run = model_or_run
+        previous_action_reward = run.config.previous_action_reward
+        if env_id is None or env_id == run.config.env:
+            env_id = run.config.env
+            env_args = {**run.config.env_args, **(env_args or {})}
+        model: Any = run.model
+    else:
+        model = model_or_run
+    if env_id is None:
+        raise ValueError("env_id is needed with a model; only a run directory knows its environment")
+    env_args = dict(env_args or {})
+    rows = min(episodes, MOST_ROWS if env_id in envs.ids() else 8)
+    env = MemoryPPO._wrap_env(make_environments(env_id, rows, seed, env_args, previous_action_reward))
+    try:
+        check_spaces(model, env)
+        played = play(model, env, episodes, deterministic, seed, max_steps)
+        chance, memory = chance_level(env), describe_test(model, env)
+    finally:
+        env.close()
+    return {
+        "env": env_id,
+        "env_args": env_args,
+        "deterministic": deterministic,
+        "seed": seed,
+        **summary(played),
+        "chance": chance,
+        "memory": memory,
+    }

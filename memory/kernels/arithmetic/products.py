@@ -1,0 +1,331 @@
+"""Matrix products for compiled loops: a recurrence that multiplies at every step need not leave its kernel for it.
+
+out (+)= a b in tiles, 6 rows by a wide panel of columns or 12 by a narrow one, that stay in registers while the shared
+axis is walked through; they are written in vector instructions of this machine's width. b is packed before: panel by
+panel, in the order in which tiles read it. Sums run over the shared axis in order and a row's do not depend on how many
+rows there are, so that a row alone equals the same row in a batch bit by bit.
+"""
+
+from __future__ import annotations
+
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+
+from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS, as_intrinsic
+
+_FEATURES = llvm.get_host_cpu_features()
+
+VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
+"""Bytes of a vector register."""
+
+_WIDE = 2 if _FEATURES.get("sse2") and not _FEATURES.get("avx512f") else 4
+"""Vectors across a panel: 6 rows of them, the panel's own and one of a fit into 16 registers, or into 32."""
+
+_ROW_BLOCK = 256
+"""Rows of a that meet every panel before the next ones do, so that they stay in the cache."""
+
+
+@as_intrinsic
+def _tile(typing, a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, rows, vectors):  # type: ignore[no-untyped-def]
+    """`rows` times `vectors` of out from [row, column] on = base + rows of a, from `row` on, times the panel at b[at].
+
+    Strides are in elements; `rows` and `vectors` are constants. a, b, base and out have one type. There is a base only
+    where `add`.
+    """
+    if not (isinstance(rows, types.IntegerLiteral) and isinstance(vectors, types.IntegerLiteral)):
+        return None
+    if not a.dtype == b.dtype == base.dtype == out.dtype:
+        return None
+    R, V = rows.literal_value, vectors.literal_value
+    n = types.intp
+    signature = types.void(a, n, n, b, n, base, n, types.boolean, out, n, n, n, n, rows, vectors)
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        number, size = context.get_value_type(out.dtype), out.dtype.bitwidth // 8
+        lanes = VECTOR_BYTES // size
+        vector = ir.VectorType(number, lanes)
+        undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
+        a_data, b_data, base_data, out_data = (
+            context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3, 5, 8)
+        )
+        _, a_row, a_column, _, at, _, base_row, add, _, row, column, out_row, depth = args[:13]
+
+        def constant(value):  # type: ignore[no-untyped-def]
+            return ir.Constant(row.type, value)
+
+        def vector_at(data, place):  # type: ignore[no-untyped-def]
+            return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
+
+        sums = [[cgutils.alloca_once(builder, vector) for _ in range(V)] for _ in range(R)]
+        for held in sums:
+            for each in held:
+                builder.store(ir.Constant(vector, None), each)
+        numbers = [builder.add(row, constant(r)) for r in range(R)]
+        begins = [builder.mul(number_, a_row) for number_ in numbers]
+        with cgutils.for_range(builder, depth) as loop:
+            line = builder.add(at, builder.mul(loop.index, constant(V * lanes)))
+            panel = [
+                builder.load(vector_at(b_data, builder.add(line, constant(v * lanes))), align=size) for v in range(V)
+            ]
+            step = builder.mul(loop.index, a_column)
+            for begin, held in zip(begins, sums):
+                one = builder.load(builder.gep(a_data, [builder.add(begin, step)]))
+                one = builder.shuffle_vector(builder.insert_element(undefined, one, first), undefined, everywhere)
+                for part, each in zip(panel, held):
+                    product = builder.fmul(one, part, flags=("contract",))
+                    builder.store(builder.fadd(builder.load(each), product, flags=("contract",)), each)
+
+        def places(data, stride):  # type: ignore[no-untyped-def]
+            ends = [builder.add(builder.mul(number_, stride), column) for number_ in numbers]
+            return [vector_at(data, builder.add(end, constant(v * lanes))) for end in ends for v in range(V)]
+
+        every = [each for held in sums for each in held]
+        with builder.if_then(context.is_true(builder, types.boolean, add)):
+            for each, place in zip(every, places(base_data, base_row)):
+                builder.store(builder.fadd(builder.load(each), builder.load(place, align=size)), each)
+        for each, place in zip(every, places(out_data, out_row)):
+            builder.store(builder.load(each), place, align=size)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@as_intrinsic
+def _turn(typing, a, at, a_row, out, to, out_row):  # type: ignore[no-untyped-def]
+    """The square of as many rows as a vector has numbers, from a[at] on, transposed to out[to] and what follows.
+
+    Each round puts the rows of the upper half between those of the lower one, number by number, which rotates the bits
+    of every number's index (row, column) by one; after as many rounds as a column's index has bits, both have changed
+    places. Strides are in elements.
+    """
+    if a.dtype != out.dtype:
+        return None
+    n = types.intp
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        number, size = context.get_value_type(out.dtype), out.dtype.bitwidth // 8
+        lanes = VECTOR_BYTES // size
+        vector = ir.VectorType(number, lanes)
+        a_data, out_data = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3))
+        _, at, a_row, _, to, out_row = args
+
+        def places(data, begin, row):  # type: ignore[no-untyped-def]
+            starts = (builder.add(begin, builder.mul(row, ir.Constant(row.type, i))) for i in range(lanes))
+            return [builder.bitcast(builder.gep(data, [start]), vector.as_pointer()) for start in starts]
+
+        def mask(first):  # type: ignore[no-untyped-def]
+            order = [i // 2 + first + (i % 2) * lanes for i in range(lanes)]
+            return ir.Constant(ir.VectorType(ir.IntType(32), lanes), order)
+
+        rows = [builder.load(place, align=size) for place in places(a_data, at, a_row)]
+        halves = mask(0), mask(lanes // 2)
+        for _ in range(lanes.bit_length() - 1):
+            pairs = list(zip(rows, rows[lanes // 2 :]))
+            rows = [builder.shuffle_vector(low, high, half) for low, high in pairs for half in halves]
+        for row, place in zip(rows, places(out_data, to, out_row)):
+            builder.store(row, place, align=size)
+        return context.get_dummy_value()
+
+    return types.void(a, n, n, out, n, n), generate
+
+
+@njit(**OPTIONS)
+def _wide(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
+    """A panel of `_WIDE` vectors."""
+    m, depth = a.shape
+    size = out.itemsize
+    a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
+    add, base_row = len(base) > 0, base.strides[0] // size if len(base) > 1 else 0
+    row = 0
+    while row + 6 <= m:
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 6, _WIDE)
+        row += 6
+    if m - row == 5:
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 5, _WIDE)
+    elif m - row == 4:
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, _WIDE)
+    elif m - row == 3:
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 3, _WIDE)
+    elif m - row == 2:
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 2, _WIDE)
+    elif m - row == 1:
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, _WIDE)
+
+
+@njit(**OPTIONS)
+def _narrow(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
+    """A panel of one vector."""
+    m, depth = a.shape
+    size = out.itemsize
+    a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
+    add, base_row = len(base) > 0, base.strides[0] // size if len(base) > 1 else 0
+    row = 0
+    # one sum waits for the last: twelve side by side hide it
+    while row + 12 <= m:
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 12, 1)
+        row += 12
+    while row + 4 <= m:
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, 1)
+        row += 4
+    while row < m:
+        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, 1)
+        row += 1
+
+
+@njit(**OPTIONS)
+def multiply(a, b, out, add):  # type: ignore[no-untyped-def]
+    """Fill out [m, n] with a b, or add a b to it where `add`.
+
+    Args:
+        a: [m, k], any strides; its type is that of out.
+        b: [k, n], packed by `pack`.
+        out: [m, n], rows contiguous.
+        add: whether to add to what out holds; if not, that is not read.
+    """
+    _multiply(a, b, out[: len(out) if add else 0, ::1], out)
+
+
+@njit(**OPTIONS)
+def multiply_onto(line, a, b, out):  # type: ignore[no-untyped-def]
+    """Fill out with line + a b, where line [n] is added to every row; the rest as in `multiply`."""
+    _multiply(a, b, np.ascontiguousarray(line).reshape(1, -1)[:, ::1], out)
+
+
+@njit(**OPTIONS)
+def _multiply(a, b, base, out):  # type: ignore[no-untyped-def]
+    """Fill out with base + a b; base has the rows of out, one for all of them, or none."""
+    m, depth = a.shape
+    n = out.shape[1]
+    lanes, whole = VECTOR_BYTES // out.itemsize, whole_vectors(n, out.itemsize)
+    for begin in range(0, m, _ROW_BLOCK):
+        # the step of 1 makes every layout one type, so that tiles are compiled once
+        rows, into = a[begin : begin + _ROW_BLOCK, ::1], out[begin : begin + _ROW_BLOCK, ::1]
+        onto = base[begin if len(base) > 1 else 0 :, ::1][: len(rows)]
+        column = 0
+        while column + _WIDE * lanes <= n:
+            _wide(rows, b, column * depth, onto, into, column)
+            column += _WIDE * lanes
+        while column + lanes <= n and column + _WIDE * lanes > whole:
+            _narrow(rows, b, column * depth, onto, into, column)
+            column += lanes
+        if column < n:
+            wide = column + _WIDE * lanes <= whole
+            edge = np.empty((len(rows), _WIDE * lanes if wide else lanes), out.dtype)[:, ::1]
+            if wide:
+                _wide(rows, b, column * depth, edge[:0], edge, 0)
+            else:
+                _narrow(rows, b, column * depth, edge[:0], edge, 0)
+            for row in range(len(rows)):
+                for j in range(n - column):
+                    held = onto[row if len(onto) > 1 else 0, column + j] if len(onto) > 0 else out.dtype.type(0)
+                    into[row, column + j] = edge[row, j] + held
+
+
+@njit(**OPTIONS)
+def transpose(a, out):  # type: ignore[no-untyped-def]
+    """Fill out [n, m], rows contiguous, from a [m, n]: by squares of vectors where the rows of a are contiguous too."""
+    m, n = a.shape
+    size = out.itemsize
+    lanes = VECTOR_BYTES // size
+    a_row, out_row = a.strides[0] // size, out.strides[0] // size
+    rows = m - m % lanes if a.strides[1] == size else 0
+    columns = n - n % lanes
+    for row in range(0, rows, lanes):
+        for column in range(0, columns, lanes):
+            _turn(a, row * a_row + column, a_row, out, column * out_row + row, out_row)
+    for row in range(m):
+        for column in range(columns if row < rows else 0, n):
+            out[column, row] = a[row, column]
+
+
+@njit(**OPTIONS)
+def copy(line, out):  # type: ignore[no-untyped-def]
+    """The numbers of line to the beginning of out: several times as fast as to assign them."""
+    for j in range(len(line)):
+        out[j] = line[j]
+
+
+@njit(**OPTIONS)
+def fill_rows(out, line):  # type: ignore[no-untyped-def]
+    """Every row of out [m, n], rows contiguous, becomes line [n]."""
+    for i in range(len(out)):
+        copy(line, out[i])
+
+
+@njit(**OPTIONS)
+def fill_columns(out, line):  # type: ignore[no-untyped-def]
+    """Every column of out [m, n], rows contiguous, becomes line [m]."""
+    for i in range(len(out)):
+        row, number = out[i], line[i]
+        for j in range(len(row)):
+            row[j] = number
+
+
+@njit(**OPTIONS)
+def whole_vectors(n, itemsize):  # type: ignore[no-untyped-def]
+    """The least multiple of a vector's numbers that is n or more."""
+    lanes = VECTOR_BYTES // itemsize
+    return -(-n // lanes) * lanes
+
+
+@njit(**OPTIONS)
+def add_rows(rows, total):  # type: ignore[no-untyped-def]
+    """Add rows [n, N] to total [N], summed apart first: a long sequence then loses no more than a short one."""
+    part = np.zeros_like(total)
+    for n in range(len(rows)):
+        row = rows[n]
+        for j in range(len(part)):
+            part[j] += row[j]
+    total += part
+
+
+@njit(**OPTIONS)
+def pack(b):  # type: ignore[no-untyped-def]
+    """Put b [k, n], any strides, in the order in which `multiply` reads it; zeros fill up the last vectors.
+
+    The product may have these columns too: n of them or as many as fill the last vector.
+    """
+    return pack_into(b, np.empty(packed_size(b.shape[0], b.shape[1], b.itemsize), b.dtype))
+
+
+@njit(**OPTIONS)
+def packed_size(k, n, itemsize):  # type: ignore[no-untyped-def]
+    """How many numbers `pack` makes of [k, n]."""
+    return k * whole_vectors(n, itemsize)
+
+
+@njit(**OPTIONS)
+def pack_into(b, packed):  # type: ignore[no-untyped-def]
+    """`pack` into memory of `packed_size` or more, for loops that pack often."""
+    k, n = b.shape
+    lanes, whole = VECTOR_BYTES // b.itemsize, whole_vectors(n, b.itemsize)
+    column = 0
+    while column < n:
+        width = _WIDE * lanes if column + _WIDE * lanes <= whole else lanes
+        panel = packed[column * k : (column + width) * k].reshape(k, width)
+        held = min(width, n - column)
+        if b.strides[0] <= b.strides[1]:
+            transpose(b[:, column : column + held].T, panel[:, :held])
+        else:
+            for i in range(k):
+                copy(b[i][column : column + held], panel[i])
+        panel[:, held:] = 0
+        column += width
+    return packed
+
+
+@njit(**OPTIONS)
+def multiply_turned(a, b, out, add):  # type: ignore[no-untyped-def]
+    """`multiply` with the transpose of b [n, k], rows contiguous and not packed: a weight as torch lays it out.
+
+    It is packed panel by panel, each of which is still in the first cache when it is read.
+    """
+    width = _WIDE * (VECTOR_BYTES // out.itemsize)
+    packed = np.empty(width * b.shape[1], out.dtype)
+    for column in range(0, len(b), width):
+        panel = pack_into(b[column : column + width].T, packed)
+        multiply(a, panel, out[:, column : column + width], add)

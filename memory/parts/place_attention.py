@@ -1,0 +1,163 @@
+"""How the Spatially-Aware Transformer reads entries: a layer of attention, flat or by place, and its time code.
+
+An entry stored at tau is read at t as M = [m, s(a)], its content beside the code of its age a = t - tau,
+
+    s(a) = [sin(a w_0), cos(a w_0), ..],  w_i = 10000^(-i/8),  i = 0 .. 7                                [16]
+
+but ages are never formed. As complex numbers, sin + i cos of each rate,
+
+    s(t - tau) = conj(s(tau)) (-cos(t w) + i sin(t w)),
+
+so s(tau) is stored and what multiplies it, or comes out of it, is turned by t. The maps to keys and values are
+applied to the query and to the weighted mean instead of to every entry: (W^T q) . M for q . (W M).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from palimpsest.memory.kernels.arithmetic.linear import Linear
+
+RATES = 8
+"""Rates of the time code, radians per step: from 1 down to 10000^(-7/8), 20,000 steps a turn."""
+
+
+class View(NamedTuple):
+    """What G groups of C steps have before them: J keys a group, whoever may read them."""
+
+    content: Tensor
+    """[G, J, D], m of the keys."""
+    content_t: Tensor
+    """[G, D, J], the same."""
+    code: Tensor
+    """[G, J, 16], s(tau) of the keys."""
+    readable: Tensor
+    """[G, C, J] bool; each step reads one key or more."""
+    barrier: Tensor
+    """[G, C, J], 0 where a key is readable and -inf elsewhere."""
+    turn: Tensor
+    """[G, C, 1, 8] complex, -cos + i sin of the reader's time."""
+    among: Tensor | None
+    """[G, J, P], the place of each key, one-hot; None for a flat read."""
+
+
+def view(now: Tensor, keys: Tensor, readable: Tensor, among: Tensor | None) -> View:
+    """The view that readers at the steps `now` [G, C] of their episodes have of keys [G, J, D + 16], m and s(tau)."""
+    content, code = keys.split([keys.shape[-1] - 2 * RATES, 2 * RATES], -1)
+    s = time_code(now, keys.dtype).unflatten(-1, (RATES, 2))
+    turn = torch.view_as_complex(torch.stack([-s[..., 1], s[..., 0]], -1))[:, :, None]
+    barrier = torch.zeros(readable.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~readable, -math.inf)
+    # One reader a group is bound by memory: a copy of the keys would cost more than it saves.
+    content_t = content.mT if readable.shape[1] == 1 else content.mT.contiguous()
+    return View(content, content_t, code, readable, barrier, turn, among)
+
+
+def time_code(now: Tensor, dtype: torch.dtype) -> Tensor:
+    """s(now) [..., 16] of steps `now` [...] int64; angles in float64, as float32 would lose those of long times."""
+    rates = 1e4 ** (-torch.arange(RATES, dtype=torch.float64, device=now.device) / RATES)
+    angle = now.unsqueeze(-1) * rates
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2).to(dtype)
+
+
+class ReadLayer(nn.Module):
+    """h <- h + out(attention of LN(h) on M), then h <- h + MLP(LN(h)), the MLP with one hidden layer as wide.
+
+    The attention's weights start by Glorot's rule, as in `nn.MultiheadAttention`: by `nn.Linear`'s an entry among 40
+    would move the stream five times less, and is not found.
+
+    Args:
+        size: D, width; a multiple of num_heads.
+        num_heads: heads of the attention on entries.
+        top_k: places that a hierarchical read attends to; 0 for a flat read.
+    """
+
+    def __init__(self, size: int, num_heads: int, top_k: int = 0) -> None:
+        super().__init__()
+        self.num_heads, self.top_k = num_heads, top_k
+        entry_size = size + 2 * RATES
+        self.norm = nn.LayerNorm(size)
+        self.query = Linear(size, size)
+        self.key = Linear(entry_size, size, bias=False)
+        self.value = Linear(entry_size, size, bias=False)
+        self.out = Linear(size, size)
+        for projection in (self.query, self.key, self.value, self.out):
+            nn.init.xavier_uniform_(projection.weight)
+        self.norm_mlp = nn.LayerNorm(size)
+        self.mlp = nn.Sequential(Linear(size, size), nn.ReLU(), Linear(size, size))
+        if top_k:
+            self.place_query = Linear(size, size)
+            self.place_key = Linear(entry_size, size, bias=False)
+
+    def forward(self, h: Tensor, seen: View) -> Tensor:
+        """Map the stream h [G, C, D] to the next layer's, where each step reads what it may of `seen`."""
+        n = self.norm(h)
+        H = self.num_heads
+        weights = _scores(self.query(n), self.key.weight, H, seen)
+        if seen.among is None:
+            weights = weights.softmax(-1)
+        else:
+            place_scores = _scores(self.place_query(n), self.place_key.weight, 1, seen)
+            weights = by_place(weights, place_scores.squeeze(2), seen.readable, seen.among, self.top_k)
+        h = h + self.out(_means(weights, self.value.weight, seen))
+        return h + self.mlp(self.norm_mlp(h))
+
+
+def by_place(scores: Tensor, place_scores: Tensor, readable: Tensor, among: Tensor, top_k: int) -> Tensor:
+    """Weights [G, C, H, J] of a hierarchical read: a softmax over the best places times one inside each.
+
+    Args:
+        scores: [G, C, H, J] of the entries, -inf where unreadable.
+        place_scores: [G, C, J], -inf where unreadable; their mean over a place is the score of its mean entry.
+        readable: [G, C, J] bool.
+        among: [G, J, P], the entries' places, one-hot.
+        top_k: places that share the weight, at most P; fewer where fewer hold an entry.
+    """
+    G, C, H, J = scores.shape
+    counts = readable.to(among.dtype) @ among
+    means = place_scores.masked_fill(~readable, 0.0) @ among / counts.clamp_min(1.0)
+    best, which = means.masked_fill(counts == 0, -math.inf).topk(top_k, -1)
+    chosen = torch.zeros_like(means).scatter(-1, which, best.softmax(-1))[:, :, None]
+    with torch.no_grad():
+        places = among.argmax(-1)[:, None, None].expand_as(scores)
+        peak = scores.new_full((G, C, H, among.shape[-1]), -math.inf)
+        peak = peak.scatter_reduce(-1, places, scores, "amax").gather(-1, places)
+        peak = peak.masked_fill(peak == -math.inf, 0.0)
+    raised = (scores - peak).exp()
+    totals = (raised.view(G, C * H, J) @ among).view(G, C, H, -1)  # 1 or more where a place holds an entry
+    shares = chosen / totals.masked_fill(totals == 0, 1.0)
+    return raised * (shares.view(G, C * H, -1) @ among.mT).view_as(raised)
+
+
+def _scores(query: Tensor, key: Tensor, num_heads: int, seen: View) -> Tensor:
+    """Queries [G, C, D] on the keys: q . (key M) / sqrt(D / H) + barrier for each of H heads, [G, C, H, J]."""
+    G, C, D = query.shape
+    H, J = num_heads, seen.code.shape[1]
+    q = query.reshape(G * C, H, -1).transpose(0, 1)
+    maps = (key * (D // H) ** -0.5).view(H, D // H, -1)
+    content = torch.bmm(q, maps[..., :D]).transpose(0, 1).reshape(G, C * H, D)
+    code = torch.bmm(q, maps[..., D:]).transpose(0, 1).view(G, C, H, -1)
+    barrier = seen.barrier[:, :, None].expand(G, C, H, J).reshape(G, C * H, J)
+    scores = torch.baddbmm(barrier, _turned(code, seen.turn).reshape(G, C * H, -1), seen.code.mT)
+    return torch.baddbmm(scores, content, seen.content_t).view(G, C, H, J)
+
+
+def _means(weights: Tensor, value: Tensor, seen: View) -> Tensor:
+    """`value` M of the keys, meaned with weights [G, C, H, J], heads side by side: [G, C, D]."""
+    G, C, H, J = weights.shape
+    D = seen.content.shape[-1]
+    weights = weights.view(G, C * H, J)
+    content = torch.bmm(weights, seen.content).view(G * C, H, D).transpose(0, 1)
+    code = _turned(torch.bmm(weights, seen.code).view(G, C, H, -1), seen.turn).view(G * C, H, -1).transpose(0, 1)
+    maps = value.view(H, D // H, -1)
+    heads = torch.baddbmm(torch.bmm(code, maps[..., D:].mT), content, maps[..., :D].mT)
+    return heads.transpose(0, 1).reshape(G, C, D)
+
+
+def _turned(code: Tensor, turn: Tensor) -> Tensor:
+    """A code [G, C, H, 16], of times or of ages, turned into the other; its own inverse and transpose."""
+    turned = torch.view_as_complex(code.unflatten(-1, (RATES, 2))).conj() * turn
+    return torch.view_as_real(turned).flatten(-2)

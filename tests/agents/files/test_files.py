@@ -1,0 +1,274 @@
+"""Laws of files: what is written comes back, and what cannot be written says where."""
+
+import functools
+import io
+import math
+import os
+import warnings
+from collections import OrderedDict, deque
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from same_bits import same
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+
+from palimpsest.agents.files.archive import CorruptFile, read_tree, write_atomically, write_tree
+
+
+def round_trip(tree, **kwargs):
+    file = io.BytesIO()
+    write_tree(file, tree)
+    return read_tree(io.BytesIO(file.getvalue()), **kwargs)
+
+
+arrays = hnp.arrays(
+    dtype=st.sampled_from(["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "c8", "c16"]),
+    shape=hnp.array_shapes(min_dims=0, min_side=0, max_dims=3, max_side=3),
+)
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**130), 2**130)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.binary(max_size=8)
+    | arrays
+    | arrays.map(lambda array: array.flatten()[0] if array.size else None)
+    | arrays.map(torch.from_numpy)
+)
+keys = st.text(max_size=5) | st.integers() | st.booleans() | st.none() | st.tuples(st.integers(), st.text(max_size=2))
+trees = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.lists(inner, max_size=3).map(lambda parts: deque(parts, maxlen=5))
+        | st.dictionaries(keys, inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["$tuple", "$named", "$", "a.b"]), inner, max_size=2)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(trees)
+def test_a_tree_comes_back_bit_for_bit(tree):
+    assert same(tree, round_trip(tree))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.bool, torch.int64, torch.uint64])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3)])
+def test_tensors_of_every_type_and_shape(dtype, shape):
+    tensor = (torch.arange(math.prod(shape)).reshape(shape) if math.prod(shape) else torch.zeros(shape)).to(dtype)
+    assert same(tensor, round_trip({"x": tensor})["x"])
+
+
+def test_views_in_any_memory_order_hold_the_same_values():
+    base = np.arange(24.0).reshape(4, 6)
+    for view in (base.T, base[::-1], base[:, ::2], np.broadcast_to(base[0], (3, 6)), base.astype(">f8")):
+        assert np.array_equal(round_trip([view])[0], view)
+    tensor = torch.arange(24.0).reshape(4, 6)
+    for part in (tensor.T, tensor[1:, ::2], tensor[0].expand(3, 6), torch.randn(3, dtype=torch.cfloat).conj()):
+        assert torch.equal(round_trip([part])[0], part)
+
+
+def test_aliased_tensors_are_written_once_and_come_back_aliased():
+    weight = torch.randn(1000, 100)
+    once, twice = io.BytesIO(), io.BytesIO()
+    write_tree(once, {"a": weight})
+    write_tree(twice, {"a": weight, "b": [weight.detach(), torch.nn.Parameter(weight)], "c": weight.numpy()})
+    assert len(twice.getvalue()) < len(once.getvalue()) + 500
+    tree = read_tree(io.BytesIO(twice.getvalue()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tree["a"][0, 0] = 7
+    assert tree["b"][0][0, 0] == tree["b"][1][0, 0] == tree["c"][0, 0] == 7
+
+
+def test_tensors_that_only_overlap_come_back_apart():
+    weight = torch.arange(6.0)
+    tree = round_trip(
+        {"all": weight, "part": weight[:3], "reshaped": weight.view(2, 3), "empty": [weight[:0], weight[6:]]}
+    )
+    tree["all"].zero_()
+    assert tree["part"].tolist() == [0, 1, 2]
+    assert tree["reshaped"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    "bits", [np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64]
+)
+def test_random_generators_continue(bits):
+    rng = np.random.Generator(bits(3))
+    rng.integers(10, size=7, dtype=np.int32)
+    tree = round_trip({"rng": rng, "state": rng.bit_generator.state})
+    other = np.random.Generator(bits(0))
+    other.bit_generator.state = tree["state"]
+    expected = rng.random(20).tolist()
+    assert tree["rng"].random(20).tolist() == expected == other.random(20).tolist()
+
+
+def test_torch_random_state_continues():
+    torch.randn(3)
+    state = round_trip([torch.get_rng_state()])[0]
+    expected = torch.randn(5)
+    torch.set_rng_state(state)
+    assert torch.equal(torch.randn(5), expected)
+
+
+def test_an_optimizer_continues():
+    def training(model, optimizer):
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.ones(2, 3)).square().sum().backward()
+            optimizer.step()
+        return [p.detach().clone() for p in model.parameters()]
+
+    first = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(first.parameters(), lr=0.1)
+    training(first, optimizer)
+    tree = round_trip({"model": first.state_dict(), "optimizer": optimizer.state_dict()})
+    second = torch.nn.Linear(3, 2)
+    second.load_state_dict(tree["model"])
+    other = torch.optim.Adam(second.parameters(), lr=9.0)
+    other.load_state_dict(tree["optimizer"])
+    assert all(map(torch.equal, training(first, optimizer), training(second, other)))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1.0, np.inf, (2, 3), np.float32),
+        spaces.Box(np.array([0, 1]), np.array([5, 6]), dtype=np.int64),
+        spaces.Box(0, 255, (4, 4, 3), np.uint8),
+        spaces.Box(0.0, 1.0, (), np.float64),
+        spaces.Discrete(5, start=-2),
+        spaces.MultiDiscrete([[2, 3], [4, 5]]),
+        spaces.MultiDiscrete([2, 3], start=[1, -1]),
+        spaces.MultiBinary(4),
+        spaces.MultiBinary([2, 3]),
+        spaces.Text(7, min_length=2, charset="cab"),
+        spaces.Dict(z=spaces.Discrete(2), a=spaces.Tuple([spaces.Discrete(3), spaces.MultiBinary(1)])),
+        spaces.Dict(OrderedDict([("z", spaces.Discrete(2)), ("a", spaces.Discrete(3))])),
+    ],
+    ids=str,
+)
+def test_spaces_come_back_equal(space):
+    back = round_trip({"space": space})["space"]
+    assert back == space
+    assert type(back) is type(space)
+    assert str(back) == str(space)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        ConstantSchedule(0.3),
+        LinearSchedule(1e-3, 1e-5, 0.7),
+        FloatSchedule(0.25),
+        FloatSchedule(LinearSchedule(np.float64(3.0), 1, 0.5)),
+    ],
+    ids=str,
+)
+def test_schedules_come_back_by_name(schedule):
+    back = round_trip([schedule])[0]
+    assert type(back) is type(schedule)
+    assert [back(p) for p in (1.0, 0.6, 0.1, 0.0)] == [schedule(p) for p in (1.0, 0.6, 0.1, 0.0)]
+
+
+def halved(progress):
+    return progress / 2
+
+
+NAMED = {
+    "class": torch.nn.Tanh,
+    "function": halved,
+    "lambda": lambda x: x,
+    "partial": functools.partial(halved, 0.5),
+    "object": torch.nn.Linear(1, 1),
+    "path": os.path,
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_other_objects_are_names_that_the_caller_must_give(case):
+    with pytest.raises(ValueError, match="custom_objects") as caught:
+        round_trip({"kwargs": {"fn": NAMED[case]}})
+    assert not isinstance(caught.value, CorruptFile)
+    assert "'kwargs.fn'" in str(caught.value)
+    for place in ("kwargs.fn", "fn"):
+        assert round_trip({"kwargs": {"fn": NAMED[case]}}, custom_objects={place: halved})["kwargs"]["fn"] is halved
+
+
+def test_custom_objects_are_found_by_qualified_name_inside_a_schedule_too():
+    tree = {"a": halved, "b": FloatSchedule(halved), "c": [torch.nn.Tanh]}
+    names = {f"{__name__}.halved": halved, "torch.nn.modules.activation.Tanh": torch.nn.ReLU}
+    back = round_trip(tree, custom_objects=names)
+    assert back["a"] is halved
+    assert back["b"](0.5) == 0.25
+    assert back["c"] == [torch.nn.ReLU]
+    with pytest.raises(ValueError, match=r"halved.*at 'a'.*Tanh.*at 'c\.0'"):
+        round_trip(tree)
+
+
+UNWRITABLE = {
+    "objects": np.array([object()]),
+    "strings": np.array(["a"]),
+    "dates": np.array(["2020-01-01"], dtype="datetime64[D]"),
+    "sparse": torch.eye(2).to_sparse(),
+    "object key": {object(): 1},
+}
+
+
+@pytest.mark.parametrize("case", UNWRITABLE)
+def test_what_cannot_be_written_says_where(case):
+    with pytest.raises(ValueError, match=r"x\.y"):
+        write_tree(io.BytesIO(), {"x": {"y": UNWRITABLE[case]}})
+
+
+def test_a_tree_that_holds_itself_is_refused():
+    tree = {}
+    tree["again"] = [tree]
+    with pytest.raises(ValueError, match="holds itself"):
+        write_tree(io.BytesIO(), tree)
+
+
+def test_paths_get_a_suffix_and_equal_trees_equal_bytes(tmp_path):
+    write_tree(tmp_path / "model", {"x": torch.ones(2)})
+    write_tree(str(tmp_path / "other.zip"), {"x": torch.ones(2)})
+    assert {path.name for path in tmp_path.iterdir()} == {"model.zip", "other.zip"}
+    assert (tmp_path / "model.zip").read_bytes() == (tmp_path / "other.zip").read_bytes()
+    assert read_tree(tmp_path / "model")["x"].tolist() == read_tree(str(tmp_path / "model.zip"))["x"].tolist() == [1, 1]
+
+
+def test_a_failed_write_leaves_the_file_before_and_nothing_beside(tmp_path, monkeypatch):
+    path = tmp_path / "model.zip"
+    write_tree(path, {"x": 1})
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_tree(path, {"x": 2})
+    monkeypatch.undo()
+    assert read_tree(path) == {"x": 1}
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError):
+        write_tree(tmp_path / "gone" / "model.zip", {"x": 2})
+
+
+def test_the_directory_is_synced_after_the_rename(tmp_path, monkeypatch):
+    events = []
+    replace, fsync = os.replace, os.fsync
+    monkeypatch.setattr(os, "replace", lambda *a: (events.append("rename"), replace(*a)))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (events.append("directory" if os.path.isdir(f"/dev/fd/{fd}") else "file"), fsync(fd))
+    )
+    write_atomically(tmp_path / "x", b"1")
+    assert events == ["file", "rename", "directory"]

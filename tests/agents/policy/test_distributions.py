@@ -1,0 +1,189 @@
+"""Our distributions over actions are SB3's in law: its classes are the slow twins here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common import distributions as sb3
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from palimpsest.agents.policy.distributions import Categorical, Undrawable, draw, invert, invert_into, make_distribution
+from palimpsest.agents.policy.layers import Tanh
+
+LARGEST = 1 - 2.0**-53
+"""The largest number that a float64 uniform draw can be."""
+
+SPACES = [
+    spaces.Discrete(5),
+    spaces.MultiDiscrete([2, 4, 3]),
+    spaces.MultiBinary(3),
+    spaces.Box(-1, 1, (3,)),
+]
+
+
+def parameters(space: spaces.Space, rows: int, seed: int, dtype=torch.float64) -> tuple[torch.Tensor, ...]:
+    """What the two distributions are made of: logits, or means and logarithms of standard deviations."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = {"Discrete": 5, "MultiDiscrete": 9, "MultiBinary": 3, "Box": 3}
+    size = sizes[type(space).__name__]
+    first = 2 * torch.randn(rows, size, generator=generator, dtype=dtype)
+    second = torch.randn(size, generator=generator, dtype=dtype)
+    return (first, second) if isinstance(space, spaces.Box) else (first,)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
+def test_log_prob_entropy_and_mode_are_sb3s_with_their_gradients(space):
+    def values(made):
+        given = tuple(p.clone().requires_grad_() for p in parameters(space, 7, 0))
+        distribution = made.proba_distribution(*given)
+        log_prob, entropy = distribution.log_prob(actions), distribution.entropy()
+        assert log_prob.shape == entropy.shape == (7,)
+        (log_prob.sum() + 2 * entropy.square().sum()).backward()
+        return log_prob, entropy, distribution.mode(), *(p.grad for p in given)
+
+    theirs = sb3.make_proba_distribution(space)
+    actions = theirs.proba_distribution(*parameters(space, 7, 0)).sample()
+    for got, want in zip(values(make_distribution(space)), values(theirs), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
+def test_samples_follow_the_probabilities_and_torchs_seed(space):
+    N = 20_000
+    given = tuple(p.expand(N, -1) if p.ndim == 2 else p for p in parameters(space, 1, 1, torch.float32))
+    ours, theirs = make_distribution(space), sb3.make_proba_distribution(space)
+
+    def sampled(made):
+        torch.manual_seed(3)
+        return made.proba_distribution(*given).sample().double().reshape(N, -1)
+
+    got, want = sampled(ours), sampled(theirs)
+    for moment in (1, 2, 3):
+        one, other = got**moment, want**moment
+        error = (one.var(0) / N + other.var(0) / N).sqrt()
+        assert ((one.mean(0) - other.mean(0)).abs() < 5 * error + 1e-12).all()
+    assert torch.equal(got, sampled(ours))
+    actions, log_prob = draw(ours.proba_distribution(*given), deterministic=False)
+    torch.testing.assert_close(log_prob, theirs.proba_distribution(*given).log_prob(actions), rtol=0, atol=2e-6)
+    actions, log_prob = draw(ours, deterministic=True)
+    torch.testing.assert_close(actions, theirs.mode())
+    torch.testing.assert_close(log_prob, theirs.log_prob(actions), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 2, 3, 50])
+def test_the_compiled_draw_is_the_inverse_distribution_function(n, dtype):
+    rng = np.random.default_rng(n)
+    logits = torch.as_tensor(rng.normal(scale=3, size=(300, n)), dtype=dtype)
+    logits[rng.random((300, n)) < 0.3] = -torch.inf
+    logits[logits.isinf().all(1), 0] = 7.0
+    uniform = np.r_[0.0, LARGEST, 2.0**-53, rng.random(297)]
+    actions, log_prob = np.zeros(300, np.int64), np.zeros(300, logits.numpy().dtype)
+    assert invert_into(logits.numpy(), uniform, actions, log_prob) == -1
+
+    probs = logits.double().softmax(-1).numpy()
+    below = np.cumsum(probs, 1) - probs
+    rows = np.arange(300)
+    assert (probs[rows, actions] > 0).all()
+    assert (below[rows, actions] <= uniform + 1e-12).all()
+    assert (uniform <= (below + probs)[rows, actions] + 1e-12).all()
+    np.testing.assert_array_equal(actions, invert(logits, torch.from_numpy(uniform)).numpy())
+    np.testing.assert_allclose(log_prob, np.log(probs[rows, actions]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("uniform", [0.0, LARGEST])
+@pytest.mark.parametrize("shift", [-1000.0, 0.0, 1000.0])
+def test_what_cannot_be_chosen_never_is(uniform, shift):
+    logits = torch.tensor([[-torch.inf, 0.0, -800.0, 0.0, -torch.inf]]) + shift
+    actions, log_prob = np.zeros(1, np.int64), np.zeros(1, np.float32)
+    assert invert_into(logits.numpy(), np.array([uniform]), actions, log_prob) == -1
+    assert actions[0] == (1 if uniform == 0.0 else 3)
+    assert invert(logits, torch.tensor([uniform], dtype=torch.float64)).item() == actions[0]
+    made = Categorical(5).proba_distribution(logits.requires_grad_())
+    entropy = made.entropy()
+    entropy.backward()
+    assert entropy.item() == pytest.approx(np.log(2))
+    assert torch.isfinite(logits.grad).all()
+    assert made.log_prob(torch.tensor([0])).item() == -torch.inf
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize(
+    ("bad", "found"),
+    [
+        ([0.0, np.nan], "that of action 1 is nan"),
+        ([-np.inf, -np.inf], "all are -inf"),
+        ([np.inf, 0.0], "that of action 0 is inf"),
+    ],
+)
+def test_logits_without_a_distribution_are_refused(bad, found, grad):
+    logits = torch.tensor([[0.0, 0.0], bad], requires_grad=grad)
+    with pytest.raises(Undrawable, match=f"no action can be drawn from the logits of row 1: {found}"):
+        Categorical(2).proba_distribution(logits).sample()
+
+
+class OnMPS(TorchFunctionMode):
+    """Tensors say that they are on an Apple GPU, where float64 does not exist."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func == torch.Tensor.device.__get__:
+            return torch.device("mps")
+        if func is torch.Tensor.to and isinstance(args[1], torch.device):
+            return args[0].clone()
+        if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "mps":
+            raise TypeError("Cannot convert a MPS Tensor to float64")
+        return func(*args, **kwargs)
+
+
+def test_a_draw_where_there_is_no_float64():
+    logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+
+    def drawn():
+        torch.manual_seed(1)
+        return Categorical(4).proba_distribution(logits).sample_with_log_prob()
+
+    with OnMPS():
+        actions, log_prob = drawn()
+    want, log_want = drawn()
+    assert torch.equal(actions, want)
+    torch.testing.assert_close(log_prob, log_want)
+
+
+def test_a_draw_that_wants_a_gradient_has_one():
+    logits = torch.zeros(4, 3, requires_grad=True)
+    actions, log_prob = draw(Categorical(3).proba_distribution(logits), deterministic=False)
+    log_prob.sum().backward()
+    want = torch.nn.functional.one_hot(actions, 3) - 1 / 3
+    torch.testing.assert_close(logits.grad, want)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
+def test_torchs_own_distribution_is_there_for_those_who_ask(space):
+    given = parameters(space, 2, 2)
+    ours = make_distribution(space).proba_distribution(*given)
+    theirs = sb3.make_proba_distribution(space).proba_distribution(*given)
+    torch.testing.assert_close(sb3.kl_divergence(ours, ours), torch.zeros_like(sb3.kl_divergence(ours, ours)))
+    for got, want in zip(np.atleast_1d(ours.distribution), np.atleast_1d(theirs.distribution), strict=True):
+        assert type(got) is type(want)
+        torch.testing.assert_close(got.mean.nan_to_num(), want.mean.nan_to_num())
+        torch.testing.assert_close(got.entropy(), want.entropy())
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 3e-7), (torch.float64, 1e-15)])
+def test_tanh_is_torchs(dtype, atol):
+    x = torch.cat([torch.linspace(-100, 100, 4001, dtype=dtype), torch.tensor([torch.inf, -torch.inf], dtype=dtype)])
+    x = x[:4002].view(2, 3, -1).transpose(0, 2)
+    got, want = (x.clone().requires_grad_() for _ in range(2))
+    torch.testing.assert_close(Tanh()(got), torch.tanh(want), rtol=0, atol=atol)
+    Tanh()(got).square().sum().backward()
+    torch.tanh(want).square().sum().backward()
+    torch.testing.assert_close(got.grad, want.grad, rtol=0, atol=3 * atol)
+    with torch.no_grad():
+        assert torch.equal(Tanh()(x), Tanh()(got))
+        assert Tanh()(torch.tensor([torch.nan], dtype=dtype)).isnan().all()
+        assert Tanh()(x[:0]).shape == x[:0].shape
+    assert isinstance(Tanh(), nn.Tanh)

@@ -1,0 +1,217 @@
+"""Heads compiled for acting equal torch's operations, and stand aside where they are not theirs to compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.utils.prune as prune
+from gymnasium import spaces
+from torch import nn
+
+from palimpsest.agents.policy.heads import has_compiled_form
+from palimpsest.agents.policy.policies import MlpMemoryPolicy
+
+
+def policy_for(net_arch, action_space=None, cls=MlpMemoryPolicy, **kwargs) -> MlpMemoryPolicy:
+    torch.manual_seed(0)
+    policy = cls(
+        spaces.Box(-1, 1, (3,)),
+        spaces.Discrete(4) if action_space is None else action_space,
+        lambda _: 1e-3,
+        memory="gru",
+        memory_kwargs={"output_size": 6},
+        net_arch=net_arch,
+        **kwargs,
+    )
+    for parameter in policy.parameters():
+        nn.init.normal_(parameter)
+    return policy
+
+
+def acted(policy: MlpMemoryPolicy, compiled: bool, deterministic: bool = False):
+    """Actions, values and log-probabilities of 40 rows, one of which begins anew."""
+    policy._heads_compile = compiled
+    generator = torch.Generator().manual_seed(1)
+    obs = torch.randn(40, 3, generator=generator)
+    state = type(policy.initial_state(40))(torch.randn(40, 1, 6, generator=generator, dtype=policy.memory.dtype))
+    torch.manual_seed(2)
+    with torch.no_grad():
+        actions, values, log_prob, _ = policy(obs, state, torch.arange(40) == 7, deterministic=deterministic)
+    return actions, values, log_prob
+
+
+@pytest.mark.parametrize("activation_fn", [None, nn.Tanh])
+@pytest.mark.parametrize("net_arch", [[7], {"pi": [8, 5], "vf": [70]}, [], {"pi": [4], "vf": []}])
+def test_compiled_heads_equal_torchs_operations(net_arch, activation_fn, monkeypatch):
+    kwargs = {} if activation_fn is None else {"activation_fn": activation_fn}
+    policy = policy_for(net_arch, **kwargs)
+    assert has_compiled_form(policy)
+    fast = acted(policy, compiled=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("palimpsest.agents.policy.policies.act", None)  # the slow form must not come here
+        slow = acted(policy, compiled=False)
+    assert torch.equal(fast[0], slow[0])
+    assert len(set(fast[0].tolist())) > 1
+    for got, want in zip(fast[1:], slow[1:]):
+        assert got.shape == (40,)
+        torch.testing.assert_close(got, want, rtol=2e-6, atol=5e-6)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2.0**-53])
+def test_no_rounding_leads_beyond_the_actions(uniform, monkeypatch):
+    """Sums of the same numbers may differ in their last bits between loops, which are compiled apart."""
+    policy = policy_for([7])
+    monkeypatch.setattr(torch, "rand", lambda B, dtype: torch.full((B,), uniform, dtype=dtype))
+    with torch.no_grad():
+        for _ in range(50):
+            actions = policy(torch.randn(64, 3), policy.initial_state(64))[0]
+            assert set(actions.tolist()) == {3 if uniform else 0}
+
+
+def test_the_compiled_form_is_the_one_that_acts_and_only_without_gradients(monkeypatch):
+    calls = []
+    policy = policy_for([7])
+    monkeypatch.setattr("palimpsest.agents.policy.policies.act", lambda *latents: calls.append(1) or (None, None, None))
+    acted(policy, compiled=True)
+    assert calls == [1]
+    acted(policy, compiled=True, deterministic=True)
+    _, values, log_prob, _ = policy(torch.zeros(2, 3), policy.initial_state(2))
+    assert calls == [1]
+    assert values.requires_grad
+    assert log_prob.requires_grad
+
+
+class Masked(MlpMemoryPolicy):
+    """A policy that never takes the first action, as users write it."""
+
+    def _get_action_dist_from_latent(self, latent_pi):
+        logits = self.action_net(latent_pi)
+        return self.action_dist.proba_distribution(logits.index_fill(1, torch.tensor([0]), -torch.inf))
+
+
+class OwnActionNet(MlpMemoryPolicy):
+    """A policy whose last layer is replaced once the others are built: the third action is all but certain."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.action_net = nn.Sequential(self.action_net, Favour())
+
+
+class Favour(nn.Module):
+    def forward(self, logits):
+        return logits + torch.tensor([0.0, 0.0, 1e3, 0.0])
+
+
+class OwnCritic(MlpMemoryPolicy):
+    """A policy whose values are bounded."""
+
+    def _critic(self, latent):
+        return super()._critic(latent).tanh()
+
+
+class OwnFeatures(MlpMemoryPolicy):
+    """A policy that sees its observations doubled."""
+
+    def extract_features(self, obs, features_extractor=None):
+        return 2 * super().extract_features(obs, features_extractor)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: policy_for([4], activation_fn=nn.ReLU),
+        lambda: policy_for([4], spaces.MultiDiscrete([2, 3])),
+        lambda: policy_for([4], spaces.Box(-1, 1, (2,))),
+        lambda: policy_for([4], cls=Masked),
+        lambda: policy_for([4], cls=OwnActionNet),
+        lambda: policy_for([4], cls=OwnCritic),
+    ],
+    ids=["relu", "multidiscrete", "box", "overridden", "replaced", "own critic"],
+)
+def test_other_heads_are_left_to_torch(made):
+    policy = made()
+    assert not has_compiled_form(policy)
+    actions, values, log_prob = acted(policy, policy._heads_compile)
+    assert torch.isfinite(log_prob).all()
+    if isinstance(policy, Masked):
+        assert (actions > 0).all()
+    if isinstance(policy, OwnActionNet):
+        assert (actions == 2).all()
+    if isinstance(policy, OwnCritic):
+        assert (values.abs() <= 1).all()
+
+
+def test_features_that_a_subclass_computes_are_the_ones_that_are_read():
+    own, plain = policy_for([4], cls=OwnFeatures), policy_for([4])
+    obs, state = torch.randn(5, 3), plain.initial_state(5)
+    torch.testing.assert_close(own.predict_values(obs, state), plain.predict_values(2 * obs, state))
+    assert not torch.allclose(own.predict_values(obs, state), plain.predict_values(obs, state))
+
+
+@pytest.mark.parametrize("watched", ["policy_net", "policy_net.1", "value_net.0"])
+def test_heads_that_are_watched_are_called(watched):
+    """The hook comes after the first action, and goes again."""
+    policy = policy_for([4])
+    acted(policy, policy._heads_compile)
+    calls = []
+    handle = policy.mlp_extractor.get_submodule(watched).register_forward_hook(lambda *_: calls.append(1))
+    watched_results = acted(policy, policy._heads_compile)
+    assert calls == [1]
+    handle.remove()
+    for got, want in zip(acted(policy, policy._heads_compile), watched_results):
+        torch.testing.assert_close(got, want, rtol=2e-6, atol=5e-6)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_pruned_head_acts(name):
+    """Pruning computes what was a parameter."""
+    policy = policy_for([4])
+    acted(policy, policy._heads_compile)
+    prune.random_unstructured(policy.action_net, name, amount=1.0)
+    assert getattr(policy.action_net, name).abs().sum() == 0
+    obs = torch.randn(5, 3)
+    with torch.no_grad():
+        logits = policy.get_distribution(obs, policy.initial_state(5))[0].distribution.logits
+        assert policy(obs, policy.initial_state(5))[0].shape == (5,)
+    assert torch.isfinite(logits).all()
+
+
+def test_a_head_of_another_width_is_refused():
+    """By torch, before a kernel reads beyond the latents' end."""
+    policy = policy_for([4])
+    policy.action_net = nn.Linear(500, 4)
+    with pytest.raises(RuntimeError, match="shapes"):
+        acted(policy, policy._heads_compile)
+
+
+@pytest.mark.parametrize(("name", "size"), [("weight", (60, 6)), ("bias", (60,)), ("bias", (1,))])
+def test_a_head_whose_weight_and_bias_differ_is_refused(name, size):
+    """By torch, before a kernel writes beyond the end of what it computes; or computed as torch does."""
+    policy = policy_for([4])
+    acted(policy, policy._heads_compile)
+    layer = policy.mlp_extractor.policy_net[0]
+    setattr(layer, name, nn.Parameter(torch.zeros(size)))
+    if size == (1,):
+        assert torch.isfinite(acted(policy, policy._heads_compile)[2]).all()
+        return
+    with pytest.raises(RuntimeError):
+        acted(policy, policy._heads_compile)
+
+
+def test_a_layer_that_is_replaced_between_steps_is_the_one_that_acts():
+    policy = policy_for([4])
+    acted(policy, policy._heads_compile)
+    policy.action_net.weight = nn.Parameter(torch.zeros(4, 4))
+    policy.action_net.bias.data = torch.tensor([0.0, 1e3, 0.0, 0.0])
+    assert (acted(policy, policy._heads_compile)[0] == 1).all()
+    policy.action_net = nn.Sequential(policy.action_net, Favour(), Favour())
+    assert (acted(policy, policy._heads_compile)[0] == 2).all()
+
+
+def test_parameters_that_are_not_finite_are_refused():
+    policy = policy_for([4])
+    policy.action_net.bias.data[1] = np.nan
+    with pytest.raises(ValueError, match=r"the logits of row 0: that of action 1 is nan"):
+        acted(policy, compiled=True)

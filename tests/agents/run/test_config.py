@@ -1,0 +1,139 @@
+"""The configuration of a run: what it refuses, what its file keeps, and what follows from it."""
+
+import dataclasses
+import math
+import os
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palimpsest import memory
+from palimpsest.agents.run.config import TrainConfig
+from palimpsest.agents.run.experiment import make_env, make_model, set_threads
+from palimpsest.agents.run.presets import PRESETS, preset
+
+TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in TRAIN_FIELDS if not n.endswith("_args") and n not in ("run_dir", "resume")]
+)
+@pytest.mark.parametrize("value", [None, "x", [1], b"1", -1, 10**40, float("nan")], ids=repr)
+def test_the_constructor_refuses_the_same(name, value):
+    if value is None and name in ("learning_rate", "num_minibatches", "share_memory"):
+        assert TrainConfig(**{name: value}) == TrainConfig()
+        return
+    if (name == "threads" and value is None) or (value == "x" and name in ("env", "memory")):
+        assert getattr(TrainConfig(**{name: value}), name) == value
+        return
+    with pytest.raises(ValueError, match=name) as caught:
+        TrainConfig(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, "a=1", [("a", 1)], {1: 2}], ids=repr)
+def test_arguments_must_be_named(value):
+    for name in ("env_args", "memory_args"):
+        with pytest.raises(ValueError, match=name):
+            TrainConfig(**{name: value})
+
+
+def test_new_run_directories_are_never_taken_ones(tmp_path):
+    now = datetime(2030, 1, 2, 3, 4, 5)
+    first = TrainConfig(env="module:Some/Thing-v0", seed=7).new_run_dir(tmp_path, now)
+    assert first.name == "Thing-v0-rewrite-7-20300102-030405"
+    first.mkdir()
+    second = TrainConfig(env="Some/Thing-v0", seed=7).new_run_dir(tmp_path, now)
+    assert second.name == f"{first.name}-2"
+
+
+arguments = st.dictionaries(
+    st.from_regex(r"[a-z_][a-z0-9_]{0,5}", fullmatch=True),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(min_size=2, max_size=3), inner, max_size=2),
+        max_leaves=4,
+    ),
+    max_size=3,
+)
+
+
+@given(arguments, st.floats(0, 1), st.integers(0, 1000), st.booleans(), st.none() | st.integers(1, 9), st.text())
+def test_a_configuration_survives_toml(args, gamma, seed, anneal, threads, env):
+    config = TrainConfig(
+        env=env, env_args=args, memory_args=args, gamma=gamma, seed=seed, anneal=anneal, threads=threads
+    )
+    assert TrainConfig.from_toml(config.to_toml()) == config
+
+
+def test_where_a_run_is_is_no_part_of_its_file():
+    config = TrainConfig(run_dir=Path("a"), resume=Path("a"))
+    assert TrainConfig.from_toml(config.to_toml()) == TrainConfig()
+
+
+def test_derived_sizes():
+    config = TrainConfig(num_envs=6, n_steps=10, num_minibatches=3, total_timesteps=61)
+    assert (config.rollout_size, config.minibatch_size, config.num_iterations) == (60, 20, 2)
+
+
+@pytest.mark.parametrize("name", [*memory.names(), "a stranger's"])
+def test_a_memory_brings_its_preset_where_nothing_is_given(name):
+    usual, config = preset(name), TrainConfig(memory=name)
+    assert (config.learning_rate, config.num_minibatches, config.share_memory) == usual
+    other = not usual.share_memory
+    given = TrainConfig(memory=name, learning_rate=0.1, num_minibatches=2, share_memory=other)
+    assert (given.learning_rate, given.num_minibatches, given.share_memory) == (0.1, 2, other)
+    assert TrainConfig.from_toml(config.to_toml()) == config
+    few = TrainConfig(memory=name, num_envs=6)
+    assert few.num_minibatches == math.gcd(6, usual.num_minibatches)
+
+
+def test_presets_are_of_registered_memories():
+    assert PRESETS.keys() <= set(memory.names())
+
+
+@pytest.mark.parametrize(
+    ("cores", "arguments", "threads"),
+    [
+        (8, {}, 1),
+        (8, {"num_envs": 512}, 2),
+        (8, {"num_envs": 4096}, 8),
+        (1, {"num_envs": 4096}, 1),
+        (8, {"num_envs": 512, "num_minibatches": 16}, 1),
+        (2, {"threads": 3}, 3),
+    ],
+)
+def test_threads_are_as_many_as_large_minibatches_are_worth(cores, arguments, threads, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    before = torch.get_num_threads()
+    try:
+        set_threads(TrainConfig(**arguments))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("rate_falls", [False, True])
+@pytest.mark.parametrize("entropy_falls", [False, True])
+def test_rate_and_entropy_weight_fall_apart(rate_falls, entropy_falls):
+    config = TrainConfig(
+        learning_rate=0.5, ent_coef=0.25, num_envs=4, num_minibatches=4, anneal=rate_falls, anneal_entropy=entropy_falls
+    )
+    env = make_env(config)
+    model = make_model(config, env)
+    env.close()
+    weight = model.ent_coef if callable(model.ent_coef) else lambda remaining: model.ent_coef
+    assert [model.lr_schedule(remaining) for remaining in (1.0, 0.5, 0.0)] == [
+        0.5,
+        0.25 if rate_falls else 0.5,
+        0.0 if rate_falls else 0.5,
+    ]
+    assert [weight(remaining) for remaining in (1.0, 0.5, 0.0)] == [
+        0.25,
+        0.125 if entropy_falls else 0.25,
+        0.0 if entropy_falls else 0.25,
+    ]

@@ -1,0 +1,168 @@
+"""Generalisation grids: every cell is the evaluation that it says, errors are over runs, which must be alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from palimpsest import train
+from palimpsest.agents import evaluate
+from palimpsest.agents.run import experiment
+from palimpsest.agents.run.config import TrainConfig
+from palimpsest.agents.run.grids import grid, over_runs
+from palimpsest.agents.run.runs import Run, load_run
+
+
+def config(directory: Path, **kwargs) -> TrainConfig:
+    defaults = dict(
+        env_args={"corridors": 1, "length": 2},
+        memory="gru",
+        memory_args={"output_size": 8},
+        total_timesteps=512,
+        num_envs=8,
+        n_steps=32,
+        eval_every=0,
+        run_dir=directory,
+        device="cpu",
+        progress=False,
+    )
+    return TrainConfig(**{**defaults, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("grid")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "_close", lambda run, console: None)
+        for seed in (0, 1, 2):
+            experiment.train(config(root / f"seed{seed}", seed=seed), Console(quiet=True))
+    return [root / f"seed{seed}" for seed in (0, 1, 2)]
+
+
+def test_every_cell_is_its_own_evaluation(runs):
+    options = dict(episodes=6, deterministic=False, seed=2_000_000_000)
+    cells = grid(runs, {"corridors": [1, 2], "length": [2, 3, 4]}, env_args={"regime": "uniform"}, **options)
+    settings = [(cell["setting"]["corridors"], cell["setting"]["length"]) for cell in cells]
+    assert settings == [(1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (2, 4)]
+    for cell in cells:
+        env_args = {"regime": "uniform", **cell["setting"]}
+        assert [result["env_args"] for result in cell["results"]] == [env_args] * 3
+        assert cell["runs"] == 3
+        assert cell["chance"] == 0.5 ** cell["setting"]["corridors"]
+    options["deterministic"] = True
+    (cell,) = grid(runs[:1], {"length": [4]}, **options)
+    assert cell["results"] == [evaluate(runs[0], env_args={"length": 4}, **options)]
+
+
+def test_errors_are_over_runs_and_over_episodes_where_there_is_one_run():
+    results = [
+        {"success": success, "success_se": 0.1, "return_mean": 2 * success, "return_se": 0.3, "chance": 0.25}
+        for success in (0.2, 0.5, 0.8)
+    ]
+    assert over_runs(results) == {
+        "runs": 3,
+        "success": pytest.approx(0.5),
+        "success_se": pytest.approx(0.3 / np.sqrt(3)),
+        "return_mean": pytest.approx(1.0),
+        "return_se": pytest.approx(0.6 / np.sqrt(3)),
+        "chance": 0.25,
+    }
+    one = over_runs(results[:1])
+    assert (one["success"], one["success_se"], one["return_se"]) == (0.2, 0.1, 0.3)
+    unknown = over_runs([{**result, "success": None, "success_se": None} for result in results])
+    assert unknown["success"] is unknown["success_se"] is None
+    with pytest.raises(ValueError, match="one evaluation or more"):
+        over_runs([])
+
+
+def test_runs_that_cannot_be_averaged_are_refused(runs):
+    first = load_run(runs[0], "cpu")
+    with pytest.raises(ValueError, match=r"seeds of their own; .*seed0.* and .*seed0.* have seed 0"):
+        grid([runs[0], runs[0]], {})
+    with pytest.raises(ValueError, match=r"seeds of their own; .*seed0.* and .*seed0.* have seed 0"):
+        grid([first, first], {})
+    for change in (dict(memory_args={"output_size": 4}), dict(gamma=0.5), dict(env_args={})):
+        other = Run(Path("other"), dataclasses.replace(first.config, seed=7, **change), first.model)
+        with pytest.raises(ValueError, match=f"differ in their seed alone; {next(iter(change))} is .* in 'other'"):
+            grid([first, other], {})
+
+
+@pytest.mark.parametrize("values", [[], "1,2", 3, None])
+def test_axes_need_values(runs, values):
+    with pytest.raises(ValueError, match="'length' must be a list of one value or more"):
+        grid(runs[:1], {"length": values})
+
+
+def test_the_command_line_shows_and_writes_it(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    out = tmp_path / "grid.json"
+    line = ["evaluate", *map(str, runs), "--episodes", "4", "--grid", "corridors=1,3", "length=2", "--json", str(out)]
+    assert train.main(line) == 0
+    shown = capsys.readouterr().out
+    written = json.loads(out.read_text())
+    assert written["runs"] == list(map(str, runs))
+    assert written["cells"] == grid(runs, {"corridors": [1, 3], "length": [2]}, episodes=4)
+    for cell in written["cells"]:
+        assert f"{cell['success']:.3f} ± {cell['success_se']:.3f}" in shown
+    assert "over 3 runs of 4 episodes" in shown
+    assert "long-term memory" in shown
+    assert train.main(["evaluate", *map(str, runs[:2]), "--episodes", "4"]) == 0
+    assert "over 2 runs of 4 episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--grid", "corridrs=1,2"], "did you mean 'corridors'"),
+        (["--grid", "corridors=1,x"], "'corridors'.*an integer; got 'x'"),
+        (["--grid", "corridors=1,"], "'corridors'.*an integer; got ''"),
+        (["--grid", "corridors=1,0"], "corridors must be an integer from 1"),
+        (
+            ["--grid", "corridors=1", "--env-args", "corridors=2"],
+            "'corridors' is an axis of the grid and is also fixed",
+        ),
+        (["nowhere"], "cannot read the configuration 'nowhere'"),
+    ],
+)
+def test_wrong_grids_get_one_line(runs, words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["evaluate", str(runs[0]), *words, "--episodes", "2", "--json", "out.json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert re.search(message, captured.err), captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_previous_action_and_reward_are_part_of_a_run(tmp_path, monkeypatch):
+    run = experiment.train(config(tmp_path / "run", previous_action_reward=True), Console(quiet=True))
+    assert TrainConfig.load(run.directory).previous_action_reward
+    assert run.model.observation_space.shape == (3 + 3 + 1,)
+    result = evaluate(run.directory, episodes=8)
+    assert result["episodes"] == 8
+    maze, env_args = run.config.env, run.config.env_args
+    assert result == evaluate(run.model, maze, episodes=8, env_args=env_args, previous_action_reward=True)
+    assert result == evaluate(run, episodes=8)
+    assert len(json.loads((run.directory / "closing.json").read_text())) == 3
+    with pytest.raises(ValueError, match="observation space"):
+        evaluate(run.model, maze, episodes=8, env_args=env_args)
+
+
+def test_a_run_with_the_previous_action_and_reward_resumes_as_if_it_had_never_stopped(tmp_path, monkeypatch):
+    from test_resume import assert_same_run, train_and_die
+    from test_resume import config as tiny
+
+    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+    quiet = Console(quiet=True)
+    experiment.train(tiny(tmp_path / "whole", previous_action_reward=True), quiet)
+    train_and_die(monkeypatch, 200, tiny(tmp_path / "killed", previous_action_reward=True))
+    experiment.train(
+        tiny(tmp_path / "killed", previous_action_reward=True, resume=tmp_path / "killed", run_dir=None), quiet
+    )
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")

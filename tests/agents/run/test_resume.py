@@ -1,0 +1,264 @@
+"""A run that was killed and resumed ends as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from small import small_arguments
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from palimpsest import memory
+from palimpsest.agents.files.archive import read_tree
+from palimpsest.agents.run import callbacks, experiment
+from palimpsest.agents.run.config import TrainConfig
+from palimpsest.agents.run.resume import Checkpoints, Interrupted, locked
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _no_closing_tests(monkeypatch):
+    """The closing evaluations take longer than these trainings and change nothing of them."""
+    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+
+
+def config(directory: Path, name: str = "gru", **kwargs) -> TrainConfig:
+    defaults = dict(
+        env_args={"corridors": 2, "length": 3},
+        memory=name,
+        memory_args=small_arguments(name),
+        total_timesteps=6 * 64,
+        num_envs=4,
+        num_minibatches=2,
+        n_steps=16,
+        n_epochs=2,
+        width=8,
+        eval_every=128,
+        eval_episodes=4,
+        checkpoint_every=64,
+        progress=False,
+        run_dir=directory,
+        device="cpu",
+    )
+    return TrainConfig(**{**defaults, **kwargs})
+
+
+def quiet() -> Console:
+    return Console(quiet=True)
+
+
+def parameters(directory: Path) -> dict[str, torch.Tensor]:
+    tree = read_tree(directory / "model.zip")
+    found = dict(tree["parameters"]["policy"])
+    for number, state in tree["parameters"]["policy.optimizer"]["state"].items():
+        found |= {f"{number}.{name}": value for name, value in state.items()}
+    return found
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    mine, its = parameters(one), parameters(other)
+    assert mine.keys() == its.keys()
+    for name, value in mine.items():
+        assert torch.equal(value, its[name]), name
+    assert (one / "evaluations.csv").read_text() == (other / "evaluations.csv").read_text()
+
+
+def curves(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of a run: (step, value) of every scalar that no clock is in."""
+    events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload()
+    return {
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+        if not name.startswith("time/")
+    }
+
+
+def assert_same_curves(one: Path, other: Path) -> None:
+    mine, its = curves(one), curves(other)
+    assert mine.keys() == its.keys()
+    assert "eval/success" in mine
+    for name, points in mine.items():
+        assert points == its[name], name
+
+
+def test_a_logger_that_goes_on_in_the_same_second_is_read_last(tmp_path):
+    """TensorBoard reads files by name, and in one second the tenth writer of a process comes before the ninth."""
+    before = tmp_path / f"events.out.tfevents.{int(time.time())}.zzz.1.0"
+    before.touch()
+    experiment.run_logger(tmp_path, 3).close()
+    assert len(list(tmp_path.iterdir())) > 1
+    assert min(tmp_path.iterdir()) == before
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def train_and_die(monkeypatch, steps: int, run: TrainConfig) -> None:
+    """Train, and die in the middle of the rollout that passes `steps`."""
+    original = callbacks.CheckpointCallback._on_step
+
+    def step(self) -> bool:
+        if self.num_timesteps > steps:
+            raise Killed
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.CheckpointCallback, "_on_step", step)
+        with pytest.raises(Killed):
+            experiment.train(run, quiet())
+
+
+@pytest.mark.parametrize("name", memory.names())
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(name, tmp_path, monkeypatch):
+    experiment.train(config(tmp_path / "whole", name), quiet())
+    train_and_die(monkeypatch, 200, config(tmp_path / "killed", name))
+    saved = TrainConfig.load(tmp_path / "killed")
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    assert not (tmp_path / "killed" / "model.zip").exists()
+    experiment.train(config(tmp_path / "killed", name, resume=tmp_path / "killed", run_dir=None), quiet())
+    assert saved.memory == name
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_same_curves(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path, monkeypatch, capsys):
+    experiment.train(config(tmp_path / "whole"), quiet())
+    train_and_die(monkeypatch, 330, config(tmp_path / "killed"))
+    newest = Checkpoints(tmp_path / "killed" / "checkpoints", 3).paths()[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    experiment.train(config(tmp_path / "killed", resume=tmp_path / "killed", run_dir=None), quiet())
+    assert "passed over" in capsys.readouterr().err
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_no_whole_checkpoint_is_told(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "000000000064.zip").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="holds no whole checkpoint"):
+        experiment.train(config(tmp_path, resume=tmp_path, run_dir=None), quiet())
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path, monkeypatch):
+    experiment.train(config(tmp_path / "whole"), quiet())
+    train_and_die(monkeypatch, 40, config(tmp_path / "killed"))
+    assert not (tmp_path / "killed" / "checkpoints").exists()
+    experiment.train(config(tmp_path / "killed", resume=tmp_path / "killed", run_dir=None), quiet())
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_same_curves(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    experiment.train(config(tmp_path / "run"), quiet())
+    before = parameters(tmp_path / "run")
+    experiment.train(config(tmp_path / "run", resume=tmp_path / "run", run_dir=None), quiet())
+    after = parameters(tmp_path / "run")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("name", ["gru", "shm"])
+def test_other_environments_are_reset_and_that_is_said(name, tmp_path, monkeypatch, capsys):
+    """The resumed run is the one whose environments were reset, with seed + iteration, where it was taken up."""
+    foreign = dict(env="CartPole-v1", env_args={}, seed=5)
+    train_and_die(monkeypatch, 200, config(tmp_path / "killed", name, **foreign))
+    experiment.train(config(tmp_path / "killed", name, resume=tmp_path / "killed", run_dir=None, **foreign), quiet())
+    assert "reset with seed 8" in capsys.readouterr().err
+
+    original = callbacks.CheckpointCallback._on_rollout_start
+
+    def rollout_start(self) -> None:
+        original(self)
+        if self.num_timesteps == 3 * 64:
+            model = self.model
+            model.env.seed(5 + 3)
+            model._last_obs = model.env.reset()
+            model._last_episode_starts = model._last_memory_starts = np.ones(4, bool)
+
+    monkeypatch.setattr(callbacks.CheckpointCallback, "_on_rollout_start", rollout_start)
+    experiment.train(config(tmp_path / "reset", name, **foreign), quiet())
+    assert_same_run(tmp_path / "reset", tmp_path / "killed")
+    monkeypatch.undo()
+    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+    experiment.train(config(tmp_path / "whole", name, **foreign), quiet())
+    with pytest.raises(AssertionError):
+        assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_checkpoints_keep_the_last_few(tmp_path):
+    experiment.train(config(tmp_path / "run", keep_checkpoints=2), quiet())
+    names = [path.name for path in Checkpoints(tmp_path / "run" / "checkpoints", 2).paths()]
+    assert names == ["000000000320.zip", "000000000384.zip"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_iteration_and_saves(number, tmp_path, monkeypatch):
+    original = callbacks.CheckpointCallback._on_step
+
+    def step(self) -> bool:
+        if self.num_timesteps == 100:
+            signal.raise_signal(number)
+        return original(self)
+
+    monkeypatch.setattr(callbacks.CheckpointCallback, "_on_step", step)
+    with pytest.raises(Interrupted) as stopped:
+        experiment.train(config(tmp_path / "run", checkpoint_every=0), quiet())
+    assert stopped.value.exit_code == 128 + number
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("*")] == ["000000000128.zip"]
+    monkeypatch.setattr(callbacks.CheckpointCallback, "_on_step", original)
+    experiment.train(config(tmp_path / "run", resume=tmp_path / "run", run_dir=None, checkpoint_every=0), quiet())
+    experiment.train(config(tmp_path / "whole", checkpoint_every=0), quiet())
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match="in use by another process"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.learning
+def test_sigkill_and_resume_from_the_command_line(tmp_path):
+    """The whole program, killed where it happens to be, three times."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    flags = [
+        *("--env-args", "corridors=2", "length=3", "--memory", "gru", "--memory-args", "output_size=8"),
+        *("--total-timesteps", "40960", "--num-envs", "4", "--num-minibatches", "2", "--n-steps", "64"),
+        *("--eval-every", "4096", "--eval-episodes", "4", "--checkpoint-every", "512", "--threads", "1"),
+        *("--width", "8", "--device", "cpu"),
+    ]
+
+    def command(*words: str) -> list[str]:
+        return [sys.executable, str(ROOT / "train.py"), *words]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command("train", *flags, "--run-dir", str(whole)), check=True, env=environment, capture_output=True)
+    words = ["train", *flags, "--run-dir", str(killed)]
+    for _ in range(3):
+        process = subprocess.Popen(command(*words), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        count = len(list((killed / "checkpoints").glob("*.zip"))) if killed.exists() else 0
+        newest = max((p.name for p in (killed / "checkpoints").glob("*.zip")), default="") if count else ""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            names = [p.name for p in (killed / "checkpoints").glob("*.zip")] if killed.exists() else []
+            if names and max(names) > newest:
+                break
+            time.sleep(0.05)
+        time.sleep(0.3)
+        process.kill()
+        process.communicate()
+        words = ["train", "--resume", str(killed)]
+    subprocess.run(command(*words), check=True, env=environment, capture_output=True)
+    assert_same_run(whole, killed)
+    assert json.loads((killed / "closing.json").read_text())

@@ -1,0 +1,149 @@
+"""Every flag of the command line, and what it must refuse: one line, exit code 2, and nothing is made.
+
+The rows are compared with the commands' fields, so that a flag without a row fails a test. Numbers and wrong names are
+in `test_cli.py`; here are texts that nobody types by chance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from palimpsest import train
+from palimpsest.agents.run import experiment
+from palimpsest.agents.run.config import TrainConfig
+
+WORDS = ["", "1\n2", "a\0b", "\x1b[31m", "ø" * 300]
+INTEGER = [*WORDS, "true", "1 2", "9" * 5000]
+NUMBER = [*WORDS, "true", "1e400", "9" * 5000]
+SWITCH = [*WORDS, "1", "true", "None"]
+NAME = [*WORDS, "../../etc/passwd", ":", "x:", "a" * 3000]
+PATH = ["", " ", "1\n2", "a\0b", "\x1b[31m", "ø" * 200, "a" * 256, "a/" + "b" * 256]
+PAIRS = [*WORDS, "=", "a=1", "a\n=1", "a b=1", "self=1", "input_size=3", "render_mode=human"]
+
+TRAIN: dict[str, list[str]] = {
+    "config": [*PATH, "nowhere", "file", "file/x", "/", "."],
+    "env": NAME,
+    "env_args": [*PAIRS, "corridors=", "corridors=nan", "corridors=1.0", "corridors=" + "9" * 5000, "regime=x"],
+    "previous_action_reward": SWITCH,
+    "memory": NAME,
+    "memory_args": [*PAIRS, "num_layers=", "num_layers=nan", "num_layers=x", "gates", "num_layers=" + "9" * 5000],
+    "carry_over": [*NUMBER, "1.0001"],
+    "share_memory": SWITCH,
+    "total_timesteps": [*INTEGER, "0"],
+    "num_envs": [*INTEGER, "0"],
+    "seed": [*INTEGER, "999999999999"],
+    "device": [*NAME, "tpu", "cuda:x", "cuda:-1", "CPU", "cuda:"],
+    "threads": [*INTEGER, "0", "1025"],
+    "run_dir": [*PATH, ".", "..", "/", "file", "file/x", "taken"],
+    "resume": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml", "/dev/null"],
+    "n_steps": [*INTEGER, "0"],
+    "n_epochs": [*INTEGER, "0"],
+    "num_minibatches": [*INTEGER, "0", "3", "65"],
+    "learning_rate": [*NUMBER, "0", "11"],
+    "anneal": SWITCH,
+    "anneal_entropy": SWITCH,
+    "gamma": [*NUMBER, "1.0001"],
+    "gae_lambda": [*NUMBER, "1.0001"],
+    "ent_coef": NUMBER,
+    "clip_range": [*NUMBER, "0"],
+    "target_kl": [*NUMBER],
+    "min_advantage_std": [*NUMBER],
+    "vf_coef": NUMBER,
+    "max_grad_norm": [*NUMBER, "0"],
+    "width": [*INTEGER, "0", "65537"],
+    "eval_every": INTEGER,
+    "eval_episodes": [*INTEGER, "0"],
+    "checkpoint_every": INTEGER,
+    "keep_checkpoints": [*INTEGER, "0"],
+    "progress": SWITCH,
+}
+EVALUATE: dict[str, list[str]] = {
+    "run_dir": [*PATH, "nowhere", "file", "file/x", "/", "."],
+    "more": [*PATH, "nowhere", "file", "/", "."],
+    "episodes": [*INTEGER, "0"],
+    "env": NAME,
+    "env_args": [*PAIRS, "corridors=nan", "corridors=" + "9" * 5000],
+    "grid": [*PAIRS, "corridors=", "corridors=1,", "corridors=1,nan", "corridors=,", "corridors=1,x"],
+    "deterministic": SWITCH,
+    "seed": [*INTEGER, "1000000001"],
+    "json": [*PATH, "nowhere/x.json", "file/x.json"],
+    "device": [*NAME, "tpu", "cuda:-1"],
+    "max_steps": [*INTEGER, "0"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _directory(tmp_path, monkeypatch):
+    """A working directory with a run, a file and an empty configuration; training and evaluating are not reached."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty.toml").write_text("")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text(TrainConfig().to_toml())
+
+    def reached(*arguments):
+        raise AssertionError("a bad flag reached the work")
+
+    for name in ("_learn", "evaluate", "evaluate_grid"):
+        monkeypatch.setattr(experiment, name, reached)
+
+
+def assert_refused(argv: list[str], name: str, value: str, capsys, tmp_path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert train.main(argv) == 2, value
+    out, err = capsys.readouterr()
+    assert out == "", value
+    assert err.startswith("train.py: ")
+    assert err.count("\n") == 1, err
+    assert len(err) > len("train.py: ") + 20
+    assert err.rstrip("\n").isprintable(), err
+    assert sorted(tmp_path.rglob("*")) == before, value
+
+
+def fields(command: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(command)}
+
+
+def test_every_flag_has_a_row():
+    assert set(TRAIN) == fields(train.TrainCommand)
+    assert set(EVALUATE) == fields(train.EvaluateCommand)
+
+
+def words(name: str, value: str) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if name.endswith("_args") or name == "grid":
+        return [flag, value]
+    return [f"{flag}={value}"]
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_training_refuses(name, capsys, tmp_path):
+    for value in TRAIN[name]:
+        assert_refused(words(name, value), name, value, capsys, tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in TRAIN if name not in ("config", "resume", "run_dir")])
+def test_resuming_refuses(name, capsys, tmp_path):
+    for value in TRAIN[name][1:3]:
+        assert_refused(["train", "--resume", "run", *words(name, value)], name, value, capsys, tmp_path)
+
+
+@pytest.mark.parametrize("name", EVALUATE)
+def test_evaluating_refuses(name, capsys, tmp_path):
+    for value in EVALUATE[name]:
+        argv = {"run_dir": ["evaluate", value], "more": ["evaluate", "run", value]}
+        argv = argv.get(name, ["evaluate", "run", *words(name, value)])
+        assert_refused(argv, name, value, capsys, tmp_path)
+
+
+@pytest.mark.parametrize("words", [["x"], [""], ["1\n2"], ["--x"], ["-x"], ["a\0b"], ["list", "list"], ["ø" * 300]])
+def test_listing_takes_nothing(words, capsys, tmp_path):
+    assert_refused(["list", *words], "list", words[0], capsys, tmp_path)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_what_is_no_command(word, capsys, tmp_path):
+    assert_refused([word], "", word, capsys, tmp_path)

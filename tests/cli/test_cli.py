@@ -1,0 +1,394 @@
+"""The command line: what it makes of good input, and that bad input gets one line, exit code 2 and no directory."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+from palimpsest import envs, memory, train
+from palimpsest.agents.environments import EVALUATION_SEED
+from palimpsest.agents.files.archive import CorruptFile
+from palimpsest.agents.run import experiment
+from palimpsest.agents.run.config import EvaluateConfig, TrainConfig
+from palimpsest.agents.run.presets import preset
+
+ROOT = Path(train.__file__).parent
+TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+HINTS = typing.get_type_hints(TrainConfig)
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """An empty working directory; the configurations that would have been trained or evaluated."""
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(experiment, "train", seen.append)
+    monkeypatch.setattr(experiment, "evaluate", lambda config: seen.append(config) or {"success": 0.5})
+    return seen
+
+
+def refused(argv, capsys, code=2):
+    """The one line that a refused command line prints."""
+    assert train.main(argv) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("train.py: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+BAD = [
+    ("trian", "unknown command 'trian'.*did you mean 'train'"),
+    ("x", "unknown command 'x'; known: train, evaluate, list"),
+    ("list all", "list takes no arguments"),
+    ("--lerning-rate 1", "'--lerning-rate'.*did you mean '--learning-rate'"),
+    ("train extra", "unknown argument 'extra'"),
+    ("--progress yes", "unknown argument 'yes'"),
+    ("--env NoSuch-v0", "unknown environment 'NoSuch-v0'"),
+    ("--env CartPol-v1", "did you mean 'CartPole-v1'"),
+    ("--env EndlesTMaze-v0", "did you mean 'Palimpsest/EndlessTMaze-v0'"),
+    ("--env no_such_module:CartPole-v1", "module of environment .* cannot be imported"),
+    ("--memory lsmt", "unknown memory 'lsmt'.*'lstm'"),
+    ("--memory __import__", "unknown memory"),
+    ("--env-args corridors", "KEY=VALUE.*'corridors'"),
+    ("--env-args corridors 10", "KEY=VALUE.*'corridors'"),
+    ("--env-args corridors=1 corridors=2", "twice"),
+    ("--env-args corridors=1 --env-args length=2", "--env-args is given twice"),
+    ("--env-args coridors=1", "no argument 'coridors'.*did you mean 'corridors'"),
+    ("--env-args corridors=ten", "'corridors'.*an integer; got 'ten'"),
+    ("--env-args corridors=1.5", "'corridors'.*an integer; got '1.5'"),
+    ("--env-args regime=uniformly", "'regime'.*'fixed', 'uniform'.*did you mean 'uniform'"),
+    ("--env-args render_mode=human", "no argument 'render_mode'"),
+    ("--memory lstm --memory-args input_size=3", "no argument 'input_size'"),
+    ("--memory lstm --memory-args layers=3", "no argument 'layers'.*did you mean 'num_layers'"),
+    ("--memory lstm --memory-args num_layers=many", "'num_layers'.*an integer; got 'many'"),
+    ("--num-minibatches 3", "divide num_envs=64.*got 3; use one of 1, 2, 4"),
+    ("--seed 1000000000", "seed.*evaluation.*1000000000"),
+    ("--device tpu", "auto, cpu, cuda.*'tpu'"),
+    ("--config nowhere.toml", "cannot read the configuration 'nowhere.toml'"),
+    ("--config .", "cannot read the configuration 'config.toml'"),
+    ("--resume nowhere", "cannot read the configuration 'nowhere'"),
+    ("--config", "Missing value for argument '--config'"),
+    ("evaluate", "RUN_DIR"),
+    ("evaluate nowhere", "cannot read the configuration 'nowhere'"),
+    ("evaluate a b", "cannot read the configuration 'a'"),
+    ("evaluate a --grid corridors=1 --grid length=2", "--grid is given twice"),
+    ("evaluate a --grid corridors", "KEY=VALUE.*'corridors'"),
+    ("evaluate a --episodes 0", "episodes must be 1 to .*got 0"),
+    ("evaluate a --episodes few", "--episodes must be an integer; got 'few'"),
+    ("evaluate a --max-steps 0", "max_steps must be 1 to"),
+    ("evaluate a --seed -1", "seed must be 0 to"),
+    ("evaluate a --device x", "device must be"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD, ids=[line for line, _ in BAD])
+def test_wrong_usage_gets_one_line_and_leaves_nothing(line, message, started, capsys, tmp_path):
+    error = refused(line.split(), capsys)
+    assert re.search(message, error), error
+    assert started == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def bad_values(name):
+    """Values that no flag of this field's type and range takes."""
+    kinds = set(typing.get_args(HINTS[name])) or {HINTS[name]}
+    if int in kinds:
+        return ["x", "", "1.5", "nan", "inf", "-1", "9" * 40, "1e3", "0x10", "None", "$(id)", "1 2"]
+    if float in kinds:
+        return ["x", "", "nan", "inf", "-1e-9", "1e400", "1e300", "1,5", "None", "__import__('os')"]
+    return []
+
+
+FLAGS = [(name, value) for name in TRAIN_FIELDS for value in bad_values(name) if (name, value) != ("threads", "None")]
+
+
+@pytest.mark.parametrize(("name", "value"), FLAGS, ids=[f"{name}-{value[:9]}" for name, value in FLAGS])
+def test_every_number_is_refused_where_it_does_not_fit(name, value, started, capsys, tmp_path):
+    flag = f"--{name.replace('_', '-')}"
+    error = refused([f"{flag}={value}"], capsys)
+    assert flag in error or name in error
+    assert started == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in TRAIN_FIELDS if HINTS[n] not in (bool, bool | None) and not n.endswith("_args")]
+)
+def test_every_flag_needs_its_value(name, started, capsys):
+    assert f"--{name.replace('_', '-')}" in refused([f"--{name.replace('_', '-')}"], capsys)
+    assert started == []
+
+
+def trained(argv, started):
+    """The configuration that a command line trains, less its run directory."""
+    assert train.main(argv) == 0
+    config = started.pop()
+    assert config.run_dir.parent == Path("runs")
+    return dataclasses.replace(config, run_dir=None)
+
+
+def test_without_arguments_the_defaults_are_trained(started):
+    assert trained([], started) == trained(["train"], started) == TrainConfig()
+
+
+def test_every_flag_reaches_the_configuration(started):
+    line = (
+        "train --env Palimpsest/EndlessTMaze-v0 --env-args corridors=10 regime=uniform --memory rewrite "
+        "--memory-args num_layers=1 --carry-over 0.25 --total-timesteps 1000 --num_envs 8 --seed 3 --device cpu "
+        "--no-share-memory --no-anneal --no-anneal-entropy --no-progress --threads 2 --n-steps 16 --learning-rate 3e-4"
+    )
+    assert trained(line.split(), started) == TrainConfig(
+        env_args={"corridors": 10, "regime": "uniform"},
+        memory_args={"num_layers": 1},
+        carry_over=0.25,
+        total_timesteps=1000,
+        num_envs=8,
+        seed=3,
+        device="cpu",
+        share_memory=False,
+        anneal=False,
+        anneal_entropy=False,
+        progress=False,
+        threads=2,
+        n_steps=16,
+        learning_rate=3e-4,
+    )
+
+
+def test_environments_of_others(started):
+    assert trained(["--env", "CartPole-v1"], started).env == "CartPole-v1"
+    config = trained(["--env", "FrozenLake-v1", "--env-args", "is_slippery=no", "map_name=8x8"], started)
+    assert config.env_args == {"is_slippery": False, "map_name": "8x8"}
+    config = trained(["--env", "minigrid:MiniGrid-MemoryS13-v0", "--env-args", "size=11", "max_steps=99"], started)
+    assert config.env_args == {"size": 11, "max_steps": 99}
+
+
+def test_a_saved_configuration_gives_the_defaults(started, tmp_path):
+    saved = TrainConfig(env_args={"corridors": 10, "length": 7}, memory="lstm", memory_args={"num_layers": 2}, seed=5)
+    (tmp_path / "run.toml").write_text(saved.to_toml())
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "config.toml").write_text(saved.to_toml())
+    for source in ("run.toml", "done"):
+        assert trained(["--config", source], started) == saved
+        assert trained([f"--config={source}", "--seed", "6"], started) == dataclasses.replace(saved, seed=6)
+    config = trained(["--config", "run.toml", "--env-args", "corridors=3"], started)
+    assert config.env_args == {"corridors": 3, "length": 7}
+    config = trained(["--config", "run.toml", "--memory", "gru", "--env", "CartPole-v1"], started)
+    assert (config.env_args, config.memory_args) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x", "run.toml: not a TOML document"),
+        ("lerning_rate = 1", "run.toml: unknown key 'lerning_rate'.*did you mean 'learning_rate'"),
+        ("run_dir = 'a'", "unknown key 'run_dir'"),
+        ("seed = 'x'", "seed must be an integer; got 'x'"),
+        ("seed = true", "seed must be an integer; got True"),
+        ("progress = 1", "progress must be true or false; got 1"),
+        ("env_args = 3", "env_args must map names to values; got 3"),
+        ("env_args = {coridors = 3}", "no argument 'coridors'.*did you mean 'corridors'"),
+        ("memory = 'lsmt'", "unknown memory 'lsmt'"),
+        ("gamma = 2.0", "gamma must be 0 to 1; got 2.0"),
+        ("\x00", "not a TOML document"),
+    ],
+)
+def test_a_bad_configuration_file(text, message, started, capsys, tmp_path):
+    (tmp_path / "run.toml").write_text(text)
+    error = refused(["--config", "run.toml"], capsys)
+    assert re.search(message, error), error
+    assert started == []
+    assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
+
+
+def test_a_configuration_file_that_is_no_text(started, capsys, tmp_path):
+    (tmp_path / "run.toml").write_bytes(b"\xff\xfe\x00")
+    assert "run.toml" in refused(["--config", "run.toml"], capsys)
+
+
+def test_the_memory_that_is_named_last_brings_its_preset(started, tmp_path):
+    (tmp_path / "run.toml").write_text("memory = 'gru'\nn_epochs = 2\n")
+    (tmp_path / "rate.toml").write_text("memory = 'gru'\nlearning_rate = 0.01\n")
+    for words, name in ((["--memory", "lstm"], "lstm"), (["--config", "run.toml"], "gru"), ([], "rewrite")):
+        assert train.main([*words, "--no-progress"]) == 0
+        config = started.pop()
+        assert (config.learning_rate, config.num_minibatches, config.share_memory) == preset(name)
+    assert train.main(["--config", "run.toml", "--memory", "rewrite"]) == 0
+    assert started.pop().learning_rate == preset("rewrite").learning_rate
+    (tmp_path / "shared.toml").write_text("share_memory = true\n")
+    for words, shared in (
+        (["--memory", "lstm", "--memory", "rewrite"], False),
+        (["--memory", "rewrite", "--memory=lstm"], True),
+        (["--share-memory"], True),
+        (["--memory", "lstm", "--no-share-memory"], False),
+        (["--config", "run.toml", "--memory", "rewrite"], False),
+        (["--config", "shared.toml"], True),
+        (["--config", "shared.toml", "--no-share-memory"], False),
+    ):
+        assert train.main([*words, "--no-progress"]) == 0
+        assert started.pop().share_memory is shared
+    assert train.main(["--config", "rate.toml", "--memory", "rewrite", "--num-minibatches", "8"]) == 0
+    assert (started[0].learning_rate, started.pop().num_minibatches) == (0.01, 8)
+
+
+def test_a_resumed_run_keeps_its_configuration(started, capsys, tmp_path):
+    saved = TrainConfig(env_args={"corridors": 10}, seed=5)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.toml").write_text(saved.to_toml())
+    assert train.main(["--resume", "old", "--no-progress", "--device", "cpu"]) == 0
+    expected = dataclasses.replace(saved, resume=Path("old"), progress=False, device="cpu")
+    assert started.pop() == expected
+    assert "seed is 5 in the run to resume; got 6" in refused(["--resume", "old", "--seed", "6"], capsys)
+    assert "env_args" in refused(["--resume", "old", "--env-args", "corridors=9"], capsys)
+    assert "leave out --config" in refused(["--resume", "old", "--config", "old"], capsys)
+    assert "leave run_dir out" in refused(["--resume", "old", "--run-dir", "new"], capsys)
+    assert started == []
+
+
+def test_an_existing_run_directory_is_refused_and_left_alone(started, capsys, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("taken", "taken/file", "link"):
+        assert "exists" in refused(["--run-dir", name], capsys)
+    assert started == []
+    assert (tmp_path / "taken" / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("error", [ValueError("a\nproblem"), OSError("a problem"), CorruptFile("a problem")])
+def test_the_exit_code_tells_whether_the_run_had_begun(error, started, capsys, monkeypatch, tmp_path):
+    def before(config):
+        raise error
+
+    def after(config):
+        config.run_dir.mkdir()
+        raise error
+
+    monkeypatch.setattr(experiment, "train", before)
+    assert "a problem" in refused(["--run-dir", "new"], capsys, code=2)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(experiment, "train", after)
+    assert "a problem" in refused(["--run-dir", "new"], capsys, code=1)
+    assert (tmp_path / "new").is_dir()
+
+
+def test_interrupted(started, capsys, monkeypatch):
+    def interrupt(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "train", interrupt)
+    assert "interrupted" in refused([], capsys, code=130)
+
+
+@pytest.fixture
+def finished(started, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text(TrainConfig(env_args={"corridors": 10}).to_toml())
+    return started
+
+
+def test_evaluation_is_configured(finished, capsys):
+    line = (
+        "evaluate run --episodes 20 --env-args corridors=100 --json out.json --seed 4 --no-deterministic --max-steps 9"
+    )
+    assert train.main(line.split()) == 0
+    assert finished == [
+        EvaluateConfig(
+            run_dir=Path("run"),
+            episodes=20,
+            env_args={"corridors": 100},
+            json=Path("out.json"),
+            seed=4,
+            deterministic=False,
+            max_steps=9,
+        )
+    ]
+    assert finished[0].first_seed == EVALUATION_SEED + 4
+    assert "success" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("evaluate run --env-args coridors=1", "did you mean 'corridors'"),
+        ("evaluate run --env CartPol-v1", "did you mean 'CartPole-v1'"),
+        ("evaluate run --env CartPole-v1 --env-args corridors=1", "CartPole-v1 has no argument 'corridors'"),
+        ("evaluate run --json nowhere/out.json", "directory of --json"),
+        ("evaluate run --env-args corridors", "KEY=VALUE.*'corridors'"),
+    ],
+)
+def test_wrong_evaluations(line, message, finished, capsys, tmp_path):
+    error = refused(line.split(), capsys)
+    assert re.search(message, error), error
+    assert finished == []
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ValueError("no model"), 2), (CorruptFile("torn"), 1), (OSError("disk"), 1)]
+)
+def test_exit_codes_of_evaluation(error, code, finished, capsys, monkeypatch):
+    def fail(config):
+        raise error
+
+    monkeypatch.setattr(experiment, "evaluate", fail)
+    assert str(error) in refused(["evaluate", "run"], capsys, code=code)
+
+
+def test_list_shows_every_name_once_with_computed_numbers(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    assert train.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split("│")[1].strip(): line for line in lines if line.startswith("│")}
+    assert set(rows) == {*envs.ids(), *memory.names()}
+    lstm = memory.make("lstm", 128)
+    assert f"{sum(p.numel() for p in lstm.parameters()):,}" in rows["lstm"]
+    assert memory.entry("lstm").meaning in rows["lstm"]
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["list", "--help"], ["-h"]])
+def test_help_imports_nothing_heavy(argv):
+    code = (
+        "import sys, json, train\n"
+        f"try:\n    code = train.main({argv})\nexcept SystemExit as stop:\n    code = stop.code or 0\n"
+        "heavy = {'torch', 'numba', 'gymnasium', 'stable_baselines3', 'matplotlib', 'envs'} & set(sys.modules)\n"
+        "print(json.dumps([code, sorted(heavy)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, []]
+    assert "usage: train.py" in done.stdout
+
+
+def test_help_names_every_field_with_its_meaning(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--help"])
+    assert not stop.value.code
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name in [*TRAIN_FIELDS, "config"]:
+        assert f"--{name.replace('_', '-')}" in shown
+    for meaning in ("Discount per step.", "Minibatches per pass", "KEY=VALUE", "train.py evaluate --help"):
+        assert meaning in shown
+
+
+def test_as_a_program(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "--env", "CartPol-v1"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "did you mean 'CartPole-v1'" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_our_ids_are_registered():
+    assert set(envs.ids()) <= set(gymnasium.registry)

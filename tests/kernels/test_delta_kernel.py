@@ -1,0 +1,277 @@
+"""The gated delta rule: numba form, chunked form and the loop that defines it agree, and a few laws of the rule."""
+
+import math
+
+import pytest
+import torch
+from conftest import tolerance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from palimpsest.memory.kernels import gated_delta_scan
+from palimpsest.memory.kernels.arithmetic.linear import Linear
+from palimpsest.memory.kernels.arithmetic.threads import STEPS_PER_THREAD
+from palimpsest.memory.kernels.delta.gated_delta import gated_delta_chunked
+from palimpsest.memory.kernels.delta.layer import DeltaForm, delta_layer, delta_layer_torch
+from palimpsest.memory.kernels.delta.layer_loops import COLUMNS
+from palimpsest.memory.kernels.delta.loops import EPS, SEGMENT
+
+
+def slow(q, k, v, alpha, beta, start, table, normalise=False):
+    """The definition, step by step."""
+    if normalise:
+        q, k = (x / (x.square().sum(-1, keepdim=True) + EPS).sqrt() for x in (q, k))
+    reads = []
+    for t in range(len(q)):
+        table = torch.where(start[t].view(-1, 1, 1, 1), 0, table) * alpha[t][..., None, None]
+        under = torch.einsum("bhkv,bhk->bhv", table, k[t])
+        table = table + torch.einsum("bhk,bhv->bhkv", k[t], beta[t].unsqueeze(-1) * (v[t] - under))
+        reads.append(torch.einsum("bhkv,bhk->bhv", table, q[t]))
+    return (torch.stack(reads) if reads else v), table
+
+
+def chunked(*args, normalise=False):
+    return gated_delta_chunked(*args, normalise=normalise, chunk_size=8)
+
+
+each_form = pytest.mark.parametrize("form", [gated_delta_scan, chunked])
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+
+
+def inputs(T, B, H, K, V, dtype=torch.float64, starts=0.1, unit=True):
+    """A sequence whose alphas are sometimes exactly 0 or 1 and whose betas are sometimes exactly 0 or 2."""
+    q, k, v = (torch.randn(T, B, H, n, dtype=dtype) for n in (K, K, V))
+    if unit:
+        q, k = (x / x.norm(dim=-1, keepdim=True) for x in (q, k))
+    alpha, beta = ((torch.rand(T, B, H, dtype=dtype) * 1.4 - 0.2).clamp(0, 1) * top for top in (1, 2))
+    return q, k, v, alpha, beta, torch.rand(T, B) < starts, torch.randn(B, H, K, V, dtype=dtype)
+
+
+def values_and_gradients(run, args, **kwargs):
+    """Read, last table, and gradients of all floats under a loss that weighs every number differently."""
+    args = [x.detach().clone().requires_grad_() if x.is_floating_point() else x for x in args]
+    read, last = run(*args, **kwargs)
+    weigh = torch.Generator().manual_seed(1)
+    loss = sum((x * torch.randn(x.shape, dtype=x.dtype, generator=weigh)).sum() for x in (read, last))
+    floats = [x for x in args if x.is_floating_point()]
+    gradients = torch.autograd.grad(loss, floats, allow_unused=True)
+    found = [torch.zeros_like(x) if g is None else g for x, g in zip(floats, gradients)]
+    return [read.detach(), last.detach(), *found]
+
+
+@each_form
+@each_dtype
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize(("K", "V"), [(3, 4), (16, 16), (4, 32), (20, 3)])
+def test_equals_the_definition(form, dtype, normalise, K, V):
+    args = inputs(2 * SEGMENT + 5, 5, 2, K, V, dtype, unit=not normalise)
+    found = values_and_gradients(form, args, normalise=normalise)
+    assert_close(found, values_and_gradients(slow, args, normalise=normalise), **tolerance(dtype))
+
+
+@settings(max_examples=40, deadline=None)
+@given(T=st.integers(0, 3 * SEGMENT), B=st.integers(1, 6), starts=st.floats(0, 1), seed=st.integers(0, 99))
+def test_equals_the_definition_for_any_length_and_starts(T, B, starts, seed):
+    torch.manual_seed(seed)
+    args = inputs(T, B, 2, 3, 4, starts=starts)
+    expected = values_and_gradients(slow, args)
+    for form in (gated_delta_scan, chunked):
+        assert_close(values_and_gradients(form, args), expected, **tolerance(torch.float64))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 7, 32, 100])
+def test_chunk_size_changes_nothing(chunk_size):
+    args = inputs(40, 3, 2, 3, 4)
+
+    def run(*args):
+        return gated_delta_chunked(*args, chunk_size=chunk_size)
+
+    assert_close(values_and_gradients(run, args), values_and_gradients(slow, args), **tolerance(torch.float64))
+
+
+@each_form
+@pytest.mark.parametrize("normalise", [False, True])
+def test_gradcheck(form, normalise):
+    *floats, start, state = inputs(SEGMENT + 2, 2, 1, 3, 4, starts=0.2)
+    # inside (0, 1): at its ends finite differences would step outside
+    floats[3] = floats[3] * 0.8 + 0.1
+    floats = [x.requires_grad_() for x in (*floats, state)]
+
+    def run(q, k, v, alpha, beta, state):
+        return form(q, k, v, alpha, beta, start, state, normalise=normalise)
+
+    assert torch.autograd.gradcheck(run, floats)
+
+
+@each_form
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+def test_overwrite_is_exact(form, dtype, atol):
+    """With alpha = beta = 1 the table returns the new value under k; what stands under an orthogonal key stays."""
+    H, K, V = 2, 16, 16
+    basis = torch.linalg.qr(torch.randn(K, K, dtype=torch.float64)).Q.to(dtype)
+    first, second, new = 2 * torch.rand(3, H, V, dtype=dtype) - 1
+    k = torch.stack((basis[0], basis[1], basis[0], basis[1], basis[0])).view(5, 1, 1, K).expand(5, 1, H, K)
+    v = torch.stack((first, second, new, torch.zeros_like(new), torch.zeros_like(new))).unsqueeze(1)
+    beta = torch.tensor([1, 1, 1, 0, 0], dtype=dtype).view(5, 1, 1).expand(5, 1, H)
+    no_start, empty = torch.zeros(5, 1) > 0, torch.zeros(1, H, K, V, dtype=dtype)
+    read, _ = form(k, k, v, torch.ones_like(beta), beta, no_start, empty)
+    for t, expected in ((2, new), (3, second), (4, new)):
+        assert_close(read[t, 0], expected, rtol=0, atol=atol)
+
+
+@each_form
+def test_beta_of_two_flips_the_sign(form):
+    k = torch.nn.functional.normalize(torch.randn(1, 1, 1, 4, dtype=torch.float64), dim=-1)
+    state = torch.randn(1, 1, 4, 3, dtype=torch.float64)
+    one, zero = torch.ones(1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 3, dtype=torch.float64)
+    read, _ = form(k, k, zero, one, 2 * one, torch.zeros(1, 1) > 0, state)
+    assert_close(read[0, 0, 0], -(k[0, 0, 0] @ state[0, 0]))
+
+
+@each_form
+@pytest.mark.parametrize("opens", [0, 5])
+def test_nan_in_the_state_ends_at_a_start(form, opens):
+    """Neither what is read from the start on nor its gradients see it."""
+    *floats, start, state = inputs(12, 3, 2, 3, 4, starts=0)
+    start[opens, 1] = True
+    state[1] = math.nan
+    floats = [x.requires_grad_() for x in (*floats, state)]
+    read, last = form(*floats[:5], start, floats[5])
+    clean = slow(*(x[opens:, 1:2].detach() for x in floats[:5]), start[opens:, 1:2], torch.zeros(1, 2, 3, 4).double())
+    assert_close((read[opens:, 1:2], last[1:2]), clean)
+    gradients = torch.autograd.grad(read[opens:, 1].sum() + last[1].sum(), floats)
+    assert all(g[opens:].isfinite().all() for g in gradients[:5])
+    assert not gradients[5].any()
+
+
+@each_form
+def test_memory_layout_does_not_matter(form):
+    args = inputs(20, 3, 2, 3, 4)
+    expected = values_and_gradients(slow, args)
+    args = [x.transpose(0, -1).contiguous().transpose(0, -1) for x in args]
+    args[:3] = (x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in args[:3])
+    assert not args[0].is_contiguous()
+
+    def run(*leaves):
+        q, k, v, alpha, beta, start, state = leaves
+        views = (x.expand(2, *x.shape)[1] for x in (q, k, v, alpha, beta, start, state))
+        return form(*views)
+
+    assert_close(values_and_gradients(run, args), expected, **tolerance(torch.float64))
+    base = [torch.stack((x, x), -1) for x in args]
+    strided = [x[..., 0] for x in base]
+    assert strided[0].stride(-1) == 2
+    found = form(*strided)
+    assert_close(list(found), expected[:2], **tolerance(torch.float64))
+
+
+def test_threads_change_nothing():
+    """Rows are spread over threads; each is computed as alone."""
+    args = inputs(STEPS_PER_THREAD, 7, 2, 3, 4)
+    expected = values_and_gradients(gated_delta_scan, args)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        found = values_and_gradients(gated_delta_scan, args)
+    finally:
+        torch.set_num_threads(threads)
+    assert_close(found, expected, rtol=0, atol=0)
+
+
+@each_form
+def test_no_steps(form):
+    args = inputs(0, 2, 2, 3, 4)
+    read, last = form(*args)
+    assert read.shape == (0, 2, 2, 4)
+    assert_close(last, args[-1])
+
+
+FORMS = {
+    "default": DeltaForm(2, 3, 4, False, False, False),
+    "hard, tanh, bounded": DeltaForm(2, 3, 4, True, True, True),
+    "wide": DeltaForm(2, 16, 32, False, False, False),
+}
+
+
+def layer_of(form, F, D, dtype=torch.float32):
+    """Its maps, of F features to a stream of D."""
+    heads = form.heads * form.value_size
+    return tuple(Linear(*sizes).to(dtype) for sizes in ((F, D), (F, form.width), (heads, D, False)))
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("B", [5, COLUMNS + 3])
+@pytest.mark.parametrize("adds", [False, True])
+@each_dtype
+def test_compiled_layer_equals_its_operations(name, B, adds, dtype):
+    form, T, F, D = FORMS[name], SEGMENT + 9, 7, 6
+    maps = layer_of(form, F, D, dtype)
+    x, start = 3 * torch.randn(T, B, F, dtype=dtype), torch.rand(T, B) < 0.1
+    floats = [x, torch.randn(B, form.heads, form.key_size, form.value_size, dtype=dtype)]
+    floats += [torch.randn(T, B, D, dtype=dtype)] * adds
+    parameters = [p for each in maps[adds:] for p in each.parameters()]
+
+    def run(layer):
+        def gradients_of_maps_too(x, state, stream=None):
+            y, last = layer(x, stream, maps, start, state, form)[:2]
+            found.extend(torch.autograd.grad(y.square().sum() + last.sum(), parameters, retain_graph=True))
+            return y, last
+
+        found = []
+        return values_and_gradients(gradients_of_maps_too, floats) + found
+
+    assert_close(run(delta_layer), run(delta_layer_torch), **tolerance(dtype))
+    with torch.no_grad():
+        acted, learned = (layer(x, None, maps, start, floats[1], form) for layer in (delta_layer, delta_layer_torch))
+    assert_close(acted, learned, **tolerance(dtype))
+
+
+def test_layer_on_threads():
+    """Columns are spread over threads, as many as at the forward pass; gradients of the maps are sums over them."""
+    form, B = FORMS["default"], 7
+    maps = layer_of(form, 5, 4, torch.float64)
+    x, start = torch.randn(STEPS_PER_THREAD, B, 5).double(), torch.rand(STEPS_PER_THREAD, B) < 0.1
+    state = torch.randn(B, form.heads, form.key_size, form.value_size).double()
+
+    def run(forward, backward):
+        torch.set_num_threads(forward)
+        y, last, *gates = delta_layer(x, None, maps, start, state, form)
+        torch.set_num_threads(backward)
+        return [y, last, *gates, *torch.autograd.grad(y.square().sum(), [p for m in maps for p in m.parameters()])]
+
+    threads = torch.get_num_threads()
+    try:
+        expected = run(1, 1)
+        for forward, backward in ((3, 3), (1, 3), (3, 1)):
+            assert_close(run(forward, backward), expected, **tolerance(torch.float64))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_layer_is_differentiated_again_after_a_backward_pass():
+    """What forward kept is not written over."""
+    form = FORMS["default"]
+    maps, x = layer_of(form, 5, 4), torch.randn(20, 3, 5, requires_grad=True)
+    y, *_ = delta_layer(x, None, maps, torch.zeros(20, 3) > 0, torch.zeros(3, 2, 3, 4), form)
+    first, second = (torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for _ in range(2))
+    assert_close(first, second, rtol=0, atol=0)
+
+
+def test_a_map_with_a_hook_is_called():
+    form = FORMS["default"]
+    maps, seen = layer_of(form, 5, 4), []
+    maps[2].register_forward_hook(lambda module, args, y: seen.append(y.shape))
+    delta_layer(torch.randn(20, 3, 5), None, maps, torch.zeros(20, 3) > 0, torch.zeros(3, 2, 3, 4), form)
+    assert seen == [(20, 3, 4)]
+
+
+def test_hard_gates_reach_their_ends():
+    form = FORMS["hard, tanh, bounded"]
+    maps = layer_of(form, 1, 4)
+    torch.nn.init.ones_(maps[1].weight)
+    torch.nn.init.zeros_(maps[1].bias)
+    x = torch.tensor([-4.0, 0, 4]).view(3, 1, 1)
+    _, _, alpha, beta = delta_layer(x, None, maps, torch.zeros(3, 1) > 0, torch.zeros(1, 2, 3, 4), form)
+    assert_close(alpha[:, 0, 0], torch.tensor([0, 0.5, 1]), rtol=0, atol=0)
+    assert_close(beta[:, 0, 0], torch.tensor([0.0, 1, 2]), rtol=0, atol=0)

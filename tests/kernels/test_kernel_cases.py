@@ -1,0 +1,234 @@
+"""Thousands of shapes, starts and splits that hypothesis thinks of, through every time recurrence.
+
+Each is compared, values and gradients, with the loop that its docstring writes down, in one pass and in segments, some
+of them empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from palimpsest.memory.kernels import decay_scan, gated_delta_scan
+from palimpsest.memory.kernels.cells import gated
+from palimpsest.memory.kernels.delta.gated_delta import gated_delta_chunked
+from palimpsest.memory.kernels.diagonal.decay import torch_decay_scan
+from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, torch_hadamard_scan
+
+EXAMPLES = 350
+
+
+class Recurrence(NamedTuple):
+    """A kernel, and one step of its definition; a start sets all states to zero before the step."""
+
+    sequences: tuple[tuple[int, ...], ...]
+    """Shapes of its inputs, without [T, B]."""
+    parameters: tuple[tuple[int, ...], ...]
+    states: tuple[tuple[int, ...], ...]
+    """Shapes, without [B]."""
+    forms: tuple[Callable[..., Any], ...]
+    """(sequences, parameters, start, states) -> y [T, B, ...], last states."""
+    step: Callable[..., Any]
+    """(inputs of one step, parameters, states) -> y [B, ...], states."""
+
+
+def decay_step(inputs, parameters, states):
+    (x,), (alpha, omega), (state,) = inputs, parameters, states
+    S = torch.complex(state[..., 0], state[..., 1])
+    gamma = torch.polar((-alpha.abs()).exp()[:, None], -omega.expand(len(alpha), -1))
+    S = torch.view_as_real(S * gamma + x[..., None])
+    return S, (S,)
+
+
+def decay_form(scan):
+    def run(sequences, parameters, start, states):
+        y, last = scan(*sequences, *parameters, start, *states)
+        return y, (last,)
+
+    return run
+
+
+def gates_of(inputs):
+    """Keys of unit length, alpha in [0, 1] and beta in [0, 2], their ends included."""
+    q, k, v, alpha, beta = inputs
+    k = k / (k.square().sum(-1, keepdim=True) + 1e-12).sqrt()
+    return q, k, v, (alpha + 0.5).clamp(0, 1), (beta + 1).clamp(0, 2)
+
+
+def delta_step(inputs, parameters, states):
+    q, k, v, alpha, beta = gates_of(inputs)
+    table = states[0] * alpha[..., None, None]
+    under = torch.einsum("bhkv,bhk->bhv", table, k)
+    table = table + torch.einsum("bhk,bhv->bhkv", k, beta[..., None] * (v - under))
+    return torch.einsum("bhkv,bhk->bhv", table, q), (table,)
+
+
+def delta_form(scan):
+    def run(sequences, parameters, start, states):
+        read, last = scan(*gates_of(sequences), start, *states)
+        return read, (last,)
+
+    return run
+
+
+def hadamard_definition(inputs, parameters, states):
+    theta, calibrate, value, key, query = inputs
+    outer = torch.einsum("bi,bj->bij", theta, calibrate)
+    M = states[0] * (1 + torch.tanh(outer)) + torch.einsum("bi,bj->bij", value, key)
+    return torch.einsum("bij,bj->bi", M, query), (M,)
+
+
+def hadamard_form(scan):
+    def run(sequences, parameters, start, states):
+        read, last = scan(*sequences, start, *states)
+        return read, (last,)
+
+    return run
+
+
+def lstm_step(inputs, parameters, states):
+    (x,), (w_ih, w_hh, b_ih, b_hh), (h, c) = inputs, parameters, states
+    i, f, g, o = (x @ w_ih.T + b_ih + h @ w_hh.T + b_hh).chunk(4, -1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c.tanh()
+    return h, (h, c)
+
+
+def gru_step(inputs, parameters, states):
+    (x,), (w_ih, w_hh, b_ih, b_hh), (h,) = inputs, parameters, states
+    (r, z, n), (r_h, z_h, n_h) = ((v @ w.T + b).chunk(3, -1) for v, w, b in ((x, w_ih, b_ih), (h, w_hh, b_hh)))
+    z = (z + z_h).sigmoid()
+    h = (1 - z) * (n + (r + r_h).sigmoid() * n_h).tanh() + z * h
+    return h, (h,)
+
+
+def rnn_step(inputs, parameters, states):
+    (x,), (w_ih, w_hh, b_ih, b_hh), (h,) = inputs, parameters, states
+    h = (x @ w_ih.T + b_ih + h @ w_hh.T + b_hh).tanh()
+    return h, (h,)
+
+
+def gated_form(scan):
+    def run(sequences, parameters, start, states):
+        y, last = scan(*sequences, start, *states, tuple(parameters))
+        return y, last if isinstance(last, tuple) else (last,)
+
+    return run
+
+
+def weights(gates: int, F: int = 3, H: int = 4) -> tuple[tuple[int, ...], ...]:
+    return (gates * H, F), (gates * H, H), (gates * H,), (gates * H,)
+
+
+KERNELS = {
+    "decay": Recurrence(
+        ((3,),), ((3,), (2,)), ((3, 2, 2),), (decay_form(decay_scan), decay_form(torch_decay_scan)), decay_step
+    ),
+    "delta": Recurrence(
+        ((2, 3), (2, 3), (2, 4), (2,), (2,)),
+        (),
+        ((2, 3, 4),),
+        (delta_form(gated_delta_scan), delta_form(gated_delta_chunked)),
+        delta_step,
+    ),
+    "hadamard": Recurrence(
+        ((3,),) * 5,
+        (),
+        ((3, 3),),
+        (hadamard_form(hadamard_scan), hadamard_form(torch_hadamard_scan)),
+        hadamard_definition,
+    ),
+    "lstm": Recurrence(((3,),), weights(4), ((4,), (4,)), (gated_form(gated.lstm_scan),), lstm_step),
+    "gru": Recurrence(((3,),), weights(3), ((4,),), (gated_form(gated.gru_scan),), gru_step),
+    "rnn": Recurrence(((3,),), weights(1), ((4,),), (gated_form(gated.rnn_scan),), rnn_step),
+}
+
+
+def loop(kernel: Recurrence, sequences, parameters, start, states):
+    ys = []
+    for t in range(len(start)):
+        states = tuple(torch.where(start[t].view(-1, *[1] * (s.ndim - 1)), 0.0, s) for s in states)
+        y, states = kernel.step([sequence[t] for sequence in sequences], parameters, states)
+        ys.append(y)
+    return (torch.stack(ys) if ys else None), states
+
+
+def in_segments(form, cuts, sequences, parameters, start, states):
+    """One scan per segment between `cuts`, each from the states that the one before left."""
+    ys = []
+    for first, end in zip([0, *cuts], [*cuts, len(start)]):
+        y, states = form([sequence[first:end] for sequence in sequences], parameters, start[first:end], states)
+        ys.append(y)
+    return torch.cat(ys), states
+
+
+def with_gradients(run, sequences, parameters, start, states) -> list[Tensor]:
+    """y, the last states and all gradients, of a loss that weighs every number differently."""
+    leaves = [[leaf.detach().clone().requires_grad_() for leaf in group] for group in (sequences, parameters, states)]
+    y, last = run(leaves[0], leaves[1], start, tuple(leaves[2]))
+    outputs = [*([] if y is None or not len(y) else [y]), *last]
+    weigh = torch.Generator().manual_seed(1)
+    loss = sum((o * torch.randn(o.shape, generator=weigh, dtype=torch.float64).to(o.dtype)).sum() for o in outputs)
+    flat = [leaf for group in leaves for leaf in group]
+    gradients = torch.autograd.grad(loss, flat, allow_unused=True)
+    found = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(flat, gradients)]
+    return [*(output.detach() for output in outputs), *found]
+
+
+def assert_near(found: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
+    """Equal up to rounding, which is measured by the largest number of each tensor: gradients are sums over time."""
+    assert len(found) == len(expected)
+    for mine, its in zip(found, expected):
+        assert mine.shape == its.shape
+        assert mine.dtype == dtype
+        if mine.numel():
+            most = {torch.float32: 1e-4, torch.float64: 1e-10}[dtype] * max(1.0, its.abs().max().item())
+            assert (mine - its).abs().max().item() <= most
+
+
+STARTS = {
+    "nowhere": lambda T, B: torch.zeros(T, B, dtype=torch.bool),
+    "everywhere": lambda T, B: torch.ones(T, B, dtype=torch.bool),
+    "at first": lambda T, B: torch.arange(T)[:, None].expand(T, B) == 0,
+    "at last": lambda T, B: torch.arange(T)[:, None].expand(T, B) == T - 1,
+    "in one row": lambda T, B: torch.arange(B).expand(T, B) == 0,
+    "by turns": lambda T, B: (torch.arange(T)[:, None] + torch.arange(B)) % 2 == 0,
+    "seldom": lambda T, B: torch.rand(T, B) < 0.1,
+    "often": lambda T, B: torch.rand(T, B) < 0.7,
+}
+
+
+@st.composite
+def drawn(draw) -> tuple[Any, ...]:
+    T = draw(st.one_of(st.integers(0, 2), st.integers(0, 12), st.sampled_from([15, 16, 17, 32, 33, 65])))
+    B = draw(st.integers(1, 5))
+    cuts = sorted(draw(st.lists(st.integers(0, T), max_size=3)))
+    dtype = draw(st.sampled_from([torch.float64, torch.float64, torch.float32]))
+    return T, B, draw(st.sampled_from(sorted(STARTS))), cuts, dtype, draw(st.integers(0, 2**32 - 1))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(case=drawn())
+def test_equals_its_definition_whole_and_in_segments(name, case):
+    T, B, where, cuts, dtype, seed = case
+    kernel = KERNELS[name]
+    torch.manual_seed(seed)
+    start = STARTS[where](T, B)
+    sequences, parameters, states = (
+        [0.5 * torch.randn(*lead, *shape, dtype=dtype) for shape in shapes]
+        for lead, shapes in (((T, B), kernel.sequences), ((), kernel.parameters), ((B,), kernel.states))
+    )
+    given = sequences, parameters, start, states
+    exact = [[leaf.double() for leaf in group] for group in (sequences, parameters, states)]
+    expected = with_gradients(lambda *parts: loop(kernel, *parts), *exact[:2], start, exact[2])
+    for form in kernel.forms:
+        assert_near(with_gradients(form, *given), expected, dtype)
+    segmented = with_gradients(lambda *parts: in_segments(kernel.forms[0], cuts, *parts), *given)
+    assert_near(segmented, expected, dtype)

@@ -1,0 +1,245 @@
+"""Arguments of every family, over their whole ranges: what is allowed plays, what is not is refused before it is built.
+
+A family or an argument without a row in `FAMILIES` fails.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from legality import broken
+
+from palimpsest import envs
+from palimpsest.envs.core import World
+from palimpsest.envs.room_ballet_tasks import TASKS
+from palimpsest.envs.rune_tmaze import KINDS
+
+NO_INTEGER = [True, None, 1.0, math.nan, math.inf, "3", "", [3], {}, np.float64(2), 1j]
+NO_FRACTION = [-1e-9, 1.0000001, math.nan, math.inf, -math.inf, True, None, "0.5", [0.5], 10**400]
+NO_BOOL = [0, 1, None, "yes", "", 1.0, [True]]
+NO_NAME = ["", "no such name", "Fixed\n", None, 3, True, ("fixed",), math.nan]
+
+
+def integer(low: int, high: int) -> st.SearchStrategy:
+    """What is no integer from `low` to `high`."""
+    return st.sampled_from([*NO_INTEGER, low - 1, high + 1, -(10**30), 10**30]) | st.integers(max_value=low - 1)
+
+
+BOOL, FRACTION, NAME = map(st.sampled_from, (NO_BOOL, NO_FRACTION, NO_NAME))
+NO_KINDS = [None, "invert", [], (), ["invert"] * 17, {"invert"}, 3, ["cancel"], ["repeat", "cancel"]]
+
+Wrong = dict[str, st.SearchStrategy]
+FAMILIES: dict[str, tuple[Callable[..., st.SearchStrategy], Callable[[dict[str, Any]], Wrong]]] = {}
+"""Family -> what may be given; what of each argument may not be given beside such others."""
+
+
+def family(wrong: Callable[[dict[str, Any]], Wrong]) -> Callable:
+    """Enter a strategy of keyword arguments under its name, beside what is wrong."""
+
+    def enter(strategy: Callable) -> Callable:
+        FAMILIES[strategy.__name__] = st.composite(strategy), wrong
+        return strategy
+
+    return enter
+
+
+@family(lambda given: dict(corridors=integer(1, 10**6), length=integer(1, 10**6), regime=NAME, normalise_by=NAME))
+def EndlessTMaze(draw):
+    return dict(
+        corridors=draw(st.integers(1, 10**6)),
+        length=draw(st.integers(1, 10**6)),
+        regime=draw(st.sampled_from(["fixed", "uniform"])),
+        normalise_by=draw(st.sampled_from(["l_max", "length"])),
+    )
+
+
+@family(lambda given: dict(length=integer(1, 10**6)))
+def ActiveTMaze(draw):
+    return dict(length=draw(st.integers(1, 10**6)))
+
+
+@family(
+    lambda given: dict(
+        runes=integer(2, 1000),
+        length=integer(given["runes"] + 1, 10**6),
+        corridors=integer(1, 10**6),
+        kinds=st.sampled_from(NO_KINDS),
+    )
+)
+def RuneTMaze(draw):
+    runes = draw(st.integers(2, 1000))
+    kinds = draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=15))
+    return dict(
+        runes=runes,
+        length=draw(st.integers(runes + 1, 10**4)),
+        corridors=draw(st.integers(1, 10**6)),
+        kinds=[*kinds, draw(st.sampled_from(["invert", "reset"]))],
+    )
+
+
+@family(
+    lambda given: dict(
+        grid=integer(2, 20),
+        cubes=integer(1, min(26, given["grid"] ** 2 - 2)),
+        phases=integer(1, 1000),
+        teleport=FRACTION,
+        hide_colours=BOOL,
+    )
+)
+def ColorCubes(draw):
+    grid = draw(st.integers(2, 20))
+    return dict(
+        grid=grid,
+        cubes=draw(st.integers(1, min(26, grid**2 - 2))),
+        phases=draw(st.integers(1, 1000)),
+        teleport=draw(st.floats(0, 1) | st.integers(0, 1)),
+        hide_colours=draw(st.booleans()),
+    )
+
+
+@family(
+    lambda given: dict(
+        keys=integer(1, 64), values=integer(2, 64), updates=integer(1, 10_000), queries=integer(0, 100_000)
+    )
+)
+def KeyValueRewrite(draw):
+    return dict(
+        keys=draw(st.integers(1, 64)),
+        values=draw(st.integers(2, 64)),
+        updates=draw(st.integers(1, 10_000)),
+        queries=draw(st.integers(0, 100_000)),
+    )
+
+
+@family(
+    lambda given: dict(
+        rooms=integer(2, 100),
+        boxes=integer(1, 100),
+        objects=integer(1, given["rooms"] * given["boxes"] - 1),
+        moves=integer(0, 10**6),
+    )
+)
+def HideAndSeek(draw):
+    rooms, boxes = draw(st.integers(2, 100)), draw(st.integers(1, 100))
+    return dict(
+        rooms=rooms,
+        boxes=boxes,
+        objects=draw(st.integers(1, rooms * boxes - 1)),
+        moves=draw(st.integers(0, 10**6)),
+    )
+
+
+@family(lambda given: dict(views=integer(1, 100_000), dances=integer(2, 64), side=integer(2, 32)))
+def RoomBalletShortStay(draw):
+    return dict(views=draw(st.integers(1, 10_000)), dances=draw(st.integers(2, 64)), side=draw(st.integers(2, 32)))
+
+
+@family(lambda given: dict(dances=integer(2, 64), task=NAME))
+def RoomBalletMultiTask(draw):
+    return dict(dances=draw(st.integers(2, 64)), task=draw(st.sampled_from(["all", *TASKS])))
+
+
+@family(lambda given: dict(dancers=integer(2, 8), delay=integer(0, 10_000), pixels=BOOL))
+def Ballet(draw):
+    return dict(dancers=draw(st.integers(2, 8)), delay=draw(st.integers(0, 10_000)), pixels=draw(st.booleans()))
+
+
+@family(lambda given: dict(size=integer(7, 101) | st.integers(4, 50).map(lambda half: 2 * half), random_length=BOOL))
+def MiniGridMemory(draw):
+    return dict(size=1 + 2 * draw(st.integers(3, 50)), random_length=draw(st.booleans()))
+
+
+@family(lambda given: dict(replacements=integer(0, 300), length=integer(7, 100), random_length=BOOL))
+def MiniGridMemoryRewrite(draw):
+    return dict(
+        replacements=draw(st.integers(0, 300)), length=draw(st.integers(7, 100)), random_length=draw(st.booleans())
+    )
+
+
+quick = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+every_family = pytest.mark.parametrize("name", envs.registration.families())
+
+
+def id_of(name: str) -> str:
+    return next(id for id in envs.ids() if envs.entry(id).target.endswith(f":{name}"))
+
+
+@every_family
+def test_every_argument_has_a_row(name):
+    allowed, wrong = FAMILIES[name]
+    arguments = set(inspect.signature(envs.family(id_of(name))).parameters) - {"render_mode"}
+
+    @settings(max_examples=1, database=None)
+    @given(allowed())
+    def check(kwargs):
+        assert set(kwargs) == arguments == set(wrong(kwargs))
+
+    check()
+
+
+@every_family
+@quick
+@given(data=st.data(), seed=st.integers(0, 2**63))
+def test_what_is_allowed_plays(name, data, seed):
+    kwargs = data.draw(FAMILIES[name][0]())
+    vector = gym.make_vec(id_of(name), 3, vectorization_mode="vector_entry_point", **kwargs)
+    obs, _ = vector.reset(seed=seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(12):
+        assert vector.observation_space.contains(obs)
+        assert broken(vector.world) == []
+        actions = np.where(
+            rng.random(3) < 0.5, vector.expert_action(), rng.integers(vector.single_action_space.n, size=3)
+        )
+        obs, *_ = vector.step(actions)
+    horizons, chance = vector.memory_horizons(), vector.chance_level()
+    assert 1 <= horizons[0] <= horizons[-1] <= vector.world.rules.limit + 1
+    assert 0 <= chance <= 1
+
+
+@every_family
+@quick
+@given(data=st.data())
+def test_what_is_not_allowed_is_refused_before_anything_is_built(name, data):
+    allowed, wrong = FAMILIES[name]
+    kwargs = data.draw(allowed())
+    argument, values = data.draw(st.sampled_from([*wrong(kwargs).items()]))
+    value = data.draw(values)
+    kwargs[argument] = value
+    id = id_of(name)
+    built: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(World, "allocate", lambda self, rows: built.append(self))
+        for make in (envs.family(id), lambda **kw: gym.make(id, **kw), lambda **kw: envs.make_vec(id, 2, **kw)):
+            with pytest.raises(ValueError, match=argument) as caught:
+                make(**kwargs)
+            told = str(caught.value)
+            assert repr(value) in told or argument == "kinds"
+            assert "; got " in told
+            assert "must be" in told or "must hold" in told
+    assert built == []
+
+
+@every_family
+def test_render_modes_are_refused(name):
+    """Not through `gym.make`, which has words of its own for them."""
+    id = id_of(name)
+    for wrong in ("human", "", 3, True, ("ansi",), math.nan):
+        for make in (envs.family(id), lambda **kwargs: envs.make_vec(id, 2, **kwargs)):
+            with pytest.raises(ValueError, match="render_mode must be one of 'rgb_array', 'ansi'; got ") as caught:
+                make(render_mode=wrong)
+            assert repr(wrong) in str(caught.value)
+
+
+@pytest.mark.parametrize("kinds", [["invert", "x"], ["invert", 3], ["invert", None], ["invert", ["reset"]]], ids=repr)
+def test_each_kind_of_rune_is_named(kinds):
+    with pytest.raises(ValueError, match="each of kinds must be one of 'invert', 'cancel', 'reset', 'repeat'; got "):
+        envs.family("Palimpsest/RuneTMaze-mixed-v0")(kinds=kinds)
