@@ -7,6 +7,7 @@ faces import when they are asked; only a circle may pass through those.
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 import sys
@@ -27,7 +28,6 @@ def _modules() -> dict[str, Path]:
 
 
 MODULES = _modules()
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 ARITHMETIC = "memory.kernels.arithmetic"
 CLASSES = sorted(f"memory.kernels.{path.parent.name}" for path in (ROOT / "memory/kernels").glob("*/__init__.py"))
@@ -78,6 +78,11 @@ EXCEPTIONS = {
 """Imported module -> why it is imported from parts that may not. One that is no longer needed fails a test."""
 
 
+@functools.cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
 def part_of(module: str) -> str:
     names = module.split(".")
     return next(part for end in range(len(names), -1, -1) if (part := ".".join(names[:end])) in MAY_IMPORT)
@@ -110,21 +115,24 @@ def below(name: str) -> str | None:
 
 
 def said(module: str) -> str:
-    return ast.get_docstring(TREES[module]) or ""
+    return ast.get_docstring(tree_of(module)) or ""
 
 
-def ours(names: Iterator[str]) -> set[str]:
-    return {found for name in names if (found := below(name)) is not None}
+@functools.cache
+def by_statements(module: str) -> set[str]:
+    return {found for name in imported(tree_of(module)) if (found := below(name)) is not None}
 
 
-STATEMENTS = {module: ours(imported(tree)) for module, tree in TREES.items()}
-EVERY = {module: STATEMENTS[module] | ours(named_in_strings(tree)) for module, tree in TREES.items()}
+@functools.cache
+def by_any_means(module: str) -> set[str]:
+    named = {found for name in named_in_strings(tree_of(module)) if (found := below(name)) is not None}
+    return by_statements(module) | named
 
 
 def unlawful(module: str) -> set[str]:
     part = part_of(module)
     allowed = {part, "refusals", *MAY_IMPORT[part]}
-    return {target for target in EVERY[module] if part_of(target) not in allowed}
+    return {target for target in by_any_means(module) if part_of(target) not in allowed}
 
 
 def test_a_module_imports_its_own_floor_and_those_below():
@@ -133,7 +141,7 @@ def test_a_module_imports_its_own_floor_and_those_below():
 
 
 def test_every_name_of_a_module_is_one():
-    wrong = {module: found for module in MODULES if (found := EVERY[module] - set(MODULES))}
+    wrong = {module: found for module in MODULES if (found := by_any_means(module) - set(MODULES))}
     assert not wrong
 
 
@@ -149,14 +157,17 @@ def test_an_exception_is_needed(target):
 
 
 def test_no_module_imports_itself_in_a_circle():
-    order = list(graphlib.TopologicalSorter(STATEMENTS).static_order())  # CycleError shows the circle
+    # CycleError shows the circle
+    order = list(graphlib.TopologicalSorter({m: by_statements(m) for m in MODULES}).static_order())
     assert set(order) == set(MODULES)
 
 
 def test_a_part_knows_only_its_own_libraries():
     wrong = {}
-    for module, tree in TREES.items():
-        found = {name.partition(".")[0] for name in imported(tree)} - sys.stdlib_module_names - {"palimpsest"}
+    for module in MODULES:
+        found = (
+            {name.partition(".")[0] for name in imported(tree_of(module))} - sys.stdlib_module_names - {"palimpsest"}
+        )
         folder = MODULES[module].relative_to(ROOT).parts[0]
         allowed = ALLOWED_FOREIGN.get(folder, found) | ({"stable_baselines3"} if module in TOUCH_SB3 else set())
         if found - allowed:
