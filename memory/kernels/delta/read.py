@@ -8,8 +8,8 @@ Each loop writes one array and runs over all steps at once, so that it is vector
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED
 from palimpsest.memory.kernels.cells.elementwise import sigmoid, tanh
 
