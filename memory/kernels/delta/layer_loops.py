@@ -13,8 +13,8 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, OPTIONS
 from palimpsest.memory.kernels.arithmetic.products import (
     add_rows,

@@ -15,8 +15,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from numba import literally, njit
+from numba import literally
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, OPTIONS
 from palimpsest.memory.kernels.arithmetic.products import VECTOR_BYTES, copy
 from palimpsest.memory.kernels.arithmetic.vectors import aligned, fold, load, root, store, sum_rows, zeros_like

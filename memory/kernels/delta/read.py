@@ -5,8 +5,8 @@ Each loop writes one array and covers all steps at once, so that it vectorises.
 
 from __future__ import annotations
 
-from numba import njit
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED
 from palimpsest.memory.kernels.cells.elementwise import sigmoid, tanh
 

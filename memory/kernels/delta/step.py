@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS, SUMS
 from palimpsest.memory.kernels.arithmetic.products import copy, fill_rows, multiply_turned
