@@ -38,7 +38,7 @@ def refused(argv, capsys, code=2):
     assert train.main(argv) == code
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("train.py: ")
+    assert captured.err.startswith("palimpsest: ")
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
     return captured.err
@@ -377,7 +377,7 @@ def test_help_names_every_field_with_its_meaning(capsys, monkeypatch):
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for name in [*TRAIN_FIELDS, "config"]:
         assert f"--{name.replace('_', '-')}" in shown
-    for meaning in ("Discount per step.", "Minibatches per pass", "KEY=VALUE", "train.py evaluate --help"):
+    for meaning in ("Discount per step.", "Minibatches per pass", "KEY=VALUE", "evaluate --help"):
         assert meaning in shown
 
 
@@ -387,6 +387,7 @@ def test_as_a_program(tmp_path):
     )
     assert done.returncode == 2
     assert done.stdout == ""
+    assert done.stderr.startswith("train.py: ")
     assert "did you mean 'CartPole-v1'" in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

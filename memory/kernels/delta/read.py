@@ -5,7 +5,6 @@ Each loop writes one array and covers all steps at once, so that it vectorises.
 
 from __future__ import annotations
 
-
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED
 from palimpsest.memory.kernels.cells.elementwise import sigmoid, tanh
