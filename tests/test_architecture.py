@@ -37,6 +37,9 @@ ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn",
 
 MAY_IMPORT: dict[str, list[str]] = {
     "refusals": [],
+    "cache_folder": [],
+    "source_stamp": [],
+    "machine_code": ["cache_folder", "source_stamp"],
     "short_names": [],
     "envs": ["short_names"],
     ARITHMETIC: [],
@@ -57,7 +60,10 @@ MAY_IMPORT: dict[str, list[str]] = {
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],
 }
-"""Part -> the parts it may import besides itself and `refusals`. A module belongs to the part with the longest name."""
+"""Part -> the parts it may import, besides itself and `COMMON_GROUND`. A module is in the part of the longest name."""
+
+COMMON_GROUND = {"refusals", "machine_code"}
+"""What every part may import."""
 
 FACES = ("", "agents", "memory.kernels")
 """Parts of one `__init__.py`: a new file beside it must be given a floor of its own."""
@@ -65,7 +71,7 @@ FACES = ("", "agents", "memory.kernels")
 ALLOWED_FOREIGN: dict[str, set[str]] = {
     "memory": {"llvmlite", "numba", "numpy", "torch"},
     "envs": {"gymnasium", "minigrid", "numba", "numpy"},
-    "palimpsest": set(),
+    "palimpsest": {"numba", "numpy"},
 }
 """Folder -> the distributions it may import, besides the standard library."""
 
@@ -131,7 +137,7 @@ def by_any_means(module: str) -> set[str]:
 
 def unlawful(module: str) -> set[str]:
     part = part_of(module)
-    allowed = {part, "refusals", *MAY_IMPORT[part]}
+    allowed = {part, *COMMON_GROUND, *MAY_IMPORT[part]}
     return {target for target in by_any_means(module) if part_of(target) not in allowed}
 
 

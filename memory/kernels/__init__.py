@@ -7,10 +7,7 @@ that its docstring writes down.
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from palimpsest.memory.kernels.arithmetic.compiling import drop_stale
 
 if TYPE_CHECKING:
     from palimpsest.memory.kernels.arithmetic.dispatch import torch_only
@@ -27,9 +24,6 @@ _LAZY = {
     "lstm_scan": "palimpsest.memory.kernels.cells.gated",
     "torch_only": "palimpsest.memory.kernels.arithmetic.dispatch",
 }
-
-
-drop_stale(drop_stale, Path(__file__).parent.rglob("*.py"))
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,8 @@ written from end to end, as the processor fetches ahead.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, OPTIONS, SUMS
 from palimpsest.memory.kernels.arithmetic.products import (
