@@ -6,6 +6,7 @@ learning_curve.png  closing.json
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -33,6 +34,7 @@ from torch.utils.tensorboard import SummaryWriter
 from palimpsest.agents.environments import chance_level, closing_settings, make_environments
 from palimpsest.agents.evaluation.play import play, summary
 from palimpsest.agents.files.archive import remove_parts, write_atomically
+from palimpsest.agents.learn.hyperparameters import Hyperparameters
 from palimpsest.agents.learn.ppo import MemoryPPO
 from palimpsest.agents.run.callbacks import CheckpointCallback, EvaluationCallback, ProgressCallback, cut_evaluations
 from palimpsest.agents.run.config import CONFIG_FILE, EvaluateConfig, TrainConfig
@@ -68,21 +70,15 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
         assert value is not None
         return LinearSchedule(value, 0.0, 1.0) if falls else value
 
+    hyperparameters = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(Hyperparameters)}
+    hyperparameters["learning_rate"] = annealed(config.learning_rate, config.anneal)
+    hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)
+    hyperparameters["target_kl"] = config.target_kl or None
     return MemoryPPO(
         policy_name(env.observation_space),
         env,
-        learning_rate=annealed(config.learning_rate, config.anneal),
-        n_steps=config.n_steps,
+        **hyperparameters,
         batch_size=config.minibatch_size,
-        n_epochs=config.n_epochs,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        clip_range=config.clip_range,
-        target_kl=config.target_kl or None,
-        min_advantage_std=config.min_advantage_std,
-        ent_coef=annealed(config.ent_coef, config.anneal_entropy),
-        vf_coef=config.vf_coef,
-        max_grad_norm=config.max_grad_norm,
         memory_carry_over=config.carry_over,
         policy_kwargs={
             "memory": config.memory,
