@@ -71,7 +71,7 @@ FACES = ("", "agents", "memory.kernels")
 ALLOWED_FOREIGN: dict[str, set[str]] = {
     "memory": {"llvmlite", "numba", "numpy", "torch"},
     "envs": {"gymnasium", "minigrid", "numba", "numpy"},
-    "palimpsest": {"numba"},
+    "palimpsest": {"numba", "numpy"},
 }
 """Folder -> the distributions it may import, besides the standard library."""
 
