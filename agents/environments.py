@@ -36,7 +36,7 @@ def environment_spec(env_id: str) -> EnvSpec:
     if name not in gymnasium.registry:
         raise ValueError(
             f"unknown environment {env_id!r}{closest(name, gymnasium.registry)}; any id registered with gymnasium "
-            "works, as module:id where a module must be imported first, and train.py list shows ours"
+            "works, as module:id where a module must be imported first, and `palimpsest list` shows ours"
         )
     return gymnasium.registry[name]
 

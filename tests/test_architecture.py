@@ -60,9 +60,9 @@ MAY_IMPORT: dict[str, list[str]] = {
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],
 }
-"""Part -> the parts it may import besides itself and `COMMON`. A module belongs to the part with the longest name."""
+"""Part -> the parts it may import besides itself and `COMMON_GROUND`. The longest name that fits is a module's part."""
 
-COMMON = {"refusals", "machine_code"}
+COMMON_GROUND = {"refusals", "machine_code"}
 """What every part may import."""
 
 FACES = ("", "agents", "memory.kernels")
@@ -124,7 +124,7 @@ EVERY = {module: STATEMENTS[module] | ours(named_in_strings(tree)) for module, t
 
 def unlawful(module: str) -> set[str]:
     part = part_of(module)
-    allowed = {part, *COMMON, *MAY_IMPORT[part]}
+    allowed = {part, *COMMON_GROUND, *MAY_IMPORT[part]}
     return {target for target in EVERY[module] if part_of(target) not in allowed}
 
 

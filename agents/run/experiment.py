@@ -41,6 +41,7 @@ from palimpsest.agents.run.config import CONFIG_FILE, EvaluateConfig, TrainConfi
 from palimpsest.agents.run.grids import grid
 from palimpsest.agents.run.listing import plus_minus, reach
 from palimpsest.agents.run.plots import learning_curve
+from palimpsest.agents.run.program import COMMAND
 from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, locked, use_logger
 from palimpsest.agents.run.runs import Run
 from palimpsest.agents.run.runs import evaluate as evaluate_model
@@ -185,7 +186,7 @@ def _learn(
             model.learn(config.total_timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
         model.save(directory / "model.zip")
     except Interrupted:
-        console.print(f"go on with: python train.py --resume {directory}", highlight=False, soft_wrap=True)
+        console.print(f"go on with: {COMMAND} --resume {directory}", highlight=False, soft_wrap=True)
         raise
     except OSError as error:
         raise RunFailed(f"{error}. {checkpoints.remedy()}") from error

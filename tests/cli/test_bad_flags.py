@@ -96,9 +96,9 @@ def assert_refused(argv: list[str], name: str, value: str, capsys, tmp_path) -> 
     assert train.main(argv) == 2, value
     out, err = capsys.readouterr()
     assert out == "", value
-    assert err.startswith("train.py: ")
+    assert err.startswith("palimpsest: ")
     assert err.count("\n") == 1, err
-    assert len(err) > len("train.py: ") + 20
+    assert len(err) > len("palimpsest: ") + 20
     assert err.rstrip("\n").isprintable(), err
     assert sorted(tmp_path.rglob("*")) == before, value
 
