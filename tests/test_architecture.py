@@ -78,11 +78,6 @@ ALLOWED_FOREIGN: dict[str, set[str]] = {
 TOUCH_SB3 = {"envs.sb3", "envs.sb3_wrappers", "envs.registration"}
 """The first two say so in their docstring; the third names a type that `make_vec` returns."""
 
-EXCEPTIONS = {
-    "memory.kernels.cells.elementwise": "knows no recurrence, so that arithmetic/ is its place; it is being moved",
-}
-"""Imported module -> why it is imported from parts that may not. One that is no longer needed fails a test."""
-
 
 @functools.cache
 def tree_of(module: str) -> ast.Module:
@@ -142,7 +137,7 @@ def unlawful(module: str) -> set[str]:
 
 
 def test_a_module_imports_its_own_floor_and_those_below():
-    wrong = {module: found for module in MODULES if (found := unlawful(module) - set(EXCEPTIONS))}
+    wrong = {module: found for module in MODULES if (found := unlawful(module))}
     assert not wrong, "see MAY_IMPORT"
 
 
@@ -155,11 +150,6 @@ def test_the_floors_are_those_of_the_tree():
     assert {part_of(module) for module in MODULES} == set(MAY_IMPORT)
     assert {module for module in MODULES if part_of(module) in FACES} == set(FACES)
     assert {target for allowed in MAY_IMPORT.values() for target in allowed} <= set(MAY_IMPORT)
-
-
-@pytest.mark.parametrize("target", sorted(EXCEPTIONS))
-def test_an_exception_is_needed(target):
-    assert any(target in unlawful(module) for module in MODULES), f"remove {target} from EXCEPTIONS"
 
 
 def test_no_module_imports_itself_in_a_circle():

@@ -16,6 +16,7 @@ import numpy as np
 
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, OPTIONS
+from palimpsest.memory.kernels.arithmetic.elementwise import sigmoid_in_place
 from palimpsest.memory.kernels.arithmetic.products import (
     add_rows,
     copy,
@@ -26,7 +27,6 @@ from palimpsest.memory.kernels.arithmetic.products import (
     packed_size,
 )
 from palimpsest.memory.kernels.arithmetic.vectors import aligned
-from palimpsest.memory.kernels.cells.elementwise import open_gates
 from palimpsest.memory.kernels.delta.loops import (
     SEGMENT,
     backward_memory,
@@ -73,7 +73,7 @@ def _open(z, H):  # type: ignore[no-untyped-def]
     for row in range(n):
         for h in range(2 * H):
             gates[row, h] = z[row, W - 2 * H + h]
-    open_gates(gates.reshape(-1))
+    sigmoid_in_place(gates.reshape(-1))
     for row in range(n):
         for h in range(2 * H):
             each = gates[row, h]

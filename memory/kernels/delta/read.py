@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED
-from palimpsest.memory.kernels.cells.elementwise import sigmoid, tanh
+from palimpsest.memory.kernels.arithmetic.elementwise import sigmoid, tanh
 
 
 @njit(**INLINED)

@@ -17,9 +17,9 @@ from torch import Tensor
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS, SUMS
+from palimpsest.memory.kernels.arithmetic.elementwise import sigmoid, sigmoid_in_place, tanh
 from palimpsest.memory.kernels.arithmetic.products import copy, fill_rows, multiply_turned
 from palimpsest.memory.kernels.arithmetic.views import Arrays
-from palimpsest.memory.kernels.cells.elementwise import open_gates, sigmoid, tanh
 from palimpsest.memory.kernels.delta.layer import DeltaSizes
 from palimpsest.memory.kernels.delta.loops import EPS
 
@@ -123,7 +123,7 @@ def _compiled(K: int, V: int) -> Callable[..., None]:
         result = np.empty(2 * V, stream.dtype)
         for b in range(B):
             gates = z[b, H * width :]
-            open_gates(gates)
+            sigmoid_in_place(gates)
             for h in range(H):
                 s0 = (number * H + h) * KV
                 row, old, new = z[b, h * width : (h + 1) * width], before[b, s0 : s0 + KV], after[b, s0 : s0 + KV]
