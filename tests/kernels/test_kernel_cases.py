@@ -20,7 +20,8 @@ from palimpsest.memory.kernels.cells import gated
 from palimpsest.memory.kernels.delta.chunked import gated_delta_chunked
 from palimpsest.memory.kernels.delta.naive import gated_delta_naive
 from palimpsest.memory.kernels.diagonal.decay import torch_decay_scan
-from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, torch_hadamard_scan
+from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, hadamard_torch
+from palimpsest.memory.kernels.outer.naive import hadamard_naive
 
 EXAMPLES = 350
 
@@ -55,37 +56,31 @@ def decay_form(scan):
     return run
 
 
-def gates_of(inputs):
+def as_given(inputs):
+    return inputs
+
+
+def delta_gates(inputs):
     """Keys of unit length, alpha in [0, 1] and beta in [0, 2], their ends included."""
     q, k, v, alpha, beta = inputs
     k = k / (k.square().sum(-1, keepdim=True) + 1e-12).sqrt()
     return q, k, v, (alpha + 0.5).clamp(0, 1), (beta + 1).clamp(0, 2)
 
 
-def delta_step(inputs, parameters, states):
-    one_step = [each.unsqueeze(0) for each in gates_of(inputs)]
-    read, table = gated_delta_naive(*one_step, torch.zeros(1, len(states[0]), dtype=torch.bool), *states)
-    return read[0], (table,)
+def matrix_step(naive, adapt=as_given):
+    """One step of a naive scan of one state, without a start."""
+
+    def step(inputs, parameters, states):
+        one_step = [each.unsqueeze(0) for each in adapt(inputs)]
+        read, last = naive(*one_step, torch.zeros(1, len(states[0]), dtype=torch.bool), *states)
+        return read[0], (last,)
+
+    return step
 
 
-def delta_form(scan):
+def matrix_form(scan, adapt=as_given):
     def run(sequences, parameters, start, states):
-        read, last = scan(*gates_of(sequences), start, *states)
-        return read, (last,)
-
-    return run
-
-
-def hadamard_definition(inputs, parameters, states):
-    theta, calibrate, value, key, query = inputs
-    outer = torch.einsum("bi,bj->bij", theta, calibrate)
-    M = states[0] * (1 + torch.tanh(outer)) + torch.einsum("bi,bj->bij", value, key)
-    return torch.einsum("bij,bj->bi", M, query), (M,)
-
-
-def hadamard_form(scan):
-    def run(sequences, parameters, start, states):
-        read, last = scan(*sequences, start, *states)
+        read, last = scan(*adapt(sequences), start, *states)
         return read, (last,)
 
     return run
@@ -133,15 +128,15 @@ KERNELS = {
         ((2, 3), (2, 3), (2, 4), (2,), (2,)),
         (),
         ((2, 3, 4),),
-        (delta_form(gated_delta_scan), delta_form(gated_delta_chunked)),
-        delta_step,
+        (matrix_form(gated_delta_scan, delta_gates), matrix_form(gated_delta_chunked, delta_gates)),
+        matrix_step(gated_delta_naive, delta_gates),
     ),
     "hadamard": Recurrence(
         ((3,),) * 5,
         (),
         ((3, 3),),
-        (hadamard_form(hadamard_scan), hadamard_form(torch_hadamard_scan)),
-        hadamard_definition,
+        (matrix_form(hadamard_scan), matrix_form(hadamard_torch)),
+        matrix_step(hadamard_naive),
     ),
     "lstm": Recurrence(((3,),), weights(4), ((4,), (4,)), (gated_form(gated.lstm_scan),), lstm_step),
     "gru": Recurrence(((3,),), weights(3), ((4,),), (gated_form(gated.gru_scan),), gru_step),
