@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palimpsest.memory.kernels import decay_scan, gated_delta_scan
+from palimpsest.memory.kernels import decay_scan, gated_delta_scan, outer_scan
 from palimpsest.memory.kernels.cells import gated
 from palimpsest.memory.kernels.delta.chunked import gated_delta_chunked
 from palimpsest.memory.kernels.delta.naive import gated_delta_naive
 from palimpsest.memory.kernels.diagonal.decay import torch_decay_scan
+from palimpsest.memory.kernels.outer.chunked import outer_chunked
 from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, hadamard_torch
-from palimpsest.memory.kernels.outer.naive import hadamard_naive
+from palimpsest.memory.kernels.outer.naive import hadamard_naive, outer_naive
 
 EXAMPLES = 350
 
@@ -130,6 +131,20 @@ KERNELS = {
         ((2, 3, 4),),
         (matrix_form(gated_delta_scan, delta_gates), matrix_form(gated_delta_chunked, delta_gates)),
         matrix_step(gated_delta_naive, delta_gates),
+    ),
+    "outer": Recurrence(
+        ((2, 3), (2, 4), (2,), (2, 3)),
+        (),
+        ((2, 3, 4),),
+        (matrix_form(outer_scan), matrix_form(outer_chunked)),
+        matrix_step(outer_naive),
+    ),
+    "outer, a decay per key": Recurrence(
+        ((2, 3), (2, 4), (2, 3), (2, 3)),
+        (),
+        ((2, 3, 4),),
+        (matrix_form(outer_scan), matrix_form(outer_chunked)),
+        matrix_step(outer_naive),
     ),
     "hadamard": Recurrence(
         ((3,),) * 5,

@@ -18,16 +18,7 @@ from torch import Tensor
 def outer_naive(k: Tensor, v: Tensor, decay: Tensor, q: Tensor, start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """The equations above, step by step, on any device and in any dtype, differentiable by autograd.
 
-    Args:
-        k: [T, B, H, K] floats, keys.
-        v: [T, B, H, V], values.
-        decay: [T, B, H], [T, B, H, K] or [T, B, H, K, V], what each table, row or element is multiplied by.
-        q: [T, B, H, K], queries.
-        start: [T, B] bool, steps before which a row's tables are reset to zeros.
-        state: [B, H, K, V], the tables before the first step.
-
-    Returns:
-        What is read [T, B, H, V], and the last tables [B, H, K, V].
+    Arguments and results are those of `memory.kernels.outer_scan`; decay may be [T, B, H, K, V] too.
     """
     decay = decay.reshape(*decay.shape, *[1] * (5 - decay.ndim))
     S, reads = state, []
