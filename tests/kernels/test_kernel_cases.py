@@ -17,7 +17,8 @@ from torch import Tensor
 from palimpsest.memory.kernels import decay_scan, gated_delta_scan, torch_only
 from palimpsest.memory.kernels.cells import gated
 from palimpsest.memory.kernels.cells.naive import gru_naive, lstm_naive, rnn_naive
-from palimpsest.memory.kernels.delta.gated_delta import gated_delta_chunked
+from palimpsest.memory.kernels.delta.chunked import gated_delta_chunked
+from palimpsest.memory.kernels.delta.naive import gated_delta_naive
 from palimpsest.memory.kernels.diagonal.naive import decay_naive
 from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, torch_hadamard_scan
 
@@ -65,14 +66,6 @@ def gates_of(inputs):
     q, k, v, alpha, beta = inputs
     k = k / (k.square().sum(-1, keepdim=True) + 1e-12).sqrt()
     return q, k, v, (alpha + 0.5).clamp(0, 1), (beta + 1).clamp(0, 2)
-
-
-def delta_step(inputs, parameters, states):
-    q, k, v, alpha, beta = gates_of(inputs)
-    table = states[0] * alpha[..., None, None]
-    under = torch.einsum("bhkv,bhk->bhv", table, k)
-    table = table + torch.einsum("bhk,bhv->bhkv", k, beta[..., None] * (v - under))
-    return torch.einsum("bhkv,bhk->bhv", table, q), (table,)
 
 
 def delta_form(scan):
@@ -130,7 +123,7 @@ KERNELS = {
         (),
         ((2, 3, 4),),
         (delta_form(gated_delta_scan), delta_form(gated_delta_chunked)),
-        stepwise(delta_step),
+        delta_form(gated_delta_naive),
     ),
     "hadamard": Recurrence(
         ((3,),) * 5,
