@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from palimpsest.memory.kernels.cells.gated import gru_scan, lstm_scan
     from palimpsest.memory.kernels.delta.scan import gated_delta_scan
     from palimpsest.memory.kernels.diagonal.decay import decay_scan
+    from palimpsest.memory.kernels.diagonal.diagonal import diagonal_scan
 
-__all__ = ["decay_scan", "gated_delta_scan", "gru_scan", "lstm_scan", "torch_only"]
+__all__ = ["decay_scan", "diagonal_scan", "gated_delta_scan", "gru_scan", "lstm_scan", "torch_only"]
 
 _LAZY = {
     "decay_scan": "palimpsest.memory.kernels.diagonal.decay",
+    "diagonal_scan": "palimpsest.memory.kernels.diagonal.diagonal",
     "gated_delta_scan": "palimpsest.memory.kernels.delta.scan",
     "gru_scan": "palimpsest.memory.kernels.cells.gated",
     "lstm_scan": "palimpsest.memory.kernels.cells.gated",

@@ -48,10 +48,9 @@ def _intrinsics_work() -> bool:
 
 @contextlib.contextmanager
 def torch_only() -> Iterator[None]:
-    """Within it torch's operations compute what numba kernels do elsewhere: slower, and equal but for rounding.
+    """Within it torch's operations compute what numba kernels do otherwise: slower, and equal but for rounding.
 
-    To compare the two, to differentiate twice, or to find out whether a kernel is to blame. The gradient of
-    `decay_scan` (and so of `ffm`) is written by hand there too, and cannot be differentiated.
+    To compare the two, to differentiate twice, or to find out whether a kernel is to blame.
     """
     token = _numba.set(False)
     try:
@@ -91,5 +90,5 @@ class _Refusing(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise RuntimeError(
             "a gradient written by hand cannot be differentiated; compute the forward pass within "
-            "`with memory.kernels.torch_only():`, whose operations can (all but ffm's decay_scan)"
+            "`with memory.kernels.torch_only():`, whose operations can"
         )

@@ -18,7 +18,7 @@ from palimpsest.memory.kernels.arithmetic.products import (
     fill_rows,
     multiply,
     multiply_onto,
-    multiply_turned,
+    multiply_transposed,
     pack,
     pack_into,
     packed_size,
@@ -267,13 +267,13 @@ def step(x_at, weights, biases, alpha, omega, before_at, S, y):  # type: ignore[
     entry, gate, skip = np.empty((B, 2 * m), x.dtype), np.empty((B, D), x.dtype), np.empty((B, D), x.dtype)
     for part, weight, bias in zip((entry[:, :m], entry[:, m:], gate[:, ::1], skip[:, ::1]), weights[:4], biases[:4]):
         fill_rows(part, bias)
-        multiply_turned(x, weight, part, True)
+        multiply_transposed(x, weight, part, True)
     sigmoid_in_place(gate.reshape(-1))
     mix, mix_bias = weights[4], biases[4]
     traces, z = np.empty((B, mix.shape[1]), x.dtype), np.empty((B, D), x.dtype)
     _step_states(entry, alpha, omega, before.reshape(B, -1), S.reshape(B, -1), traces)
     fill_rows(z, mix_bias)
-    multiply_turned(traces, mix, z, True)
+    multiply_transposed(traces, mix, z, True)
     output_forward(skip, gate, z, np.empty(B, x.dtype), y)
 
 
