@@ -54,7 +54,7 @@ class TrainCommand(TrainConfig):
 
     # a switch for the command line; None until the memory is known
     share_memory: bool = None  # type: ignore[assignment]
-    """One memory for actor and critic, or one each. The memory's preset where not given."""
+    """Whether actor and critic share one memory or have one each. Default: the memory's preset."""
 
     UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"config"}
 
