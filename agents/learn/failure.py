@@ -52,7 +52,7 @@ def reproduce(
         NamedOnly: a class or function that the file knows by name only is not in `custom_objects`.
         ValueError: the file holds no failure, or the failed check passes here.
     """
-    model, extra = load_model(MemoryPPO, file, None, device, custom_objects, force_reset=False, extra=("failure",))
+    model, extra = load_model(MemoryPPO, file, None, device, custom_objects, force_reset=False)
     failure = extra["failure"]
     if failure is None:
         raise ValueError(f"{str(file)!r} is a model, not the file of a failure, which is called {FILE}")
@@ -73,8 +73,6 @@ def reproduce(
 
 
 def _act_again(model: MemoryPPO) -> None:
-    fresh = model.policy.initial_state(model.n_envs)
-    model._last_state = tree_map(lambda _, saved: saved, fresh, model._last_state)
     with torch.no_grad(), explained_step(model):
         actions, *_ = model.policy(*policy_input(model))
     check_actions(model, actions.cpu().numpy())

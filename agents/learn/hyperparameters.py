@@ -16,6 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from palimpsest.agents.device import check_device
 from palimpsest.agents.environments import environment_spec
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.refusals import check_keys, closest
@@ -282,25 +283,6 @@ def check_action_space(space: spaces.Space) -> None:
             f"the actions must be counted from 0; got {space}: wrap the environment in gymnasium.wrappers."
             "TransformAction(env, lambda action: action + env.action_space.start, the space without its start)"
         )
-
-
-def check_device(device: torch.device | str) -> torch.device | str:
-    """Refuse a device that is not there; `auto` is left to SB3."""
-    if device == "auto":
-        return device
-    try:
-        wanted = torch.device(device)
-        known = wanted.type in ("cpu", "cuda", "mps")
-    except RuntimeError:
-        known = False
-    if not known:
-        raise ValueError(f"unknown device {device!r}; use 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'")
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {str(device)!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
-            "use device='cpu' or 'auto'"
-        )
-    return wanted
 
 
 def check_policy(policy: Any, aliases: Mapping[str, type]) -> None:

@@ -46,6 +46,7 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
     _return_so_far: np.ndarray | None
     _told_of_outside: bool
     _given_up = False
+    _kept_statistics: dict[str, Any] | None = None
 
     @property
     def _strategy_values(self) -> Any:

@@ -20,9 +20,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from palimpsest.agents.environments import innermost
 from palimpsest.agents.files.archive import CorruptFile, remove_parts
-from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, load_model, save_model
+from palimpsest.agents.learn.model_file import load_model, save_model
 from palimpsest.agents.learn.ppo import MemoryPPO
-from palimpsest.agents.tree import tree_map
 
 LOCK = "lock"
 
@@ -70,7 +69,7 @@ class Checkpoints:
         """Write a checkpoint named after the model's steps, then delete the oldest ones over `keep`."""
         self.directory.mkdir(exist_ok=True)
         alive = {"alive": alive_state(model)}
-        save_model(model, self.directory / f"{model.num_timesteps:012d}.zip", include=PLACE_IN_ROLLOUT, extra=alive)
+        save_model(model, self.directory / f"{model.num_timesteps:012d}.zip", extra=alive)
         for old in self.paths()[: -self.keep]:
             old.unlink()
 
@@ -117,12 +116,9 @@ def restore(path: Path, env: VecEnv, device: str) -> MemoryPPO:
     Our environments go on too. Others are reset with `seed + iteration`, which is said on standard error: the run
     then equals one whose environments were reset there.
     """
-    model, extra = load_model(MemoryPPO, path, env, device, force_reset=False, extra=("alive",))
+    model, extra = load_model(MemoryPPO, path, env, device, force_reset=False)
     alive = extra["alive"]
     assert model.env is not None
-    assert model.policy is not None
-    fresh = model.policy.initial_state(model.n_envs)
-    model._last_state = tree_map(lambda _, saved: saved, fresh, model._last_state)
     world = innermost(model.env)
     if alive["env"] is not None and hasattr(world, "snapshot"):
         world.restore(alive["env"])
