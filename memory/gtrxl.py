@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import Context, Memory, check_at_least, check_divides, reset
+from palimpsest.memory.base import Context, Memory, reset
 from palimpsest.memory.kernels.arithmetic.linear import Linear, linear
 from palimpsest.memory.parts.windows import Window
+from palimpsest.refusals import check_divides, check_integer
 
 
 class GTrXLState(NamedTuple):
@@ -70,9 +71,9 @@ class GTrXL(Memory):
         memory_length: int = 64,
     ) -> None:
         super().__init__(input_size, output_size)
-        check_at_least("num_layers", num_layers, 1)
-        check_at_least("num_heads", num_heads, 1)
-        check_at_least("memory_length", memory_length, 1)
+        num_layers = check_integer("num_layers", num_layers, 1)
+        num_heads = check_integer("num_heads", num_heads, 1)
+        memory_length = check_integer("memory_length", memory_length, 1)
         check_divides("num_heads", num_heads, "output_size", output_size)
         self.num_layers = num_layers
         self.memory_length = memory_length
