@@ -32,7 +32,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 ARITHMETIC = "memory.kernels.arithmetic"
 CLASSES = sorted(f"memory.kernels.{path.parent.name}" for path in (ROOT / "memory/kernels").glob("*/__init__.py"))
 CLASSES.remove(ARITHMETIC)
-GROUND = ["agents.tree", "agents.environments"]
+GROUND = ["agents.tree", "agents.device", "agents.environments"]
 ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "run")]
 
 MAY_IMPORT: dict[str, list[str]] = {
@@ -46,8 +46,9 @@ MAY_IMPORT: dict[str, list[str]] = {
     "memory.parts": ["memory.base", ARITHMETIC, *CLASSES],
     "memory": ["memory.base", "memory.parts", "memory.kernels", ARITHMETIC, *CLASSES, "short_names"],
     "agents.tree": [],
+    "agents.device": [],
     "agents.environments": ["envs"],
-    "agents.files": [*GROUND],
+    "agents.files": [*GROUND, ""],
     "agents.policy": [*GROUND, "agents.files", "memory", "memory.base", "memory.kernels", ARITHMETIC],
     "agents.evaluation": [*GROUND, "agents.files", "envs", "memory", "memory.base"],
     "agents.learn": [*GROUND, *ROOMS[:3], "envs", "memory", "memory.base", "memory.kernels", ARITHMETIC],

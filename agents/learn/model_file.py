@@ -15,10 +15,10 @@ from stable_baselines3.common.utils import check_for_correct_spaces, get_device
 from palimpsest.agents.device import check_device
 from palimpsest.agents.files.archive import CorruptFile, File, read_contents, write_tree
 from palimpsest.agents.files.classes import has_name, qualified_name
+from palimpsest.agents.files.statistics import give_statistics, statistics_of
 from palimpsest.agents.files.written_by import show, written_by
 from palimpsest.agents.learn.hyperparameters import ARGUMENTS
 from palimpsest.agents.learn.rollout import RememberingAlgorithm
-from palimpsest.agents.learn.statistics import give_statistics, statistics_of
 from palimpsest.agents.policy.policies import (
     CnnMemoryPolicy,
     MemoryActorCriticPolicy,
@@ -29,7 +29,7 @@ from palimpsest.agents.policy.policy_file import OUR_CLASSES, blamed, names_of, 
 from palimpsest.agents.tree import tree_map
 from palimpsest.refusals import closest
 
-ModelT = TypeVar("ModelT", bound=RememberingAlgorithm)
+AlgorithmT = TypeVar("AlgorithmT", bound="SavedAlgorithm")
 
 PLACE_IN_ROLLOUT = frozenset(
     {
@@ -61,6 +61,97 @@ _ATTRIBUTES = {"stats_window_size": "_stats_window_size"}
 """Attribute by argument, where the two have different names."""
 
 
+class SavedAlgorithm(RememberingAlgorithm):
+    """An algorithm whose models are written to files and read from them; names and arguments are SB3's."""
+
+    def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:  # type: ignore[override]
+        """Write the model as JSON and safetensors in a ZIP.
+
+        Numbers, SB3's schedules and spaces are written in full. Other functions, classes and objects among the
+        arguments, such as a schedule that is a lambda, are written as their names only; `load` knows torch's and our
+        own classes by these, and asks for the rest.
+
+        Args:
+            path: a path, which gets the suffix ".zip" if it has none and whose folder is made if it does not exist, or
+                a file open for writing in binary mode.
+            exclude: attributes to leave out; what the class has as default stands for them after `load`.
+            include: attributes to write all the same.
+
+        Raises:
+            ValueError: an attribute that cannot be written, which it names.
+            OSError: a full disk; the path still holds what it held before.
+        """
+        save_model(self, path, exclude, include)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[AlgorithmT],
+        path: File,
+        env: GymEnv | str | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> AlgorithmT:
+        """Make a model from what `save` wrote. Nothing in the file is executed, imported or unpickled.
+
+        Args:
+            path: a path (".zip" is added where there is no such file), or a file open for reading in binary mode. Such
+                a file is read from its position, or from its start if it stands at its end, as it does after `save`.
+            env: environments to train in, or a registered id; their number may differ from the file's. A `VecNormalize`
+                around them gets the statistics of the one that the model was trained under.
+            device: "auto", "cpu", "cuda", ...
+            custom_objects: object by attribute ("learning_rate", "policy_kwargs.activation_fn"), which replaces what
+                the file holds; attributes that it does not hold are passed over. For what the file knows by name only,
+                the qualified name is enough, if it stands at one attribute only.
+            print_system_info: print the versions of this system and of the one that wrote the file.
+            force_reset: whether `learn` begins with a reset of `env`. False goes on where `save` was called, with its
+                observations and memory: `env` must still stand there.
+            **kwargs: arguments and attributes to change.
+
+        Raises:
+            CorruptFile: the file is torn, altered, or not one of ours.
+            ValueError: a keyword or a value that is not allowed; a name that `custom_objects` lacks; spaces, a number
+                of environments or a `VecNormalize` that do not fit; a model of SB3's own.
+        """
+        if print_system_info:
+            show("CURRENT SYSTEM INFO", written_by())
+        return load_model(cls, path, env, device, custom_objects, force_reset, print_system_info, **kwargs)[0]
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Train in other environments, as many as before; as in SB3.
+
+        A `VecNormalize` around them gets the statistics that the model was loaded with, if none has had them yet.
+        """
+        super().set_env(env, force_reset)
+        assert self.env is not None
+        if self._kept_statistics is not None and give_statistics(self.env, self._kept_statistics, "the model"):
+            self._kept_statistics = None
+
+    def set_parameters(
+        self,
+        load_path_or_dict: File | dict[str, Any],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """Load parameters from a dict of state dicts, or from a file that `save` wrote; as in SB3.
+
+        Args:
+            load_path_or_dict: what `get_parameters` gives, or the file; only its parameters are read.
+            exact_match: whether every parameter must be there.
+            device: where those of a file are read to.
+
+        Raises:
+            CorruptFile: the file is torn, altered, or holds no model.
+            ValueError: a state dict is missing, or belongs to nothing here.
+            RuntimeError: a state dict does not fit.
+        """
+        if not isinstance(load_path_or_dict, dict):
+            load_path_or_dict = read_parameters(load_path_or_dict, device)
+        super().set_parameters(load_path_or_dict, exact_match, device)
+
+
 def save_model(
     model: RememberingAlgorithm,
     file: File,
@@ -88,7 +179,7 @@ def save_model(
 
 
 def load_model(
-    cls: type[ModelT],
+    cls: type[AlgorithmT],
     file: File,
     env: GymEnv | str | None = None,
     device: torch.device | str = "auto",
@@ -96,7 +187,7 @@ def load_model(
     force_reset: bool = True,
     print_system_info: bool = False,
     **kwargs: Any,
-) -> tuple[ModelT, dict[str, Any]]:
+) -> tuple[AlgorithmT, dict[str, Any]]:
     """Make a model from a file, and return the `EXTRA` entries beside it; arguments as those of SB3's `load`.
 
     Statistics of a `VecNormalize` that the model was trained under go into the one around `env`, if there is one.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -19,8 +18,6 @@ from torch import Tensor
 
 from palimpsest.agents.device import check_device
 from palimpsest.agents.environments import longest_horizon
-from palimpsest.agents.files.archive import File
-from palimpsest.agents.files.written_by import show, written_by
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
 from palimpsest.agents.learn.diagnostics import record_memory
 from palimpsest.agents.learn.divergence import DivergenceLimit
@@ -32,10 +29,9 @@ from palimpsest.agents.learn.hyperparameters import (
     check_spaces,
 )
 from palimpsest.agents.learn.loss import LossWeights, ppo_loss
-from palimpsest.agents.learn.model_file import load_model, read_parameters, save_model
+from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_parameters, check_update
-from palimpsest.agents.learn.rollout import RememberingAlgorithm, rate
-from palimpsest.agents.learn.statistics import give_statistics
+from palimpsest.agents.learn.rollout import rate
 from palimpsest.agents.policy.policies import (
     CnnMemoryPolicy,
     MemoryActorCriticPolicy,
@@ -48,7 +44,7 @@ from palimpsest.envs.sb3_wrappers import VecDropText
 SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 
 
-class MemoryPPO(RememberingAlgorithm):
+class MemoryPPO(SavedAlgorithm):
     """PPO (arXiv 1707.06347) whose policy remembers, over whole columns of the rollout.
 
     The arguments are those of sb3-contrib's RecurrentPPO, and four more.
@@ -237,93 +233,6 @@ class MemoryPPO(RememberingAlgorithm):
         with dumped(self):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
-
-    def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:  # type: ignore[override]
-        """Write the model as JSON and safetensors in a ZIP.
-
-        Numbers, SB3's schedules and spaces are written in full. Other functions, classes and objects among the
-        arguments, such as a schedule that is a lambda, are written as their names only; `load` knows torch's and our
-        own classes by these, and asks for the rest.
-
-        Args:
-            path: a path, which gets the suffix ".zip" if it has none and whose folder is made if it does not exist, or
-                a file open for writing in binary mode.
-            exclude: attributes to leave out; what the class has as default stands for them after `load`.
-            include: attributes to write all the same.
-
-        Raises:
-            ValueError: an attribute that cannot be written, which it names.
-            OSError: a full disk; the path still holds what it held before.
-        """
-        save_model(self, path, exclude, include)
-
-    @classmethod
-    def load(  # type: ignore[override]
-        cls: type[SelfMemoryPPO],
-        path: File,
-        env: GymEnv | str | None = None,
-        device: torch.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfMemoryPPO:
-        """Make a model from what `save` wrote. Nothing in the file is executed, imported or unpickled.
-
-        Args:
-            path: a path (".zip" is added where there is no such file), or a file open for reading in binary mode. Such
-                a file is read from its position, or from its start if it stands at its end, as it does after `save`.
-            env: environments to train in, or a registered id; their number may differ from the file's. A `VecNormalize`
-                around them gets the statistics of the one that the model was trained under.
-            device: "auto", "cpu", "cuda", ...
-            custom_objects: object by attribute ("learning_rate", "policy_kwargs.activation_fn"), which replaces what
-                the file holds; attributes that it does not hold are passed over. For what the file knows by name only,
-                the qualified name is enough, if it stands at one attribute only.
-            print_system_info: print the versions of this system and of the one that wrote the file.
-            force_reset: whether `learn` begins with a reset of `env`. False goes on where `save` was called, with its
-                observations and memory: `env` must still stand there.
-            **kwargs: arguments and attributes to change.
-
-        Raises:
-            CorruptFile: the file is torn, altered, or not one of ours.
-            ValueError: a keyword or a value that is not allowed; a name that `custom_objects` lacks; spaces, a number
-                of environments or a `VecNormalize` that do not fit; a model of SB3's own.
-        """
-        if print_system_info:
-            show("CURRENT SYSTEM INFO", written_by())
-        return load_model(cls, path, env, device, custom_objects, force_reset, print_system_info, **kwargs)[0]
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Train in other environments, as many as before; as in SB3.
-
-        A `VecNormalize` around them gets the statistics that the model was loaded with, if none has had them yet.
-        """
-        super().set_env(env, force_reset)
-        assert self.env is not None
-        if self._kept_statistics is not None and give_statistics(self.env, self._kept_statistics, "the model"):
-            self._kept_statistics = None
-
-    def set_parameters(
-        self,
-        load_path_or_dict: File | dict[str, Any],
-        exact_match: bool = True,
-        device: torch.device | str = "auto",
-    ) -> None:
-        """Load parameters from a dict of state dicts, or from a file that `save` wrote; as in SB3.
-
-        Args:
-            load_path_or_dict: what `get_parameters` gives, or the file; only its parameters are read.
-            exact_match: whether every parameter must be there.
-            device: where those of a file are read to.
-
-        Raises:
-            CorruptFile: the file is torn, altered, or holds no model.
-            ValueError: a state dict is missing, or belongs to nothing here.
-            RuntimeError: a state dict does not fit.
-        """
-        if not isinstance(load_path_or_dict, dict):
-            load_path_or_dict = read_parameters(load_path_or_dict, device)
-        super().set_parameters(load_path_or_dict, exact_match, device)
 
     def train(self) -> None:
         """Update the policy from the rollout: `n_epochs` passes over its columns in minibatches."""

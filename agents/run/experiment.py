@@ -297,7 +297,8 @@ def evaluate_grid(
 
 def _write_json(path: Path | None, result: Any) -> None:
     if path is not None:
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def versions() -> dict[str, Any]:
