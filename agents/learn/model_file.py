@@ -11,9 +11,10 @@ import torch
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces, get_device
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from palimpsest.agents.device import check_device
-from palimpsest.agents.files.archive import CorruptFile, File, read_contents, write_tree
+from palimpsest.agents.files.archive import CorruptFile, File, one_line, read_contents, write_tree
 from palimpsest.agents.files.classes import has_name, qualified_name
 from palimpsest.agents.files.statistics import give_statistics, statistics_of
 from palimpsest.agents.files.written_by import show, written_by
@@ -220,7 +221,7 @@ def load_model(
         tree = {name: value for name, value in tree.items() if name not in PLACE_IN_ROLLOUT}
     if env is not None:
         env = cls._wrap_env(maybe_make_env(env, 0), tree.get("verbose", 0))
-        check_for_correct_spaces(env, tree["observation_space"], tree["action_space"])
+        _check_spaces(env, tree)
         _check_place(tree, env.num_envs, label)
         tree["n_envs"] = env.num_envs
     with blamed(label, "model", [*(custom_objects or ()), *kwargs]):
@@ -302,6 +303,15 @@ def _check_policy_kwargs(tree: dict[str, Any], kwargs: dict[str, Any]) -> None:
             f"policy_kwargs must be those of the file, {tree['policy_kwargs']}; got {kwargs['policy_kwargs']}. "
             "Leave them out"
         )
+
+
+def _check_spaces(env: VecEnv, tree: Mapping[str, Any]) -> None:
+    try:
+        check_for_correct_spaces(env, tree["observation_space"], tree["action_space"])
+    except ValueError as error:
+        normalized = unwrap_vec_normalize(env) is not None
+        hint = "; VecNormalize turns images into floats: leave it out, or give it norm_obs=False" if normalized else ""
+        raise ValueError(f"{one_line(error)} (the model's, then env's){hint}") from None
 
 
 def _check_place(tree: Mapping[str, Any], num_envs: int, label: str) -> None:
