@@ -26,7 +26,7 @@ from torch import Tensor
 from palimpsest.agents.files.classes import CLASSES, has_name, qualified_name
 
 MOST_DEPTH = 100
-"""Levels of nesting: more than any state has, fewer than Python's stack allows."""
+"""Most levels of nesting: more than any state has, fewer than Python's stack allows."""
 
 _BIT_GENERATORS = {cls.__name__: cls for cls in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937)} | {
     cls.__name__: cls for cls in (np.random.Philox, np.random.SFC64)
@@ -138,7 +138,7 @@ class Encoder:
         if tensor.layout != torch.strided or tensor.is_quantized:
             raise ValueError(f"{path!r} is a {tensor.layout} tensor, which cannot be stored; make it dense")
         tensor = tensor.detach()
-        self._kept.append(tensor)  # an address says which tensor it is only while the tensor lives
+        self._kept.append(tensor)  # an address identifies a tensor only while the tensor lives
         empty = tensor.numel() == 0
         place = len(self._kept) if empty else (str(tensor.device), tensor.data_ptr(), tensor.stride())
         key = (place, tensor.shape, tensor.dtype, tensor.is_conj(), tensor.is_neg())
@@ -271,7 +271,7 @@ class Decoder:
         name, *parts = node
         cls = _SCHEDULE_NAMES[name]
         if cls is FloatSchedule:
-            # what it wraps has its place; None where that is a function which is missing
+            # the wrapped schedule has the place of its wrapper; None is a function that is missing
             (inner,) = parts
             value = self._decode(inner, path)
             return cls(value) if callable(value) or _is_number(value) else value
@@ -313,7 +313,7 @@ def _space_arguments(space: spaces.Space) -> dict[str, Any]:
     if "dtype" in arguments:
         arguments["dtype"] = np.dtype(arguments["dtype"]).name
     if isinstance(space, spaces.Discrete) and arguments["dtype"] == "int64":
-        del arguments["dtype"]  # the default, and an argument that older versions lack
+        del arguments["dtype"]  # the default; older versions of gymnasium lack the argument
     if isinstance(space, spaces.Text):
         arguments["charset"] = "".join(space.character_list)
     if isinstance(space, spaces.Dict):

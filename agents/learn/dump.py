@@ -48,4 +48,4 @@ def _dump(model: RememberingAlgorithm, error: NotFinite) -> str:
         save_model(model, path, extra={"failure": failure})
     except (OSError, ValueError) as problem:
         return f"no file could be kept of it: {problem}"
-    return f"python -m agents.learn.failure {path} raises this again"
+    return f"python -m palimpsest.agents.learn.failure {path} raises this again"

@@ -1,6 +1,6 @@
 """The error that stopped a training, raised again from the file that it left behind (`agents.learn.dump`).
 
-`python -m agents.learn.failure FILE` raises it from the command line.
+`python -m palimpsest.agents.learn.failure FILE` raises it from the command line.
 """
 
 from __future__ import annotations
@@ -102,10 +102,12 @@ def _update_again(model: MemoryPPO, evidence: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m agents.learn.failure FILE`: print the error again; 1 if it comes, 2 if not."""
+    """`python -m palimpsest.agents.learn.failure FILE`: print the error again; 1 if it comes, 2 if not."""
     words = sys.argv[1:] if argv is None else argv
     if len(words) != 1 or words[0] in ("-h", "--help"):
-        print(f"usage: python -m agents.learn.failure FILE\n\nRaise the error again that left FILE ({FILE}).")
+        print(
+            f"usage: python -m palimpsest.agents.learn.failure FILE\n\nRaise the error again that left FILE ({FILE})."
+        )
         return 0 if words[:1] in (["-h"], ["--help"]) else 2
     try:
         reproduce(words[0])

@@ -45,8 +45,8 @@ PLACE_IN_ROLLOUT = frozenset(
 )
 """Attributes that say where a model stands in its environments; they mean nothing without those environments."""
 
-EXTRA = ("alive", "failure")
-"""Entries that stand beside a model in some files: what a resumed run needs, and what stopped a training."""
+_BESIDE = ("parameters", "vec_normalize", "written_by", "alive", "failure")
+"""Entries that are no attributes. Some files have the last two: what a run needs to go on, what stopped a training."""
 
 REBUILT = frozenset({"policy", "lr_schedule", "_given_up", "_kept_statistics"})
 """Attributes that `_setup_model` makes from the others, or that only matter in the middle of a step."""
@@ -189,7 +189,7 @@ def load_model(
     print_system_info: bool = False,
     **kwargs: Any,
 ) -> tuple[AlgorithmT, dict[str, Any]]:
-    """Make a model from a file, and return the `EXTRA` entries beside it; arguments as those of SB3's `load`.
+    """Make a model from a file, and return what is beside it ("alive", "failure"); arguments as those of SB3's `load`.
 
     Statistics of a `VecNormalize` that the model was trained under go into the one around `env`, if there is one.
 
@@ -209,8 +209,8 @@ def load_model(
     contents.refuse_names()
     if print_system_info:
         show("SAVED MODEL SYSTEM INFO", tree.get("written_by"))
-    beside = {name: tree.pop(name, None) for name in EXTRA}
-    parameters, statistics, _ = (tree.pop(name, None) for name in ("parameters", "vec_normalize", "written_by"))
+    beside = {name: tree.pop(name, None) for name in _BESIDE}
+    parameters, statistics = beside.pop("parameters"), beside.pop("vec_normalize")
     _check_policy_kwargs(tree, kwargs)
     tree |= {_ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
     if lacking := [name for name in _NEEDED if name not in tree]:
@@ -220,6 +220,7 @@ def load_model(
     if force_reset:
         tree = {name: value for name, value in tree.items() if name not in PLACE_IN_ROLLOUT}
     if env is not None:
+        ARGUMENTS["env"]("env", env)
         env = cls._wrap_env(maybe_make_env(env, 0), tree.get("verbose", 0))
         _check_spaces(env, tree)
         _check_place(tree, env.num_envs, label)
@@ -282,26 +283,28 @@ def _check_given(
     cls: type[RememberingAlgorithm],
     tree: Mapping[str, Any],
     custom_objects: Mapping[str, Any],
-    kwargs: Mapping[str, Any],
+    kwargs: dict[str, Any],
 ) -> None:
     """Refuse keywords that are neither arguments of the class nor attributes in the file, and values out of range."""
     arguments = [name for name in inspect.signature(cls).parameters if name not in _NOT_GIVEN]
+    known = [*arguments, *(name for name in tree if name not in _BESIDE)]
     for name in kwargs:
-        if name not in arguments and name not in tree:
+        if name not in known:
             raise ValueError(
-                f"{cls.__name__}.load has no keyword {name!r}{closest(name, [*arguments, *tree])}; it takes "
-                f"custom_objects, print_system_info, force_reset, and what the model has: {', '.join(arguments)}"
+                f"{cls.__name__}.load has no keyword {name!r}{closest(name, known)}; it takes custom_objects, "
+                f"print_system_info, force_reset, and what the model has: {', '.join(arguments)}"
             )
-    for name, value in {**custom_objects, **kwargs}.items():
+    replaced = {name: value for name, value in custom_objects.items() if _ATTRIBUTES.get(name, name) in tree}
+    for name, value in (replaced | kwargs).items():
         if name in ARGUMENTS:
             ARGUMENTS[name](name, value)
 
 
 def _check_policy_kwargs(tree: dict[str, Any], kwargs: dict[str, Any]) -> None:
-    if "policy_kwargs" in kwargs and kwargs["policy_kwargs"] != tree["policy_kwargs"]:
+    saved = tree.get("policy_kwargs", {})
+    if "policy_kwargs" in kwargs and kwargs["policy_kwargs"] != saved:
         raise ValueError(
-            f"policy_kwargs must be those of the file, {tree['policy_kwargs']}; got {kwargs['policy_kwargs']}. "
-            "Leave them out"
+            f"policy_kwargs must be those of the file, {saved}; got {kwargs['policy_kwargs']}. Leave them out"
         )
 
 

@@ -1,4 +1,4 @@
-"""Laws of files: what is written comes back, and what cannot be written says where."""
+"""Laws of files: what is written comes back, and an error names the place of what cannot be written."""
 
 import functools
 import io

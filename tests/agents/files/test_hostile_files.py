@@ -1,4 +1,4 @@
-"""Laws of files from others: what is altered is noticed, and nothing in a file runs."""
+"""Laws of files from others: changes are noticed, and nothing in a file runs."""
 
 import functools
 import hashlib
@@ -165,11 +165,11 @@ BAD_TENSORS = {
     "of unknown type": ([("t0", "O8", [1], [0, 8])], 8),
     "told of twice": ([("t0", "F32", [1], [0, 4]), ("t0", "F32", [1], [4, 8])], 8),
 }
-"""Headers of safetensors, each a list of (name, dtype, shape, [begin, end]), and how many bytes follow."""
+"""Case -> header of safetensors, a list of (name, dtype, shape, [begin, end]), and the number of bytes after it."""
 
 
 def tensor_file(entries, size):
-    """A file whose document refers to the tensors that `entries` (name, dtype, shape, place) tell of."""
+    """A file whose document refers to the tensors of `entries` (name, dtype, shape, place)."""
     parts = [
         f'"{name}":{json.dumps({"dtype": dtype, "shape": shape, "data_offsets": place})}'
         for name, dtype, shape, place in entries
