@@ -1,4 +1,4 @@
-"""Train, evaluate and list agents that remember: `python train.py --help`.
+"""Train, evaluate and list agents that remember: `palimpsest --help`, or `python train.py --help` in a clone.
 
 Exit codes: 0 done; 1 a failure while running, the run directory is kept; 2 wrong usage, nothing is made;
 128 + n stopped by signal n (130 SIGINT, 143 SIGTERM), with a checkpoint to go on from.
@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 
+from palimpsest import __version__
 from palimpsest.agents.run.config import Arguments, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.key_values import (
     Given,
@@ -29,9 +30,9 @@ from palimpsest.agents.run.key_values import (
     split_key_values,
 )
 from palimpsest.agents.run.presets import preset
+from palimpsest.agents.run.program import PROGRAM
 from palimpsest.refusals import closest
 
-PROGRAM = "train.py"
 ConfigT = TypeVar("ConfigT")
 
 
@@ -43,8 +44,8 @@ class Usage(Exception):
 class TrainCommand(TrainConfig):
     """Train an agent.
 
-    Other commands: "train.py evaluate --help" tests a run, "train.py list" shows environments and memories. Flags
-    without a command mean "train"; every flag has a default.
+    Other commands: "evaluate" tests runs, see "evaluate --help"; "list" shows environments and memories. Flags without
+    a command mean "train"; every flag has a default. "--version" tells the version.
     """
 
     config: Path | None = None
@@ -84,6 +85,9 @@ class EvaluateCommand(EvaluateConfig):
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (default: that of the process) and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv == ["--version"]:
+        print(f"palimpsest {__version__}")
+        return 0
     try:
         if not argv or argv[0].startswith("-"):
             return _train(argv)

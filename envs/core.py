@@ -6,11 +6,8 @@ A family subclasses `World` with its rules, its state (arrays with the rows firs
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -335,25 +332,8 @@ class World(gym.Env):
         kernel = type(self).kernel
         signature = tuple(map(typeof, (self.rules, self.state, self.io, STEP)))
         if signature not in kernel.overloads:
-            drop_stale(kernel)
-            name = type(self).__name__
-            cached = Path(kernel.stats.cache_path).glob(f"{kernel.__module__.rpartition('.')[2]}.kernel-*.nbi")
-            if not any(cached):
-                print(f"compiling {name} for this machine, once; this takes some seconds", file=sys.stderr)
             kernel.compile(signature)
         return kernel.get_overload(signature)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_call": None}
-
-
-def drop_stale(kernel: Any) -> None:
-    """Delete cached code that is older than a file whose functions it holds; numba looks only at the kernel's own."""
-    functions = (f for f in vars(sys.modules[kernel.__module__]).values() if hasattr(f, "py_func"))
-    files = {Path(f.py_func.__code__.co_filename) for f in functions}
-    newest = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
-    for file in files:
-        for index in Path(kernel.stats.cache_path).glob(f"{file.stem}.*.nbi"):
-            with contextlib.suppress(FileNotFoundError):  # another process may clear it at the same time
-                if index.stat().st_mtime < newest:
-                    index.unlink()

@@ -12,8 +12,7 @@ A family writes three functions of one row, and a kernel that hands them to the 
     def kernel(rules, state, io, mode):
         return run_rows(begin, move, observe, rules, state, io, mode)
 
-Compiled code is cached beside the family's file and renewed when that file changes, or one whose compiled functions
-it uses (`envs.core.drop_stale`).
+Compiled code is kept between processes: see `palimpsest.machine_code`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from palimpsest.machine_code import njit
 
 # No reference counting: it costs ten times the work of a step where arrays pass through small functions. In turn
 # compiled code must not create arrays; scratch space belongs to the state. Division follows numpy (no exceptions).
@@ -76,7 +76,7 @@ class IO(NamedTuple):
 def first_illegal(action: np.ndarray, num_actions: int) -> int:
     """The first row whose action is illegal; -1 for none."""
     found = False
-    for i in range(action.shape[0]):  # without a way out, so that a processor compares several rows at a time
+    for i in range(action.shape[0]):  # no early exit, so that the loop vectorises
         found |= (action[i] < 0) | (action[i] >= num_actions)
     if found:
         for i in range(action.shape[0]):

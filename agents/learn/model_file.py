@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces, get_device
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from palimpsest.agents.device import check_device
+from palimpsest.agents.environments import check_environment
 from palimpsest.agents.files.archive import CorruptFile, File, one_line, read_contents, write_tree
 from palimpsest.agents.files.classes import has_name, qualified_name
 from palimpsest.agents.files.statistics import give_statistics, statistics_of
@@ -28,7 +29,7 @@ from palimpsest.agents.policy.policies import (
 )
 from palimpsest.agents.policy.policy_file import OUR_CLASSES, blamed, names_of, no_larger_than
 from palimpsest.agents.tree import tree_map
-from palimpsest.refusals import closest
+from palimpsest.refusals import check, closest
 
 AlgorithmT = TypeVar("AlgorithmT", bound="SavedAlgorithm")
 
@@ -198,9 +199,9 @@ def load_model(
         ValueError: a keyword that is unknown, or a value that it cannot have; a class or function that the file knows
             by name only; spaces, a number of environments or a `VecNormalize` that do not fit.
     """
-    where = get_device(check_device(device))
+    check_device(device)
     given = _objects(custom_objects or {}, kwargs)
-    contents = read_contents(file, given, where, CLASSES)
+    contents = read_contents(file, given, get_device(device), CLASSES)
     label, tree = contents.label, contents.tree
     if not isinstance(tree, dict) or "parameters" not in tree:
         is_policy = isinstance(tree, dict) and "state_dict" in tree
@@ -220,7 +221,7 @@ def load_model(
     if force_reset:
         tree = {name: value for name, value in tree.items() if name not in PLACE_IN_ROLLOUT}
     if env is not None:
-        ARGUMENTS["env"]("env", env)
+        check_environment(env)
         env = cls._wrap_env(maybe_make_env(env, 0), tree.get("verbose", 0))
         _check_spaces(env, tree)
         _check_place(tree, env.num_envs, label)
@@ -233,8 +234,8 @@ def load_model(
         with no_larger_than(parameters.values()):
             model._setup_model()
         model.set_parameters(parameters, exact_match=True, device=device)
-        if model._last_state is not None:
-            model._last_state = _as_state(model)
+    if model._last_state is not None:
+        model._last_state = _as_state(model.policy.initial_state(model.n_envs), model._last_state, label)
     if unknown:
         warnings.warn(
             f"{label!r} holds {', '.join(unknown)}, which a {cls.__name__} does not know: kept as attributes, without "
@@ -256,7 +257,8 @@ def read_parameters(file: File, device: torch.device | str = "auto") -> dict[str
     Raises:
         CorruptFile: the file is torn, altered, or holds no model.
     """
-    contents = read_contents(file, None, get_device(check_device(device)), CLASSES)
+    check_device(device)
+    contents = read_contents(file, None, get_device(device), CLASSES)
     if not isinstance(contents.tree, dict) or not isinstance(contents.tree.get("parameters"), dict):
         raise CorruptFile(f"{contents.label!r} holds no model")
     return contents.tree["parameters"]
@@ -297,7 +299,7 @@ def _check_given(
     replaced = {name: value for name, value in custom_objects.items() if _ATTRIBUTES.get(name, name) in tree}
     for name, value in (replaced | kwargs).items():
         if name in ARGUMENTS:
-            ARGUMENTS[name](name, value)
+            check(name, value, ARGUMENTS[name])
 
 
 def _check_policy_kwargs(tree: dict[str, Any], kwargs: dict[str, Any]) -> None:
@@ -337,12 +339,18 @@ def _unknown_attributes(model: RememberingAlgorithm, tree: Mapping[str, Any]) ->
     return sorted(unknown)
 
 
-def _as_state(model: RememberingAlgorithm) -> Any:
-    """The memory's state as the policy has it: a file holds tuples where the memory has NamedTuples."""
+def _as_state(fresh: Any, saved: Any, label: str) -> Any:
+    """A file's memory state, whose branches are plain tuples, with the types of a fresh one."""
 
-    def fit(fresh: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:
-        if saved.shape != fresh.shape:
-            raise ValueError(f"a part of the memory's state has shape {list(saved.shape)}, not {list(fresh.shape)}")
-        return saved
+    def same_shape(new: torch.Tensor, old: Any) -> torch.Tensor:
+        if not isinstance(old, torch.Tensor) or old.shape != new.shape:
+            raise ValueError
+        return old
 
-    return tree_map(fit, model.policy.initial_state(model.n_envs), model._last_state)
+    try:
+        return tree_map(same_shape, fresh, saved)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{label!r} holds a memory state that does not fit this version's memory; start the run anew with "
+            "--config, resume it with the version that wrote it, or load the model with force_reset=True"
+        ) from None

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.nn import functional
 
 from palimpsest.agents.learn.buffers import Minibatch
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, OPTIONS
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
 

@@ -16,18 +16,12 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from palimpsest.agents.device import check_device
-from palimpsest.agents.environments import longest_horizon
+from palimpsest.agents.environments import check_environment, longest_horizon
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
 from palimpsest.agents.learn.diagnostics import record_memory
 from palimpsest.agents.learn.divergence import DivergenceLimit
 from palimpsest.agents.learn.dump import dumped
-from palimpsest.agents.learn.hyperparameters import (
-    check_arguments,
-    check_policy,
-    check_policy_kwargs,
-    check_spaces,
-)
+from palimpsest.agents.learn.hyperparameters import check_arguments
 from palimpsest.agents.learn.loss import LossWeights, ppo_loss
 from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_parameters, check_update
@@ -38,6 +32,8 @@ from palimpsest.agents.policy.policies import (
     MlpMemoryPolicy,
     MultiInputMemoryPolicy,
 )
+from palimpsest.agents.policy.policy_kwargs import check_policy, check_policy_kwargs
+from palimpsest.agents.policy.spaces import check_spaces
 from palimpsest.envs.sb3 import watch_workers
 from palimpsest.envs.sb3_wrappers import VecDropText
 
@@ -65,7 +61,7 @@ class MemoryPPO(SavedAlgorithm):
             advantages are left is noise; scaled up to 1 it can undo in one rollout what was learned. 0 as in SB3.
         ent_coef: weight of the entropy; a number or a function of the remaining progress.
         vf_coef: weight of the value loss.
-        max_grad_norm: gradients are scaled down to this norm.
+        max_grad_norm: gradients are scaled down to this norm; inf for no clipping.
         use_sde: generalized state-dependent exploration, for Box actions.
         sde_sample_freq: steps between draws of its noise; -1 for once a rollout.
         target_kl: the passes over a rollout end once the KL estimate passes 1.5 times this; where the last step alone
@@ -79,7 +75,7 @@ class MemoryPPO(SavedAlgorithm):
         stats_window_size: episodes over which returns, lengths and successes are averaged.
         tensorboard_log: directory of the event files, None for none.
         policy_kwargs: the policy's arguments: memory, memory_kwargs, share_memory, encoder_arch, net_arch, ...
-        verbose: 0 silent, 1 information, 2 debugging.
+        verbose: 0 silent, 1 or True information, 2 debugging.
         seed: of parameters, actions, minibatches, carry-over and the environments.
         device: "auto", "cpu", "cuda", ...
 
@@ -126,6 +122,7 @@ class MemoryPPO(SavedAlgorithm):
     ) -> None:
         check_policy(policy, self.policy_aliases)
         check_arguments(locals())
+        check_environment(env)
         if env is not None:
             given, env = env, maybe_make_env(env, verbose)
             try:
@@ -153,7 +150,7 @@ class MemoryPPO(SavedAlgorithm):
             policy_kwargs=policy_kwargs,
             verbose=verbose,
             seed=seed,
-            device=check_device(device),
+            device=device,
             _init_setup_model=False,
         )
         self.batch_size = batch_size
@@ -206,6 +203,13 @@ class MemoryPPO(SavedAlgorithm):
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+        if self.batch_size < self.n_steps:
+            warnings.warn(
+                f"batch_size={self.batch_size} is less than n_steps={self.n_steps}: a minibatch is a whole column of "
+                f"{self.n_steps} samples, so there are fewer updates than batch_size asks for; set n_steps to "
+                "batch_size or less",
+                stacklevel=2,
+            )
         horizon = None if self.env is None else longest_horizon(self.env)
         if horizon is not None and horizon > self.n_steps:
             warnings.warn(

@@ -11,11 +11,11 @@ import math
 import numpy as np
 import torch
 from gymnasium import spaces
-from numba import njit
 from stable_baselines3.common import distributions as sb3
 from torch import Tensor, nn
 from torch.nn import functional
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
 from palimpsest.memory.kernels.arithmetic.linear import Linear
 

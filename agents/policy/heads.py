@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from palimpsest.agents.policy.distributions import Categorical, check_drawn, invert_into
 from palimpsest.agents.policy.layers import Layers, Tanh, through
+from palimpsest.machine_code import njit
 from palimpsest.memory.base import Memory
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS

@@ -64,7 +64,8 @@ def load_policy(
         CorruptFile: the file is torn, altered, or holds no policy.
         ValueError: a name that `custom_objects` lacks.
     """
-    where = get_device(check_device(device))
+    check_device(device)
+    where = get_device(device)
     contents = read_contents(file, custom_objects, where, OUR_CLASSES)
     tree = contents.tree
     if not isinstance(tree, dict) or set(tree) != _ENTRIES:

@@ -90,7 +90,7 @@ def parse_key_values(
     Raises:
         ValueError: no "=", a key twice, an unknown key (the closest known one is named), a value of another type.
     """
-    called: str = name or getattr(target, "__name__", str(target))
+    called = name or getattr(target, "__name__", None) or str(target)
     known, hints = keywords(target, skip, extra), _hints(target)
     found: dict[str, Any] = {}
     for key, text in split_key_values(pairs).items():

@@ -22,6 +22,7 @@ from palimpsest.agents.environments import innermost
 from palimpsest.agents.files.archive import CorruptFile, remove_parts
 from palimpsest.agents.learn.model_file import load_model, save_model
 from palimpsest.agents.learn.ppo import MemoryPPO
+from palimpsest.agents.run.program import COMMAND
 
 LOCK = "lock"
 
@@ -63,7 +64,7 @@ class Checkpoints:
         if not run.exists():
             return f"The run directory {str(run)!r} is gone: start anew"
         kept = f"The last checkpoint, {paths[-1]}, is kept" if paths else "There is no checkpoint yet"
-        return f"{kept}; mend the cause and go on with: python train.py --resume {run}"
+        return f"{kept}; mend the cause and go on with: {COMMAND} --resume {run}"
 
     def save(self, model: MemoryPPO) -> None:
         """Write a checkpoint named after the model's steps, then delete the oldest ones over `keep`."""

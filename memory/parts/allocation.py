@@ -19,8 +19,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from palimpsest.machine_code import njit
 
 STRATEGIES = ("fifo", "lifo", "mvfo", "lvfo")
 """The strategies; a `strategy` tensor holds indices into them."""

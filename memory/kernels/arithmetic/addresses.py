@@ -5,8 +5,9 @@ Whoever hands an address over keeps the tensor alive until the kernel returns.
 
 from __future__ import annotations
 
-from numba import carray, njit, types
+from numba import carray, types
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, as_intrinsic
 
 

@@ -1,13 +1,9 @@
-"""How kernels are compiled, and when machine code of earlier runs is thrown away."""
+"""How kernels are compiled."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 
 OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
@@ -26,16 +22,3 @@ Which of two products is joined with the sum depends on what the compiler sees a
 compiled in, exists twice in the process that compiles it, once in its caller's machine code, and another copy may be
 run there than where the machine code is loaded: results would differ in the last bit between first and later runs.
 """
-
-
-def drop_stale(function: Callable[..., Any], sources: Iterable[Path]) -> None:
-    """Delete machine code that is older than one of `sources`, from the cache of the folder that `function` is in.
-
-    A kernel's machine code holds that of the kernels it calls, but numba looks only at the file of the kernel itself.
-    Other processes may use the cache, or clear it, at the same time.
-    """
-    newest = max((source.stat().st_mtime for source in sources), default=0.0)
-    for cached in Path(FunctionCache(function).cache_path).glob("*.nb[ic]"):
-        with contextlib.suppress(FileNotFoundError):
-            if cached.stat().st_mtime < newest:
-                cached.unlink()

@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+import numba
 import torch
 from torch import Tensor
+
+from palimpsest.memory.kernels.arithmetic.self_test import check_intrinsics
 
 _numba = ContextVar("numba kernels may compute", default=True)
 
 
 def has_kernels(x: Tensor, *others: Tensor) -> bool:
-    """Whether numba kernels compute from tensors: on the CPU, all float32 or all float64, outside `torch_only`."""
+    """Whether numba kernels compute from tensors: on the CPU, all float32 or all float64, outside `torch_only`.
+
+    Never where numba does not compile them, which is found out once and said in a warning.
+    """
     dtype = x.dtype
     # a kernel that is handed an address would not see that signs are to be turned
     if not (x.is_cpu and (dtype is torch.float32 or dtype is torch.float64) and _numba.get()) or x.is_neg():
         return False
-    return {other.dtype for other in others} <= {dtype}
+    return {other.dtype for other in others} <= {dtype} and _intrinsics_work()
+
+
+@functools.cache
+def _intrinsics_work() -> bool:
+    try:
+        check_intrinsics()
+    except Exception as error:  # numba's own errors, or llvmlite's, of whatever kind
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(
+            f"numba {numba.__version__} does not compile the kernels of palimpsest.memory ({reason}); torch's "
+            "operations take their place and are several times slower. Install a version that palimpsest-rl allows",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ from __future__ import annotations
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS, as_intrinsic
 
 _FEATURES = llvm.get_host_cpu_features()
@@ -29,7 +30,9 @@ _ROW_BLOCK = 256
 
 
 @as_intrinsic
-def _tile(typing, a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, rows, vectors):  # type: ignore[no-untyped-def]
+def multiply_tile(  # type: ignore[no-untyped-def]
+    typing, a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, rows, vectors
+):
     """`rows` times `vectors` of out from [row, column] on = base + rows of a, from `row` on, times the panel at b[at].
 
     Strides are in elements; `rows` and `vectors` are constants. a, b, base and out have one type. There is a base only
@@ -95,7 +98,7 @@ def _tile(typing, a, a_row, a_column, b, at, base, base_row, add, out, row, colu
 
 
 @as_intrinsic
-def _turn(typing, a, at, a_row, out, to, out_row):  # type: ignore[no-untyped-def]
+def transpose_square(typing, a, at, a_row, out, to, out_row):  # type: ignore[no-untyped-def]
     """The square of as many rows as a vector has numbers, from a[at] on, transposed to out[to] and what follows.
 
     Each round puts the rows of the upper half between those of the lower one, number by number, which rotates the bits
@@ -142,18 +145,18 @@ def _wide(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
     add, base_row = len(base) > 0, base.strides[0] // size if len(base) > 1 else 0
     row = 0
     while row + 6 <= m:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 6, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 6, _WIDE)
         row += 6
     if m - row == 5:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 5, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 5, _WIDE)
     elif m - row == 4:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, _WIDE)
     elif m - row == 3:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 3, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 3, _WIDE)
     elif m - row == 2:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 2, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 2, _WIDE)
     elif m - row == 1:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, _WIDE)
 
 
 @njit(**OPTIONS)
@@ -166,13 +169,13 @@ def _narrow(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
     row = 0
     # one sum waits for the last: twelve side by side hide it
     while row + 12 <= m:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 12, 1)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 12, 1)
         row += 12
     while row + 4 <= m:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, 1)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, 1)
         row += 4
     while row < m:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, 1)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, 1)
         row += 1
 
 
@@ -236,7 +239,7 @@ def transpose(a, out):  # type: ignore[no-untyped-def]
     columns = n - n % lanes
     for row in range(0, rows, lanes):
         for column in range(0, columns, lanes):
-            _turn(a, row * a_row + column, a_row, out, column * out_row + row, out_row)
+            transpose_square(a, row * a_row + column, a_row, out, column * out_row + row, out_row)
     for row in range(m):
         for column in range(columns if row < rows else 0, n):
             out[column, row] = a[row, column]

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
-from numba.core.imputils import lower_builtin
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import models, register_model
+from numba.extending import lower_builtin, models, register_model, type_callable
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, as_intrinsic
 from palimpsest.memory.kernels.arithmetic.products import VECTOR_BYTES
 
@@ -47,16 +46,17 @@ def _ir_type(kind: Vector) -> ir.VectorType:
     return ir.VectorType(ir.FloatType() if kind.real == types.float32 else ir.DoubleType(), kind.count)
 
 
-class _Arithmetic(AbstractTemplate):
-    def generic(self, args: Any, kws: Any) -> Any:
-        found = [arg for arg in args if isinstance(arg, Vector)]
-        if found and all(arg in (found[0], found[0].real) for arg in args):
-            return signature(found[0], *args)
-        return None
-
-
 def _lower(function: Any, instruction: str) -> None:
-    infer_global(function)(type(f"_{instruction}", (_Arithmetic,), {}))
+    """Let `function` of two vectors, or of a vector and a number, be an instruction."""
+
+    @type_callable(function)
+    def of_arguments(context):  # type: ignore[no-untyped-def]
+        def result(a, b):  # type: ignore[no-untyped-def]
+            vector = a if isinstance(a, Vector) else b
+            fits = isinstance(vector, Vector) and {a, b} <= {vector, vector.real}
+            return vector if fits else None
+
+        return result
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         kind = signature.return_type

@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import SUMS
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
 from palimpsest.memory.kernels.arithmetic.products import multiply, multiply_turned, pack, pack_into, packed_size

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import SUMS
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
 from palimpsest.memory.kernels.attention.top_k import insert

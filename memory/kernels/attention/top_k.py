@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from numba import njit
-
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
 
 

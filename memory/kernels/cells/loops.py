@@ -7,8 +7,8 @@ the recurrent one the last G; G is S but for GRU, where the two are summed only 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
 from palimpsest.memory.kernels.arithmetic.products import (

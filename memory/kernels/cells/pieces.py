@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
+
+from palimpsest.machine_code import njit
 
 
 class Pieces(NamedTuple):

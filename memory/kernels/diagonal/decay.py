@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import literally, njit
+from numba import literally
 from torch import Tensor
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
 from palimpsest.memory.kernels.arithmetic.vectors import load, store, zeros_like

@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
 
 _CHUNK = 16
