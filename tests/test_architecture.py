@@ -32,7 +32,7 @@ MODULES = _modules()
 ARITHMETIC = "memory.kernels.arithmetic"
 CLASSES = sorted(f"memory.kernels.{path.parent.name}" for path in (ROOT / "memory/kernels").glob("*/__init__.py"))
 CLASSES.remove(ARITHMETIC)
-GROUND = ["agents.tree", "agents.device", "agents.environments"]
+GROUND = ["agents.tree", "agents.device", "agents.environments", "agents.slips"]
 ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "run")]
 
 MAY_IMPORT: dict[str, list[str]] = {
@@ -50,8 +50,9 @@ MAY_IMPORT: dict[str, list[str]] = {
     "memory": ["memory.base", "memory.parts", "memory.kernels", ARITHMETIC, *CLASSES, "short_names"],
     "agents.tree": [],
     "agents.device": [],
+    "agents.slips": [],
     "agents.environments": ["envs"],
-    "agents.files": [*GROUND, ""],
+    "agents.files": [*GROUND],
     "agents.policy": [*GROUND, "agents.files", "memory", "memory.base", "memory.kernels", ARITHMETIC],
     "agents.evaluation": [*GROUND, "agents.files", "envs", "memory", "memory.base"],
     "agents.learn": [*GROUND, *ROOMS[:3], "envs", "memory", "memory.base", "memory.kernels", ARITHMETIC],

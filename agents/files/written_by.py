@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from stable_baselines3.common.utils import get_system_info
 
-from palimpsest import __version__
-
 
 def written_by() -> dict[str, str]:
     """Versions of this package, of the packages under it, and of the system."""
-    return {"Palimpsest": __version__, **get_system_info(print_info=False)[0]}
+    package = sys.modules[__name__.partition(".")[0]]  # every part of it may import this module, so no import
+    return {"Palimpsest": package.__version__, **get_system_info(print_info=False)[0]}
 
 
 def show(title: str, info: Any) -> None:

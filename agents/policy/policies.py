@@ -29,6 +29,7 @@ from palimpsest.agents.policy.layers import Layers, Tanh, encode
 from palimpsest.agents.policy.observation_checks import refuse_not_finite
 from palimpsest.agents.policy.observation_keys import check_place, place_of, task_of
 from palimpsest.agents.policy.policy_file import load_policy, save_policy
+from palimpsest.agents.slips import refuse_other_algorithms, refuse_pair, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
 
@@ -92,6 +93,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         **kwargs: Any,
     ) -> None:
+        refuse_other_algorithms()
         if share_memory and not kwargs.get("share_features_extractor", True):
             raise ValueError(
                 "share_memory=True needs share_features_extractor=True, for one memory reads one stream of features; "
@@ -217,6 +219,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             start: [T, B] bool, where the memory begins anew.
             strategy: [T, B] int64 or None.
         """
+        refuse_steps(obs, actions, start)
         T, B = start.shape
         flat = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
         place = place_of(obs, self.memory, self.observation_space)
@@ -276,6 +279,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         Raises:
             ValueError: an observation does not fit the space or is not finite, or the state has another batch size.
         """
+        refuse_pair(observation)
         self.set_training_mode(False)
         if isinstance(self.observation_space, spaces.Dict) and isinstance(observation, dict):
             missing = [key for key in self.observation_space.spaces if key not in observation]

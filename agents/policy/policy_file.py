@@ -117,8 +117,8 @@ def blamed(label: str, what: str, given: Iterable[str]) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, OSError, ImportError):
-        raise  # the machine is at fault
+    except (torch.OutOfMemoryError, MemoryError, OSError, ImportError, Warning):
+        raise  # the machine is at fault, or the user made warnings errors
     except Exception as error:
         if names := ", ".join(given):
             raise ValueError(
