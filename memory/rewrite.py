@@ -14,7 +14,7 @@ A clock is appended to the input: +1, -1, +1, ... since the memory began. Tables
 see only the input cannot count. With the clock an agent can alternate between two actions by time, at any distance;
 without it, it would have to look up what it did at a place like this one.
 
-Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. Kernels: `memory.kernels.delta`.
+Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. The recurrence: `memory.kernels.delta`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RewriteState(NamedTuple):
 
 
 class RewriteMemory(Memory):
-    """Delta-rule tables with a forget and a rewrite gate per head and step.
+    """Tables under the gated delta rule, with a forget gate and a rewrite gate per head and step.
 
     Args:
         input_size: F, features per input.

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
+from palimpsest.memory.kernels.arithmetic.elementwise import tanh
 from palimpsest.memory.kernels.arithmetic.linear import is_hooked, is_plain, linear, tanh_linear
-from palimpsest.memory.kernels.cells.elementwise import tanh
 
 
 class Tanh(nn.Tanh):
@@ -87,7 +87,7 @@ def _flat(tensor: Tensor) -> np.ndarray:
     return tensor.numpy().reshape(-1)
 
 
-# error_model and fastmath as in memory.kernels.cells.elementwise, so that the loops are vectorised
+# error_model and fastmath as in memory.kernels.arithmetic.elementwise, so that the loops are vectorised
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})

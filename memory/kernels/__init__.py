@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from palimpsest.memory.kernels.arithmetic.dispatch import torch_only
     from palimpsest.memory.kernels.cells.gated import gru_scan, lstm_scan
-    from palimpsest.memory.kernels.delta.gated_delta import gated_delta_scan
+    from palimpsest.memory.kernels.delta.scan import gated_delta_scan
     from palimpsest.memory.kernels.diagonal.decay import decay_scan
 
 __all__ = ["decay_scan", "gated_delta_scan", "gru_scan", "lstm_scan", "torch_only"]
 
 _LAZY = {
     "decay_scan": "palimpsest.memory.kernels.diagonal.decay",
-    "gated_delta_scan": "palimpsest.memory.kernels.delta.gated_delta",
+    "gated_delta_scan": "palimpsest.memory.kernels.delta.scan",
     "gru_scan": "palimpsest.memory.kernels.cells.gated",
     "lstm_scan": "palimpsest.memory.kernels.cells.gated",
     "torch_only": "palimpsest.memory.kernels.arithmetic.dispatch",

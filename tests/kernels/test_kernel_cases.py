@@ -17,7 +17,8 @@ from torch import Tensor
 
 from palimpsest.memory.kernels import decay_scan, gated_delta_scan
 from palimpsest.memory.kernels.cells import gated
-from palimpsest.memory.kernels.delta.gated_delta import gated_delta_chunked
+from palimpsest.memory.kernels.delta.chunked import gated_delta_chunked
+from palimpsest.memory.kernels.delta.naive import gated_delta_naive
 from palimpsest.memory.kernels.diagonal.decay import torch_decay_scan
 from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, torch_hadamard_scan
 
@@ -62,11 +63,9 @@ def gates_of(inputs):
 
 
 def delta_step(inputs, parameters, states):
-    q, k, v, alpha, beta = gates_of(inputs)
-    table = states[0] * alpha[..., None, None]
-    under = torch.einsum("bhkv,bhk->bhv", table, k)
-    table = table + torch.einsum("bhk,bhv->bhkv", k, beta[..., None] * (v - under))
-    return torch.einsum("bhkv,bhk->bhv", table, q), (table,)
+    one_step = [each.unsqueeze(0) for each in gates_of(inputs)]
+    read, table = gated_delta_naive(*one_step, torch.zeros(1, len(states[0]), dtype=torch.bool), *states)
+    return read[0], (table,)
 
 
 def delta_form(scan):

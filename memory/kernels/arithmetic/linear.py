@@ -16,6 +16,7 @@ from torch.nn import functional
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, OPTIONS
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
+from palimpsest.memory.kernels.arithmetic.elementwise import tanh, tanh_in_place
 from palimpsest.memory.kernels.arithmetic.products import (
     add_rows,
     multiply,
@@ -27,7 +28,6 @@ from palimpsest.memory.kernels.arithmetic.products import (
     whole_vectors,
 )
 from palimpsest.memory.kernels.arithmetic.threads import in_parts, part_borders
-from palimpsest.memory.kernels.cells.elementwise import squash_in_place, tanh
 
 FEWEST_ROWS = 256
 """Rows that are worth packing the weight for."""
@@ -210,7 +210,7 @@ def _forward(x, packed, bias, squashed, y):  # type: ignore[no-untyped-def]
         rows = y[begin : begin + BLOCK_ROWS]
         multiply_onto(bias, x[begin : begin + BLOCK_ROWS], packed, rows)
         if squashed:
-            squash_in_place(rows.reshape(-1))
+            tanh_in_place(rows.reshape(-1))
 
 
 @njit(**OPTIONS)

@@ -11,6 +11,7 @@ import numpy as np
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, OPTIONS, SUMS
+from palimpsest.memory.kernels.arithmetic.elementwise import sigmoid_in_place
 from palimpsest.memory.kernels.arithmetic.products import (
     add_rows,
     copy,
@@ -24,7 +25,6 @@ from palimpsest.memory.kernels.arithmetic.products import (
     transpose,
 )
 from palimpsest.memory.kernels.arithmetic.vectors import aligned
-from palimpsest.memory.kernels.cells.elementwise import open_gates
 from palimpsest.memory.kernels.diagonal.decay import decay_backward, decay_forward
 
 EPSILON = 1e-5
@@ -103,8 +103,8 @@ def forward(x, start, weight, bias, mix, mix_bias, alpha, omega, state, kept, la
         multiply_onto(bias[2 * m : N], inputs[rows], to_gate, opened)
         multiply_onto(bias[N:], inputs[rows], to_skip, skip[:n])
         for row in range(n):
-            open_gates(entered[row, m:])
-        open_gates(opened.reshape(-1))
+            sigmoid_in_place(entered[row, m:])
+        sigmoid_in_place(opened.reshape(-1))
         flat = _traces(entered, start[begin:end], a, b, borders[number], value, states)
         if end < T:
             copy(states[end - begin - 1].reshape(-1), borders[number + 1].reshape(-1))
@@ -268,7 +268,7 @@ def step(x_at, weights, biases, alpha, omega, before_at, S, y):  # type: ignore[
     for part, weight, bias in zip((entry[:, :m], entry[:, m:], gate[:, ::1], skip[:, ::1]), weights[:4], biases[:4]):
         fill_rows(part, bias)
         multiply_turned(x, weight, part, True)
-    open_gates(gate.reshape(-1))
+    sigmoid_in_place(gate.reshape(-1))
     mix, mix_bias = weights[4], biases[4]
     traces, z = np.empty((B, mix.shape[1]), x.dtype), np.empty((B, D), x.dtype)
     _step_states(entry, alpha, omega, before.reshape(B, -1), S.reshape(B, -1), traces)
@@ -291,7 +291,7 @@ def _step_states(entry, alpha, omega, before, S, traces):  # type: ignore[no-unt
     for n in range(len(entry)):
         old, new, row = before[n], S[n], traces[n]
         re, im = row[:N], row[N:]
-        open_gates(entry[n, m:])
+        sigmoid_in_place(entry[n, m:])
         for i in range(m):
             for j in range(c):
                 value[i * c + j] = entry[n, i] * entry[n, m + i]
