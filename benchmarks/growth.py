@@ -186,6 +186,7 @@ def main(options: Options) -> None:
         pages.append(f"### {part}\n\n{summary}\n\n{table(measured[part], over, figures)}")
         print(pages[-1], flush=True)
     if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.with_suffix(".md").write_text("\n\n".join(pages) + "\n")
         lines: list[Row] = [{"record": record, "options": asdict(options)}]
         lines += [{"part": part, **row} for part, rows in measured.items() for row in rows]

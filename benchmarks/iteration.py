@@ -211,6 +211,7 @@ def main(options: Options) -> None:
     text = f"# One training iteration\n\n{profile.__doc__} {json.dumps(record)}\n\n{markdown(head, rows)}"
     print(text)
     if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text + "\n")
 
 

@@ -307,6 +307,7 @@ def main(options: Options) -> None:
         parts.append(f"### {name}\n\n{summary}\n\n{markdown(head, rows)}")
         print(parts[-1], flush=True)
     if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text("\n\n".join(parts) + "\n")
         options.out.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n")
 

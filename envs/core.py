@@ -286,7 +286,7 @@ class World(gym.Env):
 
     def illegal(self, action: Any, where: str = "") -> str:
         """The error message for an illegal `action`."""
-        return f"actions must be integers from 0 to {self.num_actions - 1}; got {action!r} {where}".rstrip()
+        return f"actions must be integers, 0 to {self.num_actions - 1}; got {action!r} {where}".rstrip()
 
     def _buffers(self, rows: int) -> IO:
         def array(space: spaces.Space) -> np.ndarray:

@@ -11,6 +11,7 @@ from palimpsest.memory.kernels.arithmetic.threads import STEPS_PER_THREAD
 from palimpsest.memory.kernels.cells import gated
 from palimpsest.memory.kernels.cells import pieces as gated_pieces
 from palimpsest.memory.kernels.cells.loops import BLOCK_ROWS
+from palimpsest.memory.kernels.cells.torch_gated import torch_scan
 
 TORCH = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
 CELLS = {"lstm": gated.LSTM, "gru": gated.GRU, "rnn": gated.RNN}
@@ -63,7 +64,7 @@ def test_kernel_equals_torch_twin(name, dtype, T, B):
     x, start, state, weights = arguments(name, T, B, dtype)
     leaves = (x, *state, *weights)
     y, last = gated.scan(CELLS[name], x, start, state, weights)
-    y_torch, last_torch = gated.torch_scan(CELLS[name], x, start, state, weights)
+    y_torch, last_torch = torch_scan(CELLS[name].kind, x, start, state, weights)
     assert_close(y, y_torch, **tolerance(dtype))
     assert_close(last, last_torch, **tolerance(dtype))
     assert_close(gradients(y, last, leaves), gradients(y_torch, last_torch, leaves), **tolerance(dtype))
@@ -173,7 +174,7 @@ def test_extreme_inputs_saturate(name):
     x, start, state, weights = arguments(name, 6, 2, torch.float32)
     with torch.no_grad():
         y, _ = gated.scan(CELLS[name], 1e4 * x, start, state, weights)
-        expected, _ = gated.torch_scan(CELLS[name], 1e4 * x, start, state, weights)
+        expected, _ = torch_scan(CELLS[name].kind, 1e4 * x, start, state, weights)
         assert_close(y, expected, rtol=0, atol=1e-6)
         x[0, 0] = torch.nan
         start[0, 0] = True

@@ -3,14 +3,11 @@
 All are h_t = cell(x_t, h_{t-1}) with h_{t-1} = 0 where start_t is true. Gates, their order and the layout of the
 weights are torch's, so that weights can be copied from `nn.LSTM`, `nn.GRU` and `nn.RNN`.
 
-On the CPU a kernel walks through the steps. Elsewhere columns are cut at their starts and the pieces run side by side:
-see `memory.kernels.cells.pieces`.
+On the CPU the compiled loops run (`loops`), elsewhere torch's recurrences (`torch_gated`).
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,10 +19,8 @@ from palimpsest.memory.kernels.arithmetic.products import pack
 from palimpsest.memory.kernels.arithmetic.threads import in_parts, part_borders
 from palimpsest.memory.kernels.arithmetic.views import Arrays
 from palimpsest.memory.kernels.cells import loops
-from palimpsest.memory.kernels.cells.pieces import cut, opening_state
-
-Weights = tuple[Tensor, Tensor, Tensor, Tensor]
-"""weight_ih [G, F], weight_hh [G, H], bias_ih [G], bias_hh [G], as torch has them; G is the gates' number times H."""
+from palimpsest.memory.kernels.cells.naive import Weights
+from palimpsest.memory.kernels.cells.torch_gated import torch_scan
 
 
 class Cell(NamedTuple):
@@ -37,12 +32,11 @@ class Cell(NamedTuple):
     """Columns of `gates` per unit, S / H. The input's product fills the first G of S, the recurrent one the last G."""
     turn: int
     """By how many gates the input's gates are rotated, so that those with both products are neighbours."""
-    torch_scan: Callable[..., Any]
 
 
-LSTM = Cell(loops.LSTM, 4, 0, torch.lstm)
-GRU = Cell(loops.GRU, 4, 1, torch.gru)
-RNN = Cell(loops.RNN, 1, 0, torch.rnn_tanh)
+LSTM = Cell(loops.LSTM, 4, 0)
+GRU = Cell(loops.GRU, 4, 1)
+RNN = Cell(loops.RNN, 1, 0)
 
 
 def lstm_scan(x: Tensor, start: Tensor, h: Tensor, c: Tensor, weights: Weights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -86,15 +80,6 @@ def gru_scan(x: Tensor, start: Tensor, h: Tensor, weights: Weights) -> tuple[Ten
     return y, last[0]
 
 
-def rnn_scan(x: Tensor, start: Tensor, h: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-    """Elman's network with resets, one layer: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
-
-    Arguments and results as in `gru_scan`, with the weights of `nn.RNN`, G = H.
-    """
-    y, last = scan(RNN, x, start, (h,), weights)
-    return y, last[0]
-
-
 def scan(
     cell: Cell, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -117,7 +102,7 @@ def scan(
     if start.numel() == 0:
         return x.new_empty(T, B, H), state
     if not has_kernels(x, weights[0], *state):
-        return torch_scan(cell, x, start, state, weights)
+        return torch_scan(cell.kind, x, start, state, weights)
     y, *last = _GatedScan.apply(cell, start, torch.is_grad_enabled(), x, *weights, *state)
     return y, tuple(last)
 
@@ -220,29 +205,3 @@ class _GatedScan(torch.autograd.Function):
         turn = -cell.turn * H
         d_biases = d_bias[:G].roll(turn), d_bias[len(d_bias) - G :]
         return None, None, None, dx, d_ih.roll(turn, 0), d_hh, *d_biases, *d_first
-
-
-def torch_scan(
-    cell: Cell, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The same through torch's recurrences over packed sequences: cuDNN on CUDA, differentiable as often as theirs."""
-    T, B, F = x.shape
-    pieces = cut(start)
-    opening = [o.unsqueeze(0) for o in opening_state(state, pieces)]
-    with warnings.catch_warnings():
-        # parameters of a module of ours do not share one block of memory, which cuDNN only regrets
-        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
-        packed, *last = cell.torch_scan(
-            x.reshape(T * B, F)[torch.from_numpy(pieces.rows).to(x.device)],
-            torch.from_numpy(pieces.active),
-            opening if len(opening) > 1 else opening[0],
-            weights,
-            True,
-            1,
-            0.0,
-            torch.is_grad_enabled(),
-            False,
-        )
-    y = packed[torch.from_numpy(np.argsort(pieces.rows)).to(x.device)].view(T, B, -1)
-    ends = torch.from_numpy(pieces.last).to(x.device)
-    return y, tuple(s[0, ends] for s in last)

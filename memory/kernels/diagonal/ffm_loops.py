@@ -25,7 +25,7 @@ from palimpsest.memory.kernels.arithmetic.products import (
     transpose,
 )
 from palimpsest.memory.kernels.arithmetic.vectors import aligned
-from palimpsest.memory.kernels.diagonal.decay import decay_backward, decay_forward
+from palimpsest.memory.kernels.diagonal.decay_loops import decay_backward, decay_forward
 
 EPSILON = 1e-5
 """Added to the variance by the layer norm of the output."""
@@ -184,7 +184,7 @@ def backward(x, start, weight, mix, alpha, omega, kept, y, dy, d_state, dx, grad
 
 @njit(**OPTIONS)
 def _rates(alpha, omega):  # type: ignore[no-untyped-def]
-    """The parts of one step's factor, [c, m] each; see `memory.kernels.diagonal.decay.rates`."""
+    """The parts of one step's factor, [c, m] each; see `memory.kernels.diagonal.torch_decay.rates`."""
     a, b = np.empty((len(omega), len(alpha)), alpha.dtype), np.empty((len(omega), len(alpha)), alpha.dtype)
     for i in range(len(alpha)):
         decayed = np.exp(-abs(np.float64(alpha[i])))

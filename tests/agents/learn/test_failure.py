@@ -30,7 +30,7 @@ def dump(tmp_path):
 def raised_again(tmp_path, error: NotFinite) -> None:
     """What training raised is what the dump raises, down to the words."""
     file = dump(tmp_path)
-    assert f"python -m agents.learn.failure {file} raises this again" in str(error)
+    assert f"python -m palimpsest.agents.learn.failure {file} raises this again" in str(error)
     with pytest.raises(NotFinite) as again:
         reproduce(file)
     assert str(error).startswith(str(again.value))
