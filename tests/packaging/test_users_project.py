@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,24 +60,17 @@ def test_a_project_with_memory_py_and_an_agents_package_installed_trains(install
 
 
 @pytest.fixture
-def commands(installed, tmp_path):
-    """What the installed command, and then `python -m palimpsest`, prints in such a project."""
-    here = project(tmp_path, "", "agents", "envs", "memory", "train.py")
-    script = installed / "bin" / "palimpsest"
-    return lambda *words: [
-        run([script, *words], here, (installed,)),
-        python("-m", "palimpsest", *words, cwd=here, path=(installed,)),
-    ]
+def here(tmp_path):
+    return project(tmp_path, "", "agents", "envs", "memory", "train.py")
 
 
-def test_the_command_answers(commands):
-    for printed in commands("--help"):
+def test_the_command_answers(here, installed):
+    for words in ([installed / "bin" / "palimpsest"], [sys.executable, "-m", "palimpsest"]):
+        printed = run([*words, "--help"], here, (installed,))
         assert printed.startswith("usage: palimpsest ")
         assert "train.py" not in printed
-    assert commands("--version") == [f"palimpsest {palimpsest.__version__}\n"] * 2
+        assert run([*words, "--version"], here, (installed,)) == f"palimpsest {palimpsest.__version__}\n"
 
 
-def test_the_command_lists(commands):
-    first, second = commands("list")
-    assert first == second
-    assert "Palimpsest/EndlessTMaze-v0" in first
+def test_the_command_lists(here, installed):
+    assert "Palimpsest/EndlessTMaze-v0" in run([installed / "bin" / "palimpsest", "list"], here, (installed,))
