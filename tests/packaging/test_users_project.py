@@ -23,7 +23,8 @@ assert palimpsest.__version__ == importlib.metadata.version("palimpsest-rl")
 gymnasium.make("palimpsest:Palimpsest/EndlessTMaze-v0").close()
 
 venv = palimpsest.envs.make_vec("CartPole-v1", num_envs=2, seed=0)
-policy = dict(memory="shm", memory_kwargs=dict(output_size=2, memory_size=2, num_rows=4), encoder_arch=[2], net_arch=[2])
+small = dict(output_size=2, memory_size=2, num_rows=4)
+policy = dict(memory="shm", memory_kwargs=small, encoder_arch=[2], net_arch=[2])
 with palimpsest.memory.kernels.torch_only():  # nothing is compiled: the installed copy has no cache yet
     model = MemoryPPO("MlpMemoryPolicy", venv, n_steps=4, batch_size=4, n_epochs=1, policy_kwargs=policy, device="cpu")
     model.learn(8)
