@@ -12,7 +12,7 @@ from palimpsest.memory.kernels.attention.top_k import insert
 
 @njit(**SUMS, forceinline=True)
 def _softmax(row):  # type: ignore[no-untyped-def]
-    """The softmax of a row, in place; of an empty row nothing."""
+    """Softmax of a row in place; an empty row stays empty."""
     if len(row) == 0:
         return
     top = row[0]
@@ -28,7 +28,7 @@ def _softmax(row):  # type: ignore[no-untyped-def]
 
 @njit(**SUMS)
 def choose(query, summaries, finished, slot, weight, scale):  # type: ignore[no-untyped-def]
-    """Fill slot and weight [B, K], by insertion from the newest on."""
+    """Fill slot and weight [B, K], by insertion, the newest chunk first."""
     B = len(query)
     N = summaries.shape[1]
     real = query.dtype.type
