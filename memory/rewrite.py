@@ -73,13 +73,10 @@ class RewriteMemory(Memory):
         clock: bool = True,
     ) -> None:
         super().__init__(input_size, output_size)
-        for name, value in (
-            ("num_layers", num_layers),
-            ("num_heads", num_heads),
-            ("key_size", key_size),
-            ("value_size", value_size),
-        ):
-            check_integer(name, value, 1)
+        num_layers = check_integer("num_layers", num_layers, 1)
+        num_heads = check_integer("num_heads", num_heads, 1)
+        key_size = check_integer("key_size", key_size, 1)
+        value_size = check_integer("value_size", value_size, 1)
         clock = check_flag("clock", clock)
         self.table_shape = (num_layers, num_heads, key_size, value_size)
         self.clock = clock

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory
-from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, hadamard_step
+from palimpsest.memory.kernels.outer.hadamard import hadamard_scan
+from palimpsest.memory.kernels.outer.torch_hadamard import hadamard_step
 from palimpsest.refusals import check_integer
 
 

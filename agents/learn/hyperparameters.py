@@ -8,13 +8,15 @@ not. Importing this module imports neither torch nor SB3, so that `--help` answe
 from __future__ import annotations
 
 import math
-import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Annotated, Any
 
+import numpy as np
+
+from palimpsest.agents.device import check_device
 from palimpsest.refusals import (
     FLAG,
     NAMED,
@@ -33,11 +35,7 @@ FRACTION = number(0, 1)
 WEIGHT = number(0, 10**6)
 NORM = Allowed(
     "a number, 0 or more, or inf for no clipping",
-    lambda value: is_number(value, 0) or (isinstance(value, float) and value == math.inf),
-)
-DEVICE = Allowed(
-    "'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'",
-    lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value if isinstance(value, str) else "") is not None,
+    lambda value: is_number(value, 0) or (isinstance(value, float | np.floating) and value == math.inf),
 )
 
 
@@ -53,21 +51,21 @@ class Hyperparameters:
     n_epochs: Annotated[int, integer(1, 10**4)] = 4
     """Passes over each rollout."""
     learning_rate: Annotated[float | None, number(0, 10)] = None
-    """Of Adam. The memory's preset where not given."""
+    """Learning rate of Adam. Default: the memory's preset."""
     gamma: Annotated[float, FRACTION] = 0.99
-    """Discount per step."""
+    """Discount factor per step."""
     gae_lambda: Annotated[float, FRACTION] = 0.95
     """λ of generalised advantage estimation."""
     ent_coef: Annotated[float, WEIGHT] = 0.02
-    """Weight of the entropy."""
+    """Weight of the entropy bonus."""
     clip_range: Annotated[float, WEIGHT] = 0.2
-    """PPO's clipping of the ratio of probabilities."""
+    """PPO's clip range of the probability ratio."""
     target_kl: Annotated[float, WEIGHT] = 0.02
-    """The passes over a rollout end at 1.5 times this divergence from the policy that acted; a step that alone adds
-    more than this is taken back. 0 for no such limit."""
+    """Passes over a rollout stop at 1.5 times this KL divergence from the policy that acted, and a step that alone
+    adds more than this is undone. 0 sets no limit."""
     min_advantage_std: Annotated[float, WEIGHT] = 0.1
-    """Smallest standard deviation that advantages are divided by. Once every episode goes alike, what is left of
-    them is noise, which must not be scaled up to 1."""
+    """Lower bound of the standard deviation that advantages are divided by. When all episodes go alike, advantages
+    are noise and must not be scaled up."""
     vf_coef: Annotated[float, WEIGHT] = 0.5
     """Weight of the value loss."""
     max_grad_norm: Annotated[float, NORM] = 0.5
@@ -141,16 +139,3 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     for name, allowed in ARGUMENTS.items():
         check(name, given[name], allowed)
     check_device(given["device"])
-
-
-def check_device(device: Any) -> None:
-    """Refuse a device that there is not, where SB3 falls back to the CPU without a word."""
-    import torch
-
-    name = str(device) if isinstance(device, torch.device) else device
-    check("device", name, DEVICE)
-    if name.startswith("cuda") and (torch.device(name).index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
-            "use device='cpu' or 'auto'"
-        )

@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 
 def check_spaces(observations: spaces.Space, actions: spaces.Space) -> None:
-    """Refuse spaces that no policy here reads or acts in."""
+    """Refuse spaces that no policy can read or act in."""
     parts = observations.spaces if isinstance(observations, spaces.Dict) else {"": observations}
     read = [part for part in parts.values() if isinstance(part, _READ)]
     nested = [part for part in parts.values() if not isinstance(part, (*_READ, spaces.Text))]

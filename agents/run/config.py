@@ -1,6 +1,8 @@
-"""What a run is made of, as data: two frozen dataclasses, the command line's and the run directory's.
+"""The configuration of a training run and of an evaluation: frozen dataclasses, which check their fields.
 
-Importing this module imports neither torch nor gymnasium, so that `--help` answers at once.
+`train.py` makes the command line of them; a run directory holds the first as TOML.
+
+Importing this module imports no torch, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from typing import Annotated, Any, ClassVar, Self
 
 import tomli_w
 
+from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
-from palimpsest.agents.learn.hyperparameters import DEVICE, FRACTION, Hyperparameters
+from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters
 from palimpsest.agents.run.presets import preset
 from palimpsest.refusals import (
     FLAG,
@@ -38,7 +41,7 @@ CONFIG_FILE = "config.toml"
 """The configuration's name in a run directory."""
 
 Arguments = dict[str, Any]
-"""A constructor's keyword arguments: plain values, sequences as tuples."""
+"""Keyword arguments of a constructor: plain values, with sequences as tuples."""
 
 STEPS = 10**15
 """Most environment steps."""
@@ -58,9 +61,9 @@ _OF_TYPE = {bool: FLAG, str: STRING, Path: PATH}
 
 @dataclass(frozen=True)
 class Checked:
-    """A dataclass that refuses values which its annotations do not allow, and converts the others to their types.
+    """Refuses a value that its field's annotation does not allow, and converts any other to the field's type.
 
-    A field of a type alone takes what `_OF_TYPE` says; one that is `Annotated` with an `Allowed`, what that says.
+    `Annotated` with an `Allowed` says itself what is allowed; for a plain type `_OF_TYPE` does.
     """
 
     def __post_init__(self) -> None:
@@ -73,7 +76,7 @@ class Checked:
 
 
 def _checked(name: str, value: Any, hint: Any, may_be_none: bool = False) -> Any:
-    """`value` in the type of the annotation `hint`; ValueError where it is not allowed."""
+    """`value` in the type that the annotation `hint` names; ValueError if it is not allowed."""
     hint, *allowed = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
     if isinstance(hint, types.UnionType):
         (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
@@ -96,29 +99,29 @@ class Task(Checked):
     env_args: Arguments = field(default_factory=dict)
     """Arguments of the environment."""
     previous_action_reward: bool = False
-    """Join the previous action and reward to the observations, in training and evaluation."""
+    """Add the previous action and reward to the observations, in training and in evaluation."""
     memory: str = "rewrite"
-    """A registered memory; `list` shows them."""
+    """Name of a memory; `train.py list` shows all."""
     memory_args: Arguments = field(default_factory=dict)
     """Arguments of the memory."""
     carry_over: Annotated[float, FRACTION] = 0.9
-    """Chance that a memory is kept, not reset, when a training episode ends; 0 to 1."""
+    """Probability that the memory is kept, not reset, when a training episode ends."""
     share_memory: bool | None = None
-    """One memory for actor and critic, or one each. The memory's preset where not given."""
+    """Whether actor and critic share one memory or have one each. Default: the memory's preset."""
     total_timesteps: Annotated[int, integer(1, STEPS)] = 500_000
     """Environment steps to train for, over all environments; rounded up to whole rollouts."""
     num_envs: Annotated[int, integer(1)] = 64
-    """Environments that are stepped together."""
+    """Number of environments stepped together."""
     seed: Annotated[int, integer(0, EVALUATION_SEED - 1)] = 0
-    """Of parameters, actions, minibatches, carry-over and environments (`seed` and the `num_envs - 1` after it)."""
+    """Seed of parameters, actions, minibatches, carry-over and environments, whose rows count on from it."""
     device: Annotated[str, DEVICE] = "auto"
     """auto, cpu, mps, cuda or cuda:N."""
     threads: Annotated[int | None, integer(1, 1024)] = None
-    """Threads for torch; chosen by the sizes where not given. Exact repetition needs the same number."""
+    """Threads for torch. Default: by the size of a minibatch. A run repeats exactly only with the same number."""
     run_dir: Path | None = None
-    """Where everything is written, a directory that does not exist yet; a new one under runs/ where not given."""
+    """Directory to create and write to. Default: a new one under runs/."""
     resume: Path | None = None
-    """A run directory to continue from its last checkpoint, with its configuration."""
+    """Run directory to continue from its last checkpoint, with its configuration."""
 
 
 @dataclass(frozen=True)
@@ -126,29 +129,29 @@ class TrainConfig(Hyperparameters, Task):
     """A training run."""
 
     num_minibatches: Annotated[int | None, integer(1)] = None
-    """Minibatches per pass, each of whole environments; divides `num_envs`. The memory's preset where not given."""
+    """Minibatches per pass, each of whole environments; a divisor of `num_envs`. Default: the memory's preset."""
     anneal: bool = True
     """Lower the learning rate linearly to 0 over the run."""
     anneal_entropy: bool = True
     """Lower the entropy's weight linearly to 0 over the run."""
     width: Annotated[int, integer(1, MOST_UNITS)] = 64
-    """Units of the encoder's layer and of each head's layer."""
+    """Width of the encoder's layer and of each head's layer."""
     eval_every: Annotated[int, integer(0, STEPS)] = 50_000
-    """Environment steps between greedy evaluations; 0 for none but the closing one."""
+    """Environment steps between greedy evaluations; 0 evaluates only after the last step."""
     eval_episodes: Annotated[int, integer(1, EPISODES)] = 100
     """Episodes per evaluation."""
     checkpoint_every: Annotated[int, integer(0, STEPS)] = 100_000
-    """Environment steps between checkpoints; 0 for none but the last."""
+    """Environment steps between checkpoints; 0 writes only the last."""
     keep_checkpoints: Annotated[int, integer(1)] = 3
-    """Checkpoints kept beside the best; older ones are deleted."""
+    """Number of latest checkpoints to keep; older ones are deleted."""
     progress: bool = True
     """Show the progress bar."""
 
     UNSAVED: ClassVar[frozenset[str]] = frozenset({"run_dir", "resume"})
-    """Fields that say where a run is, not what it is: they are left out of its file."""
+    """Fields left out of the file: they say where a run is, not what it is."""
 
     FREE_ON_RESUME: ClassVar[frozenset[str]] = frozenset({"device", "progress", "run_dir", "resume"})
-    """Fields that may differ when a run is resumed; another value of any other would be another run."""
+    """Fields that may change when a run is resumed. Any other change would make it another run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -192,7 +195,7 @@ class TrainConfig(Hyperparameters, Task):
         return math.ceil(self.total_timesteps / self.rollout_size)
 
     def new_run_dir(self, root: Path = Path("runs"), now: datetime | None = None) -> Path:
-        """A directory name that is not taken: root/env-memory-seed-date-time, numbered where that exists."""
+        """A directory that does not exist: root/env-memory-seed-date-time, with a number appended if that exists."""
         stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
         env = re.sub(r"[^A-Za-z0-9.]+", "-", self.env.rpartition("/")[2].rpartition(":")[2])
         name = f"{env}-{self.memory}-{self.seed}-{stamp}"
@@ -203,7 +206,7 @@ class TrainConfig(Hyperparameters, Task):
         return path
 
     def to_toml(self) -> str:
-        """The configuration as a TOML document; fields that are None are left out, and so are `UNSAVED` ones."""
+        """The configuration as a TOML document, without fields that are None and without `UNSAVED` ones."""
         values = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
         return tomli_w.dumps(
             {name: _to_toml(v) for name, v in values.items() if v is not None and name not in self.UNSAVED}
@@ -211,10 +214,10 @@ class TrainConfig(Hyperparameters, Task):
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
-        """The configuration that `to_toml` wrote; fields that are missing have their defaults.
+        """Read what `to_toml` wrote. Missing fields get their defaults.
 
         Raises:
-            ValueError: not TOML, an unknown key (the closest known one is named), a value that does not fit.
+            ValueError: not TOML, an unknown key (the message names the closest known one), a value that is not allowed.
         """
         try:
             document = tomllib.loads(text)
@@ -231,7 +234,7 @@ class TrainConfig(Hyperparameters, Task):
         """Read a configuration file, or the one in a run directory.
 
         Raises:
-            ValueError: the file cannot be read, or what `from_toml` refuses; the message names the file.
+            ValueError: the file cannot be read, or `from_toml` refuses it. The message names the file.
         """
         check("the configuration's place", path, PATH)
         path = path / CONFIG_FILE if path.is_dir() else path
@@ -245,26 +248,26 @@ class TrainConfig(Hyperparameters, Task):
 
 @dataclass(frozen=True)
 class EvaluateConfig(Checked):
-    """An evaluation of a finished or running run."""
+    """An evaluation of a finished run."""
 
     run_dir: Path
     """The directory of the run."""
     episodes: Annotated[int, integer(1, EPISODES)] = 200
     """Episodes to play, each from its own seed and with a fresh memory."""
     env: str | None = None
-    """A registered gymnasium id; the one that the run was trained on where not given."""
+    """Any registered gymnasium id. Default: the one that the run was trained on."""
     env_args: Arguments = field(default_factory=dict)
-    """Arguments of the environment; on the run's own environment they replace its arguments one by one."""
+    """Arguments of the environment. On the run's own environment they replace its arguments one by one."""
     deterministic: bool = True
-    """Take the likeliest actions, or sample."""
+    """Take the likeliest action instead of sampling one."""
     seed: Annotated[int, integer(0, 10**9)] = 0
-    """Which set of episodes; any value is apart from the seeds of training."""
+    """Which set of episodes to play. No value meets the seeds of training."""
     json: Path | None = None
-    """A file to write the result to."""
+    """File to write the result to."""
     device: Annotated[str, DEVICE] = "auto"
     """auto, cpu, mps, cuda or cuda:N."""
     max_steps: Annotated[int | None, integer(1, STEPS)] = None
-    """Steps after which an episode counts as failed and is stopped; the environment's own limit where not given."""
+    """Steps after which an episode is stopped and counted as failed. Default: the environment's own limit."""
 
     @property
     def first_seed(self) -> int:
@@ -281,7 +284,7 @@ def _as_tuples(value: Any) -> Any:
 
 
 _TOML_NONE = {"none": True}
-"""Stands for None inside arguments, which TOML cannot write."""
+"""How TOML, which has no None, holds one inside arguments."""
 
 
 def _to_toml(value: Any) -> Any:

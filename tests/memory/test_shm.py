@@ -9,8 +9,9 @@ from conftest import tolerance
 from torch.testing import assert_close
 
 from palimpsest.memory import Memory
-from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, hadamard_torch
+from palimpsest.memory.kernels.outer.hadamard import hadamard_scan
 from palimpsest.memory.kernels.outer.naive import hadamard_naive
+from palimpsest.memory.kernels.outer.torch_hadamard import torch_hadamard_scan
 from palimpsest.memory.shm import SHM, episode_steps, row_of
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -96,7 +97,7 @@ def test_the_naive_form_by_hand():
 @each_dtype
 @pytest.mark.parametrize("T", [1, 15, 16, 17, 50])
 @pytest.mark.parametrize("H", [1, 5, 16, 33])
-@pytest.mark.parametrize("form", [hadamard_scan, hadamard_torch])
+@pytest.mark.parametrize("form", [hadamard_scan, torch_hadamard_scan])
 def test_forms_equal_the_naive_one(form, dtype, T, H):
     """Around the borders of segments and of the vectors that the compiler makes; C from 0 to 2."""
     arguments = kernel_arguments(T, 3, H, dtype)
@@ -142,7 +143,7 @@ def test_tanh_of_the_float32_kernel():
     assert last.isnan().all()
 
 
-@pytest.mark.parametrize("scan", [hadamard_scan, hadamard_torch])
+@pytest.mark.parametrize("scan", [hadamard_scan, torch_hadamard_scan])
 def test_empty_kernel(scan):
     tokens, start, state = kernel_arguments(0, 2, 3, torch.float32)
     read, last = scan(*tokens, start, state)

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
 from palimpsest.memory.kernels.outer.hadamard_loops import SEGMENT, backward, forward
+from palimpsest.memory.kernels.outer.torch_hadamard import torch_hadamard_scan
 
 
 def hadamard_scan(
@@ -44,43 +44,8 @@ def hadamard_scan(
     tokens = (theta, calibrate, value, key, query)
     _check(tokens, start, state)
     if not has_kernels(theta):
-        return hadamard_torch(*tokens, start, state)
+        return torch_hadamard_scan(*tokens, start, state)
     return _HadamardScan.apply(*tokens, start, state, torch.is_grad_enabled())
-
-
-def hadamard_torch(
-    theta: Tensor, calibrate: Tensor, value: Tensor, key: Tensor, query: Tensor, start: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`hadamard_scan` in torch operations, on any device: a loop over time that is recomputed for the gradient."""
-    tokens = (theta, calibrate, value, key, query)
-    _check(tokens, start, state)
-    reads = []
-    for first in range(0, len(start), SEGMENT):
-        part = slice(first, first + SEGMENT)
-        read, state = checkpoint(
-            _segment, state, start[part], *(x[part] for x in tokens), use_reentrant=False, preserve_rng_state=False
-        )
-        reads.append(read)
-    return (torch.cat(reads) if reads else torch.empty_like(theta)), state
-
-
-def _segment(M: Tensor, start: Tensor, *tokens: Tensor) -> tuple[Tensor, Tensor]:
-    reads = []
-    for t in range(len(start)):
-        M = torch.where(start[t, :, None, None], torch.zeros_like(M), M)
-        theta, calibrate, value, key, query = (x[t] for x in tokens)
-        read, M = hadamard_step(theta, calibrate, value, key, query, M)
-        reads.append(read)
-    return torch.stack(reads), M
-
-
-def hadamard_step(
-    theta: Tensor, calibrate: Tensor, value: Tensor, key: Tensor, query: Tensor, M: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One step without a start: vectors [B, H] and M [B, H, H] to what is read [B, H] and the next M."""
-    C = 1 + (theta.unsqueeze(2) * calibrate.unsqueeze(1)).tanh()
-    M = M * C + value.unsqueeze(2) * key.unsqueeze(1)
-    return (M @ query.unsqueeze(2)).squeeze(2), M
 
 
 def _check(tokens: tuple[Tensor, ...], start: Tensor, state: Tensor) -> None:

@@ -22,7 +22,19 @@ from palimpsest.refusals import check
 FIELDS = {spec.name: spec for spec in dataclasses.fields(Hyperparameters)}
 
 PROBES = [-1e300, -1, -1e-9, 0, 0.5, 1, 1 + 1e-9, 2, 10, 10.1, 128, 10**4, 10**4 + 1, 10**6, 10**6 + 1, 1 << 20]
-PROBES += [1 + (1 << 20), 1e300, math.inf, -math.inf, math.nan, 10**400, True, "1", np.float32(0.5), np.int64(1)]
+PROBES += [
+    1 + (1 << 20),
+    1e300,
+    math.inf,
+    np.float32(math.inf),
+    -math.inf,
+    math.nan,
+    10**400,
+    True,
+    "1",
+    np.float32(0.5),
+    np.int64(1),
+]
 """Around every bound."""
 
 
