@@ -1,4 +1,4 @@
 """Outer-product recurrences S <- decay S + k v^T: naive, in torch and compiled; SHM's Hadamard form is one of them.
 
-Imports `kernels/arithmetic` and nothing else of the package.
+Of the package it imports `arithmetic` and the common ground alone.
 """
