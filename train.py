@@ -141,8 +141,8 @@ def _evaluate(argv: list[str]) -> int:
     config = EvaluateConfig(**_fields(command, EvaluateConfig))
     run_dirs = (command.run_dir, *command.more)
     trained, *_ = _or_usage(lambda: [TrainConfig.load(path) for path in run_dirs])
-    if config.json is not None and not config.json.absolute().parent.is_dir():
-        raise Usage(f"the directory of --json {str(config.json)!r} does not exist; make it first")
+    if config.json is not None:
+        _check_output(config.json)
     env = trained.env if config.env is None else config.env
     env_args = _or_usage(lambda: environment_arguments(env, config.env_args))
     axes = _or_usage(lambda: _axes(env, command.grid))
@@ -161,6 +161,15 @@ def _evaluate(argv: list[str]) -> int:
     except ValueError as error:
         return _fail(error, 2)
     return 0
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a --json that no file can be made at; folders that do not exist are made when it is written."""
+    if path.is_dir():
+        raise Usage(f"--json {str(path)!r} is a folder; name a file in it")
+    ancestor = next(folder for folder in path.absolute().parents if folder.exists())
+    if not ancestor.is_dir():
+        raise Usage(f"--json {str(path)!r} cannot be made, as {str(ancestor)!r} is no folder; choose another place")
 
 
 def _list(argv: list[str]) -> int:

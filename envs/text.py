@@ -1,4 +1,4 @@
-"""Text keys of Dict observations (`mission` in MiniGrid) left out: no policy reads them, DummyVecEnv refuses them."""
+"""Remove text keys (MiniGrid's `mission`) from Dict observations. No policy reads them; DummyVecEnv refuses them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 
 def is_text(space: spaces.Space) -> bool:
-    """Whether a space is of strings: gymnasium's Text, or one such as MiniGrid's MissionSpace."""
+    """Whether a space holds strings: gymnasium's Text, or a space such as MiniGrid's MissionSpace."""
     return space.dtype is not None and np.dtype(space.dtype).kind in "SU"
 
 
@@ -33,5 +33,5 @@ class DropText(gym.ObservationWrapper):
         self.observation_space = without_text(env.observation_space)
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
-        """The keys that are left."""
+        """The observation without its text keys."""
         return {key: observation[key] for key in self.observation_space.spaces}  # type: ignore[attr-defined]

@@ -22,7 +22,8 @@ from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
 from palimpsest.memory.kernels.arithmetic.views import Arrays, Views
 from palimpsest.memory.kernels.diagonal.ffm_loops import EPSILON, step
-from palimpsest.memory.kernels.diagonal.ffm_scan import FFMScan, torch_scan
+from palimpsest.memory.kernels.diagonal.ffm_scan import FFMScan
+from palimpsest.memory.kernels.diagonal.torch_ffm import torch_scan
 from palimpsest.refusals import check_above, check_integer
 
 

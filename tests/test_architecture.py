@@ -32,7 +32,7 @@ MODULES = _modules()
 ARITHMETIC = "memory.kernels.arithmetic"
 CLASSES = sorted(f"memory.kernels.{path.parent.name}" for path in (ROOT / "memory/kernels").glob("*/__init__.py"))
 CLASSES.remove(ARITHMETIC)
-GROUND = ["agents.tree", "agents.environments"]
+GROUND = ["agents.tree", "agents.device", "agents.environments", "agents.slips"]
 ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "run")]
 
 MAY_IMPORT: dict[str, list[str]] = {
@@ -49,6 +49,8 @@ MAY_IMPORT: dict[str, list[str]] = {
     "memory.parts": ["memory.base", ARITHMETIC, *CLASSES],
     "memory": ["memory.base", "memory.parts", "memory.kernels", ARITHMETIC, *CLASSES, "short_names"],
     "agents.tree": [],
+    "agents.device": [],
+    "agents.slips": [],
     "agents.environments": ["envs"],
     "agents.files": [*GROUND],
     "agents.policy": [*GROUND, "agents.files", "memory", "memory.base", "memory.kernels", ARITHMETIC],

@@ -8,7 +8,6 @@ not. Importing this module imports neither torch nor SB3, so that `--help` answe
 from __future__ import annotations
 
 import math
-import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from palimpsest.agents.device import check_device
 from palimpsest.refusals import (
     FLAG,
     NAMED,
@@ -36,10 +36,6 @@ WEIGHT = number(0, 10**6)
 NORM = Allowed(
     "a number, 0 or more, or inf for no clipping",
     lambda value: is_number(value, 0) or (isinstance(value, float | np.floating) and value == math.inf),
-)
-DEVICE = Allowed(
-    "'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'",
-    lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value if isinstance(value, str) else "") is not None,
 )
 
 
@@ -143,16 +139,3 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     for name, allowed in ARGUMENTS.items():
         check(name, given[name], allowed)
     check_device(given["device"])
-
-
-def check_device(device: Any) -> None:
-    """Refuse a device that there is not, where SB3 falls back to the CPU without a word."""
-    import torch
-
-    name = str(device) if isinstance(device, torch.device) else device
-    check("device", name, DEVICE)
-    if name.startswith("cuda") and (torch.device(name).index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
-            "use device='cpu' or 'auto'"
-        )

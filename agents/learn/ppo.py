@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -13,21 +12,20 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance, get_device, get_system_info
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from palimpsest.agents.environments import check_environment, longest_horizon
-from palimpsest.agents.files.archive import read_tree
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
 from palimpsest.agents.learn.diagnostics import record_memory
 from palimpsest.agents.learn.divergence import DivergenceLimit
 from palimpsest.agents.learn.dump import dumped
 from palimpsest.agents.learn.hyperparameters import check_arguments
 from palimpsest.agents.learn.loss import LossWeights, ppo_loss
-from palimpsest.agents.learn.model_file import File, load_model, save_model
+from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_parameters, check_update
-from palimpsest.agents.learn.rollout import RememberingAlgorithm, rate
+from palimpsest.agents.learn.rollout import rate
 from palimpsest.agents.policy.policies import (
     CnnMemoryPolicy,
     MemoryActorCriticPolicy,
@@ -42,7 +40,7 @@ from palimpsest.envs.sb3_wrappers import VecDropText
 SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 
 
-class MemoryPPO(RememberingAlgorithm):
+class MemoryPPO(SavedAlgorithm):
     """PPO (arXiv 1707.06347) whose policy remembers, over whole columns of the rollout.
 
     The arguments are those of sb3-contrib's RecurrentPPO, and four more.
@@ -239,55 +237,6 @@ class MemoryPPO(RememberingAlgorithm):
         with dumped(self):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
-
-    def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:  # type: ignore[override]
-        """Write the model as JSON and safetensors in a ZIP; arguments as in SB3.
-
-        Classes and functions among the arguments (an activation, a schedule that is a lambda) are written as their
-        names only.
-        """
-        save_model(self, path, exclude, include)
-
-    @classmethod
-    def load(  # type: ignore[override]
-        cls: type[SelfMemoryPPO],
-        path: File,
-        env: GymEnv | None = None,
-        device: torch.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfMemoryPPO:
-        """Make a model from what `save` wrote; arguments as in SB3. Nothing in the file is executed or imported.
-
-        Args:
-            path: a path or a binary file.
-            env: environments to train on; their number may differ.
-            device: "auto", "cpu", "cuda", ...
-            custom_objects: attribute, or qualified name of a class or function -> the object to use for it.
-            print_system_info: print this system's versions.
-            force_reset: whether `learn` begins with a reset.
-            **kwargs: attributes to change.
-
-        Raises:
-            CorruptFile: the file is torn, altered, or not one of ours.
-            ValueError: a name that `custom_objects` lacks, spaces that do not fit, a model of SB3's own.
-        """
-        if print_system_info:
-            get_system_info()
-        return load_model(cls, path, env, device, custom_objects, force_reset, **kwargs)[0]
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | dict[str, Any],
-        exact_match: bool = True,
-        device: torch.device | str = "auto",
-    ) -> None:
-        """Load parameters from a dict of state dicts, or from a file that `save` wrote; as in SB3."""
-        if not isinstance(load_path_or_dict, dict):
-            load_path_or_dict = read_tree(load_path_or_dict, {}, get_device(device))["parameters"]
-        super().set_parameters(load_path_or_dict, exact_match, device)
 
     def train(self) -> None:
         """Update the policy from the rollout: `n_epochs` passes over its columns in minibatches."""

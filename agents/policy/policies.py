@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from palimpsest import memory as memories
+from palimpsest.agents.files.archive import File
 from palimpsest.agents.policy.distributions import draw, make_distribution
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor
 from palimpsest.agents.policy.head_gradients import judge
@@ -27,11 +28,14 @@ from palimpsest.agents.policy.heads import HeadedPolicy, act
 from palimpsest.agents.policy.layers import Layers, Tanh, encode
 from palimpsest.agents.policy.observation_checks import refuse_not_finite
 from palimpsest.agents.policy.observation_keys import check_place, place_of, task_of
+from palimpsest.agents.policy.policy_file import load_policy, save_policy
+from palimpsest.agents.slips import refuse_other_algorithms, refuse_pair, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
 
 Observation = Tensor | dict[str, Tensor]
 State = tuple[Any, ...]
+SelfPolicy = TypeVar("SelfPolicy", bound="MemoryActorCriticPolicy")
 
 
 class PairState(NamedTuple):
@@ -89,6 +93,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         **kwargs: Any,
     ) -> None:
+        refuse_other_algorithms()
         if share_memory and not kwargs.get("share_features_extractor", True):
             raise ValueError(
                 "share_memory=True needs share_features_extractor=True, for one memory reads one stream of features; "
@@ -143,6 +148,20 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             "encoder_arch": self.encoder_arch,
             "reconstruct": self.reconstruct,
         }
+
+    def save(self, path: File) -> None:
+        """Write the policy, without its optimiser, as JSON and safetensors; `path` is as in `MemoryPPO.save`."""
+        save_policy(self, path)
+
+    @classmethod
+    def load(
+        cls: type[SelfPolicy],
+        path: File,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+    ) -> SelfPolicy:
+        """Make a policy from what `save` wrote; arguments and errors are those of `load_policy`."""
+        return load_policy(cls, path, device, custom_objects)
 
     def memories(self) -> list[Memory]:
         """The memories, each once: one, or the actor's and the critic's."""
@@ -200,6 +219,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             start: [T, B] bool, where the memory begins anew.
             strategy: [T, B] int64 or None.
         """
+        refuse_steps(obs, actions, start)
         T, B = start.shape
         flat = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
         place = place_of(obs, self.memory, self.observation_space)
@@ -259,6 +279,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         Raises:
             ValueError: an observation does not fit the space or is not finite, or the state has another batch size.
         """
+        refuse_pair(observation)
         self.set_training_mode(False)
         if isinstance(self.observation_space, spaces.Dict) and isinstance(observation, dict):
             missing = [key for key in self.observation_space.spaces if key not in observation]

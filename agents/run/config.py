@@ -20,8 +20,9 @@ from typing import Annotated, Any, ClassVar, Self
 
 import tomli_w
 
+from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
-from palimpsest.agents.learn.hyperparameters import DEVICE, FRACTION, Hyperparameters
+from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters
 from palimpsest.agents.run.presets import preset
 from palimpsest.refusals import (
     FLAG,

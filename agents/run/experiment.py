@@ -35,6 +35,7 @@ from palimpsest.agents.environments import chance_level, closing_settings, make_
 from palimpsest.agents.evaluation.play import play, summary
 from palimpsest.agents.files.archive import remove_parts, write_atomically
 from palimpsest.agents.learn.hyperparameters import Hyperparameters
+from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT
 from palimpsest.agents.learn.ppo import MemoryPPO
 from palimpsest.agents.run.callbacks import CheckpointCallback, EvaluationCallback, ProgressCallback, cut_evaluations
 from palimpsest.agents.run.config import CONFIG_FILE, EvaluateConfig, TrainConfig
@@ -175,7 +176,7 @@ def _learn(
                 lambda: summary(play(model, evaluation_env, config.eval_episodes)),
                 directory / "evaluations.csv",
                 config.eval_every,
-                on_best=lambda row: model.save(directory / "best.zip"),
+                on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
             ),
             CheckpointCallback(lambda: checkpoints.save(model), config.checkpoint_every, signals),
             *([progress] if config.progress else []),
@@ -184,7 +185,7 @@ def _learn(
     try:
         if model.num_timesteps < config.total_timesteps:
             model.learn(config.total_timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
-        model.save(directory / "model.zip")
+        model.save(directory / "model.zip", exclude=PLACE_IN_ROLLOUT)
     except Interrupted:
         console.print(f"go on with: {COMMAND} --resume {directory}", highlight=False, soft_wrap=True)
         raise
@@ -293,7 +294,8 @@ def evaluate_grid(
 
 def _write_json(path: Path | None, result: Any) -> None:
     if path is not None:
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def versions() -> dict[str, Any]:

@@ -68,7 +68,7 @@ EVALUATE: dict[str, list[str]] = {
     "grid": [*PAIRS, "corridors=", "corridors=1,", "corridors=1,nan", "corridors=,", "corridors=1,x"],
     "deterministic": SWITCH,
     "seed": [*INTEGER, "1000000001"],
-    "json": [*PATH, "nowhere/x.json", "file/x.json"],
+    "json": [*PATH, "run", "file/x.json", "file/x/y.json"],
     "device": [*NAME, "tpu", "cuda:-1"],
     "max_steps": [*INTEGER, "0"],
 }
