@@ -32,7 +32,7 @@ def columns_at_a_time(V: int) -> int:
 
 # Outside of `compiled`, for the reason given in `memory.kernels.delta.loops`.
 @njit(**INLINED)
-def _load_block(K, W, table, at, V, block):  # type: ignore[no-untyped-def]
+def _load_block(K, W, table, at, V, block):
     """Fill block [K W] with W columns of the table [K, V] whose first number is at table[at]."""
     literally(K)
     literally(W)
@@ -41,7 +41,7 @@ def _load_block(K, W, table, at, V, block):  # type: ignore[no-untyped-def]
 
 
 @njit(**INLINED)
-def _store_block(K, W, block, table, at, V):  # type: ignore[no-untyped-def]
+def _store_block(K, W, block, table, at, V):
     """Write block [K W] back to where `_load_block` takes it from."""
     literally(K)
     literally(W)
@@ -56,7 +56,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
     KW, KV, ONE_MORE = K * W, K * V, K + 1
 
     @njit(**OPTIONS)
-    def forward(first, last, k, v, decay, q, start, tables, read):  # type: ignore[no-untyped-def]
+    def forward(first, last, k, v, decay, q, start, tables, read):
         """Scan rows first to last of k, decay, q [T, B, H, K] and v [T, B, H, V]; fill read [T, B, H, V] and tables.
 
         tables [N + 1, B, H, K V], for N segments, enters with the initial tables at index 0; those after each segment
@@ -97,9 +97,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                         _store_block(K, W, S, kept, table, V)
 
     @njit(**OPTIONS)
-    def backward(  # type: ignore[no-untyped-def]
-        first, last, k, v, decay, q, start, tables, d_read, d_table, dk, dv, d_decay, dq
-    ):
+    def backward(first, last, k, v, decay, q, start, tables, d_read, d_table, dk, dv, d_decay, dq):
         """The gradient of `forward` for rows first to last, added to dk, d_decay, dq and filled into dv.
 
         `d_table` [B, H, K V] enters as the gradient of the last tables and leaves as that of the initial ones. With G
