@@ -30,7 +30,7 @@ def dump(tmp_path):
 def raised_again(tmp_path, error: NotFinite) -> None:
     """What training raised is what the dump raises, down to the words."""
     file = dump(tmp_path)
-    assert f"python -m palimpsest.agents.learn.failure {file} raises this again" in str(error)
+    assert f"python -m palimpsest.agents.learn.failure {file} raises this error again" in str(error)
     with pytest.raises(NotFinite) as again:
         reproduce(file)
     assert str(error).startswith(str(again.value))
@@ -97,7 +97,7 @@ def test_a_gradient(name, tmp_path, monkeypatch):
     assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
     assert caught.value.check == "update"
     # The hook is no part of the file, so that the check passes there, and that is said.
-    with pytest.raises(ValueError, match=r"the check passes here; it said: the gradient of value_net.weight"):
+    with pytest.raises(ValueError, match=r"the check passes here; the error was: the gradient of value_net.weight"):
         reproduce(dump(tmp_path))
 
 
@@ -149,14 +149,14 @@ def test_without_a_directory_nothing_is_written(tmp_path, monkeypatch):
 def test_a_directory_that_is_gone_does_not_hide_the_error(tmp_path):
     model = small_agent(in_row_two("reward", 3, np.nan))
     model.set_logger(Logger(str(tmp_path / "gone"), []))
-    with pytest.raises(NotFinite, match=r"the reward is nan .*no file could be kept of it"):
+    with pytest.raises(NotFinite, match=r"the reward is nan .*no dump could be written"):
         model.learn(30)
 
 
 def test_other_files_are_refused(tmp_path):
     model = small_agent(DummyVecEnv([Counter]))
     model.save(tmp_path / "model.zip")
-    with pytest.raises(ValueError, match="is a model, not the file of a failure"):
+    with pytest.raises(ValueError, match="is a model, not the dump of a failure"):
         reproduce(tmp_path / "model.zip")
     with pytest.raises(OSError, match="nowhere"):
         reproduce(tmp_path / "nowhere.zip")
