@@ -1,4 +1,4 @@
-"""What memories are made of and that is no memory: allocation, strategy values, chunk plans, windows.
+"""Parts of memories: slot allocation, strategy values, chunk plans, attention by place, attention windows.
 
-Imports `memory.kernels`, never a memory.
+Imports `memory.kernels`, but no memory.
 """
