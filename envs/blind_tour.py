@@ -36,9 +36,9 @@ def tour_success(grid: int, phases: int) -> float:
     gain of the first step is averaged over the cells in which a phase can begin.
 
     s(z) = (1 - q) z / (1 - q z) is the generating function of the number of steps at a cell without the target. If u of
-    the C cells of the tour are left after the first step, z s^u q z / (1 - (1 - q) z s^(C - 1)) is that of the steps of
-    a phase. Its mean over u to the power K is that of an episode. Cauchy's formula on a circle sums its coefficients up
-    to the limit.
+    the C cells of the tour are left after the first step, the number of steps of a phase has the generating function
+    z s^u q z / (1 - (1 - q) z s^(C - 1)). An episode has the K-th power of its mean over u. Cauchy's formula on a
+    circle sums the coefficients up to the limit.
 
     Args:
         grid: side of the grid, 2 or more.

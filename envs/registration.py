@@ -239,7 +239,7 @@ for _dancers in (2, 4, 8):
         register(
             f"Palimpsest/Ballet-{_dancers}-{_delay}-v0",
             "palimpsest.envs.ballet:Ballet",
-            f"{_dancers} dancers perform, {_delay} steps apart; then the player must walk to the dancer of one dance.",
+            f"{_dancers} dancers perform with {_delay} steps between; then the player must walk to one dance's dancer.",
             dancers=_dancers,
             delay=_delay,
         )

@@ -14,7 +14,7 @@ from palimpsest.refusals import check_choice, check_integer
 ROOMS = 8
 VIEWS = 18
 TASKS = ("fifo", "lifo", "mvfo", "lvfo")
-FIFO, LIFO, MVFO, LVFO = range(4)
+FIFO, LIFO, MVFO = range(3)
 
 
 class Rules(NamedTuple):

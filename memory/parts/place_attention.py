@@ -142,7 +142,7 @@ def _scores(query: Tensor, key: Tensor, num_heads: int, seen: View) -> Tensor:
     content = torch.bmm(q, maps[..., :D]).transpose(0, 1).reshape(G, C * H, D)
     code = torch.bmm(q, maps[..., D:]).transpose(0, 1).view(G, C, H, -1)
     barrier = seen.barrier[:, :, None].expand(G, C, H, J).reshape(G, C * H, J)
-    scores = torch.baddbmm(barrier, _turned(code, seen.turn).reshape(G, C * H, -1), seen.code.mT)
+    scores = torch.baddbmm(barrier, _rotated(code, seen.turn).reshape(G, C * H, -1), seen.code.mT)
     return torch.baddbmm(scores, content, seen.content_t).view(G, C, H, J)
 
 
@@ -152,13 +152,13 @@ def _means(weights: Tensor, value: Tensor, seen: View) -> Tensor:
     D = seen.content.shape[-1]
     weights = weights.view(G, C * H, J)
     content = torch.bmm(weights, seen.content).view(G * C, H, D).transpose(0, 1)
-    code = _turned(torch.bmm(weights, seen.code).view(G, C, H, -1), seen.turn).view(G * C, H, -1).transpose(0, 1)
+    code = _rotated(torch.bmm(weights, seen.code).view(G, C, H, -1), seen.turn).view(G * C, H, -1).transpose(0, 1)
     maps = value.view(H, D // H, -1)
     heads = torch.baddbmm(torch.bmm(code, maps[..., D:].mT), content, maps[..., :D].mT)
     return heads.transpose(0, 1).reshape(G, C, D)
 
 
-def _turned(code: Tensor, turn: Tensor) -> Tensor:
+def _rotated(code: Tensor, turn: Tensor) -> Tensor:
     """Rotate a code [G, C, H, 16] of times into one of ages, or back. The map is its own inverse and transpose."""
-    turned = torch.view_as_complex(code.unflatten(-1, (RATES, 2))).conj() * turn
-    return torch.view_as_real(turned).flatten(-2)
+    rotated = torch.view_as_complex(code.unflatten(-1, (RATES, 2))).conj() * turn
+    return torch.view_as_real(rotated).flatten(-2)

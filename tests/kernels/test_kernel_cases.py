@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palimpsest.memory.kernels import decay_scan, gated_delta_scan, torch_only
+from palimpsest.memory.kernels import decay_scan, diagonal_scan, gated_delta_scan, torch_only
 from palimpsest.memory.kernels.cells import gated
 from palimpsest.memory.kernels.cells.naive import gru_naive, lstm_naive, rnn_naive
 from palimpsest.memory.kernels.delta.chunked import gated_delta_chunked
 from palimpsest.memory.kernels.delta.naive import gated_delta_naive
-from palimpsest.memory.kernels.diagonal.naive import decay_naive
+from palimpsest.memory.kernels.diagonal.naive import decay_naive, diagonal_naive
 from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, torch_hadamard_scan
 
 EXAMPLES = 350
@@ -57,6 +57,14 @@ def decay_form(scan):
     def run(sequences, parameters, start, states):
         y, last = scan(*sequences, *parameters, start, *states)
         return y, (last,)
+
+    return run
+
+
+def diagonal_form(scan):
+    def run(sequences, parameters, start, states):
+        h, last = scan(*(each.tanh() for each in parameters), *sequences, start, *states)
+        return h, (last,)
 
     return run
 
@@ -117,6 +125,20 @@ KERNELS = {
         ((3, 2, 2),),
         (decay_form(decay_scan), decay_form(torch_only()(decay_scan))),
         decay_form(decay_naive),
+    ),
+    "diagonal": Recurrence(
+        ((3,), (3,)),
+        (),
+        ((3,),),
+        (diagonal_form(diagonal_scan), diagonal_form(torch_only()(diagonal_scan))),
+        diagonal_form(diagonal_naive),
+    ),
+    "diagonal, fixed": Recurrence(
+        ((3,),),
+        ((3,),),
+        ((3,),),
+        (diagonal_form(diagonal_scan), diagonal_form(torch_only()(diagonal_scan))),
+        diagonal_form(diagonal_naive),
     ),
     "delta": Recurrence(
         ((2, 3), (2, 3), (2, 4), (2,), (2,)),

@@ -14,7 +14,7 @@ from palimpsest.memory.kernels.attention.naive import (
     read_chunks_naive,
 )
 from palimpsest.memory.kernels.cells.naive import gru_naive, lstm_naive, rnn_naive
-from palimpsest.memory.kernels.diagonal.naive import decay_naive
+from palimpsest.memory.kernels.diagonal.naive import decay_naive, diagonal_naive
 
 EXACT = dict(rtol=1e-12, atol=1e-12)
 
@@ -52,6 +52,14 @@ def test_decay_by_hand():
     states, last = decay_naive(x, tensor(math.log(2)), tensor(math.pi / 2), start, tensor(1, 0).view(1, 1, 1, 2))
     assert_close(states[:, 0, 0, 0], tensor([0, -0.5], [1.75, 0], [4, 0]), **EXACT)
     assert_close(last, states[-1], rtol=0, atol=0)
+
+
+def test_diagonal_by_hand():
+    a, b = tensor(2, 3, 5).view(3, 1, 1), tensor(1, 10, 100).view(3, 1, 1)
+    start = torch.tensor([[False], [False], [True]])
+    h, last = diagonal_naive(a, b, start, tensor(7).view(1, 1))
+    assert h.flatten().tolist() == [15, 55, 100]
+    assert last.item() == 100
 
 
 @pytest.mark.parametrize("naive", [lstm_naive, gru_naive, rnn_naive, decay_naive])

@@ -1,4 +1,4 @@
-"""Which form of a kernel computes, numba's or torch's, and what only torch's can: differentiate twice."""
+"""Which form of a kernel computes, numba's or torch's; and gradients written by hand, which refuse a second one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _numba = ContextVar("numba kernels may compute", default=True)
 
 
 def has_kernels(x: Tensor, *others: Tensor) -> bool:
-    """Whether numba kernels compute from tensors: on the CPU, all float32 or all float64, outside `torch_only`.
+    """Whether numba kernels may compute from tensors: on the CPU, all float32 or all float64, outside `torch_only`.
 
-    Never where numba does not compile them, which is found out once and said in a warning.
+    Never where numba does not compile the kernels: that is tried once per process and told in a warning.
     """
     dtype = x.dtype
-    # a kernel that is handed an address would not see that signs are to be turned
+    # torch negates lazily; a kernel that reads memory would miss the sign
     if not (x.is_cpu and (dtype is torch.float32 or dtype is torch.float64) and _numba.get()) or x.is_neg():
         return False
     return {other.dtype for other in others} <= {dtype} and _intrinsics_work()
@@ -34,7 +34,7 @@ def has_kernels(x: Tensor, *others: Tensor) -> bool:
 def _intrinsics_work() -> bool:
     try:
         check_intrinsics()
-    except Exception as error:  # numba's own errors, or llvmlite's, of whatever kind
+    except Exception as error:  # of numba or of llvmlite, of any kind
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         warnings.warn(
             f"numba {numba.__version__} does not compile the kernels of palimpsest.memory ({reason}); torch's "
@@ -48,10 +48,9 @@ def _intrinsics_work() -> bool:
 
 @contextlib.contextmanager
 def torch_only() -> Iterator[None]:
-    """Within it torch's operations compute what numba kernels do elsewhere: slower, and equal but for rounding.
+    """Within it torch's operations compute what numba kernels do otherwise: slower, and equal but for rounding.
 
-    To compare the two, to differentiate twice, or to find out whether a kernel is to blame. The gradient of
-    `decay_scan` (and so of `ffm`) is written by hand there too, and cannot be differentiated.
+    To compare the two, to differentiate twice, or to find out whether a kernel is to blame.
     """
     token = _numba.set(False)
     try:
@@ -61,10 +60,10 @@ def torch_only() -> Iterator[None]:
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """For the `backward` of an autograd function, written by hand: what it returns refuses to be differentiated.
+    """Decorate the `backward` of an autograd function: the gradients that it returns refuse to be differentiated.
 
-    Torch's `once_differentiable` refuses only where the gradient that comes in can be differentiated itself: the second
-    derivative of a sum would silently lack everything that passes through the kernel.
+    Torch's `once_differentiable` refuses only where the incoming gradient requires one itself. The second derivative of
+    a sum would then silently lack everything that passes through the kernel.
     """
 
     @functools.wraps(backward)
@@ -81,7 +80,7 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Refusing(torch.autograd.Function):
-    """The tensors after the first, as they are, with a derivative that is an error."""
+    """The tensors after the first, unchanged; their derivative is an error."""
 
     @staticmethod
     def forward(ctx: Any, requires_grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -91,5 +90,5 @@ class _Refusing(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise RuntimeError(
             "a gradient written by hand cannot be differentiated; compute the forward pass within "
-            "`with memory.kernels.torch_only():`, whose operations can (all but ffm's decay_scan)"
+            "`with memory.kernels.torch_only():`, whose operations can"
         )

@@ -14,21 +14,21 @@ from numba.extending import overload
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
 
-# No options but those of `OPTIONS`: reassociation would undo the rounding trick in `_exp32`.
+# No other options than `OPTIONS`: reassociation would undo the rounding trick in `_exp32`.
 
 
 @njit(inline="always", error_model="numpy", fastmath={"contract"})
 def _exp32(x):  # type: ignore[no-untyped-def]
-    """exp(x) in float32 to 2e-7, without a branch or a call, so that loops over it are vectorised; NaN stays NaN.
+    """exp(x) in float32 to 2e-7, without a branch or a call, so that loops over it vectorise. NaN stays NaN.
 
-    x = n ln 2 + r, |r| <= ln 2 / 2; adding 1.5 * 2^23 rounds x / ln 2 to n and leaves n in the low bits, from where
-    it goes to the exponent; exp(r) is its Taylor polynomial.
+    x = n ln 2 + r with |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds x / ln 2 to n and leaves n in the low bits, which are
+    shifted into the exponent. exp(r) is its Taylor polynomial.
     """
     x = np.float32(-87.0) if x < np.float32(-87.0) else x
     x = np.float32(88.0) if x > np.float32(88.0) else x
     shifted = np.float32(x * np.float32(1.44269504) + np.float32(12582912.0))
     n = shifted - np.float32(12582912.0)
-    # ln 2 in two parts: n times the first is exact
+    # ln 2 in two parts; n times the first part is exact
     r = (x - n * np.float32(0.693145751953125)) - n * np.float32(1.42860677e-06)
     power = np.float32(1 / 720)
     power = power * r + np.float32(1 / 120)
@@ -63,9 +63,6 @@ def _tanh(x):  # type: ignore[no-untyped-def]
     if x == types.float32:
         return lambda x: np.float32(2) / (np.float32(1) + _exp32(np.float32(-2) * x)) - np.float32(1)
     return lambda x: math.tanh(x)
-
-
-# Each loop writes one stream and reads few: that is what the compiler can prove not to overlap, and vectorises.
 
 
 @njit(**OPTIONS)

@@ -1,7 +1,7 @@
-"""Linear maps over sequences, and their hyperbolic tangent, by the products of `memory.kernels.arithmetic.products`.
+"""Linear maps over sequences, alone or followed by tanh, by the products of `memory.kernels.arithmetic.products`.
 
-The library behind torch's own products uses less than half of what some processors can do; these use the widest
-vectors that there are. Rows pass in blocks that stay in the cache until everything that is to be done to them is done.
+A product alone is about as fast as torch's; with tanh it is faster (docs/speed.md). Rows are processed in blocks that
+stay in the cache until product, bias and tanh are done.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BLOCK_ROWS = 128
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `functional.linear`, and faster: x [..., F], weight [D, F] and bias [D] or None to [..., D].
+    """As `functional.linear`, compiled: x [..., F], weight [D, F] and bias [D] or None to [..., D].
 
     Differentiable once on the CPU.
     """
@@ -47,7 +47,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def tanh_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The hyperbolic tangent of `linear`, to 2e-7 in float32; torch takes longer for it than for the product."""
+    """The tanh of `linear`, to 2e-7 in float32. Compiled, because torch takes longer for tanh than for a product."""
     if not _has_kernel(x, weight, bias):
         return functional.linear(x, weight, bias).tanh()
     return _apply(x, weight, bias, True)

@@ -1,9 +1,9 @@
-"""Matrix products for compiled loops: a recurrence that multiplies at every step need not leave its kernel for it.
+"""Matrix products inside compiled loops, for recurrences that multiply at every step.
 
-out (+)= a b in tiles, 6 rows by a wide panel of columns or 12 by a narrow one, that stay in registers while the shared
-axis is walked through; they are written in vector instructions of this machine's width. b is packed before: panel by
-panel, in the order in which tiles read it. Sums run over the shared axis in order and a row's do not depend on how many
-rows there are, so that a row alone equals the same row in a batch bit by bit.
+out (+)= a b is computed in tiles: 6 rows by a wide panel of columns, or 12 rows by a narrow one. A tile stays in vector
+registers of this machine's width over the whole shared axis. b is packed first, panel by panel, in the order in which
+tiles read it. Sums run over the shared axis in order, and those of a row do not depend on the number of rows: a row
+alone equals the same row in a batch, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") el
 """Bytes of a vector register."""
 
 _WIDE = 2 if _FEATURES.get("sse2") and not _FEATURES.get("avx512f") else 4
-"""Vectors across a panel: 6 rows of them, the panel's own and one of a fit into 16 registers, or into 32."""
+"""Vectors in a row of a wide panel. 6 rows of sums, one row of the panel and one number of a fit into 16 registers, or
+into 32."""
 
 _ROW_BLOCK = 256
-"""Rows of a that meet every panel before the next ones do, so that they stay in the cache."""
+"""Rows of a that are multiplied by every panel before the next rows, so that they stay in the cache."""
 
 
 @as_intrinsic
 def multiply_tile(  # type: ignore[no-untyped-def]
     typing, a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, rows, vectors
 ):
-    """`rows` times `vectors` of out from [row, column] on = base + rows of a, from `row` on, times the panel at b[at].
+    """Fill the tile of out at [row, column] with base + rows of a, from `row` on, times the panel at b[at].
 
-    Strides are in elements; `rows` and `vectors` are constants. a, b, base and out have one type. There is a base only
-    where `add`.
+    The tile has `rows` rows of `vectors` vectors, which are constants. Strides are in elements. a, b, base and out have
+    one type. base is read only where `add`.
     """
     if not (isinstance(rows, types.IntegerLiteral) and isinstance(vectors, types.IntegerLiteral)):
         return None
@@ -99,11 +100,11 @@ def multiply_tile(  # type: ignore[no-untyped-def]
 
 @as_intrinsic
 def transpose_square(typing, a, at, a_row, out, to, out_row):  # type: ignore[no-untyped-def]
-    """The square of as many rows as a vector has numbers, from a[at] on, transposed to out[to] and what follows.
+    """Write the transposed square at a[at], with as many rows as a vector has numbers, to out[to].
 
-    Each round puts the rows of the upper half between those of the lower one, number by number, which rotates the bits
-    of every number's index (row, column) by one; after as many rounds as a column's index has bits, both have changed
-    places. Strides are in elements.
+    Each round interleaves the rows of the lower half with those of the upper half, number by number. That rotates the
+    bits of each number's index (row, column) by one. After log2(rows) rounds row and column have changed places.
+    Strides are in elements.
     """
     if a.dtype != out.dtype:
         return None
@@ -138,7 +139,7 @@ def transpose_square(typing, a, at, a_row, out, to, out_row):  # type: ignore[no
 
 @njit(**OPTIONS)
 def _wide(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
-    """A panel of `_WIDE` vectors."""
+    """The product with one panel of `_WIDE` vectors."""
     m, depth = a.shape
     size = out.itemsize
     a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
@@ -161,13 +162,13 @@ def _wide(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def _narrow(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
-    """A panel of one vector."""
+    """The product with one panel of one vector."""
     m, depth = a.shape
     size = out.itemsize
     a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
     add, base_row = len(base) > 0, base.strides[0] // size if len(base) > 1 else 0
     row = 0
-    # one sum waits for the last: twelve side by side hide it
+    # each addition to a sum waits for the one before; twelve independent sums hide the wait
     while row + 12 <= m:
         multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 12, 1)
         row += 12
@@ -187,14 +188,14 @@ def multiply(a, b, out, add):  # type: ignore[no-untyped-def]
         a: [m, k], any strides; its type is that of out.
         b: [k, n], packed by `pack`.
         out: [m, n], rows contiguous.
-        add: whether to add to what out holds; if not, that is not read.
+        add: whether to add to out; if not, out is not read.
     """
     _multiply(a, b, out[: len(out) if add else 0, ::1], out)
 
 
 @njit(**OPTIONS)
 def multiply_onto(line, a, b, out):  # type: ignore[no-untyped-def]
-    """Fill out with line + a b, where line [n] is added to every row; the rest as in `multiply`."""
+    """Fill out with a b and add line [n] to every row; the rest as in `multiply`."""
     _multiply(a, b, np.ascontiguousarray(line).reshape(1, -1)[:, ::1], out)
 
 
@@ -205,7 +206,7 @@ def _multiply(a, b, base, out):  # type: ignore[no-untyped-def]
     n = out.shape[1]
     lanes, whole = VECTOR_BYTES // out.itemsize, whole_vectors(n, out.itemsize)
     for begin in range(0, m, _ROW_BLOCK):
-        # the step of 1 makes every layout one type, so that tiles are compiled once
+        # slices with a step of 1 have one type for every layout, so that tiles are compiled once
         rows, into = a[begin : begin + _ROW_BLOCK, ::1], out[begin : begin + _ROW_BLOCK, ::1]
         onto = base[begin if len(base) > 1 else 0 :, ::1][: len(rows)]
         column = 0
@@ -230,7 +231,7 @@ def _multiply(a, b, base, out):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def transpose(a, out):  # type: ignore[no-untyped-def]
-    """Fill out [n, m], rows contiguous, from a [m, n]: by squares of vectors where the rows of a are contiguous too."""
+    """Fill out [n, m], rows contiguous, with a [m, n] transposed; by squares where the rows of a are contiguous too."""
     m, n = a.shape
     size = out.itemsize
     lanes = VECTOR_BYTES // size
@@ -247,21 +248,21 @@ def transpose(a, out):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def copy(line, out):  # type: ignore[no-untyped-def]
-    """The numbers of line to the beginning of out: several times as fast as to assign them."""
+    """Copy line to the beginning of out; several times as fast as an assignment."""
     for j in range(len(line)):
         out[j] = line[j]
 
 
 @njit(**OPTIONS)
 def fill_rows(out, line):  # type: ignore[no-untyped-def]
-    """Every row of out [m, n], rows contiguous, becomes line [n]."""
+    """Fill every row of out [m, n], rows contiguous, with line [n]."""
     for i in range(len(out)):
         copy(line, out[i])
 
 
 @njit(**OPTIONS)
 def fill_columns(out, line):  # type: ignore[no-untyped-def]
-    """Every column of out [m, n], rows contiguous, becomes line [m]."""
+    """Fill every column of out [m, n], rows contiguous, with line [m]."""
     for i in range(len(out)):
         row, number = out[i], line[i]
         for j in range(len(row)):
@@ -270,14 +271,14 @@ def fill_columns(out, line):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def whole_vectors(n, itemsize):  # type: ignore[no-untyped-def]
-    """The least multiple of a vector's numbers that is n or more."""
+    """N rounded up to a multiple of the numbers in a vector."""
     lanes = VECTOR_BYTES // itemsize
     return -(-n // lanes) * lanes
 
 
 @njit(**OPTIONS)
 def add_rows(rows, total):  # type: ignore[no-untyped-def]
-    """Add rows [n, N] to total [N], summed apart first: a long sequence then loses no more than a short one."""
+    """Add the sum of rows [n, N] to total [N]. They are summed first, so that a long total loses no precision."""
     part = np.zeros_like(total)
     for n in range(len(rows)):
         row = rows[n]
@@ -288,22 +289,22 @@ def add_rows(rows, total):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def pack(b):  # type: ignore[no-untyped-def]
-    """Put b [k, n], any strides, in the order in which `multiply` reads it; zeros fill up the last vectors.
+    """B [k, n], any strides, in the order in which `multiply` reads it; padded with zeros to whole vectors.
 
-    The product may have these columns too: n of them or as many as fill the last vector.
+    The product may have n columns, or the padding's columns too.
     """
     return pack_into(b, np.empty(packed_size(b.shape[0], b.shape[1], b.itemsize), b.dtype))
 
 
 @njit(**OPTIONS)
 def packed_size(k, n, itemsize):  # type: ignore[no-untyped-def]
-    """How many numbers `pack` makes of [k, n]."""
+    """The size of what `pack` makes of [k, n]."""
     return k * whole_vectors(n, itemsize)
 
 
 @njit(**OPTIONS)
 def pack_into(b, packed):  # type: ignore[no-untyped-def]
-    """`pack` into memory of `packed_size` or more, for loops that pack often."""
+    """`pack` into given memory of `packed_size` or more, for loops that pack often."""
     k, n = b.shape
     lanes, whole = VECTOR_BYTES // b.itemsize, whole_vectors(n, b.itemsize)
     column = 0
@@ -322,10 +323,10 @@ def pack_into(b, packed):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def multiply_turned(a, b, out, add):  # type: ignore[no-untyped-def]
-    """`multiply` with the transpose of b [n, k], rows contiguous and not packed: a weight as torch lays it out.
+def multiply_transposed(a, b, out, add):  # type: ignore[no-untyped-def]
+    """`multiply` by b [n, k] transposed, rows contiguous and not packed: a weight as torch lays it out.
 
-    It is packed panel by panel, each of which is still in the first cache when it is read.
+    Each panel is packed just before it is read, so that it is still in the first cache.
     """
     width = _WIDE * (VECTOR_BYTES // out.itemsize)
     packed = np.empty(width * b.shape[1], out.dtype)

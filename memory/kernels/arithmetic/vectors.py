@@ -1,12 +1,12 @@
-"""Vectors of numbers as values in compiled loops, where a loop over numbers is not sure to be vectorised.
+"""Vectors of numbers as values in compiled loops, for loops that the compiler may not vectorise by itself.
 
-    row = load(x, at, 32)         32 numbers of x, whatever its shape, from the one with index `at` in memory on
-    row = a * row + other         number by number; a may be one number; a product and a sum may become one instruction
+    row = load(x, at, 32)         the 32 numbers of x from index `at` in memory on, whatever the shape of x
+    row = a * row + other         number by number; a may be a single number; a * b + c may be one instruction
     store(row, x, at)
 
-Any count will do; the compiler spreads it over registers, so that a matrix of few columns is a loop over its rows.
-Sums across a vector are slow. They are cheaper by the dozen: `fold` vectors to the width of a register, `store` them
-one after the other, and let `sum_rows` add up each.
+Any count is possible: the compiler spreads a vector over registers. So a matrix of few columns is a loop over its rows.
+The sum across one vector is slow. Many sums at once are cheaper: `fold` each vector to the width of a register, `store`
+them one after the other, then `sum_rows` adds up each of them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from palimpsest.memory.kernels.arithmetic.compiling import INLINED, as_intrinsic
 from palimpsest.memory.kernels.arithmetic.products import VECTOR_BYTES
 
 _LINE_BYTES = 64
-"""Of the cache."""
+"""Bytes of a cache line."""
 
 
 class Vector(types.Type):
-    """`count` numbers of one type."""
+    """The type of a vector: `count` numbers of one type."""
 
     def __init__(self, real: types.Float, count: int) -> None:
         self.real, self.count = real, count
@@ -87,7 +87,7 @@ def _place(context, builder, array_type, array, at, vector):  # type: ignore[no-
 
 @as_intrinsic
 def load(typing, array, at, count):  # type: ignore[no-untyped-def]
-    """`count`, a constant, numbers of a contiguous array from index `at` in memory on."""
+    """`count` numbers, a constant, of a contiguous array from index `at` in memory on."""
     if not isinstance(count, types.IntegerLiteral):
         return None
     kind = Vector(array.dtype, count.literal_value)
@@ -101,7 +101,7 @@ def load(typing, array, at, count):  # type: ignore[no-untyped-def]
 
 @as_intrinsic
 def store(typing, vector, array, at):  # type: ignore[no-untyped-def]
-    """Put a vector into a contiguous array from index `at` in memory on."""
+    """Write a vector into a contiguous array from index `at` in memory on."""
     if vector.real != array.dtype:
         return None
 
@@ -133,9 +133,9 @@ def zeros_like(typing, vector):  # type: ignore[no-untyped-def]
 
 @njit(**INLINED)
 def aligned(count, like):  # type: ignore[no-untyped-def]
-    """Memory for `count` numbers of the type of `like`, zeros, where a register's worth never lies in two cache lines.
+    """`count` zeros of the type of `like`, beginning at a cache line.
 
-    Loads and stores that cross lines take twice as long.
+    Loads and stores of a register that cross two lines take twice as long.
     """
     memory = np.zeros(count + _LINE_BYTES // like.itemsize, like.dtype)
     skipped = -memory.ctypes.data % _LINE_BYTES // like.itemsize
@@ -143,27 +143,27 @@ def aligned(count, like):  # type: ignore[no-untyped-def]
 
 
 def aligned_empty(count: int, dtype: Any) -> np.ndarray:
-    """`aligned` outside kernels, not filled. Numpy asks the system for large pages, which torch does not."""
+    """`aligned` outside kernels, not filled. Numpy asks the system for large pages; torch does not."""
     memory = np.empty(count + _LINE_BYTES // np.dtype(dtype).itemsize, dtype)
     skipped = -memory.__array_interface__["data"][0] % _LINE_BYTES // memory.itemsize
     return memory[skipped : skipped + count]
 
 
 def lanes_of(itemsize: int) -> int:
-    """Numbers that fit into a register."""
+    """Numbers of `itemsize` bytes that a register holds."""
     return VECTOR_BYTES // itemsize
 
 
 @as_intrinsic
 def fold(typing, vector):  # type: ignore[no-untyped-def]
-    """A vector as wide as a register, with the same sum."""
+    """A vector of the width of a register with the same sum."""
     lanes = lanes_of(vector.real.bitwidth // 8)
     kind = Vector(vector.real, lanes)
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         zeros, total = ir.Constant(_ir_type(vector), None), None
         for first in range(0, vector.count, lanes):
-            # an index beyond the vector's own takes one of the zeros
+            # indices beyond the vector select zeros
             order = [min(first + lane, vector.count) for lane in range(lanes)]
             part = builder.shuffle_vector(args[0], zeros, ir.Constant(ir.VectorType(ir.IntType(32), lanes), order))
             total = part if total is None else builder.fadd(total, part, flags=("contract",))
@@ -174,10 +174,10 @@ def fold(typing, vector):  # type: ignore[no-untyped-def]
 
 @as_intrinsic
 def sum_rows(typing, rows, count, out, to):  # type: ignore[no-untyped-def]
-    """The sums of `count`, a constant, rows of a register's width, one after the other in memory, to out[to] on.
+    """Write the sums of `count` rows, a constant, of a register's width each, contiguous in memory, to out[to] on.
 
-    What is written is rounded up to whole registers. Halves of two rows are added into one register, then quarters of
-    two of those, and so on: a number of additions per register, not per row, that is the logarithm of its width.
+    Whole registers are written: `count` is rounded up. Halves of two rows are added into one register, then quarters of
+    two of those, and so on. That takes log2(width) additions per register, not per row.
     """
     if not (isinstance(count, types.IntegerLiteral) and rows.dtype == out.dtype):
         return None

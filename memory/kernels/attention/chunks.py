@@ -1,7 +1,7 @@
-"""One query per row chooses among the chunks of its row and reads them.
+"""One query per row chooses among the chunks of its row and reads them: a step of acting.
 
-Acting reads few of the many chunks that a memory holds. On the CPU and without gradients they are read where they lie;
-elsewhere torch gathers them first.
+Acting reads few of the many chunks that a memory holds. The compiled loops (`chunks_loops`), on the CPU and without
+gradients, read them where they lie. Elsewhere torch gathers them first (`torch_chunks`).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from palimpsest.memory.kernels.attention.torch_chunks import torch_choose, torch
 
 
 def choose_chunks(query: Tensor, summaries: Tensor, finished: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The chunks with the highest score q . s / sqrt(D) in each row; of equals the newest.
+    """Choose the chunks with the highest score q . s / sqrt(D) in each row; of equal scores the newest.
 
     Args:
         query: [B, D].
-        summaries: [B, N, D], of the chunks in N slots; the m-th chunk of an episode is in slot m mod N.
+        summaries: [B, N, D], s of the chunks in N slots; the m-th chunk of an episode is in slot m mod N.
         finished: [B] int64, chunks of the episode so far.
         count: K, chunks to choose; 1 to N.
 
     Returns:
-        Their slots [B, K] int64, best first, and the softmax of their scores [B, K]: both 0 where there are fewer.
+        Their slots [B, K] int64, best first, and the softmax of their scores [B, K]; both 0 where a row has fewer.
     """
     if not _compiled(query):
         return torch_choose(query, summaries, finished, count)
@@ -49,9 +49,8 @@ def read_chunks(
 ) -> Tensor:
     """Multi-head attention of one query per row to chunks, one softmax per chunk and head, summed by weight.
 
-    For one query it is cheaper to move it into the space of the contents than to make a key and a value of everything:
-    with c a content and p the code of its place, q . W_k (c + p) = (W_kᵀ q) . (c + p), and the sum of a W_v (c + p) is
-    W_v times the sum of a (c + p).
+    Keys and values are never formed: for one query it is cheaper to map the query. With c a content and p the code of
+    its place, q . W_k (c + p) = (W_kᵀ q) . (c + p), and sum a W_v (c + p) = W_v sum a (c + p).
 
     Args:
         query: [B, D], all heads.
@@ -59,9 +58,9 @@ def read_chunks(
         value: W_v [D, D].
         code: [C, D], of the places in a chunk.
         contents: [X, C, D], all chunks, without code.
-        which: [B, J] int64, those that a row reads.
-        length: [B] int64, how many places of each it reads, 1 to C; the others hold finite numbers.
-        weight: [B, J], what each counts; one that counts nothing holds finite numbers.
+        which: [B, J] int64, the chunks that a row reads.
+        length: [B] int64, how many places of each chunk it reads, 1 to C; the others must hold finite numbers.
+        weight: [B, J], the weight of each chunk; a chunk of weight 0 must hold finite numbers.
         num_heads: H, which divides D.
 
     Returns:

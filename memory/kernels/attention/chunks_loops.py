@@ -6,13 +6,13 @@ import numpy as np
 
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import SUMS
-from palimpsest.memory.kernels.arithmetic.products import multiply, multiply_turned, pack, pack_into, packed_size
+from palimpsest.memory.kernels.arithmetic.products import multiply, multiply_transposed, pack, pack_into, packed_size
 from palimpsest.memory.kernels.attention.top_k import insert
 
 
 @njit(**SUMS, forceinline=True)
 def _softmax(row):  # type: ignore[no-untyped-def]
-    """The softmax of a row, in place; of an empty row nothing."""
+    """Softmax of a row in place; an empty row stays empty."""
     if len(row) == 0:
         return
     top = row[0]
@@ -28,13 +28,13 @@ def _softmax(row):  # type: ignore[no-untyped-def]
 
 @njit(**SUMS)
 def choose(query, summaries, finished, slot, weight, scale):  # type: ignore[no-untyped-def]
-    """Fill slot and weight [B, K], by insertion from the newest on."""
+    """Fill slot and weight [B, K], by insertion, the newest chunk first."""
     B = len(query)
     N = summaries.shape[1]
     real = query.dtype.type
     scores = np.empty((1, N), query.dtype)
     for b in range(B):
-        multiply_turned(query[b : b + 1], summaries[b], scores, False)
+        multiply_transposed(query[b : b + 1], summaries[b], scores, False)
         best, value = slot[b], weight[b]
         found = 0
         for age in range(min(finished[b], N)):
@@ -54,7 +54,7 @@ def read_chosen(query, key, value, code, contents, which, length, weight, read, 
     shift = np.empty((B, H, C), query.dtype)
     for h in range(H):
         multiply(query[:, h * E : (h + 1) * E], pack(key[h * E : (h + 1) * E]), toward[:, h], False)
-    multiply_turned(toward.reshape(B * H, D), code, shift.reshape(B * H, C), False)
+    multiply_transposed(toward.reshape(B * H, D), code, shift.reshape(B * H, C), False)
     packed = np.empty(packed_size(C, D, query.itemsize), query.dtype)
     for b in range(B):
         for j in range(which.shape[1]):
@@ -62,7 +62,7 @@ def read_chosen(query, key, value, code, contents, which, length, weight, read, 
             if counts == 0:
                 continue
             content = contents[which[b, j]]
-            multiply_turned(toward[b], content, score, False)
+            multiply_transposed(toward[b], content, score, False)
             for h in range(H):
                 row, seen = score[h], score[h, : length[b]]
                 for i in range(C):
@@ -75,4 +75,4 @@ def read_chosen(query, key, value, code, contents, which, length, weight, read, 
             multiply(score, pack_into(content, packed), mixed[b], True)
     multiply(total.reshape(B * H, C), pack(code), mixed.reshape(B * H, D), True)
     for h in range(H):
-        multiply_turned(mixed[:, h], value[h * E : (h + 1) * E], read[:, h * E : (h + 1) * E], False)
+        multiply_transposed(mixed[:, h], value[h * E : (h + 1) * E], read[:, h * E : (h + 1) * E], False)

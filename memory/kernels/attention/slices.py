@@ -1,12 +1,12 @@
-"""Attention in which every query reads its own few slices of one list of keys and values.
+"""Attention in which every query reads a few slices of its own of one list of keys and values.
 
     read_n = sum_j weight_nj sum_i softmax_i(q_n . k_i / sqrt(E)) v_i        i = first_nj ... first_nj + length_nj - 1
 
-and the choice of such slices: the best `count` of a range of candidates, by one scaled dot product each.
+and the choice of such slices: the best `count` of a range of candidates, each scored by one scaled dot product.
 
-Nothing outside its slices reaches a query, not even multiplied by zero: what is not read may be NaN. Time and memory
-grow with what is read, not with the length of the list. On the CPU the compiled loops run (`slices_loops`), elsewhere
-torch gathers (`torch_slices`).
+Nothing outside its slices reaches a query, not even multiplied by zero: it may be NaN. Time and memory grow with what
+is read, not with the length of the list. On the CPU the compiled loops run (`slices_loops`), elsewhere torch gathers
+(`torch_slices`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def attend_slices(
         value: [S, H, E].
         first: [N, J] int64, where each of J slices begins.
         length: [N, J] int64, its number of entries, 0 (not read at all) to `longest`.
-        weight: [N, J], what each slice counts; gradients reach it too.
+        weight: [N, J], the weight of each slice; gradients reach it too.
         longest: the largest length that may occur; 1 or more.
 
     Returns:
@@ -45,18 +45,18 @@ def attend_slices(
 
 
 def best_candidates(query: Tensor, key: Tensor, first: Tensor, length: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The keys with the highest score q . k / sqrt(D) in each query's range, best first; of equals the last.
+    """The keys with the highest score q . k / sqrt(D) in the range of each query, best first; of equal scores the last.
 
     Args:
         query: [N, D].
         key: [R, D]; R may be 0 where every range is empty.
-        first: [N] int64, where each query's range of candidates begins.
-        length: [N] int64, how many candidates it has, 0 or more.
+        first: [N] int64, where the range of each query begins.
+        length: [N] int64, the number of candidates in it, 0 or more.
         count: K, how many to choose; 1 or more.
 
     Returns:
-        Their indices [N, K] int64, -1 where a range holds fewer, and their scores [N, K], 0 there. Gradients reach
-        query and key through the scores.
+        Their indices [N, K] int64 and their scores [N, K]; -1 and 0 where a range holds fewer. Gradients reach query
+        and key through the scores.
     """
     if has_kernels(query):
         return _BestCandidates.apply(query, key, first, length, count)
@@ -64,7 +64,7 @@ def best_candidates(query: Tensor, key: Tensor, first: Tensor, length: Tensor, c
 
 
 def _run(kernel: Any, query: Tensor, *tensors: Tensor) -> None:
-    """Call a compiled function on arrays, with the scale of dot products last."""
+    """Call a kernel on arrays; the scale of dot products is its last argument."""
     kernel(*(t.detach().numpy() for t in (query, *tensors)), 1 / math.sqrt(query.shape[-1]))
 
 

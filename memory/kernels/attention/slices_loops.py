@@ -11,7 +11,7 @@ from palimpsest.memory.kernels.attention.top_k import insert
 
 @njit(**SUMS)
 def attend(query, key, value, first, length, weight, read, prob, scale):  # type: ignore[no-untyped-def]
-    """Fill read [N, H, E] and prob [N, J, H, longest], the softmax weights, undefined beyond a slice's length."""
+    """Fill read [N, H, E] and prob [N, J, H, longest] with the softmax weights, undefined beyond the slice's length."""
     real = query.dtype.type
     N, H, E = query.shape
     for n in range(N):
@@ -47,7 +47,7 @@ def attend(query, key, value, first, length, weight, read, prob, scale):  # type
 def attend_backward(  # type: ignore[no-untyped-def]
     query, key, value, first, length, weight, prob, grad, d_query, d_key, d_value, d_weight, scale
 ):
-    """Add the gradients of _attend to d_query, d_key, d_value, d_weight; grad [N, H, E] is that of read."""
+    """Add the gradients of `attend` to d_query, d_key, d_value and d_weight; grad [N, H, E] is that of read."""
     real = query.dtype.type
     N, H, E = query.shape
     d_prob = np.empty(prob.shape[3], dtype=query.dtype)
@@ -69,7 +69,7 @@ def attend_backward(  # type: ignore[no-untyped-def]
                     counts = weight[n, j] * p[i]
                     d_score = counts * (d_prob[i] - mean) * real(scale)
                     k, dk, dv = key[begin + i, h], d_key[begin + i, h], d_value[begin + i, h]
-                    for e in range(E):  # three loops of two arrays each are vectorised better than one of six
+                    for e in range(E):  # three loops over two arrays each vectorise better than one over six
                         dq[e] += d_score * k[e]
                     for e in range(E):
                         dk[e] += d_score * q[e]
@@ -79,7 +79,7 @@ def attend_backward(  # type: ignore[no-untyped-def]
 
 @njit(**SUMS)
 def choose(query, key, first, length, index, score, scale):  # type: ignore[no-untyped-def]
-    """Fill index and score [N, K] with each range's best, by insertion from the range's end."""
+    """Fill index and score [N, K] with the best of each range, by insertion from the end of the range."""
     real = query.dtype.type
     N, D = query.shape
     for n in range(N):

@@ -16,7 +16,7 @@ def torch_choose(query: Tensor, summaries: Tensor, finished: Tensor, count: int)
     score = (summaries @ query[..., None])[..., 0] / math.sqrt(D)
     age = torch.arange(N, device=query.device)
     there = age < finished[:, None]
-    slot = (finished[:, None] - 1 - age) % N  # the newest first: a stable sort keeps the first of equals first
+    slot = (finished[:, None] - 1 - age) % N  # the newest first; the sort is stable, so that it comes first of equals
     score = score.gather(1, slot)
     best = score.masked_fill(~there, -math.inf).sort(dim=1, descending=True, stable=True).indices[:, :count]
     there = there.gather(1, best)

@@ -14,7 +14,7 @@ def torch_attend_slices(
     """`attend_slices` by gathers [N, J, longest, H, E], on any device."""
     offset = torch.arange(longest, device=query.device)
     read = offset < length[..., None]  # [N, J, longest]
-    # What is not read becomes a row of zeros: a NaN there would pass through a weight of zero.
+    # what is not read is replaced by zeros: a NaN would pass through a weight of zero
     entry = torch.where(read, first[..., None] + offset, key.shape[0])
     zero = key.new_zeros(1, *key.shape[1:])
     keys, values = torch.cat([key, zero])[entry], torch.cat([value, zero])[entry]
@@ -30,7 +30,8 @@ def torch_best_candidates(
     """`best_candidates` by a gather [N, longest range, D], on any device."""
     N, D = query.shape
     longest = int(length.max()) if N else 0
-    back = torch.arange(max(longest, count), device=query.device)  # a stable sort keeps the last of equals first
+    # from the end of the range on: the sort is stable, so that of equal scores the last comes first
+    back = torch.arange(max(longest, count), device=query.device)
     there = back < length[:, None]
     index = torch.where(there, (first + length)[:, None] - 1 - back, key.shape[0])
     padded = torch.cat([key, key.new_zeros(1, D)])
@@ -41,6 +42,6 @@ def torch_best_candidates(
 
 
 def softmax_where(score: Tensor, there: Tensor) -> Tensor:
-    """Softmax over the last dimension's entries where `there` is true; 0 elsewhere, and 0 where none is."""
+    """Softmax over the last dimension where `there` is true; 0 elsewhere, and 0 everywhere where none is true."""
     masked = score.masked_fill(~there & there.any(-1, keepdim=True), -math.inf)
     return torch.where(there, masked.softmax(-1), 0)

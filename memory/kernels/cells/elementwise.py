@@ -1,13 +1,15 @@
-"""The element-wise part of the gated recurrences in `memory.kernels.cells.gated`, forward and backward, in numba.
+"""The elementwise part of the gated recurrences of `memory.kernels.cells.gated` in numba, forward and backward.
 
 One call is one step of B rows. S is the width of `gates` [B, S]:
 
     LSTM  4 H: i f g o        RNN  H        GRU  4 H: n r z m, with m = W_hn h + b_hn
 
-A forward kernel finds sums in `gates` and leaves what its backward kernel needs; only GRU's m stays. It moves h
-[B, H] (and c) one step on, in place. A backward kernel writes the gradient of the sums to d [B, S]; dh [B, H] (and
-dc) come with what later steps hand back, and leave with what this step hands back other than through the recurrent
+A forward kernel replaces the sums in `gates` by what its backward kernel needs (GRU's m stays as it is) and h [B, H],
+and c, by those of the next step. A backward kernel fills d [B, S] with the gradient of the sums. dh [B, H], and dc,
+hold the gradient from later steps; it is replaced by that of the step before, without the part through the recurrent
 matrix.
+
+Each loop writes one array and reads few: the compiler can then prove that they do not overlap, and vectorises it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from palimpsest.memory.kernels.arithmetic.elementwise import sigmoid_in_place, t
 
 @njit(**OPTIONS)
 def _through_gate(d, times, gate, out):  # type: ignore[no-untyped-def]
-    """The gradient of a sigmoid's sum from d times what the gate is multiplied by."""
+    """Fill out with the gradient of the sum in a gate, a sigmoid: d is that of gate * times."""
     for j in range(len(d)):
         out[j] = d[j] * times[j] * gate[j] * (1 - gate[j])
 

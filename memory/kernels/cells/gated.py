@@ -1,7 +1,7 @@
-"""Gated recurrences with resets: LSTM, GRU and Elman's network.
+"""The gated recurrences with resets, public entry: LSTM, GRU and Elman's network.
 
 All are h_t = cell(x_t, h_{t-1}) with h_{t-1} = 0 where start_t is true. Gates, their order and the layout of the
-weights are torch's, so that weights can be copied from `nn.LSTM`, `nn.GRU` and `nn.RNN`.
+weights are those of torch. Weights of `nn.LSTM`, `nn.GRU` and `nn.RNN` can be copied.
 
 On the CPU the compiled loops run (`loops`), elsewhere torch's recurrences (`torch_gated`).
 """
@@ -29,9 +29,9 @@ class Cell(NamedTuple):
     kind: int
     """What `memory.kernels.cells.loops` calls it."""
     width: int
-    """Columns of `gates` per unit, S / H. The input's product fills the first G of S, the recurrent one the last G."""
+    """Columns of `gates` per unit, S / H. The product of the input fills the first G of S, that of h the last G."""
     turn: int
-    """By how many gates the input's gates are rotated, so that those with both products are neighbours."""
+    """Gates by which the input's gates are rotated, so that the gates that add both products are neighbours."""
 
 
 LSTM = Cell(loops.LSTM, 4, 0)
@@ -85,7 +85,7 @@ def scan(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One layer of `cell` over x [T, B, F]: h at every step and the last state, [B, H] each.
 
-    By the numba kernels where they can run, by torch's own recurrences elsewhere.
+    Compiled on the CPU, by torch's recurrences elsewhere.
     """
     T, B, H = *start.shape, weights[1].shape[1]
     if x.shape != (T, B, weights[0].shape[1]) or any(s.shape != (B, H) for s in state):
@@ -108,9 +108,16 @@ def scan(
 
 
 def step_layers(cell: Cell, x: Tensor, state: tuple[Tensor, ...], weights: Arrays) -> tuple[Tensor, list[Tensor]]:
-    """One step of stacked layers without gradients: x [B, F] and the state, [B, L, H] each, to y [B, H] and the next.
+    """One compiled step of stacked layers, without gradients.
 
-    Only where `has_kernels`, and for shapes that fit; `weights` are `Weights` of the layers, one after the other.
+    Args:
+        cell: LSTM, GRU or RNN.
+        x: [B, F].
+        state: [B, L, H] each.
+        weights: the `Weights` of all layers, one after the other.
+
+    Returns:
+        y [B, H] and the next state. Nothing is checked: the caller has asked `has_kernels`, and the shapes fit.
     """
     y, before = x.contiguous(), [s.contiguous() for s in state]
     (B, L, H), real = before[0].shape, weights[0].dtype
@@ -118,7 +125,7 @@ def step_layers(cell: Cell, x: Tensor, state: tuple[Tensor, ...], weights: Array
     for layer in range(L):
         given, out = y, np.empty((B, H), real)
         own = weights[4 * layer : 4 * layer + 4]
-        # no kernel but the LSTM's looks at the second part of a state
+        # only the LSTM reads the second part of a state; the others are given the first one twice
         old = before[0].data_ptr(), before[-1].data_ptr()
         loops.step(cell.kind, layer, given.data_ptr(), *own, *old, after[0], after[-1], out)
         y = torch.from_numpy(out)
@@ -126,7 +133,7 @@ def step_layers(cell: Cell, x: Tensor, state: tuple[Tensor, ...], weights: Array
 
 
 def _projection(cell: Cell, weights: Weights) -> tuple[Tensor, Tensor]:
-    """What multiplies x, [F, G], and the biases of all sums, [S], in the order of `gates`."""
+    """The weight that x is multiplied by, [F, G], and the biases [S], in the order of `gates`."""
     w_ih, w_hh, b_ih, b_hh = weights
     G, H = w_hh.shape
     if cell.width * H == G:
@@ -138,9 +145,9 @@ def _projection(cell: Cell, weights: Weights) -> tuple[Tensor, Tensor]:
 
 
 class _GatedScan(torch.autograd.Function):
-    """(cell, start, recording, x [T, B, F], *weights, *state) -> (y [T, B, H], *last state).
+    """(cell, start, recording, x [T, B, F], *Weights, *state) -> (y [T, B, H], *last state), compiled.
 
-    The weights are `Weights`; `recording` says whether autograd is on: under no_grad, `needs_input_grad` does not.
+    `recording` says whether gradients are recorded; `needs_input_grad` is true under no_grad as well.
     """
 
     @staticmethod

@@ -1,6 +1,6 @@
 """The gated recurrences by torch's own, on any device: cuDNN on CUDA.
 
-Columns are cut at their starts, and the pieces run side by side: see `memory.kernels.cells.pieces`.
+Sequences are cut at their starts, and the pieces run side by side: see `memory.kernels.cells.pieces`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from palimpsest.memory.kernels.cells import loops
 from palimpsest.memory.kernels.cells.naive import Weights
-from palimpsest.memory.kernels.cells.pieces import cut, opening_state
+from palimpsest.memory.kernels.cells.pieces import cut
 
 _RECURRENCES: dict[int, Callable[..., Any]] = {loops.LSTM: torch.lstm, loops.GRU: torch.gru, loops.RNN: torch.rnn_tanh}
 
@@ -23,16 +22,17 @@ _RECURRENCES: dict[int, Callable[..., Any]] = {loops.LSTM: torch.lstm, loops.GRU
 def torch_scan(
     kind: int, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`memory.kernels.cells.gated.scan`, differentiable as often as torch's recurrences are."""
+    """`kernels.cells.gated.scan` for T and B of 1 or more; differentiable as often as torch's own recurrences."""
     T, B, F = x.shape
     pieces = cut(start)
-    opening = [o.unsqueeze(0) for o in opening_state(state, pieces)]
+    number, row = pieces.continuing
+    opening = [s.new_zeros(1, int(pieces.active[0]), s.shape[1]).index_copy(1, number, s[None, row]) for s in state]
     with warnings.catch_warnings():
-        # parameters of a module of ours do not share one block of memory, which cuDNN only regrets
+        # cuDNN warns that the weights do not lie in one block of memory, as those of `nn.LSTM` do; it copies them
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
         packed, *last = _RECURRENCES[kind](
-            x.reshape(T * B, F)[torch.from_numpy(pieces.rows).to(x.device)],
-            torch.from_numpy(pieces.active),
+            x.reshape(T * B, F)[pieces.order],
+            pieces.active.cpu(),
             opening if len(opening) > 1 else opening[0],
             weights,
             True,
@@ -41,6 +41,5 @@ def torch_scan(
             torch.is_grad_enabled(),
             False,
         )
-    y = packed[torch.from_numpy(np.argsort(pieces.rows)).to(x.device)].view(T, B, -1)
-    ends = torch.from_numpy(pieces.last).to(x.device)
-    return y, tuple(s[0, ends] for s in last)
+    y = packed[pieces.order.argsort()].view(T, B, -1)
+    return y, tuple(s[0, pieces.last] for s in last)

@@ -18,7 +18,7 @@ from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS, SUMS
 from palimpsest.memory.kernels.arithmetic.elementwise import sigmoid, sigmoid_in_place, tanh
-from palimpsest.memory.kernels.arithmetic.products import copy, fill_rows, multiply_turned
+from palimpsest.memory.kernels.arithmetic.products import copy, fill_rows, multiply_transposed
 from palimpsest.memory.kernels.arithmetic.views import Arrays
 from palimpsest.memory.kernels.delta.layer import DeltaSizes
 from palimpsest.memory.kernels.delta.naive import EPS
@@ -114,12 +114,12 @@ def _compiled(K: int, V: int) -> Callable[..., None]:
         if number == 0:
             x = _joined(x_at, beat_at, enter.shape[1], next_beat)
             fill_rows(stream, enter_bias)
-            multiply_turned(x, enter, stream, True)
-            multiply_turned(x, project, z, True)
+            multiply_transposed(x, enter, stream, True)
+            multiply_transposed(x, project, z, True)
         else:
             normal = np.empty_like(stream)
             _normalise(stream, normal)
-            multiply_turned(normal, project, z, True)
+            multiply_transposed(normal, project, z, True)
         opened, reads = np.empty(H * V, stream.dtype), np.empty(H * V, stream.dtype)
         result = np.empty(2 * V, stream.dtype)  # what is read; S^T k, then the error
         for b in range(B):
@@ -166,6 +166,6 @@ def _compiled(K: int, V: int) -> Callable[..., None]:
                     opened[h * V + j] = qkvg[2 * K + V + j]
             for i in range(H * V):
                 y[b, i] = tanh(reads[i]) * sigmoid(opened[i])
-        multiply_turned(y, leave, stream, True)
+        multiply_transposed(y, leave, stream, True)
 
     return step

@@ -1,19 +1,20 @@
-"""Traces that decay and rotate at fixed rates: the recurrence of Fast and Forgetful Memory.
+"""Traces that decay and rotate at fixed rates: the diagonal recurrence of Fast and Forgetful Memory.
 
-A complex number is a pair of reals. With gamma = a - i b, a = exp(-|alpha|) cos(omega), b = exp(-|alpha|) sin(omega),
+Complex numbers are pairs of reals. With gamma = a - i b, a = exp(-|alpha|) cos(omega), b = exp(-|alpha|) sin(omega),
 
     Re S_t = a Re S_{t-1} + b Im S_{t-1} + x_t        where start_t is true, S_{t-1} = 0
     Im S_t = a Im S_{t-1} - b Re S_{t-1}
 
-and with G_t the whole gradient of S_t, dS_t what arrives from outside,
+and with G_t the whole gradient of S_t, dS_t the part of it from outside,
 
     G_t = dS_t + conj(gamma) G_{t+1}                  where start_{t+1} is true, G_{t+1} = 0
     dx_t = sum_c Re G_t
     da - i db = sum_t G_t conj(S_{t-1})
 
-The published closed form S_t = gamma^t sum_s gamma^-s x_s overflows; here no power of gamma has a negative exponent.
+The published closed form S_t = gamma^t sum_s gamma^-s x_s overflows. Here no power of gamma has a negative exponent.
 
-Inside, the parts are planes and the decays run fastest, [2, C, M]: compiled loops take them in vectors.
+On the CPU the compiled loops run (`decay_loops`), elsewhere torch's operations (`torch_decay`). Both keep the state in
+planes [2, C, M]: the decays are contiguous, so that the loops take them in vectors.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
 from palimpsest.memory.kernels.diagonal.decay_loops import decay_backward, decay_forward
-from palimpsest.memory.kernels.diagonal.torch_decay import rates, torch_backward, torch_forward
+from palimpsest.memory.kernels.diagonal.torch_decay import rates, torch_decay_scan
 
 
 def decay_scan(x: Tensor, alpha: Tensor, omega: Tensor, start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +51,8 @@ def decay_scan(x: Tensor, alpha: Tensor, omega: Tensor, start: Tensor, state: Te
     _check(x, alpha, omega, start, state)
     if len(x) == 0:
         return x.new_empty(0, *state.shape), state
-    states, last = _DecayScan.apply(x, alpha, omega, start, to_planes(state), has_kernels(x))
+    scan = _DecayScan.apply if has_kernels(x) else torch_decay_scan
+    states, last = scan(x, alpha, omega, start, to_planes(state))
     return from_planes(states), from_planes(last)
 
 
@@ -96,33 +98,26 @@ def rate_gradients(alpha: Tensor, a: Tensor, b: Tensor, da: Tensor, db: Tensor) 
 
 
 class _DecayScan(torch.autograd.Function):
-    """(x, alpha, omega, start, state in planes, compiled) -> (states, last), in planes."""
+    """(x, alpha, omega, start, state in planes) -> (states, last), in planes, compiled."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, alpha: Tensor, omega: Tensor, start: Tensor, state: Tensor, compiled: bool
+        ctx: Any, x: Tensor, alpha: Tensor, omega: Tensor, start: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         a, b = rates(alpha, omega)
-        if compiled:
-            x, start = x.contiguous(), start.contiguous()
-            states = x.new_empty(len(x), *state.shape)
-            decay_forward(x.numpy(), a.numpy(), b.numpy(), start.numpy(), state.numpy(), states.numpy())
-        else:
-            states = torch_forward(x, alpha, omega, start, state)
-        ctx.save_for_backward(alpha, omega, start, state, states, a, b)
-        ctx.compiled = compiled
+        x, start = x.contiguous(), start.contiguous()
+        states = x.new_empty(len(x), *state.shape)
+        decay_forward(x.numpy(), a.numpy(), b.numpy(), start.numpy(), state.numpy(), states.numpy())
+        ctx.save_for_backward(alpha, start, state, states, a, b)
         return states, states[-1].clone()
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, d_states: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
-        alpha, omega, start, state, states, a, b = ctx.saved_tensors
-        if ctx.compiled:
-            T, B, _, C, M = states.shape
-            dx, carried = states.new_empty(T, B, M), d_last.clone(memory_format=torch.contiguous_format)
-            da, db = torch.zeros(2, C, M, dtype=torch.float64)
-            arrays = (d_states.contiguous(), states, a, b, start, state, carried, dx, da, db)
-            decay_backward(*(array.numpy() for array in arrays))
-        else:
-            dx, carried, da, db = torch_backward(d_states, d_last, states, alpha, omega, start, state)
-        return dx, *rate_gradients(alpha, a, b, da, db), None, carried, None
+        alpha, start, state, states, a, b = ctx.saved_tensors
+        T, B, _, C, M = states.shape
+        dx, carried = states.new_empty(T, B, M), d_last.clone(memory_format=torch.contiguous_format)
+        da, db = torch.zeros(2, C, M, dtype=torch.float64)
+        arrays = (d_states.contiguous(), states, a, b, start, state, carried, dx, da, db)
+        decay_backward(*(array.numpy() for array in arrays))
+        return dx, *rate_gradients(alpha, a, b, da, db), None, carried

@@ -13,10 +13,10 @@ from palimpsest.memory.kernels.arithmetic.compiling import INLINED
 from palimpsest.memory.kernels.arithmetic.vectors import load, store, zeros_like
 
 _LANES = 16
-"""Decays that the compiled form takes at once: a register of float32 where registers are wide."""
+"""Decays in one vector: a register of float32 where registers are wide."""
 
 _FLUSH = 64
-"""Steps after which the compiled form adds its sums over time to float64, so that they stay exact at any length."""
+"""Steps after which sums over time are added to float64, so that they stay exact at any length."""
 
 
 @njit(**INLINED)
@@ -37,7 +37,7 @@ def decay_forward(x, a, b, start, opening, states):  # type: ignore[no-untyped-d
 
 @njit(**INLINED)
 def _advance(a, b, before, old, x, token, states, new):  # type: ignore[no-untyped-def]
-    """One token: states from `new` on, from what stands in before from `old` on and in x from `token` on."""
+    """One step of one row: states[new:] from before[old:] and x[token:]."""
     M = a.shape[1]
     whole = M - M % _LANES
     _advance_by(_LANES, 0, whole, a, b, before, old, x, token, states, new)
@@ -49,7 +49,7 @@ def _advance_by(count, first, last, a, b, before, old, x, token, states, new):  
     """Decays first to last of every frequency, `count` at a time."""
     literally(count)
     (C, M), N = a.shape, a.size
-    # decays inside, at a constant distance from each other: the other way around, addresses cost more than numbers
+    # decays are the inner loop, as they are contiguous; otherwise computing addresses costs more than the arithmetic
     for c in range(C):
         for m in range(first, last, count):
             p = c * M + m
@@ -61,7 +61,10 @@ def _advance_by(count, first, last, a, b, before, old, x, token, states, new):  
 
 @njit(**INLINED)
 def decay_backward(d_states, states, a, b, start, opening, carried, dx, da, db):  # type: ignore[no-untyped-def]
-    """Fill dx [T, B, M], add to da and db [C, M] float64; carried [B, 2, C, M] comes as d_last, goes as d_opening."""
+    """Fill dx [T, B, M] and add to da and db [C, M] float64.
+
+    carried [B, 2, C, M] holds the gradient of the last state; it is replaced by that of the opening one.
+    """
     T, B, M = dx.shape
     width, sum_a, sum_b = 2 * a.size, np.zeros_like(a), np.zeros_like(b)
     for t in range(T - 1, -1, -1):
@@ -84,7 +87,7 @@ def decay_backward(d_states, states, a, b, start, opening, carried, dx, da, db):
 def _retreat(  # type: ignore[no-untyped-def]
     a, b, opens, before, old, d_states, outside, carried, carry, dx, into, sum_a, sum_b
 ):
-    """One token: its dx and terms of da and db; conj(gamma) G_{t+1} in carried becomes conj(gamma) G_t."""
+    """One step of one row: its dx, its terms of da and db; carried goes from conj(gamma) G_{t+1} to conj(gamma) G_t."""
     M = a.shape[1]
     whole = M - M % _LANES
     _retreat_by(_LANES, 0, whole, a, b, opens, before, old, d_states, outside, carried, carry, dx, into, sum_a, sum_b)

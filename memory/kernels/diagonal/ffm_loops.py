@@ -1,7 +1,7 @@
-"""FFM's scan block by block with its matrix products, and its step, in numba: see `memory.kernels.diagonal.ffm_scan`.
+"""FFM's scan block by block, matrix products included, and its step, in numba: see `memory.kernels.diagonal.ffm_scan`.
 
-The maps of x are, per token, value and input gate side by side [2 m], output gate [D] and skip [D]: each is read and
-written from end to end, as the processor fetches ahead.
+A token is one input of one row. The maps of x are, per token, value and input gate side by side [2 m], output gate [D]
+and skip [D]. Each of the three is read and written contiguously, so that the processor can fetch ahead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from palimpsest.memory.kernels.arithmetic.products import (
     fill_rows,
     multiply,
     multiply_onto,
-    multiply_turned,
+    multiply_transposed,
     pack,
     pack_into,
     packed_size,
@@ -31,7 +31,7 @@ EPSILON = 1e-5
 """Added to the variance by the layer norm of the output."""
 
 BLOCK_ROWS = 256
-"""Tokens that a scan takes at once: few enough that what it computes of them stays in the cache."""
+"""Tokens in a block: few enough that what is computed from them stays in the cache."""
 
 
 @njit(**OPTIONS)
@@ -42,14 +42,14 @@ def block_steps(T, B):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def kept_size(T, B, m, c, D, every):  # type: ignore[no-untyped-def]
-    """How many numbers `forward` keeps: those of `every` token, for `backward`, or a block's, used again and again."""
+    """How many numbers `forward` keeps: those of `every` token for `backward`, or those of one block, then reused."""
     steps = block_steps(T, B)
     return -(-T // steps) * B * 2 * c * m + (T if every else steps) * B * (2 * m + 2 * D + 1)
 
 
 @njit(**OPTIONS)
 def _parts_of(kept, T, B, m, c, D):  # type: ignore[no-untyped-def]
-    """What is kept, as borders, entry, gate, normal and scale.
+    """The kept memory as borders, entry, gate, normal and scale.
 
     borders [blocks, B, 2, c, m]: the state before every block, in planes. For N tokens, entry [N, 2 m]: value and input
     gate; gate [N, D]: the output gate; normal [N, D]: LN(z); scale [N]: 1 / the standard deviation of z.
@@ -118,9 +118,9 @@ def forward(x, start, weight, bias, mix, mix_bias, alpha, omega, state, kept, la
 def backward(x, start, weight, mix, alpha, omega, kept, y, dy, d_state, dx, gradients):  # type: ignore[no-untyped-def]
     """Fill `gradients` with those of weight, mix, bias, mix_bias, alpha and omega, one after the other.
 
-    `kept` is what `forward` kept of every token, `dy` [T, B, D] the gradient of y. `d_state` [B, m, c, 2] comes with
-    that of the last state and leaves with that of the first one; `dx` [T, B, F] is filled unless it is empty. The rest
-    is as in `forward`.
+    `kept` is what `forward` kept of every token, `dy` [T, B, D] the gradient of y. `d_state` [B, m, c, 2] holds that of
+    the last state; it is replaced by that of the first one. `dx` [T, B, F] is filled unless it is empty. The rest is as
+    in `forward`.
     """
     T, B, F = x.shape
     (D, width), c, m, N = mix.shape, len(omega), len(alpha), len(weight)
@@ -167,9 +167,9 @@ def backward(x, start, weight, mix, alpha, omega, kept, y, dy, d_state, dx, grad
         if len(dx) > 0:
             multiply(d_maps[:n], from_maps, d_inputs[rows], False)
     _from_planes(carried, d_state)
-    turned = np.empty_like(d_planes)
-    _reorder(d_planes, m, turned)
-    transpose(turned, d_mix)
+    reordered = np.empty_like(d_planes)
+    _reorder(d_planes, m, reordered)
+    transpose(reordered, d_mix)
     for i in range(m):
         total = 0.0
         for j in range(c):
@@ -196,7 +196,7 @@ def _rates(alpha, omega):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def _reorder(parts, columns, out):  # type: ignore[no-untyped-def]
-    """Fill out [2 N, D] from `parts`, two matrices of rows [D] with so many columns: each of them transposed."""
+    """Fill out [2 N, D] from `parts`, two matrices [N / columns, columns] of vectors [D]: each is transposed."""
     half = len(parts) // 2
     rows = half // columns
     for part in range(0, 2 * half, half):
@@ -207,11 +207,11 @@ def _reorder(parts, columns, out):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def _from_traces(mix, c):  # type: ignore[no-untyped-def]
-    """`mix` [D, 2 m c] transposed, rows as the planes of `memory.kernels.diagonal.decay`, [2 c m, D]."""
+    """`mix` [D, 2 m c] transposed, its rows in the order of planes, [2 c m, D]."""
     D, width = mix.shape
-    turned, out = np.empty((width, D), mix.dtype), np.empty((width, D), mix.dtype)
-    transpose(mix, turned)
-    _reorder(turned, c, out)
+    transposed, out = np.empty((width, D), mix.dtype), np.empty((width, D), mix.dtype)
+    transpose(mix, transposed)
+    _reorder(transposed, c, out)
     return out
 
 
@@ -237,7 +237,7 @@ def _from_planes(planes, state):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def _traces(entry, start, a, b, border, value, states):  # type: ignore[no-untyped-def]
-    """Fill value, gated, and states of a block with this entry [n, 2 m]; the states as rows [n, 2 c m]."""
+    """Fill value and states of a block from its entry [n, 2 m]; returns the states as rows [n, 2 c m]."""
     n, steps, m = len(entry), len(start), value.shape[2]
     values = value.reshape(-1, m)
     for row in range(n):
@@ -267,19 +267,19 @@ def step(x_at, weights, biases, alpha, omega, before_at, S, y):  # type: ignore[
     entry, gate, skip = np.empty((B, 2 * m), x.dtype), np.empty((B, D), x.dtype), np.empty((B, D), x.dtype)
     for part, weight, bias in zip((entry[:, :m], entry[:, m:], gate[:, ::1], skip[:, ::1]), weights[:4], biases[:4]):
         fill_rows(part, bias)
-        multiply_turned(x, weight, part, True)
+        multiply_transposed(x, weight, part, True)
     sigmoid_in_place(gate.reshape(-1))
     mix, mix_bias = weights[4], biases[4]
     traces, z = np.empty((B, mix.shape[1]), x.dtype), np.empty((B, D), x.dtype)
     _step_states(entry, alpha, omega, before.reshape(B, -1), S.reshape(B, -1), traces)
     fill_rows(z, mix_bias)
-    multiply_turned(traces, mix, z, True)
+    multiply_transposed(traces, mix, z, True)
     output_forward(skip, gate, z, np.empty(B, x.dtype), y)
 
 
 @njit(**INLINED)
 def _step_states(entry, alpha, omega, before, S, traces):  # type: ignore[no-untyped-def]
-    """Open the input gate; fill S [B, 2 m c], and traces [B, 2 m c] with Re S || Im S for `mix`."""
+    """Fill S [B, 2 m c], and traces [B, 2 m c] with Re S || Im S for `mix`; the input gate's sums become sigmoids."""
     m, c = len(alpha), len(omega)
     N = m * c
     a, b, value = np.empty(N, S.dtype), np.empty(N, S.dtype), np.empty(N, S.dtype)
@@ -306,7 +306,7 @@ def _step_states(entry, alpha, omega, before, S, traces):  # type: ignore[no-unt
 
 @njit(**SUMS, forceinline=True)
 def output_forward(skips, gates, z, scale, y):  # type: ignore[no-untyped-def]
-    """From z [N, D], skip and output gate to y: z becomes LN(z), scale [N] 1 / its standard deviation."""
+    """Fill y from z [N, D], skip and output gate; z becomes LN(z), scale [N] is filled with 1 / standard deviation."""
     N, D = z.shape
     for n in range(N):
         row, skip, gate, out = z[n], skips[n], gates[n], y[n]
@@ -325,13 +325,13 @@ def output_forward(skips, gates, z, scale, y):  # type: ignore[no-untyped-def]
             out[d] = skip[d] + gate[d] * (row[d] - skip[d])
 
 
-# One array is written in each loop: with more, the check that they do not overlap gets too long for the compiler,
-# and the loop stays scalar.
+# Each loop writes one array. With more, the compiler would need too many checks that arrays do not overlap, and would
+# not vectorise the loop.
 @njit(**SUMS, forceinline=True)
 def _output_backward(dy, y, gates, normal, scale, dz, d_maps):  # type: ignore[no-untyped-def]
-    """From dy to dz and, in d_maps, the gradients of what the output gate's sigmoid takes and of skip.
+    """Fill dz and, in d_maps, the gradients of skip and of the sums in the output gate, from dy.
 
-    Without skip itself: (1 - gate) (LN(z) - skip), which the gate's gradient is made of, is LN(z) - y.
+    skip is not needed: the gate's gradient contains (1 - gate) (LN(z) - skip), which equals LN(z) - y.
     """
     N, D = dz.shape
     end = d_maps.shape[1]
@@ -357,7 +357,7 @@ def _output_backward(dy, y, gates, normal, scale, dz, d_maps):  # type: ignore[n
 
 @njit(**INLINED)
 def _value_backward(dv, entry, d_maps):  # type: ignore[no-untyped-def]
-    """From dv [N, m] to the gradients of value and of what the input gate's sigmoid takes."""
+    """Fill, in d_maps, the gradients of value and of the sums in the input gate, from dv [N, m]."""
     N, m = dv.shape
     for n in range(N):
         value, gate = entry[n, :m], entry[n, m:]

@@ -22,3 +22,15 @@ def decay_naive(x: Tensor, alpha: Tensor, omega: Tensor, start: Tensor, state: T
         S = gamma * S + x_t[..., None]
         steps.append(torch.view_as_real(S))
     return torch.stack(steps) if steps else x.new_empty(0, *state.shape), torch.view_as_real(S)
+
+
+def diagonal_naive(a: Tensor, b: Tensor, start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """h_t = a_t h_{t-1} + b_t, with h_{t-1} = 0 where start_t is true.
+
+    Arguments and results are those of `memory.kernels.diagonal_scan`.
+    """
+    h, steps = state, []
+    for a_t, b_t, start_t in zip(a.expand_as(b), b, start[..., None]):
+        h = torch.where(start_t, 0, a_t * h) + b_t
+        steps.append(h)
+    return torch.stack(steps) if steps else b, h

@@ -24,7 +24,7 @@ def torch_scan(
     start: Tensor,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The scan by torch operations; all of it in memory at once, gradients by autograd.
+    """The scan by torch's operations, all of it in memory at once; differentiable by autograd.
 
     Args:
         x: [T, B, F].
@@ -43,7 +43,7 @@ def torch_scan(
     m, D = len(alpha), len(mix)
     value, gates, skip = functional.linear(x, weight, bias).split([m, m + D, D], -1)
     input_gate, output_gate = gates.sigmoid().split([m, D], -1)
-    # under autocast the maps come in half precision; the traces stay in the parameters' type
+    # under autocast the maps are in half precision; the traces stay in the type of the parameters
     states, last = decay.decay_scan((value * input_gate).to(alpha.dtype), alpha, omega, start, state)
     z = functional.linear(decay.to_planes(states).flatten(2), mix, mix_bias)
     return torch.lerp(skip, functional.layer_norm(z, (D,), eps=EPSILON).to(skip.dtype), output_gate), last
