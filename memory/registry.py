@@ -125,7 +125,7 @@ register(
 register(
     "sat",
     "palimpsest.memory.sat:SpatiallyAwareTransformer",
-    "Spatially-Aware Transformer: slots stamped with time and place, and a strategy for which to drop.",
+    "Spatially-Aware Transformer: slots with time and place, and a strategy that chooses which entry to drop.",
     "arXiv 2402.15160",
     cost="L (D² + H S D)",
 )
