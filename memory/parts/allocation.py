@@ -74,7 +74,7 @@ def allocate(
 
 
 @njit(cache=True)
-def _allocate(time, held, visits, steps, strategy, place, start, chosen, by_place, slot, now):  # type: ignore[no-untyped-def]
+def _allocate(time, held, visits, steps, strategy, place, start, chosen, by_place, slot, now):
     """Fill `slot` and `now`. Returns the first (t, b) with a value out of range, or (-1, -1)."""
     T, B = place.shape
     S, P = time.shape[1], visits.shape[1]
@@ -104,7 +104,7 @@ def _allocate(time, held, visits, steps, strategy, place, start, chosen, by_plac
 
 
 @njit(cache=True)
-def _choose(time, held, visits, strategy, first, end):  # type: ignore[no-untyped-def]
+def _choose(time, held, visits, strategy, first, end):
     """The slot, from `first` to `end` - 1, of a row's next entry: an empty one, or one that the strategy replaces."""
     for s in range(first, end):
         if time[s] < 0:
@@ -161,7 +161,7 @@ def reads(occupied: NDArray[np.bool_], slot: Integers, start: NDArray[np.bool_],
 
 
 @njit(cache=True)
-def _reads(occupied, slot, start, held, readable, last):  # type: ignore[no-untyped-def]
+def _reads(occupied, slot, start, held, readable, last):
     """Fill `held`, `readable` and `last`."""
     T, B = slot.shape
     N, _, C, _ = readable.shape

@@ -383,7 +383,7 @@ def test_help_names_every_field_with_its_meaning(capsys, monkeypatch):
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for name in [*TRAIN_FIELDS, "config"]:
         assert f"--{name.replace('_', '-')}" in shown
-    for meaning in ("Discount per step.", "Minibatches per pass", "KEY=VALUE", "evaluate --help"):
+    for meaning in ("Discount factor per step.", "Minibatches per pass", "KEY=VALUE", "evaluate --help"):
         assert meaning in shown
 
 
