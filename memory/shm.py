@@ -28,7 +28,7 @@ class SHMState(NamedTuple):
     M: Tensor
     """[B, H, H], rows along the value, columns along the key."""
     t: Tensor
-    """[B] int64, steps taken in the episode; it says which row of the table comes next."""
+    """[B] int64, steps taken in the episode. It selects the next row of the table."""
 
 
 class SHM(Memory):
@@ -127,15 +127,15 @@ class SHM(Memory):
         return Context(1, float("inf"))
 
     def redraw(self, rng: np.random.Generator) -> None:
-        """Draw a new salt, and with it which row of the table each step takes."""
+        """Draw a new salt. It decides which row of the table each step takes."""
         self.salt.fill_(int(rng.integers(2**63 - 1)))
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Of the last scan: eta of every write, mean of C at the last step, root mean square of the last M."""
+        """Of the last scan: eta of every write, mean of C at the last step, and root mean square of the last M."""
         return dict(self._last)
 
     def _tokens(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """theta, v_c, eta v, k, q [..., H] and eta [..., 1] of inputs x [..., F] at their episodes' steps t [...]."""
+        """theta, v_c, eta v, k, q [..., H] and eta [..., 1] of inputs x [..., F] at the steps t [...] of episodes."""
         H = self.memory_size
         k, q, v, v_c, eta = self.maps(self.norm(x)).split([H, H, H, H, 1], -1)
         k, q = (a / (1e-5 + a.sum(-1, keepdim=True)) for a in (k.relu(), q.relu()))
@@ -158,7 +158,7 @@ def episode_steps(start: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def row_of(salt: Tensor, t: Tensor, num_rows: int) -> Tensor:
-    """Output t of SplitMix64 seeded with `salt`, its lower 63 bits mod num_rows.
+    """Output t of SplitMix64 with the seed `salt`: its lower 63 bits mod num_rows.
 
     Args:
         salt: one int64.
@@ -178,5 +178,5 @@ def row_of(salt: Tensor, t: Tensor, num_rows: int) -> Tensor:
 
 
 def _as_signed(bits: int) -> int:
-    """The int64 with the bits of an unsigned number of 64 bits."""
+    """The int64 with the same bits as an unsigned 64-bit number."""
     return bits - (bits >> 63 << 64)
