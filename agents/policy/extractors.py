@@ -10,7 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.agents.policy.spaces import flat_box
+from palimpsest.agents.policy.spaces import flattened
 
 SMALLEST_NATURE_IMAGE = 36
 """Pixels: a side below it is consumed by NatureCNN's three strided convolutions."""
@@ -105,7 +105,7 @@ class DictExtractor(BaseFeaturesExtractor):
             if isinstance(space, spaces.Box) and is_image_space(space, normalized_image=not normalize_images):
                 parts.append(image_extractor(space, cnn_output_dim, normalize_images))
             else:
-                parts.append(FlattenExtractor(flat_box(space)))
+                parts.append(FlattenExtractor(flattened(space)))
         super().__init__(observation_space, sum(part.features_dim for part in parts))
         # a list, as a module cannot be named by every key: "forward" and "a.b" are keys too
         self.keys = list(observation_space.spaces)

@@ -30,7 +30,7 @@ from palimpsest.agents.policy.layers import Layers, Tanh, encode
 from palimpsest.agents.policy.observation_checks import refuse_not_finite
 from palimpsest.agents.policy.observation_keys import check_place, place_of, task_of
 from palimpsest.agents.policy.policy_file import load_policy, save_policy
-from palimpsest.agents.policy.spaces import as_batch, flat_action_space, flat_box, preprocess
+from palimpsest.agents.policy.spaces import as_batch, flat_action_space, flattened, preprocess
 from palimpsest.agents.slips import refuse_other_algorithms, refuse_pair, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
@@ -154,7 +154,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         cls, arguments = self.features_extractor_class, dict(self.features_extractor_kwargs)
         if issubclass(cls, ImageExtractor | DictExtractor):
             arguments.setdefault("normalize_images", self.normalize_images)
-        return cls(flat_box(self.observation_space) if cls is FlattenExtractor else self.observation_space, **arguments)
+        return cls(flattened(self.observation_space) if cls is FlattenExtractor else self.observation_space, **arguments)
 
     def extract_features(self, obs: Observation, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Features [N, D] of observations, a tree of [N, ...]; a pair of them where actor and critic have one each."""

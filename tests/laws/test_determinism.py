@@ -41,9 +41,9 @@ def numbers(model: MemoryPPO) -> dict[str, torch.Tensor]:
     found = {name: value.detach().clone() for name, value in model.policy.state_dict().items()}
     for number, state in model.policy.optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{number}.{name}": value.clone() for name, value in state.items()}
-    buffer = model.rollout_buffer
-    for name in ("observations", "actions", "values", "log_prob", "returns", "memory_start"):
-        found[name] = getattr(buffer, name).clone()
+    columns = model.rollout_buffer.columns
+    for name in ("observations", "actions", "old_values", "old_log_prob", "returns", "memory_start"):
+        found[name] = getattr(columns, name).clone()
     return found
 
 

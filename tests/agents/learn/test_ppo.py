@@ -130,7 +130,7 @@ def test_truncation_bootstraps_from_one_step_on_the_final_observation():
         with torch.no_grad():
             state = tree_map(lambda leaf, row=row: leaf[row : row + 1], buffer.columns.state)
             for step in range(t + 1):
-                _, _, _, state = policy(buffer.observations[step, row : row + 1], state)
+                _, _, _, state = policy(buffer.columns.observations[step, row : row + 1], state)
             final = torch.tensor([[row, t + 1]], dtype=torch.float32)
             value = policy.predict_values(final, state).item()
         assert buffer.rewards[t, row] == pytest.approx(1 + model.gamma * value, abs=1e-5)
@@ -297,7 +297,7 @@ def test_learning_twice_goes_on_from_where_it_was():
     obs = model._last_obs.copy()
     model.learn(48, reset_num_timesteps=False)
     assert model.num_timesteps == 96
-    assert model.rollout_buffer.observations[0].numpy().tolist() == obs.tolist()
+    assert model.rollout_buffer.observations[0].tolist() == obs.tolist()
 
 
 def test_a_rollout_stopped_by_a_callback_leaves_a_working_model():
@@ -318,8 +318,9 @@ def test_long_horizons_are_warned_of():
 
 
 def test_a_batch_smaller_than_a_column_is_warned_of():
-    with pytest.warns(UserWarning, match="batch_size=8 is less than n_steps=16: a minibatch is a whole column"):
+    with pytest.warns(UserWarning, match="batch_size=8 is less than n_steps=16: .* segments of 8 steps"):
         model_for(n_steps=16, batch_size=8)
+    model_for(n_steps=16, batch_size=8, sequence_length=8)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_signal_saves_says_how_to_go_on_and_that_works(number, code, running):
     out, err = process.communicate(timeout=240)
     assert process.returncode == code, err
     assert f"python train.py --resume {run}" in "".join(out.split("\n")).replace("train.py--", "train.py --")
-    assert f"{number.name}: finishing the iteration" in err
+    assert f"{number.name}: the run stops after this iteration" in err
     assert f"train.py: stopped by {number.name}" in err
     assert "Traceback" not in err
     last = checkpoints(run)[-1]
@@ -83,7 +83,7 @@ def test_a_signal_saves_says_how_to_go_on_and_that_works(number, code, running):
     finally:
         again.kill()
         out, err = again.communicate()
-    assert f"goes on from step {int(last.stem):,}" in "".join(out.split("\n"))
+    assert f"continues from step {int(last.stem):,}" in "".join(out.split("\n"))
 
 
 def test_a_second_signal_stops_at_once(tmp_path):
@@ -100,7 +100,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
     finally:
         process.kill()
     assert process.returncode in (130, 143), err
-    assert "finishing the iteration; again to stop at once" in err
+    assert "the run stops after this iteration; a second signal stops it at once" in err
     assert "Traceback" not in err
     last = checkpoints(run)[-1]
     assert read_tree(last)["num_timesteps"] == int(last.stem)
