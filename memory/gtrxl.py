@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory, check_at_least, check_divides, reset
-from palimpsest.memory.kernels.arithmetic.linear import Linear, linear
 from palimpsest.memory.parts.windows import Window
 
 
@@ -241,7 +240,7 @@ class Layer(nn.Module):
     def _of_inputs(self, of: nn.Linear, standardised: Tensor) -> Tensor:
         """The linear map of the normed inputs [..., D]: gain and shift of the norm act on the map's weights."""
         gain, shift = self.attention_norm.weight, self.attention_norm.bias
-        return linear(standardised, of.weight * gain, of.weight @ shift)
+        return functional.linear(standardised, of.weight * gain, of.weight @ shift)
 
     def _queries(self, standardised: Tensor) -> tuple[Tensor, Tensor]:
         """[..., D] to what meets keys and what meets positions, [..., H, D / H] each, scaled."""
@@ -287,7 +286,7 @@ class Gate(nn.Module):
 
 def maps(size: int, output_size: int, parts: int = 1, bias: bool = False) -> nn.Linear:
     """Several linear maps from one input as one product, each initialised alone as Xavier's, biases at 0."""
-    map_ = Linear(size, parts * output_size, bias=bias)
+    map_ = nn.Linear(size, parts * output_size, bias=bias)
     for part in map_.weight.detach().chunk(parts):
         nn.init.xavier_uniform_(part)
     if bias:

@@ -1,8 +1,8 @@
 """The heads of a policy: which of them kernels know, and acting by them on the CPU.
 
 Acting is many small operations, each of which takes longer to begin than to do. Where the actions are discrete and
-the heads as SB3 builds them, all their layers and the draw of an action are one call here (with their gradient:
-`agents.policy.head_gradients`); elsewhere they are torch's operations, to which this is equal.
+the heads as SB3 builds them, all their layers and the draw of an action are one call here. Elsewhere they are torch's
+operations, to which this is equal.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import Tensor, nn
 
 from palimpsest.agents.policy.distributions import Categorical, check_drawn, invert_into
-from palimpsest.agents.policy.layers import Layers, Tanh, through
+from palimpsest.agents.policy.layers import Tanh
 from palimpsest.memory.base import Memory
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
-from palimpsest.memory.kernels.arithmetic.linear import Linear, map_packed
+from palimpsest.memory.kernels.arithmetic.linear import map_packed
 from palimpsest.memory.kernels.arithmetic.products import pack
 from palimpsest.memory.kernels.arithmetic.views import Arrays, Views
 
@@ -49,14 +49,12 @@ class HeadedPolicy(ActorCriticPolicy):
         self.mlp_extractor = MlpExtractor(
             self.memory.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
         )
-        self.mlp_extractor.policy_net = Layers(*self.mlp_extractor.policy_net)
-        self.mlp_extractor.value_net = Layers(*self.mlp_extractor.value_net)
 
     def _actor(self, latent: Tensor) -> Distribution:
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
 
     def _critic(self, latent: Tensor) -> Tensor:
-        return through([self.value_net], self.mlp_extractor.forward_critic(latent)).squeeze(-1)
+        return self.value_net(self.mlp_extractor.forward_critic(latent)).squeeze(-1)
 
     def _compiled_heads(self, latent_pi: Tensor, latent_vf: Tensor) -> Heads | None:
         if torch.is_grad_enabled() or not self._heads_compile or not has_kernels(latent_pi, latent_vf):
@@ -125,7 +123,7 @@ def _as_heads(arrays: Arrays, split: int) -> Heads:
 def _is_as_built(policy: HeadedPolicy, width: int) -> bool:
     """Whether the heads' modules are those that `act` computes from latents of `width` features."""
     nets: Any = policy._modules["mlp_extractor"]
-    if type(nets) is not MlpExtractor or not {type(net) for net in nets._modules.values()} <= {nn.Sequential, Layers}:
+    if type(nets) is not MlpExtractor or {type(net) for net in nets._modules.values()} != {nn.Sequential}:
         return False
     actor, critic = head_layers(policy)
     actions: Any = policy.action_space
@@ -144,7 +142,7 @@ def _is_known(layers: list[nn.Module], width: int, outputs: int) -> bool:
     """Whether layers are linear, with biases, and tangents by turns, from `width` features to `outputs`."""
     for layer in layers[::2]:
         own: dict[str, Any] = layer._parameters
-        if type(layer) not in (nn.Linear, Linear) or own.get("weight") is None or own.get("bias") is None:
+        if type(layer) is not nn.Linear or own.get("weight") is None or own.get("bias") is None:
             return False
         if own["weight"].shape != (len(own["bias"]), width):
             return False

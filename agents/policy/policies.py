@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from palimpsest import memory as memories
 from palimpsest.agents.policy.distributions import draw, make_distribution
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor
-from palimpsest.agents.policy.head_gradients import judge
 from palimpsest.agents.policy.heads import HeadedPolicy, act
-from palimpsest.agents.policy.layers import Layers, Tanh, encode
+from palimpsest.agents.policy.layers import Tanh
 from palimpsest.agents.policy.observation_checks import refuse_not_finite
 from palimpsest.agents.policy.observation_keys import check_place, place_of, task_of
 from palimpsest.agents.tree import tree_map
@@ -128,9 +127,9 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             self.decoder = nn.Linear(self.memory.output_size, get_flattened_obs_dim(self.observation_space))
         super()._build(lr_schedule)
 
-    def _make_encoder(self) -> tuple[Layers, int]:
+    def _make_encoder(self) -> tuple[nn.Sequential, int]:
         layers = create_mlp(self.features_dim, -1, self.encoder_arch, self.activation_fn) if self.encoder_arch else []
-        encoder = Layers(*layers)
+        encoder = nn.Sequential(*layers)
         if self.ortho_init:
             encoder.apply(partial(self.init_weights, gain=np.sqrt(2)))
         return encoder, self.encoder_arch[-1] if self.encoder_arch else self.features_dim
@@ -209,10 +208,11 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             return y.flatten(0, 1), state
 
         latent_pi, latent_vf, _ = self._remember(flat, state, read)
-        values, log_prob, entropy = judge(self, latent_pi, latent_vf, actions.flatten(0, 1))
+        distribution = self._actor(latent_pi)
+        entropy = distribution.entropy()
         return Evaluation(
-            values.view(T, B),
-            log_prob.view(T, B),
+            self._critic(latent_vf).view(T, B),
+            distribution.log_prob(actions.flatten(0, 1)).view(T, B),
             None if entropy is None else entropy.view(T, B),
             self._reconstruction(latent_pi, flat).view(T, B) if self.reconstruct else None,
         )
@@ -310,13 +310,11 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         # what SB3 does to such observations takes longer to find out than to do
         features: Any = obs.float().flatten(1) if self._flattens else self.extract_features(obs)  # type: ignore[union-attr]
         if self.shares_memory:
-            # found without the long search for a module's attributes
-            own: dict[str, Any] = self._modules
-            y, state = read(own["memory"], encode(own["encoder"], features), state)
+            y, state = read(self.memory, self.encoder(features), state)
             return y, y, state
         pi, vf = (features, features) if isinstance(features, Tensor) else features
-        y_pi, actor = read(self.memory, encode(self.encoder, pi), state[0])
-        y_vf, critic = read(self.memory_critic, encode(self.encoder_critic, vf), state[1])
+        y_pi, actor = read(self.memory, self.encoder(pi), state[0])
+        y_vf, critic = read(self.memory_critic, self.encoder_critic(vf), state[1])
         return y_pi, y_vf, PairState(actor, critic)
 
     def _step(
