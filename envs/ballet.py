@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from palimpsest.envs.arguments import check_bool, check_int
 from palimpsest.envs.ballet_view import (
     DANCE_NAMES,
     DANCES,
@@ -24,6 +23,7 @@ from palimpsest.envs.ballet_view import (
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import IO, compiled, draw, quotient, reciprocal, run_rows
 from palimpsest.envs.raster import AGENT, FLOOR, GOAL, PALETTE, WALL, Canvas, faded
+from palimpsest.refusals import check_flag, check_integer
 
 MIDDLE = ROOM // 2
 PLACES = 8
@@ -258,13 +258,13 @@ class Ballet(World):
     closing_settings = ({"dancers": 8, "delay": 16}, {"dancers": 8, "delay": 48}, {"dancers": 8, "delay": 160})
 
     def __init__(self, dancers: int = 2, delay: int = 16, pixels: bool = False, render_mode: str | None = None) -> None:
-        n = check_int("dancers", dancers, 2, PLACES)
-        delay = check_int("delay", delay, 0, 10_000)
+        n = check_integer("dancers", dancers, 2, PLACES)
+        delay = check_integer("delay", delay, 0, 10_000)
         turn = MOVES + delay
         rules = Rules(320 if delay <= 16 else 8 * turn + 512, n, turn, reciprocal(turn), 1 + n * turn)
         seen = (
             spaces.Box(0, 255, (ROOM * SQUARE, ROOM * SQUARE, 3), np.uint8)
-            if check_bool("pixels", pixels)
+            if check_flag("pixels", pixels)
             else spaces.Box(-1, 1, (2 + ABOUT_ONE * PLACES,), np.float32)
         )
         told = spaces.Box(0, 1, (1 + NUM_DANCES,), np.float32)

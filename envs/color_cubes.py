@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from palimpsest.envs.arguments import check_bool, check_fraction, check_int
 from palimpsest.envs.blind_tour import tour_success
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import IO, chance, compiled, draw, quotient, reciprocal, run_rows
 from palimpsest.envs.raster import AGENT, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, faded
+from palimpsest.refusals import check_flag, check_integer, check_number
 
 LEFT, RIGHT, UP, DOWN, INTERACT = range(5)
 NOTHING, POSITIONS, COLOURS, START = range(4)
@@ -253,11 +253,11 @@ class ColorCubes(World):
         hide_colours: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        G = check_int("grid", grid, 2, 20)
-        N = check_int("cubes", cubes, 1, min(len(NAMES), G * G - 2))
-        K = check_int("phases", phases, 1, 1000)
-        p = check_fraction("teleport", teleport)
-        rules = Rules(8 * G * K, G, reciprocal(G), N, K, p, check_bool("hide_colours", hide_colours))
+        G = check_integer("grid", grid, 2, 20)
+        N = check_integer("cubes", cubes, 1, min(len(NAMES), G * G - 2))
+        K = check_integer("phases", phases, 1, 1000)
+        p = check_number("teleport", teleport, 0, 1)
+        rules = Rules(8 * G * K, G, reciprocal(G), N, K, p, check_flag("hide_colours", hide_colours))
         super().__init__(rules, spaces.Box(0, 1, (2 * G + N + 2 + 2 * G * N,), np.float32), 5, render_mode)
 
     def new_state(self, rows: int) -> State:

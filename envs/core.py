@@ -18,8 +18,8 @@ import numpy as np
 from gymnasium import spaces
 from numba import typeof
 
-from palimpsest.envs.arguments import check_choice
 from palimpsest.envs.kernels import IO, OBSERVE, RESTART, STEP, seeded
+from palimpsest.refusals import check_choice
 
 _BOOL, _INT64 = np.dtype(bool), np.dtype(np.int64)
 RENDER_MODES = ("rgb_array", "ansi")

@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from palimpsest.envs.arguments import check_choice, check_int
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import IO, compiled, draw, run_rows
 from palimpsest.envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, faded
+from palimpsest.refusals import check_choice, check_integer
 
 MOST_CELLS = 40
 """Cells of a corridor that a picture shows."""
@@ -132,8 +132,8 @@ class EndlessTMaze(World):
         normalise_by: Literal["l_max", "length"] = "l_max",
         render_mode: str | None = None,
     ) -> None:
-        n = check_int("corridors", corridors, 1, 1_000_000)
-        l_max = check_int("length", length, 1, 1_000_000)
+        n = check_integer("corridors", corridors, 1, 1_000_000)
+        l_max = check_integer("length", length, 1, 1_000_000)
         uniform = check_choice("regime", regime, ("fixed", "uniform")) == "uniform"
         by_length = check_choice("normalise_by", normalise_by, ("l_max", "length")) == "length"
         rules = Rules(6 * (l_max + 1) * n, n, l_max, uniform, by_length)

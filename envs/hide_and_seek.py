@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from palimpsest.envs.arguments import check_int
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import IO, compiled, draw, quotient, reciprocal, run_rows
 from palimpsest.envs.raster import AGENT, CUE, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, Colour, faded
+from palimpsest.refusals import check_integer
 
 BOX: Colour = (206, 198, 180)
 _COLOURS = PALETTE[1:]
@@ -193,9 +193,9 @@ class HideAndSeek(World):
     def __init__(
         self, rooms: int = 4, boxes: int = 4, objects: int = 6, moves: int = 8, render_mode: str | None = None
     ) -> None:
-        rooms, boxes = check_int("rooms", rooms, 2, 100), check_int("boxes", boxes, 1, 100)
-        self.moves = check_int("moves", moves, 0, 1_000_000)
-        N = check_int("objects", objects, 1, rooms * boxes - 1)
+        rooms, boxes = check_integer("rooms", rooms, 2, 100), check_integer("boxes", boxes, 1, 100)
+        self.moves = check_integer("moves", moves, 0, 1_000_000)
+        N = check_integer("objects", objects, 1, rooms * boxes - 1)
         question = N + 2 * self.moves
         space = spaces.Dict({"place": spaces.Discrete(rooms), "seen": spaces.Box(0, 1, (N + boxes + 3,), np.float32)})
         rules = Rules(question + 1, question, rooms, boxes, reciprocal(boxes), N)

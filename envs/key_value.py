@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from palimpsest.envs.arguments import check_int
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import IO, below, compiled, either, halves, run_rows
 from palimpsest.envs.raster import CUE, GOAL, INK, PALETTE, WALL, Canvas, faded
+from palimpsest.refusals import check_integer
 
 WRITE, ASK, OVER = range(3)
 UNKNOWN = -1
@@ -185,10 +185,10 @@ class KeyValueRewrite(World):
     def __init__(
         self, keys: int = 4, values: int = 4, updates: int = 4, queries: int = 4, render_mode: str | None = None
     ) -> None:
-        keys = check_int("keys", keys, 1, 64)
-        values = check_int("values", values, 2, 64)
-        updates = check_int("updates", updates, 1, 10_000)
-        queries = check_int("queries", queries, 0, 100_000)
+        keys = check_integer("keys", keys, 1, 64)
+        values = check_integer("values", values, 2, 64)
+        updates = check_integer("updates", updates, 1, 10_000)
+        queries = check_integer("queries", queries, 0, 100_000)
         events = keys * (updates + 1) + queries
         rules = Rules(events, keys, values, updates, queries, events, 1 / (queries + keys))
         super().__init__(rules, spaces.Box(0, 1, (keys + values + 2,), np.float32), values, render_mode)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from palimpsest.envs.arguments import check_bool, check_int
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import IO, compiled, draw, run_rows
 from palimpsest.envs.minigrid_picture import paint, spell
@@ -32,6 +31,7 @@ from palimpsest.envs.minigrid_view import (
     towards,
     walk,
 )
+from palimpsest.refusals import check_flag, check_integer
 
 REACH = VIEW
 """The easternmost column from which the cue, in column 1, can be seen."""
@@ -192,10 +192,10 @@ class MiniGridMemory(World):
     closing_settings = ({"size": 17}, {"size": 33}, {"size": 65})
 
     def __init__(self, size: int = 13, random_length: bool = False, render_mode: str | None = None) -> None:
-        size = check_int("size", size, 7, 101)
+        size = check_integer("size", size, 7, 101)
         if size % 2 == 0:
             raise ValueError(f"size must be odd, so that the hallway is in the middle; got {size}")
-        rules = Rules(5 * size**2, size, check_bool("random_length", random_length))
+        rules = Rules(5 * size**2, size, check_flag("random_length", random_length))
         super().__init__(rules, observation_space(), NUM_ACTIONS, render_mode)
 
     def new_state(self, rows: int) -> State:

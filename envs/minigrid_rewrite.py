@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from palimpsest.envs.arguments import check_bool, check_int
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import IO, compiled, draw, run_rows
 from palimpsest.envs.minigrid_picture import paint, spell
@@ -32,6 +31,7 @@ from palimpsest.envs.minigrid_view import (
     towards,
     walk,
 )
+from palimpsest.refusals import check_flag, check_integer
 
 HEIGHT = 7
 """Rows of the maze, walls included."""
@@ -236,7 +236,7 @@ class MiniGridMemoryRewrite(World):
 
 def rules_for(replacements: int, length: int, random_length: bool) -> Rules:
     """The rules for these arguments; ValueError where one is out of range."""
-    replacements = check_int("replacements", replacements, 0, 300)
-    length = check_int("length", length, VIEW, 100)
+    replacements = check_integer("replacements", replacements, 0, 300)
+    length = check_integer("length", length, VIEW, 100)
     width = (replacements + 1) * length + 3
-    return Rules(5 * width**2, replacements, length, check_bool("random_length", random_length), width)
+    return Rules(5 * width**2, replacements, length, check_flag("random_length", random_length), width)

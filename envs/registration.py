@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from palimpsest.envs.arguments import MOST_ROWS, check_int, check_keys, closest
+from palimpsest.refusals import MOST, check_integer, check_keys, closest
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -105,9 +105,9 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
     """
     if not isinstance(id, str):
         raise ValueError(f"an environment's id must be a string; got {id!r}")
-    check_int("num_envs", num_envs, 1, MOST_ROWS)
+    check_integer("num_envs", num_envs, 1, MOST)
     if seed is not None:
-        check_int("seed", seed, 0, 2**63 - 1)
+        check_integer("seed", seed, 0, 2**63 - 1)
     module, _, id = id.rpartition(":")
     if module:
         _import(module)

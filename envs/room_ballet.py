@@ -7,10 +7,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from palimpsest.envs.arguments import check_int
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import IO, below, compiled, draw, either, halves, run_rows
 from palimpsest.envs.raster import AGENT, FLOOR, GOAL, INK, PALETTE, WALL, Canvas, faded
+from palimpsest.refusals import check_integer
 
 MOST_DANCES = 64
 
@@ -235,9 +235,9 @@ class RoomBalletShortStay(RoomBallet):
     closing_settings = ({"views": 80}, {"views": 160})
 
     def __init__(self, views: int = 40, dances: int = 8, side: int = 5, render_mode: str | None = None) -> None:
-        views = check_int("views", views, 1, 100_000)
-        dances = check_int("dances", dances, 2, MOST_DANCES)
-        side = check_int("side", side, 2, 32)
+        views = check_integer("views", views, 1, 100_000)
+        dances = check_integer("dances", dances, 2, MOST_DANCES)
+        side = check_integer("side", side, 2, 32)
         self.layout = (side, side)
         space = spaces.Dict(
             {"place": spaces.Discrete(side * side), "seen": spaces.Box(0, 1, (dances + 1,), np.float32)}

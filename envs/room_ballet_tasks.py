@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from palimpsest.envs.arguments import check_choice, check_int
 from palimpsest.envs.kernels import IO, below, compiled, draw, either, halves, run_rows
 from palimpsest.envs.room_ballet import MOST_DANCES, RoomBallet, State, move, show
+from palimpsest.refusals import check_choice, check_integer
 
 ROOMS = 8
 VIEWS = 18
@@ -193,7 +193,7 @@ class RoomBalletMultiTask(RoomBallet):
     closing_settings = tuple({"task": task} for task in TASKS)
 
     def __init__(self, dances: int = 8, task: str = "all", render_mode: str | None = None) -> None:
-        dances = check_int("dances", dances, 2, MOST_DANCES)
+        dances = check_integer("dances", dances, 2, MOST_DANCES)
         chosen = -1 if check_choice("task", task, ("all", *TASKS)) == "all" else TASKS.index(task)
         space = spaces.Dict(
             {

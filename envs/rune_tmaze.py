@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from palimpsest.envs.arguments import check_choice, check_int
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import IO, below, compiled, either, halves, run_rows
 from palimpsest.envs.raster import AGENT, CUE, INK, PALETTE, Canvas, faded
 from palimpsest.envs.tmaze import arms, corridor, window
+from palimpsest.refusals import check_choice, check_integer
 
 KINDS = ("invert", "cancel", "reset", "repeat")
 INVERT, CANCEL, RESET, REPEAT = range(4)
@@ -244,9 +244,9 @@ class RuneTMaze(World):
         corridors: int = 1,
         render_mode: str | None = None,
     ) -> None:
-        most = check_int("runes", runes, 2, 1_000)
-        length = check_int("length", length, most + 1, 1_000_000)
-        n = check_int("corridors", corridors, 1, 1_000_000)
+        most = check_integer("runes", runes, 2, 1_000)
+        length = check_integer("length", length, most + 1, 1_000_000)
+        n = check_integer("corridors", corridors, 1, 1_000_000)
         if isinstance(kinds, str) or not isinstance(kinds, Sequence) or not 1 <= len(kinds) <= 16:
             listed = ", ".join(map(repr, KINDS))
             raise ValueError(f"kinds must be a list of 1 to 16 names out of {listed}; got {kinds!r}")

@@ -14,11 +14,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from palimpsest.envs.arguments import MOST_ROWS, check_int
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import STEP_AND_RESTART
 from palimpsest.envs.text import DropText, has_text
 from palimpsest.envs.workers import watch
+from palimpsest.refusals import MOST, check_integer
 
 
 class Ends(NamedTuple):
@@ -120,7 +120,7 @@ class WorldVecEnv(EpisodicVecEnv):
     def __init__(
         self, family: type[World], num_envs: int, spec: gym.envs.registration.EnvSpec | None = None, **kwargs: Any
     ) -> None:
-        check_int("num_envs", num_envs, 1, MOST_ROWS)
+        check_integer("num_envs", num_envs, 1, MOST)
         self.world = family(**kwargs)
         self.world.allocate(num_envs)
         if spec is not None:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from palimpsest.envs.arguments import check_int
 from palimpsest.envs.core import World
 from palimpsest.envs.endless_tmaze import MOST_CELLS
 from palimpsest.envs.kernels import IO, compiled, draw, run_rows
 from palimpsest.envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, faded
+from palimpsest.refusals import check_integer
 
 FORWARD, LEFT, RIGHT, BACK = range(4)
 ORACLE = -1
@@ -117,7 +117,7 @@ class ActiveTMaze(World):
     closing_settings = ({"length": 20}, {"length": 50})
 
     def __init__(self, length: int = 10, render_mode: str | None = None) -> None:
-        length = check_int("length", length, 1, 1_000_000)
+        length = check_integer("length", length, 1, 1_000_000)
         low, high = np.array([0, 0, -1], np.float32), np.ones(3, np.float32)
         super().__init__(Rules(6 * (length + 3), length), spaces.Box(low, high, dtype=np.float32), 4, render_mode)
 

@@ -10,10 +10,10 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from palimpsest.envs.arguments import MOST_ROWS, check_int
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import OBSERVE, STEP_AND_RESTART
 from palimpsest.envs.registration import families
+from palimpsest.refusals import MOST, check_integer
 
 
 class FinalInfos(dict):
@@ -89,7 +89,7 @@ class WorldVectorEnv(VectorEnv):
     """
 
     def __init__(self, family: type[World], num_envs: int = 1, **kwargs: Any) -> None:
-        self.num_envs = check_int("num_envs", num_envs, 1, MOST_ROWS)
+        self.num_envs = check_integer("num_envs", num_envs, 1, MOST)
         self.world = family(**kwargs)
         self.world.allocate(self.num_envs)
         self.metadata = {**family.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}

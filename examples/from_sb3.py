@@ -73,7 +73,7 @@ def feed_forward(policy: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Any
         raise ValueError(f"both networks must begin with a tanh layer of one width; got {policy.mlp_extractor}")
     renamed = {}
     for name, tensor in weights.items():
-        for net, first in (("policy_net", "palimpsest.memory.layer"), ("value_net", "memory_critic.layer")):
+        for net, first in (("policy_net", "memory.layer"), ("value_net", "memory_critic.layer")):
             prefix = f"mlp_extractor.{net}."
             if name.startswith(prefix):
                 place, kind = name.removeprefix(prefix).split(".")

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from palimpsest.refusals import check_integer
+
 State = tuple[Tensor, ...]
 """A flat NamedTuple of tensors, each with the batch first."""
 
@@ -62,10 +64,8 @@ class Memory(nn.Module):
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
-        check_at_least("input_size", input_size, 1)
-        check_at_least("output_size", output_size, 1)
-        self.input_size = input_size
-        self.output_size = output_size
+        self.input_size = check_integer("input_size", input_size, 1)
+        self.output_size = check_integer("output_size", output_size, 1)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -265,35 +265,3 @@ def _told(state: Any) -> str:
     names = getattr(state, "_fields", range(len(state)))
     fields = (f"{name} {_shown(s)}" for name, s in zip(names, state))
     return f"{type(state).__name__}({', '.join(fields)})"
-
-
-MOST = 1 << 20
-"""Largest size that a memory takes: beyond every machine's need, and a slip of the keyboard allocates no terabytes."""
-
-
-def check_at_least(name: str, value: int, low: int) -> None:
-    """Refuse an argument that is not an integer of `low` or more, or is more than `MOST`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{name} must be an integer, {low} or more; got {value!r}")
-    if value > MOST:
-        raise ValueError(f"{name} must be an integer, {low} to {MOST:,}; got {value!r}")
-
-
-def check_flag(name: str, value: bool) -> None:
-    """Refuse an argument that is not a truth value."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False; got {value!r}")
-
-
-def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse an argument that is none of `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
-
-
-def check_divides(part_name: str, part: int, whole_name: str, whole: int) -> None:
-    """Refuse a number of parts that does not divide the whole."""
-    if whole % part:
-        raise ValueError(
-            f"{whole_name} must be a multiple of {part_name}; got {whole_name}={whole}, {part_name}={part}"
-        )

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import Context, Memory, check_at_least
+from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
 from palimpsest.memory.kernels.arithmetic.views import Arrays, Views
 from palimpsest.memory.kernels.diagonal.ffm_loops import EPSILON, step
 from palimpsest.memory.kernels.diagonal.ffm_scan import FFMScan, torch_scan
+from palimpsest.refusals import check_above, check_integer
 
 
 class FFMState(NamedTuple):
@@ -65,10 +66,9 @@ class FFM(Memory):
         max_period: float = 1024,
     ) -> None:
         super().__init__(input_size, output_size)
-        check_at_least("memory_size", memory_size, 1)
-        check_at_least("context_size", context_size, 1)
-        if isinstance(max_period, bool) or not isinstance(max_period, int | float) or not 1 < max_period < math.inf:
-            raise ValueError(f"max_period must be a finite number of steps above 1; got {max_period!r}")
+        memory_size = check_integer("memory_size", memory_size, 1)
+        context_size = check_integer("context_size", context_size, 1)
+        max_period = check_above("max_period", max_period, 1)
         self.memory_size = memory_size
         self.context_size = context_size
         self.value = nn.Linear(input_size, memory_size)

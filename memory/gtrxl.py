@@ -20,8 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+<<<<<<< HEAD
 from palimpsest.memory.base import Context, Memory, check_at_least, check_divides, reset
+=======
+from palimpsest.memory.base import Context, Memory, reset
+from palimpsest.memory.kernels.arithmetic.linear import Linear, linear
+>>>>>>> main
 from palimpsest.memory.parts.windows import Window
+from palimpsest.refusals import check_divides, check_integer
 
 
 class GTrXLState(NamedTuple):
@@ -69,9 +75,9 @@ class GTrXL(Memory):
         memory_length: int = 64,
     ) -> None:
         super().__init__(input_size, output_size)
-        check_at_least("num_layers", num_layers, 1)
-        check_at_least("num_heads", num_heads, 1)
-        check_at_least("memory_length", memory_length, 1)
+        num_layers = check_integer("num_layers", num_layers, 1)
+        num_heads = check_integer("num_heads", num_heads, 1)
+        memory_length = check_integer("memory_length", memory_length, 1)
         check_divides("num_heads", num_heads, "output_size", output_size)
         self.num_layers = num_layers
         self.memory_length = memory_length

@@ -20,10 +20,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+<<<<<<< HEAD
 from palimpsest.memory.base import Context, Memory, check_at_least, check_flag
+=======
+from palimpsest.memory.base import Context, Memory
+from palimpsest.memory.kernels.arithmetic.linear import Linear
+>>>>>>> main
 from palimpsest.memory.kernels.attention.chunk_read import choose_chunks, read_chunks
 from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates, softmax_where
 from palimpsest.memory.parts.chunk_plan import plan_chunks
+from palimpsest.refusals import check_divides, check_flag, check_integer, refuse
 
 
 class HCAMState(NamedTuple):
@@ -113,19 +119,15 @@ class HCAM(Memory):
         detach: bool = True,
     ) -> None:
         super().__init__(input_size, output_size)
-        check_at_least("chunk_size", chunk_size, 1)
-        check_at_least("num_chunks", num_chunks, 1)
-        check_at_least("top_k", top_k, 1)
-        check_at_least("num_layers", num_layers, 1)
-        check_at_least("num_heads", num_heads, 1)
-        check_flag("detach", detach)
+        chunk_size = check_integer("chunk_size", chunk_size, 1)
+        num_chunks = check_integer("num_chunks", num_chunks, 1)
+        top_k = check_integer("top_k", top_k, 1)
+        num_layers = check_integer("num_layers", num_layers, 1)
+        num_heads = check_integer("num_heads", num_heads, 1)
+        detach = check_flag("detach", detach)
         if top_k > num_chunks:
-            raise ValueError(f"top_k must be 1 to num_chunks = {num_chunks}; got {top_k}")
-        if output_size % num_heads:
-            raise ValueError(
-                f"num_heads must divide output_size = {output_size}; got {num_heads}, which leaves a head of "
-                f"{output_size / num_heads:.2f} features"
-            )
+            refuse("top_k", f"num_chunks={num_chunks} at most", top_k)
+        check_divides("num_heads", num_heads, "output_size", output_size)
         self.chunk_size, self.num_chunks, self.top_k = chunk_size, num_chunks, top_k
         self.num_layers, self.num_heads, self.detach = num_layers, num_heads, detach
         self.embed = nn.Linear(input_size, output_size)

@@ -11,10 +11,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from palimpsest.memory.base import Context, Memory, check_at_least
+from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
 from palimpsest.memory.kernels.arithmetic.views import Views
 from palimpsest.memory.kernels.cells import gated
+from palimpsest.refusals import check_integer
 
 
 class HiddenState(NamedTuple):
@@ -51,7 +52,7 @@ class Recurrent(Memory):
 
     def __init__(self, input_size: int, output_size: int = 128, num_layers: int = 1) -> None:
         super().__init__(input_size, output_size)
-        check_at_least("num_layers", num_layers, 1)
+        num_layers = check_integer("num_layers", num_layers, 1)
         self.num_layers = num_layers
         self._views = Views()
         self._sizes: dict[str, tuple[int, ...]] = {}
@@ -72,7 +73,7 @@ class Recurrent(Memory):
 
     def _keep_for(self, horizon: int) -> None:
         """Set the biases of the second gate, the one that keeps: time constants log-uniform in 2 to `horizon` steps."""
-        check_at_least("horizon", horizon, 2)
+        horizon = check_integer("horizon", horizon, 2)
         keep = slice(self.output_size, 2 * self.output_size)
         with torch.no_grad():
             for layer in range(self.num_layers):

@@ -5,11 +5,11 @@ Listing names imports no torch: a memory's module is imported when it is first m
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from palimpsest.refusals import check_keys, closest, refuse
 
 if TYPE_CHECKING:
     from palimpsest.memory.base import Memory
@@ -63,11 +63,9 @@ def names() -> list[str]:
 def entry(name: str) -> Entry:
     """The registry's line for `name`; ValueError with the closest name if there is none."""
     if not isinstance(name, str):
-        raise ValueError(f"a memory's name must be a string; got {name!r}. Known: {', '.join(_ENTRIES)}")
+        refuse("a memory's name", f"a string, one of {', '.join(_ENTRIES)}", name)
     if name not in _ENTRIES:
-        close = difflib.get_close_matches(name, _ENTRIES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise ValueError(f"unknown memory {name!r}{hint} Known: {', '.join(_ENTRIES)}")
+        raise ValueError(f"unknown memory {name!r}{closest(name, _ENTRIES)}; known: {', '.join(_ENTRIES)}")
     return _ENTRIES[name]
 
 
@@ -89,12 +87,7 @@ def make(name: str, input_size: int, **kwargs: Any) -> Memory:
         ValueError: the name or an argument is not known (the closest known one is named), or a value does not fit.
     """
     cls = memory_class(name)
-    allowed = [p for p in inspect.signature(cls).parameters if p != "input_size"]
-    for key in kwargs:
-        if key not in allowed:
-            close = difflib.get_close_matches(key, allowed, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "."
-            raise ValueError(f"memory {name!r} has no argument {key!r}{hint} Allowed: {', '.join(allowed)}")
+    check_keys(f"memory {name!r}", kwargs, cls, skip={"input_size"})
     try:
         return cls(input_size, **kwargs)
     except (MemoryError, RuntimeError) as error:

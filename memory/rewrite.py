@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import Context, Memory, check_at_least, check_choice, check_flag
+from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
 from palimpsest.memory.kernels.arithmetic.linear import Linear
 from palimpsest.memory.kernels.arithmetic.views import Arrays, Views
@@ -33,6 +33,7 @@ from palimpsest.memory.kernels.delta.layer import STRETCH, DeltaForm, compiles, 
 from palimpsest.memory.kernels.delta.read import NORM_EPS
 from palimpsest.memory.kernels.delta.step import step_layers
 from palimpsest.memory.recurrent import LSTM, CellState
+from palimpsest.refusals import check_choice, check_flag, check_integer
 
 TIMES_AT_START = (20.0, 500.0)
 """Steps: time constants of the first and the last head of a layer before training, log-uniform over the heads."""
@@ -99,10 +100,10 @@ class RewriteMemory(Memory):
             ("value_size", value_size),
             ("controller_size", controller_size),
         ):
-            check_at_least(name, value, 1)
-        check_at_least("conv_size", conv_size, 0)
-        check_flag("bound_values", bound_values)
-        check_flag("clock", clock)
+            check_integer(name, value, 1)
+        conv_size = check_integer("conv_size", conv_size, 0)
+        bound_values = check_flag("bound_values", bound_values)
+        clock = check_flag("clock", clock)
         check_choice("gates", gates, ("sigmoid", "hard"))
         check_choice("read", read, ("norm", "tanh"))
         if controller is not None:

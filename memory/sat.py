@@ -26,10 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import Context, Memory, check_at_least, check_choice, check_divides
+from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.parts.allocation import STRATEGIES, Slots, allocate, reads
 from palimpsest.memory.parts.place_attention import RATES, ReadLayer, time_code, view
 from palimpsest.memory.parts.strategy_values import StrategyValues
+from palimpsest.refusals import check_choice, check_divides, check_integer
 
 __all__ = ["STRATEGIES", "SATState", "SpatiallyAwareTransformer", "StrategyValues"]
 
@@ -105,7 +106,7 @@ class SpatiallyAwareTransformer(Memory):
         super().__init__(input_size, output_size)
         sizes = dict(num_places=num_places, capacity=capacity, num_layers=num_layers, num_heads=num_heads)
         for name, value in (sizes | dict(top_k=top_k, num_tasks=num_tasks)).items():
-            check_at_least(name, value, 1)
+            check_integer(name, value, 1)
         check_choice("layout", layout, ("flat", "place"))
         check_choice("read", read, ("flat", "hierarchical"))
         check_choice("allocator", allocator, (*STRATEGIES, "adaptive"))

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import Context, Memory, check_at_least
+from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, hadamard_step
+from palimpsest.refusals import check_integer
 
 
 class SHMState(NamedTuple):
@@ -58,8 +59,8 @@ class SHM(Memory):
 
     def __init__(self, input_size: int, output_size: int = 128, memory_size: int = 64, num_rows: int = 128) -> None:
         super().__init__(input_size, output_size)
-        check_at_least("memory_size", memory_size, 1)
-        check_at_least("num_rows", num_rows, 1)
+        memory_size = check_integer("memory_size", memory_size, 1)
+        num_rows = check_integer("num_rows", num_rows, 1)
         self.memory_size = memory_size
         self.num_rows = num_rows
         self.norm = nn.LayerNorm(input_size)

@@ -59,7 +59,7 @@ def check_policy_kwargs(policy: type[Any], given: Mapping[str, Any]) -> None:
     defaults = {"features_extractor": policy.default_extractor, "optimizer": known["optimizer_class"].default}
     for kind, default in defaults.items():
         target = given.get(f"{kind}_class") or default
-        check_keys(given.get(f"{kind}_kwargs") or {}, target, name=f"{kind}_class {target.__name__}")
+        check_keys(f"{kind}_class {target.__name__}", given.get(f"{kind}_kwargs") or {}, target)
 
 
 def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:

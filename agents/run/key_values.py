@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections.abc
-import inspect
 import json
 import types
 import typing
@@ -13,7 +12,7 @@ from typing import Any, Literal, Union
 
 from palimpsest import memory
 from palimpsest.agents.environments import environment_spec
-from palimpsest.refusals import check_keys, closest, parameters_of
+from palimpsest.refusals import check_keys, closest, keywords
 
 MADE_BY_US = frozenset({"render_mode", "input_size"})
 """Arguments that a run fills in itself."""
@@ -57,7 +56,7 @@ def _arguments(
 ) -> dict[str, Any]:
     if isinstance(arguments, Given):
         return parse_key_values([f"{k}={v}" for k, v in arguments.items()], target, MADE_BY_US, name, extra)
-    check_keys(arguments, target, MADE_BY_US, name, extra)
+    check_keys(name, arguments, target, MADE_BY_US, extra)
     return dict(arguments)
 
 
@@ -91,18 +90,19 @@ def parse_key_values(
     Raises:
         ValueError: no "=", a key twice, an unknown key (the closest known one is named), a value of another type.
     """
-    name = name or getattr(target, "__name__", str(target))
+    called: str = name or getattr(target, "__name__", str(target))
+    known, hints = keywords(target, skip, extra), _hints(target)
     found: dict[str, Any] = {}
     for key, text in split_key_values(pairs).items():
-        check_keys([key], target, skip, name, extra)
-        parameter = parameters_of(target, skip, extra).get(key)
-        kind = Any if parameter is None else _kind(parameter)
+        check_keys(called, [key], target, skip, extra)
+        parameter = known.get(key)
+        kind = Any if parameter is None else hints.get(key, _kind_of_default(parameter.default))
         try:
             found[key] = read_value(text, kind)
         except ValueError:
             options = [option for option in typing.get_args(kind) if isinstance(option, str)]
             hint = closest(text, options) if typing.get_origin(kind) is Literal else ""
-            raise ValueError(f"argument {key!r} of {name} must be {describe(kind)}; got {text!r}{hint}") from None
+            raise ValueError(f"argument {key!r} of {called} must be {describe(kind)}; got {text!r}{hint}") from None
     return found
 
 
@@ -119,12 +119,18 @@ def split_key_values(pairs: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _kind(parameter: inspect.Parameter) -> Any:
-    """What a parameter's value must be: its annotation, else what its default tells."""
-    if parameter.annotation is not inspect.Parameter.empty:
-        return parameter.annotation
-    default = type(parameter.default)
-    return int | float if default is int else default if default in (bool, float, str) else Any
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a class's or a function's parameters, as far as all of them can be resolved."""
+    try:
+        return typing.get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
+    except (NameError, TypeError, AttributeError):
+        return {}  # names that exist only for a type checker
+
+
+def _kind_of_default(default: Any) -> Any:
+    """What the value of a parameter without an annotation must be."""
+    kind = type(default)
+    return int | float if kind is int else kind if kind in (bool, float, str) else Any
 
 
 def _parts(kind: Any) -> list[Any]:

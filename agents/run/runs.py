@@ -14,6 +14,7 @@ from palimpsest.agents.evaluation.horizons import describe_test
 from palimpsest.agents.evaluation.play import check_spaces, play, summary
 from palimpsest.agents.learn.ppo import MemoryPPO
 from palimpsest.agents.run.config import TrainConfig
+from palimpsest.refusals import check_integer
 
 MOST_ROWS = 256
 """Rows that episodes of our environments are played in at most."""
@@ -74,8 +75,7 @@ def evaluate(
     Raises:
         ValueError: an unknown id or argument, a number of episodes below 1, spaces that do not fit the model.
     """
-    if not isinstance(episodes, int) or episodes < 1:
-        raise ValueError(f"episodes must be an integer, 1 or more; got {episodes!r}")
+    episodes = check_integer("episodes", episodes, 1, 10**8)
     if isinstance(model_or_run, str | Path):
         model_or_run = load_run(Path(model_or_run), device)
     if isinstance(model_or_run, Run):

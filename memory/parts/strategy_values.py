@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import check_at_least
 from palimpsest.memory.parts.allocation import STRATEGIES
+from palimpsest.refusals import check_above, check_integer
 
 
 class StrategyValues(nn.Module):
@@ -37,10 +37,9 @@ class StrategyValues(nn.Module):
 
     def __init__(self, num_tasks: int = 1, hidden_size: int = 64, learning_rate: float = 1e-3) -> None:
         super().__init__()
-        check_at_least("num_tasks", num_tasks, 1)
-        check_at_least("hidden_size", hidden_size, 1)
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0; got {learning_rate!r}")
+        num_tasks = check_integer("num_tasks", num_tasks, 1)
+        hidden_size = check_integer("hidden_size", hidden_size, 1)
+        learning_rate = check_above("learning_rate", learning_rate, 0)
         self.num_tasks = num_tasks
         self.learning_rate = learning_rate
         hidden, out = nn.Linear(num_tasks, hidden_size), nn.Linear(hidden_size, len(STRATEGIES))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palimpsest.agents.run.key_values import check_keys, parse_key_values
+from palimpsest.agents.run.key_values import parse_key_values
+from palimpsest.refusals import check_keys
 
 if TYPE_CHECKING:
     from nowhere import Unknown
@@ -153,9 +154,9 @@ def test_skipped_keys_are_refused_where_others_are_taken_unseen():
 
 
 def test_keys_that_come_from_a_file_are_checked_alike():
-    check_keys(["corridors", "rate"], World)
+    check_keys("world 7", ["corridors", "rate"], World)
     with pytest.raises(ValueError, match=r"world 7 has no argument 'rat' .did you mean 'rate'"):
-        check_keys(["corridors", "rat"], World, name="world 7")
+        check_keys("world 7", ["corridors", "rat"], World)
 
 
 @given(st.integers(), st.floats(allow_nan=False), st.booleans(), st.text().filter(lambda text: text.strip() == text))

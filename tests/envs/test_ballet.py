@@ -321,10 +321,10 @@ def test_draws_are_fair():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        (dict(dancers=1), "dancers must be an integer from 2 to 8; got 1"),
-        (dict(dancers=9), "dancers must be an integer from 2 to 8; got 9"),
+        (dict(dancers=1), "dancers must be an integer, 2 to 8; got 1"),
+        (dict(dancers=9), "dancers must be an integer, 2 to 8; got 9"),
         (dict(dancers="4"), "dancers must be an integer"),
-        (dict(delay=-1), "delay must be an integer from 0 to 10000; got -1"),
+        (dict(delay=-1), "delay must be an integer, 0 to 10,000; got -1"),
         (dict(pixels=1), "pixels must be True or False; got 1"),
     ],
 )

@@ -381,13 +381,13 @@ def test_teleports_are_as_frequent_as_asked_and_fair():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        (dict(grid=1), "grid must be an integer from 2 to 20; got 1"),
-        (dict(grid=2, cubes=3), "cubes must be an integer from 1 to 2; got 3"),
-        (dict(grid=20, cubes=27), "cubes must be an integer from 1 to 26; got 27"),
-        (dict(cubes=0), "cubes must be an integer from 1 to 23; got 0"),
-        (dict(phases=True), "phases must be an integer from 1 to 1000; got True"),
-        (dict(teleport=1.5), "teleport must be a number from 0 to 1; got 1.5"),
-        (dict(teleport=float("nan")), "teleport must be a number from 0 to 1; got nan"),
+        (dict(grid=1), "grid must be an integer, 2 to 20; got 1"),
+        (dict(grid=2, cubes=3), "cubes must be an integer, 1 to 2; got 3"),
+        (dict(grid=20, cubes=27), "cubes must be an integer, 1 to 26; got 27"),
+        (dict(cubes=0), "cubes must be an integer, 1 to 23; got 0"),
+        (dict(phases=True), "phases must be an integer, 1 to 1,000; got True"),
+        (dict(teleport=1.5), "teleport must be a number, 0 to 1; got 1.5"),
+        (dict(teleport=float("nan")), "teleport must be a number, 0 to 1; got nan"),
         (dict(hide_colours=1), "hide_colours must be True or False; got 1"),
     ],
 )

@@ -214,10 +214,10 @@ def test_draws_are_fair():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        (dict(corridors=0), "corridors must be an integer from 1 to 1000000; got 0"),
+        (dict(corridors=0), "corridors must be an integer, 1 to 1,000,000; got 0"),
         (dict(corridors=2.0), "corridors must be an integer"),
         (dict(corridors=True), "corridors must be an integer"),
-        (dict(length="10"), "length must be an integer from 1 to 1000000; got '10'"),
+        (dict(length="10"), "length must be an integer, 1 to 1,000,000; got '10'"),
         (
             dict(regime="unifrom"),
             r"regime must be one of 'fixed', 'uniform'; got 'unifrom' \(did you mean 'uniform'\?\)",

@@ -313,12 +313,12 @@ def test_what_is_hidden_is_drawn_apart():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        (dict(rooms=1), "rooms must be an integer from 2 to 100; got 1"),
-        (dict(rooms=2.0), "rooms must be an integer from 2 to 100"),
-        (dict(boxes=0), "boxes must be an integer from 1 to 100; got 0"),
-        (dict(objects=16), "objects must be an integer from 1 to 15; got 16"),
-        (dict(objects=0), "objects must be an integer from 1 to 15; got 0"),
-        (dict(moves=-1), "moves must be an integer from 0 to 1000000; got -1"),
+        (dict(rooms=1), "rooms must be an integer, 2 to 100; got 1"),
+        (dict(rooms=2.0), "rooms must be an integer, 2 to 100"),
+        (dict(boxes=0), "boxes must be an integer, 1 to 100; got 0"),
+        (dict(objects=16), "objects must be an integer, 1 to 15; got 16"),
+        (dict(objects=0), "objects must be an integer, 1 to 15; got 0"),
+        (dict(moves=-1), "moves must be an integer, 0 to 1,000,000; got -1"),
         (dict(moves=True), "moves must be an integer"),
     ],
 )

@@ -279,11 +279,11 @@ def test_every_horizon_occurs(keys, updates, queries):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        (dict(keys=0), "keys must be an integer from 1 to 64; got 0"),
-        (dict(keys=4.0), "keys must be an integer from 1 to 64; got 4.0"),
-        (dict(values=1), "values must be an integer from 2 to 64; got 1"),
-        (dict(updates=0), "updates must be an integer from 1 to 10000; got 0"),
-        (dict(queries=-1), "queries must be an integer from 0 to 100000; got -1"),
+        (dict(keys=0), "keys must be an integer, 1 to 64; got 0"),
+        (dict(keys=4.0), "keys must be an integer, 1 to 64; got 4.0"),
+        (dict(values=1), "values must be an integer, 2 to 64; got 1"),
+        (dict(updates=0), "updates must be an integer, 1 to 10,000; got 0"),
+        (dict(queries=-1), "queries must be an integer, 0 to 100,000; got -1"),
     ],
 )
 def test_arguments_out_of_range_are_refused(kwargs, message):

@@ -353,10 +353,10 @@ def test_the_batched_world_leaves_minigrid_out():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (dict(replacements=-1), "replacements must be an integer from 0 to 300; got -1"),
-        (dict(replacements=301), "replacements must be an integer from 0 to 300; got 301"),
-        (dict(length=6), "length must be an integer from 7 to 100; got 6"),
-        (dict(length=101), "length must be an integer from 7 to 100; got 101"),
+        (dict(replacements=-1), "replacements must be an integer, 0 to 300; got -1"),
+        (dict(replacements=301), "replacements must be an integer, 0 to 300; got 301"),
+        (dict(length=6), "length must be an integer, 7 to 100; got 6"),
+        (dict(length=101), "length must be an integer, 7 to 100; got 101"),
         (dict(random_length=2), "random_length must be True or False; got 2"),
     ],
 )

@@ -334,11 +334,11 @@ def test_the_answer_ends_it_and_nothing_else_does(id):
 @pytest.mark.parametrize(
     ("cls", "kwargs", "message"),
     [
-        (RoomBalletShortStay, dict(views=0), "views must be an integer from 1 to 100000; got 0"),
-        (RoomBalletShortStay, dict(dances=1), "dances must be an integer from 2 to 64; got 1"),
-        (RoomBalletShortStay, dict(side=1), "side must be an integer from 2 to 32; got 1"),
+        (RoomBalletShortStay, dict(views=0), "views must be an integer, 1 to 100,000; got 0"),
+        (RoomBalletShortStay, dict(dances=1), "dances must be an integer, 2 to 64; got 1"),
+        (RoomBalletShortStay, dict(side=1), "side must be an integer, 2 to 32; got 1"),
         (RoomBalletShortStay, dict(side=2.0), "side must be an integer"),
-        (RoomBalletMultiTask, dict(dances=65), "dances must be an integer from 2 to 64; got 65"),
+        (RoomBalletMultiTask, dict(dances=65), "dances must be an integer, 2 to 64; got 65"),
         (RoomBalletMultiTask, dict(task="fifi"), r"task must be one of 'all', 'fifo', .*did you mean 'fifo'"),
     ],
 )

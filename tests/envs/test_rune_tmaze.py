@@ -374,11 +374,11 @@ def test_names_that_come_twice_are_drawn_twice_as_often():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        (dict(runes=1), "runes must be an integer from 2 to 1000; got 1"),
-        (dict(runes=2000, length=3000), "runes must be an integer from 2 to 1000; got 2000"),
-        (dict(length=8), "length must be an integer from 9 to 1000000; got 8"),
+        (dict(runes=1), "runes must be an integer, 2 to 1,000; got 1"),
+        (dict(runes=2000, length=3000), "runes must be an integer, 2 to 1,000; got 2000"),
+        (dict(length=8), "length must be an integer, 9 to 1,000,000; got 8"),
         (dict(length=20.0), "length must be an integer"),
-        (dict(corridors=0), "corridors must be an integer from 1 to 1000000; got 0"),
+        (dict(corridors=0), "corridors must be an integer, 1 to 1,000,000; got 0"),
         (dict(kinds="invert"), "kinds must be a list of 1 to 16 names out of 'invert', .*; got 'invert'"),
         (dict(kinds=[]), r"kinds must be a list of 1 to 16 names out of .*; got \[\]"),
         (dict(kinds=["invert"] * 17), "kinds must be a list of 1 to 16 names"),

@@ -173,7 +173,7 @@ def test_cues_are_fair():
 @pytest.mark.parametrize("length", [0, 1_000_001, 2.0, True, "10"])
 def test_lengths_out_of_range_are_refused(length):
     for build in (lambda: ActiveTMaze(length), lambda: envs.make_vec(ID, 2, length=length)):
-        with pytest.raises(ValueError, match=f"length must be an integer from 1 to 1000000; got {length!r}"):
+        with pytest.raises(ValueError, match=f"length must be an integer, 1 to 1,000,000; got {length!r}"):
             build()
 
 

@@ -93,8 +93,8 @@ def test_machine_code_is_found_again():
         with torch.no_grad():
             module.step(x[0], module.initial_state(2), place[0])
     found = [each for each in gc.get_objects() if issubclass(type(each), Dispatcher)]
-    ours = [each.py_func for each in found if each.py_func.__module__.partition(".")[0] in ("memory", "agents", "envs")]
-    assert any("delta_loops" in function.__module__ for function in ours)
+    ours = [each.py_func for each in found if each.py_func.__module__.startswith("palimpsest.")]
+    assert any("kernels.delta" in function.__module__ for function in ours)
     for function in ours:
         held = [cell.cell_contents for cell in function.__closure__ or ()]
         assert all(isinstance(each, int | float | str | tuple | None) for each in held), function

@@ -261,9 +261,9 @@ def test_odd_widths():
 
 def test_wrong_arguments_are_refused():
     with pytest.raises(
-        ValueError, match="output_size must be a multiple of num_heads; got output_size=128, num_heads=3"
+        ValueError, match="num_heads must be a divisor of output_size=128, such as 1, 2, 4, 8, 16, 32, 64; got 3"
     ):
         GTrXL(4, num_heads=3)
     for argument in ("num_layers", "num_heads", "memory_length"):
-        with pytest.raises(ValueError, match=f"{argument} must be an integer, 1 or more; got 0"):
+        with pytest.raises(ValueError, match=f"{argument} must be an integer, 1 to 1,048,576; got 0"):
             GTrXL(4, **{argument: 0})

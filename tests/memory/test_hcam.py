@@ -325,9 +325,9 @@ def test_compiled_choice_equals_gathered_choice(dtype):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(top_k=5), r"top_k must be 1 to num_chunks = 4; got 5"),
-        (dict(num_heads=4), r"num_heads must divide output_size = 6; got 4"),
-        (dict(chunk_size=0), r"chunk_size must be an integer, 1 or more; got 0"),
+        (dict(top_k=5), r"top_k must be num_chunks=4 at most; got 5"),
+        (dict(num_heads=4), r"num_heads must be a divisor of output_size=6, such as 1, 2, 3, 6; got 4"),
+        (dict(chunk_size=0), r"chunk_size must be an integer, 1 to 1,048,576; got 0"),
         (dict(num_chunks=0), r"num_chunks must be .*got 0"),
         (dict(top_k=0), r"top_k must be .*got 0"),
         (dict(num_layers=0), r"num_layers must be .*got 0"),

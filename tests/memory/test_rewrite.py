@@ -176,12 +176,12 @@ def test_options_differ():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (dict(num_layers=0), "num_layers must be an integer, 1 or more; got 0"),
-        (dict(num_heads=1.5), "num_heads must be an integer, 1 or more; got 1.5"),
-        (dict(key_size=-1), "key_size must be an integer, 1 or more; got -1"),
-        (dict(value_size=0), "value_size must be an integer, 1 or more; got 0"),
-        (dict(controller_size=0), "controller_size must be an integer, 1 or more; got 0"),
-        (dict(conv_size=-1), "conv_size must be an integer, 0 or more; got -1"),
+        (dict(num_layers=0), "num_layers must be an integer, 1 to 1,048,576; got 0"),
+        (dict(num_heads=1.5), "num_heads must be an integer, 1 to 1,048,576; got 1.5"),
+        (dict(key_size=-1), "key_size must be an integer, 1 to 1,048,576; got -1"),
+        (dict(value_size=0), "value_size must be an integer, 1 to 1,048,576; got 0"),
+        (dict(controller_size=0), "controller_size must be an integer, 1 to 1,048,576; got 0"),
+        (dict(conv_size=-1), "conv_size must be an integer, 0 to 1,048,576; got -1"),
         (dict(controller="gru"), "controller must be one of 'lstm'; got 'gru'"),
         (dict(gates="soft"), "gates must be one of 'sigmoid', 'hard'; got 'soft'"),
         (dict(read="raw"), "read must be one of 'norm', 'tanh'; got 'raw'"),

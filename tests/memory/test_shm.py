@@ -279,5 +279,5 @@ def test_diagnostics():
 
 @pytest.mark.parametrize("argument", ["memory_size", "num_rows"])
 def test_sizes_are_refused(argument):
-    with pytest.raises(ValueError, match=f"{argument} must be an integer, 1 or more; got 0"):
+    with pytest.raises(ValueError, match=f"{argument} must be an integer, 1 to 1,048,576; got 0"):
         SHM(4, **{argument: 0})

@@ -179,7 +179,7 @@ def test_the_memory_gates_are_logged_at_events_and_elsewhere(tmp_path):
 
 
 def test_wrong_use_is_refused(run, tmp_path):
-    with pytest.raises(ValueError, match="episodes must be an integer, 1 or more; got 0"):
+    with pytest.raises(ValueError, match="episodes must be an integer, 1 to 100,000,000; got 0"):
         evaluate(run.model, MAZE, episodes=0)
     with pytest.raises(ValueError, match="env_id is needed"):
         evaluate(run.model)

@@ -320,8 +320,8 @@ def test_long_horizons_are_warned_of():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"policy": {"memory": "lstn"}}, r"unknown memory 'lstn'; did you mean 'lstm'\?"),
-        ({"policy": {"memory_kwargs": {"num_layer": 1}}}, r"no argument 'num_layer'; did you mean 'num_layers'\?"),
+        ({"policy": {"memory": "lstn"}}, r"unknown memory 'lstn' \(did you mean 'lstm'\?\)"),
+        ({"policy": {"memory_kwargs": {"num_layer": 1}}}, r"no argument 'num_layer' \(did you mean 'num_layers'\?\)"),
         ({"policy": {"share_features_extractor": False}}, "set share_memory=False"),
         ({"memory_carry_over": 1.5}, "memory_carry_over must be a number, 0 to 1; got 1.5"),
         ({"gamma": -1}, "gamma must be a number, 0 to 1; got -1"),

@@ -122,7 +122,7 @@ def test_the_command_line_shows_and_writes_it(runs, tmp_path, capsys, monkeypatc
         (["--grid", "corridrs=1,2"], "did you mean 'corridors'"),
         (["--grid", "corridors=1,x"], "'corridors'.*an integer; got 'x'"),
         (["--grid", "corridors=1,"], "'corridors'.*an integer; got ''"),
-        (["--grid", "corridors=1,0"], "corridors must be an integer from 1"),
+        (["--grid", "corridors=1,0"], "corridors must be an integer, 1 to "),
         (
             ["--grid", "corridors=1", "--env-args", "corridors=2"],
             "'corridors' is an axis of the grid and is also fixed",
