@@ -1,4 +1,4 @@
-"""Forms of the rewrite-aware memory side by side, with LSTM beside them: what each option does to an agent.
+"""Forms of the rewrite-aware memory side by side, and LSTM: what each option does to an agent.
 
     python benchmarks/ablation.py train --forms rewrite lstm --seeds 0 1 2 --carry-over 0.9 0
     python benchmarks/ablation.py train --seeds 0
@@ -39,12 +39,6 @@ FORMS = {
     "no clock": Form("rewrite", ("clock=false",)),
     "lstm, torch's initial biases": Form("lstm", ("horizon=2",)),
     "one layer": Form("rewrite", ("num_layers=1",)),
-    "normalised reads": Form("rewrite", ("read=norm",)),
-    "hard gates": Form("rewrite", ("gates=hard",)),
-    "hard gates, normalised reads": Form("rewrite", ("gates=hard", "read=norm")),
-    "bounded values": Form("rewrite", ("bound_values=true",)),
-    "controller": Form("rewrite", ("controller=lstm",)),
-    "convolution": Form("rewrite", ("conv_size=4",)),
 }
 
 

@@ -20,12 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-<<<<<<< HEAD
-from palimpsest.memory.base import Context, Memory, check_at_least, check_divides, reset
-=======
 from palimpsest.memory.base import Context, Memory, reset
-from palimpsest.memory.kernels.arithmetic.linear import Linear, linear
->>>>>>> main
 from palimpsest.memory.parts.windows import Window
 from palimpsest.refusals import check_divides, check_integer
 

@@ -20,12 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
-from palimpsest.memory.base import Context, Memory, check_at_least, check_flag
-=======
 from palimpsest.memory.base import Context, Memory
-from palimpsest.memory.kernels.arithmetic.linear import Linear
->>>>>>> main
 from palimpsest.memory.kernels.attention.chunk_read import choose_chunks, read_chunks
 from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates, softmax_where
 from palimpsest.memory.parts.chunk_plan import plan_chunks

@@ -121,8 +121,7 @@ def restore(path: Path, env: VecEnv, device: str) -> MemoryPPO:
     alive = extra["alive"]
     assert model.env is not None
     assert model.policy is not None
-    fresh = model.policy.initial_state(model.n_envs)
-    model._last_state = tree_map(lambda _, saved: saved, fresh, model._last_state)
+    model._last_state = _restored_state(model.policy.initial_state(model.n_envs), model._last_state, path)
     world = innermost(model.env)
     if alive["env"] is not None and hasattr(world, "snapshot"):
         world.restore(alive["env"])
@@ -138,6 +137,23 @@ def restore(path: Path, env: VecEnv, device: str) -> MemoryPPO:
         for store, part in zip(_stores(model.logger), record, strict=True):
             store[name] = part
     return model
+
+
+def _restored_state(fresh: Any, saved: Any, path: Path) -> Any:
+    """The saved memory state, whose branches are plain tuples, with the types of a fresh one."""
+
+    def same_shape(new: torch.Tensor, old: Any) -> torch.Tensor:
+        if not isinstance(old, torch.Tensor) or old.shape != new.shape:
+            raise ValueError
+        return old
+
+    try:
+        return tree_map(same_shape, fresh, saved)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{path} holds a memory state that does not fit this version's memory; start the run anew with --config, "
+            "or resume it with the version that wrote it"
+        ) from None
 
 
 def use_logger(model: MemoryPPO, logger: Logger) -> None:

@@ -31,7 +31,7 @@ def done(monkeypatch):
     ("script", "options", "count"),
     [
         (generalisation, generalisation.Train(memories=("lstm", "none")), 24),
-        (ablation, ablation.Train(forms=("rewrite", "controller"), carry_over=(0.9, 0.0)), 24),
+        (ablation, ablation.Train(forms=("rewrite", "no clock"), carry_over=(0.9, 0.0)), 24),
         (retention, retention.Train(memories=("ffm",)), 6),
         (rewriting, rewriting.Train(envs=("Palimpsest/EndlessTMaze-v0",)), 6),
     ],

@@ -13,7 +13,7 @@ from palimpsest.memory.kernels import gated_delta_scan
 from palimpsest.memory.kernels.arithmetic.linear import Linear
 from palimpsest.memory.kernels.arithmetic.threads import STEPS_PER_THREAD
 from palimpsest.memory.kernels.delta.gated_delta import gated_delta_chunked
-from palimpsest.memory.kernels.delta.layer import DeltaForm, delta_layer, delta_layer_torch
+from palimpsest.memory.kernels.delta.layer import DeltaSizes, delta_layer, delta_layer_torch
 from palimpsest.memory.kernels.delta.layer_loops import COLUMNS
 from palimpsest.memory.kernels.delta.loops import EPS, SEGMENT
 
@@ -187,34 +187,30 @@ def test_no_steps(form):
     assert_close(last, args[-1])
 
 
-FORMS = {
-    "default": DeltaForm(2, 3, 4, False, False, False),
-    "hard, tanh, bounded": DeltaForm(2, 3, 4, True, True, True),
-    "wide": DeltaForm(2, 16, 32, False, False, False),
-}
+SIZES = {"small": DeltaSizes(2, 3, 4), "wide": DeltaSizes(2, 16, 32)}
 
 
-def layer_of(form, F, D, dtype=torch.float32):
-    """Its maps, of F features to a stream of D."""
-    heads = form.heads * form.value_size
-    return tuple(Linear(*sizes).to(dtype) for sizes in ((F, D), (F, form.width), (heads, D, False)))
+def maps_of(sizes, F, D, dtype=torch.float32):
+    """A layer's three maps, for F features and a stream of width D."""
+    heads = sizes.heads * sizes.value_size
+    return tuple(Linear(*shape).to(dtype) for shape in ((F, D), (F, sizes.width), (heads, D, False)))
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("B", [5, COLUMNS + 3])
 @pytest.mark.parametrize("adds", [False, True])
 @each_dtype
 def test_compiled_layer_equals_its_operations(name, B, adds, dtype):
-    form, T, F, D = FORMS[name], SEGMENT + 9, 7, 6
-    maps = layer_of(form, F, D, dtype)
+    sizes, T, F, D = SIZES[name], SEGMENT + 9, 7, 6
+    maps = maps_of(sizes, F, D, dtype)
     x, start = 3 * torch.randn(T, B, F, dtype=dtype), torch.rand(T, B) < 0.1
-    floats = [x, torch.randn(B, form.heads, form.key_size, form.value_size, dtype=dtype)]
+    floats = [x, torch.randn(B, sizes.heads, sizes.key_size, sizes.value_size, dtype=dtype)]
     floats += [torch.randn(T, B, D, dtype=dtype)] * adds
     parameters = [p for each in maps[adds:] for p in each.parameters()]
 
     def run(layer):
         def gradients_of_maps_too(x, state, stream=None):
-            y, last = layer(x, stream, maps, start, state, form)[:2]
+            y, last = layer(x, stream, maps, start, state, sizes)[:2]
             found.extend(torch.autograd.grad(y.square().sum() + last.sum(), parameters, retain_graph=True))
             return y, last
 
@@ -223,20 +219,20 @@ def test_compiled_layer_equals_its_operations(name, B, adds, dtype):
 
     assert_close(run(delta_layer), run(delta_layer_torch), **tolerance(dtype))
     with torch.no_grad():
-        acted, learned = (layer(x, None, maps, start, floats[1], form) for layer in (delta_layer, delta_layer_torch))
+        acted, learned = (layer(x, None, maps, start, floats[1], sizes) for layer in (delta_layer, delta_layer_torch))
     assert_close(acted, learned, **tolerance(dtype))
 
 
 def test_layer_on_threads():
     """Columns are spread over threads, as many as at the forward pass; gradients of the maps are sums over them."""
-    form, B = FORMS["default"], 7
-    maps = layer_of(form, 5, 4, torch.float64)
+    sizes, B = SIZES["small"], 7
+    maps = maps_of(sizes, 5, 4, torch.float64)
     x, start = torch.randn(STEPS_PER_THREAD, B, 5).double(), torch.rand(STEPS_PER_THREAD, B) < 0.1
-    state = torch.randn(B, form.heads, form.key_size, form.value_size).double()
+    state = torch.randn(B, sizes.heads, sizes.key_size, sizes.value_size).double()
 
     def run(forward, backward):
         torch.set_num_threads(forward)
-        y, last, *gates = delta_layer(x, None, maps, start, state, form)
+        y, last, *gates = delta_layer(x, None, maps, start, state, sizes)
         torch.set_num_threads(backward)
         return [y, last, *gates, *torch.autograd.grad(y.square().sum(), [p for m in maps for p in m.parameters()])]
 
@@ -251,27 +247,16 @@ def test_layer_on_threads():
 
 def test_a_layer_is_differentiated_again_after_a_backward_pass():
     """What forward kept is not written over."""
-    form = FORMS["default"]
-    maps, x = layer_of(form, 5, 4), torch.randn(20, 3, 5, requires_grad=True)
-    y, *_ = delta_layer(x, None, maps, torch.zeros(20, 3) > 0, torch.zeros(3, 2, 3, 4), form)
+    sizes = SIZES["small"]
+    maps, x = maps_of(sizes, 5, 4), torch.randn(20, 3, 5, requires_grad=True)
+    y, *_ = delta_layer(x, None, maps, torch.zeros(20, 3) > 0, torch.zeros(3, 2, 3, 4), sizes)
     first, second = (torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for _ in range(2))
     assert_close(first, second, rtol=0, atol=0)
 
 
 def test_a_map_with_a_hook_is_called():
-    form = FORMS["default"]
-    maps, seen = layer_of(form, 5, 4), []
+    sizes = SIZES["small"]
+    maps, seen = maps_of(sizes, 5, 4), []
     maps[2].register_forward_hook(lambda module, args, y: seen.append(y.shape))
-    delta_layer(torch.randn(20, 3, 5), None, maps, torch.zeros(20, 3) > 0, torch.zeros(3, 2, 3, 4), form)
+    delta_layer(torch.randn(20, 3, 5), None, maps, torch.zeros(20, 3) > 0, torch.zeros(3, 2, 3, 4), sizes)
     assert seen == [(20, 3, 4)]
-
-
-def test_hard_gates_reach_their_ends():
-    form = FORMS["hard, tanh, bounded"]
-    maps = layer_of(form, 1, 4)
-    torch.nn.init.ones_(maps[1].weight)
-    torch.nn.init.zeros_(maps[1].bias)
-    x = torch.tensor([-4.0, 0, 4]).view(3, 1, 1)
-    _, _, alpha, beta = delta_layer(x, None, maps, torch.zeros(3, 1) > 0, torch.zeros(1, 2, 3, 4), form)
-    assert_close(alpha[:, 0, 0], torch.tensor([0, 0.5, 1]), rtol=0, atol=0)
-    assert_close(beta[:, 0, 0], torch.tensor([0.0, 1, 2]), rtol=0, atol=0)

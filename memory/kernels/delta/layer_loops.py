@@ -26,7 +26,7 @@ from palimpsest.memory.kernels.arithmetic.products import (
     packed_size,
 )
 from palimpsest.memory.kernels.arithmetic.vectors import aligned
-from palimpsest.memory.kernels.cells.elementwise import open_gates, squash_in_place
+from palimpsest.memory.kernels.cells.elementwise import open_gates
 from palimpsest.memory.kernels.delta.loops import (
     SEGMENT,
     backward_memory,
@@ -34,9 +34,6 @@ from palimpsest.memory.kernels.delta.loops import (
     segment_backward,
     segment_forward,
 )
-
-STRETCH = 0.1
-"""How far a hard gate's sigmoid reaches beyond 0 and 1 before it is clipped."""
 
 COLUMNS = 16
 """Columns of a block."""
@@ -65,14 +62,13 @@ def _put(rows, x, t0, t1, b0, b1):  # type: ignore[no-untyped-def]
 
 
 @njit(**INLINED)
-def _open(z, H, hard):  # type: ignore[no-untyped-def]
-    """Alpha and beta in place, from what the last 2 H columns of z [n, W] hold; see `memory.kernels.delta.layer.gate`.
+def _open(z, H):  # type: ignore[no-untyped-def]
+    """Turn a and b, the last 2 H columns of z [n, W], into alpha = sigmoid(a) and beta = 2 sigmoid(b), in place.
 
     Returns a copy of them [n, 2 H].
     """
     n, W = z.shape
-    number = z.dtype.type
-    zero, one, two, stretch = number(0), number(1), number(2), number(STRETCH)
+    two = z.dtype.type(2)
     gates = np.empty((n, 2 * H), z.dtype)
     for row in range(n):
         for h in range(2 * H):
@@ -81,34 +77,27 @@ def _open(z, H, hard):  # type: ignore[no-untyped-def]
     for row in range(n):
         for h in range(2 * H):
             each = gates[row, h]
-            if hard:
-                each = min(max(each * (one + two * stretch) - stretch, zero), one)
             gates[row, h] = two * each if h >= H else each
             z[row, W - 2 * H + h] = gates[row, h]
     return gates
 
 
 @njit(**INLINED)
-def _open_backward(z, dz, H, hard):  # type: ignore[no-untyped-def]
+def _open_backward(z, dz, H):  # type: ignore[no-untyped-def]
     """The gradient of `_open` in place, in the last 2 H columns of dz [n, W]; z holds alpha and beta."""
     n, W = z.shape
-    number = z.dtype.type
-    zero, one, two, stretch = number(0), number(1), number(2), number(STRETCH)
-    reach = one + two * stretch
+    one, two = z.dtype.type(1), z.dtype.type(2)
     for row in range(n):
         for h in range(2 * H):
             times = two if h >= H else one
             each = z[row, W - 2 * H + h] / times
             slope = each * (one - each)
-            if hard:
-                opened = (each + stretch) / reach
-                slope = reach * opened * (one - opened) if zero < each < one else zero
             dz[row, W - 2 * H + h] *= times * slope
 
 
 @functools.cache
-def compiled(K: int, V: int, use_tanh: bool) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Forward and backward for tables [K, V] and one form of read."""
+def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Forward and backward for tables [K, V]."""
     KV, HEAD = K * V, 2 * K + 2 * V
 
     @njit(**OPTIONS)
@@ -123,8 +112,6 @@ def compiled(K: int, V: int, use_tanh: bool) -> tuple[Callable[..., None], Calla
         project_bias,
         leave,
         start,
-        hard,
-        bounded,
         borders,
         z,
         gates,
@@ -143,8 +130,6 @@ def compiled(K: int, V: int, use_tanh: bool) -> tuple[Callable[..., None], Calla
             project_bias: [W].
             leave: [D, H V].
             start: [T, B] bool.
-            hard: whether gates are stretched and clipped.
-            bounded: whether values are squashed.
             borders: [N + 1, B, H, K V] for N segments, comes with the tables before the sequence in front; filled with
                 the tables after every segment. Or [1, ...], where only the last tables are wanted.
             z: [T B, W], filled for `backward`, block after block; or empty.
@@ -171,19 +156,16 @@ def compiled(K: int, V: int, use_tanh: bool) -> tuple[Callable[..., None], Calla
                 rows, at = _tokens(x, t0, t1, b0, b1, inputs), b0 * T + t0 * columns
                 maps = z[at : at + n] if len(z) > 0 else block[:n]
                 multiply_onto(project_bias, rows, to_z, maps)
-                opened = _open(maps, H, hard)
+                opened = _open(maps, H)
                 for row in range(n):
                     copy(opened[row], gates[t0 + row // columns, b0 + row % columns])
-                    if bounded:
-                        for h in range(H):
-                            squash_in_place(maps[row, h * HEAD + 2 * K : h * HEAD + 2 * K + V])
                 before, after = (number, number + 1) if len(borders) > 1 else (0, 0)
                 numbers = maps.reshape(-1)
                 for b in range(columns):
                     for h in range(H):
                         copy(borders[before, b0 + b, h], S)
                         segment_forward(
-                            K, V, True, use_tanh, True, numbers, b * W + h * HEAD, columns * W, b * W + H * HEAD + h,
+                            K, V, True, True, numbers, b * W + h * HEAD, columns * W, b * W + H * HEAD + h,
                             H, start[t0:t1, b0 + b], S, flat_reads, (b * H + h) * V, columns * H * V, memory,
                         )  # fmt: skip
                         copy(S, borders[after, b0 + b, h])
@@ -198,7 +180,7 @@ def compiled(K: int, V: int, use_tanh: bool) -> tuple[Callable[..., None], Calla
 
     @njit(**OPTIONS)
     def backward(  # type: ignore[no-untyped-def]
-        first, last, x, enter, project, leave, start, hard, bounded, borders, z, dy, d_table, dx,
+        first, last, x, enter, project, leave, start, borders, z, dy, d_table, dx,
         d_enter, d_enter_bias, d_project, d_project_bias, d_leave,
     ):  # fmt: skip
         """Gradients of `forward` for columns first to last, added to those of the maps and filled into dx [T, B, F].
@@ -233,12 +215,12 @@ def compiled(K: int, V: int, use_tanh: bool) -> tuple[Callable[..., None], Calla
                     for h in range(H):
                         copy(d_table[b0 + b, h], G)
                         segment_backward(
-                            K, V, True, use_tanh, bounded, True, numbers, b * W + h * HEAD, columns * W,
+                            K, V, True, True, numbers, b * W + h * HEAD, columns * W,
                             b * W + H * HEAD + h, H, start[t0:t1, b0 + b], borders[number, b0 + b, h], G,
                             flat_reads, (b * H + h) * V, columns * H * V, memory,
                         )  # fmt: skip
                         copy(G, d_table[b0 + b, h])
-                _open_backward(maps, dz, H, hard)
+                _open_backward(maps, dz, H)
                 multiply(d_rows.T, pack_into(reads[:n], packed), d_leave, True)
                 pack_into(rows, packed)
                 multiply(dz.T, packed, d_project, True)

@@ -81,13 +81,13 @@ def forward_memory(K, V, like):  # type: ignore[no-untyped-def]
 
 @njit(**INLINED)
 def segment_forward(  # type: ignore[no-untyped-def]
-    K, V, gated, use_tanh, normalise, z, z0, step, gate, H, opens, S, y, y0, y_step, memory
+    K, V, gated, normalise, z, z0, step, gate, H, opens, S, y, y0, y_step, memory
 ):
     """Advance the table S [K V] by the steps of `opens`; fill `y` from y[y0] on.
 
     Values and gates stand in z from z[z0] on, alpha in z[gate], beta H numbers behind, and in every following step
     `step` numbers on. v - alpha S^T k, with S before the step, takes the place of v. With `gated` gates stand behind
-    the values, and what is read is bounded and gated as in `memory.kernels.delta.read`.
+    the values, and what is read is gated as in `memory.kernels.delta.read`.
     """
     literally(K)
     literally(V)
@@ -127,7 +127,7 @@ def segment_forward(  # type: ignore[no-untyped-def]
         if gated:
             store(load(z, value + V, V), gates, s * V)
     if gated:
-        gate_reads(reads[: steps * V], gates, use_tanh, sums[:steps])
+        gate_reads(reads[: steps * V], gates)
     for s in range(steps):
         store(load(reads, s * V, V), y, y0 + s * y_step)
 
@@ -149,7 +149,7 @@ def backward_memory(K, V, like):  # type: ignore[no-untyped-def]
 
 @njit(**INLINED)
 def segment_backward(  # type: ignore[no-untyped-def]
-    K, V, gated, use_tanh, bounded, normalise, z, z0, step, gate, H, opens, before, G, dy, y0, y_step, memory
+    K, V, gated, normalise, z, z0, step, gate, H, opens, before, G, dy, y0, y_step, memory
 ):
     """Gradients of `segment_forward`, in the place of what it left in z, from the table [K V] before the segment.
 
@@ -161,9 +161,8 @@ def segment_backward(  # type: ignore[no-untyped-def]
         d_beta = du . e        de = dv = beta du                 dk = G u + (u . d_read) q - A de
         dA = dS - k de^T       d_alpha = dA . S_{t-1}
 
-    and G = alpha dA for the step before, or zero at a start. Through q = x / |x|, dx = (dq - (q . dq) q) / |x|. If
-    `bounded`, v is the hyperbolic tangent of a number, whose gradient is written. With `gated`, y takes the place of
-    `dy`.
+    and G = alpha dA for the step before, or zero at a start. Through q = x / |x|, dx = (dq - (q . dq) q) / |x|. With
+    `gated`, y takes the place of `dy`.
     """
     literally(K)
     literally(V)
@@ -195,7 +194,7 @@ def segment_backward(  # type: ignore[no-untyped-def]
             tables[(s + 1) * KV : (s + 2) * KV] = 0
     if gated:
         n = steps * V
-        gate_reads_backward(reads[:n], gates[:n], use_tanh, sums[:steps], d_read[:n], gated_reads[:n])
+        gate_reads_backward(reads[:n], gates[:n], d_read[:n], gated_reads[:n])
     for s in range(steps):
         value = z0 + s * step + 2 * K
         if gated:
@@ -215,11 +214,7 @@ def segment_backward(  # type: ignore[no-untyped-def]
         d_write = wanted + totals[0, s] * d
         store(fold(d_write * error), along[2], s * lanes)
         write, d_error = rate * error, rate * d_write
-        if bounded:
-            v = error + a * read_by(K, V, unit, u + K, tables, s * KV)
-            store(d_error - d_error * v * v, z, value)
-        else:
-            store(d_error, z, value)
+        store(d_error, z, value)
         lost = a * d_error
         d_a = zeros_like(d)
         wanted = d_a
@@ -279,7 +274,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                 for t in range(0, T, SEGMENT):
                     row = t * B + b
                     segment_forward(
-                        K, V, False, False, normalise, numbers, row * width + h * HEAD, B * width,
+                        K, V, False, normalise, numbers, row * width + h * HEAD, B * width,
                         row * width + H * HEAD + h, H, start[t : t + SEGMENT, b], S, reads, (row * H + h) * V,
                         B * H * V, memory,
                     )  # fmt: skip
@@ -300,7 +295,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                 for t in range((T - 1) // SEGMENT * SEGMENT, -1, -SEGMENT):
                     row = t * B + b
                     segment_backward(
-                        K, V, False, False, False, normalise, numbers, row * width + h * HEAD, B * width,
+                        K, V, False, normalise, numbers, row * width + h * HEAD, B * width,
                         row * width + H * HEAD + h, H, start[t : t + SEGMENT, b], borders[t // SEGMENT, b, h], G,
                         d_reads, (row * H + h) * V, B * H * V, memory,
                     )  # fmt: skip

@@ -20,13 +20,15 @@ from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS, SUMS
 from palimpsest.memory.kernels.arithmetic.products import copy, fill_rows, multiply_turned
 from palimpsest.memory.kernels.arithmetic.views import Arrays
 from palimpsest.memory.kernels.cells.elementwise import open_gates, sigmoid, tanh
-from palimpsest.memory.kernels.delta.layer import STRETCH, DeltaForm
+from palimpsest.memory.kernels.delta.layer import DeltaSizes
 from palimpsest.memory.kernels.delta.loops import EPS
-from palimpsest.memory.kernels.delta.read import NORM_EPS
+
+NORM_EPS = 0.1
+"""Added to the variance where the stream is normalised, so that a stream near zero is not blown up to full size."""
 
 
 def step_layers(
-    x: Tensor, beat: Tensor, parameters: Arrays, form: DeltaForm, table: Tensor
+    x: Tensor, beat: Tensor, parameters: Arrays, sizes: DeltaSizes, table: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of stacked layers without gradients, on the CPU, float32 or float64.
 
@@ -34,9 +36,9 @@ def step_layers(
         x: [B, F].
         beat: [B, n], n numbers that follow those of x, and change their sign from step to step.
         parameters: contiguous. Weights of the map of x and beat to the stream, [D, F + n], and of each layer's two: of
-            what the layer reads to [form.width], and of [H * V] to what is added to the stream. Biases of all but the
+            what the layer reads to [sizes.width], and of [H * V] to what is added to the stream. Biases of all but the
             last.
-        form: sizes and forms.
+        sizes: H, K and V.
         table: [B, L, H, K, V], all tables.
 
     Returns:
@@ -46,12 +48,11 @@ def step_layers(
     after, stream = np.empty(table.shape, real), np.empty((len(x), len(parameters[0])), real)
     next_beat, L = np.empty(beat.shape, real), table.shape[1]
     weights, biases = parameters[: 2 * L + 1], parameters[2 * L + 1 :]
-    step = _compiled(form.key_size, form.value_size, form.tanh_read)
-    how = form.heads, form.hard_gates, form.bound_values
+    step = _compiled(sizes.key_size, sizes.value_size)
     addresses = x.data_ptr(), beat.data_ptr(), before.data_ptr()
     for number in range(L):
         maps = weights[0], biases[0], weights[2 * number + 1], biases[number + 1], weights[2 * number + 2]
-        step(number, *addresses, *maps, *how, after, next_beat, stream)
+        step(number, *addresses, *maps, sizes.heads, after, next_beat, stream)
     return torch.from_numpy(stream), torch.from_numpy(after), torch.from_numpy(next_beat)
 
 
@@ -88,14 +89,14 @@ def _joined(x_at, beat_at, width, next_beat):  # type: ignore[no-untyped-def]
 
 
 @functools.cache
-def _compiled(K: int, V: int, use_tanh: bool) -> Callable[..., None]:
-    """The step for tables [K, V] and one form of read; constants, as in `memory.kernels.delta.loops`."""
+def _compiled(K: int, V: int) -> Callable[..., None]:
+    """The step for tables [K, V]; the sizes are constants, as in `memory.kernels.delta.loops`."""
     KV, width = K * V, 2 * K + 2 * V
     BK = max(n for n in range(1, 17) if K % n == 0)
 
     @njit(**SUMS)
     def step(  # type: ignore[no-untyped-def]
-        number, x_at, beat_at, table_at, enter, enter_bias, project, project_bias, leave, H, hard, bound,
+        number, x_at, beat_at, table_at, enter, enter_bias, project, project_bias, leave, H,
         table, next_beat, stream,
     ):  # fmt: skip
         """One layer, of this number: the first one reads x, and every other the stream [B, D], to which all add.
@@ -123,16 +124,9 @@ def _compiled(K: int, V: int, use_tanh: bool) -> Callable[..., None]:
         for b in range(B):
             gates = z[b, H * width :]
             open_gates(gates)
-            if hard:
-                for i in range(2 * H):
-                    stretched = gates[i] * real(1 + 2 * STRETCH) - real(STRETCH)
-                    gates[i] = min(max(stretched, zero), one)
             for h in range(H):
                 s0 = (number * H + h) * KV
                 row, old, new = z[b, h * width : (h + 1) * width], before[b, s0 : s0 + KV], after[b, s0 : s0 + KV]
-                if bound:
-                    for j in range(2 * K, 2 * K + V):
-                        row[j] = tanh(row[j])
                 q_length, k_length = eps, eps
                 for i in range(K):
                     q_length += row[i] * row[i]
@@ -164,16 +158,12 @@ def _compiled(K: int, V: int, use_tanh: bool) -> Callable[..., None]:
                             odd += uniform[i] * entry
                         result[V + j] = error
                         result[j] = q_scale * (even + odd) + (result[j] if c > 0 else zero)
-                squares = zero
                 for j in range(V):
-                    squares += result[j] * result[j]
-                scale = one if use_tanh else one / np.sqrt(squares / real(V) + real(NORM_EPS))
-                for j in range(V):
-                    reads[h * V + j] = result[j] * scale
+                    reads[h * V + j] = result[j]
                 for j in range(V):
                     opened[h * V + j] = row[2 * K + V + j]
             for i in range(H * V):
-                y[b, i] = (tanh(reads[i]) if use_tanh else reads[i]) * sigmoid(opened[i])
+                y[b, i] = tanh(reads[i]) * sigmoid(opened[i])
         multiply_turned(y, leave, stream, True)
 
     return step

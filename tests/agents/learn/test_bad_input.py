@@ -80,12 +80,6 @@ MEMORIES: dict[str, dict[str, list]] = {
         "num_heads": SIZE,
         "key_size": SIZE,
         "value_size": SIZE,
-        "controller": CHOICE,
-        "controller_size": SIZE,
-        "gates": [None, *CHOICE],
-        "read": [None, *CHOICE],
-        "bound_values": FLAG,
-        "conv_size": COUNT,
         "clock": FLAG,
     },
     "ffm": {

@@ -18,7 +18,7 @@ from small import small_arguments
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from palimpsest import memory
-from palimpsest.agents.files.archive import read_tree
+from palimpsest.agents.files.archive import read_tree, write_tree
 from palimpsest.agents.run import callbacks, experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.resume import Checkpoints, Interrupted, locked
@@ -148,6 +148,18 @@ def test_no_whole_checkpoint_is_told(tmp_path):
     (tmp_path / "checkpoints" / "000000000064.zip").write_bytes(b"torn")
     with pytest.raises(ValueError, match="holds no whole checkpoint"):
         experiment.train(config(tmp_path, resume=tmp_path, run_dir=None), quiet())
+
+
+def test_a_memory_state_of_other_parts_is_refused(tmp_path, monkeypatch):
+    """As in a checkpoint of a version whose memory kept more."""
+    run = tmp_path / "killed"
+    train_and_die(monkeypatch, 330, config(run))
+    for path in Checkpoints(run / "checkpoints", 3).paths():
+        tree = read_tree(path)
+        tree["_last_state"] = (*tree["_last_state"], torch.zeros(4, 1))
+        write_tree(path, tree)
+    with pytest.raises(ValueError, match="holds a memory state that does not fit this version's memory; start the run"):
+        experiment.train(config(run, resume=run, run_dir=None), quiet())
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path, monkeypatch):
