@@ -57,7 +57,9 @@ class ChunkLayer(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.merge = nn.Linear(2 * width, width)
-        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
+        )
 
     def output(self, x: Tensor, local: Tensor, mem: Tensor) -> Tensor:
         """The residual stream x [..., D] plus local plus mem, then the residual MLP."""

@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from numba import njit
 from stable_baselines3.common import distributions as sb3
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels

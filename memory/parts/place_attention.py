@@ -20,7 +20,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-
 RATES = 8
 """Rates of the time code, radians per step: from 1 down to 10000^(-7/8), 20,000 steps a turn."""
 

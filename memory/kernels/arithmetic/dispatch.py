@@ -9,18 +9,49 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-_numba = ContextVar("numba kernels may compute", default=True)
+decided: ContextVar[bool | None] = ContextVar("whether numba kernels may run", default=None)
+"""True and False are answers that `kernels_may_run` gives; a policy sets it once for a whole step or sequence."""
 
 
 def has_kernels(x: Tensor, *others: Tensor) -> bool:
-    """Whether numba kernels compute from tensors: on the CPU, all float32 or all float64, outside `torch_only`."""
+    """Whether numba kernels compute from tensors: on the CPU, all float32 or all float64, where kernels may run."""
+    if not kernels_may_run() or type(x) not in (Tensor, nn.Parameter):
+        return False
     dtype = x.dtype
     # a kernel that is handed an address would not see that signs are to be turned
-    if not (x.is_cpu and (dtype is torch.float32 or dtype is torch.float64) and _numba.get()) or x.is_neg():
+    if not (x.is_cpu and (dtype is torch.float32 or dtype is torch.float64)) or x.is_neg():
         return False
-    return {other.dtype for other in others} <= {dtype}
+    for other in others:
+        if other.dtype is not dtype:
+            return False
+    return True
+
+
+def kernels_may_run() -> bool:
+    """Whether numba kernels may take the place of torch's operations here.
+
+    They may not within `torch_only`, where operations are watched, and under autocast, which chooses types by operation.
+    """
+    answer = decided.get()
+    return not is_watched() and not torch.is_autocast_enabled("cpu") if answer is None else answer
+
+
+def is_watched() -> bool:
+    """Whether torch records or changes the operations that run: what is done without them would be missed.
+
+    So it is under `torch.compile`, `torch.export`, `torch.jit.trace`, the transforms of `torch.func`, forward-mode
+    differentiation and dispatch modes.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+    )
 
 
 @contextlib.contextmanager
@@ -30,11 +61,11 @@ def torch_only() -> Iterator[None]:
     To compare the two, to differentiate twice, or to find out whether a kernel is to blame. The gradient of
     `decay_scan` (and so of `ffm`) is written by hand there too, and cannot be differentiated.
     """
-    token = _numba.set(False)
+    token = decided.set(False)
     try:
         yield
     finally:
-        _numba.reset(token)
+        decided.reset(token)
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:

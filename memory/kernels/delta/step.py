@@ -16,9 +16,9 @@ from numba import njit
 from torch import Tensor
 
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
+from palimpsest.memory.kernels.arithmetic.as_built import Arrays
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS, SUMS
 from palimpsest.memory.kernels.arithmetic.products import copy, fill_rows, multiply_turned
-from palimpsest.memory.kernels.arithmetic.views import Arrays
 from palimpsest.memory.kernels.cells.elementwise import open_gates, sigmoid, tanh
 from palimpsest.memory.kernels.delta.layer import DeltaSizes
 from palimpsest.memory.kernels.delta.loops import EPS

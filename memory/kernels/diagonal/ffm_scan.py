@@ -1,4 +1,4 @@
-"""FFM's scan from x to y: four maps of x, decaying traces, their mix; compiled in blocks, and by torch operations.
+"""FFM's scan from x to y, compiled in blocks of steps: four maps of x, decaying traces, their mix.
 
 Equations and names are those of `memory.ffm`; the traces are those of `memory.kernels.diagonal.decay`.
 """
@@ -11,54 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once
 from palimpsest.memory.kernels.arithmetic.threads import in_parts, part_borders
 from palimpsest.memory.kernels.arithmetic.vectors import aligned_empty
-from palimpsest.memory.kernels.diagonal import decay
 from palimpsest.memory.kernels.diagonal import ffm_loops as loops
-from palimpsest.memory.kernels.diagonal.ffm_loops import EPSILON
-
-
-def torch_scan(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mix: Tensor,
-    mix_bias: Tensor,
-    alpha: Tensor,
-    omega: Tensor,
-    start: Tensor,
-    state: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The scan by torch operations; all of it in memory at once, gradients by autograd.
-
-    Args:
-        x: [T, B, F].
-        weight: [2 m + 2 D, F], rows of value, input gate, output gate and skip.
-        bias: [2 m + 2 D].
-        mix: [D, 2 c m], columns as the planes of `memory.kernels.diagonal.decay`.
-        mix_bias: [D].
-        alpha: [m].
-        omega: [c].
-        start: [T, B] bool.
-        state: [B, m, c, 2].
-
-    Returns:
-        y [T, B, D] and the last state.
-    """
-    m, D = len(alpha), len(mix)
-    value, gates, skip = functional.linear(x, weight, bias).split([m, m + D, D], -1)
-    input_gate, output_gate = gates.sigmoid().split([m, D], -1)
-    # under autocast the maps come in half precision; the traces stay in the parameters' type
-    states, last = decay.decay_scan((value * input_gate).to(alpha.dtype), alpha, omega, start, state)
-    z = functional.linear(decay.to_planes(states).flatten(2), mix, mix_bias)
-    return torch.lerp(skip, functional.layer_norm(z, (D,), eps=EPSILON).to(skip.dtype), output_gate), last
 
 
 class FFMScan(torch.autograd.Function):
-    """`torch_scan` on the CPU, blocks of steps one after the other, state in planes.
+    """The scan on the CPU, blocks of steps one after the other, state in planes.
 
     Kept for the backward pass are the maps of x but skip, LN(z), y and the state at every block's border; the states
     inside a block are computed again.
