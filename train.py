@@ -1,4 +1,4 @@
-"""Train, evaluate and list agents that remember: `python train.py --help`.
+"""Train, evaluate and list agents that remember: `palimpsest --help`, or `python train.py --help` in a clone.
 
 Exit codes: 0 done; 1 a failure while running, the run directory is kept; 2 wrong usage, nothing is made;
 128 + n stopped by signal n (130 SIGINT, 143 SIGTERM), with a checkpoint to go on from.
@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 
+from palimpsest import __version__
 from palimpsest.agents.run.config import Arguments, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.key_values import (
     Given,
@@ -29,9 +30,9 @@ from palimpsest.agents.run.key_values import (
     split_key_values,
 )
 from palimpsest.agents.run.presets import preset
+from palimpsest.agents.run.program import PROGRAM
 from palimpsest.refusals import closest
 
-PROGRAM = "train.py"
 ConfigT = TypeVar("ConfigT")
 
 
@@ -43,8 +44,8 @@ class Usage(Exception):
 class TrainCommand(TrainConfig):
     """Train an agent.
 
-    Other commands: "train.py evaluate --help" tests a run, "train.py list" shows environments and memories. Flags
-    without a command mean "train"; every flag has a default.
+    Other commands: "evaluate" tests runs, see "evaluate --help"; "list" shows environments and memories. Flags without
+    a command mean "train"; every flag has a default. "--version" tells the version.
     """
 
     config: Path | None = None
@@ -53,7 +54,7 @@ class TrainCommand(TrainConfig):
 
     # a switch for the command line; None until the memory is known
     share_memory: bool = None  # type: ignore[assignment]
-    """One memory for actor and critic, or one each. The memory's preset where not given."""
+    """Whether actor and critic share one memory or have one each. Default: the memory's preset."""
 
     UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"config"}
 
@@ -84,6 +85,9 @@ class EvaluateCommand(EvaluateConfig):
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (default: that of the process) and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv == ["--version"]:
+        print(f"palimpsest {__version__}")
+        return 0
     try:
         if not argv or argv[0].startswith("-"):
             return _train(argv)
@@ -137,8 +141,8 @@ def _evaluate(argv: list[str]) -> int:
     config = EvaluateConfig(**_fields(command, EvaluateConfig))
     run_dirs = (command.run_dir, *command.more)
     trained, *_ = _or_usage(lambda: [TrainConfig.load(path) for path in run_dirs])
-    if config.json is not None and not config.json.absolute().parent.is_dir():
-        raise Usage(f"the directory of --json {str(config.json)!r} does not exist; make it first")
+    if config.json is not None:
+        _check_output(config.json)
     env = trained.env if config.env is None else config.env
     env_args = _or_usage(lambda: environment_arguments(env, config.env_args))
     axes = _or_usage(lambda: _axes(env, command.grid))
@@ -157,6 +161,15 @@ def _evaluate(argv: list[str]) -> int:
     except ValueError as error:
         return _fail(error, 2)
     return 0
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a --json that no file can be made at; folders that do not exist are made when it is written."""
+    if path.is_dir():
+        raise Usage(f"--json {str(path)!r} is a folder; name a file in it")
+    ancestor = next(folder for folder in path.absolute().parents if folder.exists())
+    if not ancestor.is_dir():
+        raise Usage(f"--json {str(path)!r} cannot be made, as {str(ancestor)!r} is no folder; choose another place")
 
 
 def _list(argv: list[str]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from palimpsest import envs
-from palimpsest.refusals import closest
+from palimpsest.refusals import closest, refuse
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -36,9 +36,22 @@ def environment_spec(env_id: str) -> EnvSpec:
     if name not in gymnasium.registry:
         raise ValueError(
             f"unknown environment {env_id!r}{closest(name, gymnasium.registry)}; any id registered with gymnasium "
-            "works, as module:id where a module must be imported first, and train.py list shows ours"
+            "works, as module:id where a module must be imported first, and `palimpsest list` shows ours"
         )
     return gymnasium.registry[name]
+
+
+def check_environment(env: Any) -> None:
+    """Refuse what an agent cannot be trained in; None is left to the caller."""
+    from gymnasium import Env
+    from stable_baselines3.common.vec_env import VecEnv
+
+    if isinstance(env, str):
+        environment_spec(env)
+    elif env is not None and not isinstance(env, Env | VecEnv):
+        refuse(
+            "env", "a gymnasium Env, a VecEnv of stable-baselines3 (envs.make_vec gives one) or a registered id", env
+        )
 
 
 def make_environments(

@@ -1,10 +1,11 @@
-"""Forms of the rewrite-aware memory side by side, and LSTM: what each option does to an agent.
+"""Compare forms of the rewrite-aware memory with each other and with LSTM: the effect of each option on an agent.
 
     python benchmarks/ablation.py train --forms rewrite lstm --seeds 0 1 2 --carry-over 0.9 0
     python benchmarks/ablation.py train --seeds 0
     python benchmarks/ablation.py table
 
-Trainings and tests are those of `generalisation.py` (n = 10, l = 10, Fixed and Uniform), resumable as they are.
+Trainings and tests are those of `generalisation.py` (n = 10, l = 10, Fixed and Uniform). Like them they can be stopped
+and continued.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from trainings import Options, Row, Training, by_seed, cell_names, command_line,
 
 
 class Form(NamedTuple):
-    """What is trained."""
+    """A form of a memory to train."""
 
     memory: str
     """A registered name."""
     arguments: tuple[str, ...] = ()
-    """KEY=VALUE, where they are not the defaults."""
+    """KEY=VALUE arguments that differ from the defaults."""
     shared: bool = True
-    """Whether actor and critic read one memory."""
+    """Whether actor and critic share one memory."""
 
 
 FORMS = {
@@ -44,12 +45,12 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Train(Options):
-    """Train and test; one line of JSON per training."""
+    """Train and test. Each training gives one line of JSON."""
 
     forms: tuple[str, ...] = tuple(FORMS)
     """Names of `FORMS`."""
     carry_over: tuple[float, ...] = (0.9,)
-    """Chances that a memory outlives its episode in training."""
+    """Probabilities of keeping the memory after a training episode."""
     total_timesteps: int = 800_000
     """Environment steps of each training."""
     out: Path = Path("runs/ablation.jsonl")
@@ -77,7 +78,7 @@ def trainings(options: Train) -> Iterator[Training]:
 
 
 def table(rows: list[Row]) -> str:
-    """A row per form, regime and carry-over; one figure per seed, in order."""
+    """One line per form, regime and carry-over, with one figure per seed, in order."""
     rows = by_seed(rows)
     names = cell_names(rows)
     lines = []

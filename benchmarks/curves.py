@@ -1,10 +1,10 @@
-"""Whether learning is the same with compiled kernels and with torch's operations: training success by seed.
+"""Compare learning with compiled kernels and with torch's operations: training success by seed.
 
     python benchmarks/curves.py train --out docs/results/curves.jsonl
     python benchmarks/curves.py plot --files docs/results/curves.jsonl --out docs/curves.png
 
-The trainings of `retention.py` on a corridor of 5, which every memory learns, once in each form; one that is already in
-the file is not repeated.
+Trainings are those of `retention.py` on a corridor of length 5, which every memory learns. Each runs once in each form.
+A training that is already in the file is not repeated.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ Form = Literal["torch", "compiled"]
 
 @dataclass(frozen=True)
 class Train(Options):
-    """Train and write a line of JSON per training."""
+    """Train. Each training gives one line of JSON."""
 
     memories: tuple[str, ...] = ("lstm", "ffm", "rewrite")
     """Registered names."""
     forms: tuple[Form, ...] = ("torch", "compiled")
-    """What computes: torch's operations alone, or numba's kernels where there are some."""
+    """Forms to compare: torch's operations alone, or numba kernels where there are some."""
     out: Path = Path("runs/curves.jsonl")
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw the curves of several files, a panel per memory, a line per training."""
+    """Draw the curves of several files: a panel per memory, a line per training."""
 
     files: tuple[Path, ...]
-    """What `train` wrote."""
+    """Files that `train` wrote."""
     out: Path
-    """The picture."""
+    """The picture file."""
 
 
 @dataclass
 class Curve(BaseCallback):
-    """Notes the success of the last 100 training episodes after every rollout."""
+    """Records the success of the last 100 training episodes after every rollout."""
 
     steps: list[int] = field(default_factory=list)
     success: list[float] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Curve(BaseCallback):
 
 
 def train(options: Train) -> None:
-    """Do the trainings that the file does not hold yet, one after the other."""
+    """Run the trainings that are not in the file yet, one after the other."""
     done = {(row["form"], row["key"]) for row in read(options.out)}
     asked = retention.Train(memories=options.memories, seeds=options.seeds, lengths=(5,))
     for training, form in itertools.product(retention.trainings(asked), options.forms):

@@ -1,12 +1,12 @@
-"""How fast the worlds are: the bare kernel, each face on it, and the same rules in plain Python.
+"""Speed of the environments: the bare kernel, each interface, and the same rules in plain Python.
 
     python benchmarks/env_speed.py --quick
     python benchmarks/env_speed.py --out docs/env_speed.md
 
-All contestants of a family play random actions in the same process and take turns in chunks of about a millisecond,
-so that a noisy moment hits them alike. The clock is the thread's time on a processor, which other programs do not
-stretch. Ends and restarts are part of what is timed; compiling is not. Rows begin at different steps of their episodes,
-so that those of one length do not all end at once.
+All contestants of a family play random actions in the same process. They take turns of about a millisecond, so that
+noise affects all alike. The clock is the thread's CPU time, which other programs do not change. Ends and resets of
+episodes are timed; compiling is not. Rows start at different steps of their episodes, so that episodes of equal length
+do not all end in the same step.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from palimpsest.envs.kernels import STEP_AND_RESTART
 from palimpsest.envs.registration import entry
 
 Play = Callable[[int], int]
-"""Plays that many steps of all rows; gives the number of rows."""
+"""Plays a number of steps in all rows and returns the number of rows."""
 
 COLUMNS = ("environment", "contestant", "rows", "million steps/s", "of the kernel", "times plain")
 
 
 @dataclass(frozen=True)
 class Family:
-    """One id to time."""
+    """An id to time."""
 
     id: str
     plain: Callable[[], gym.Env]
-    """Makes the same rules as a single environment in plain Python."""
+    """Makes a single environment with the same rules in plain Python."""
 
 
 def plain(env_id: str) -> Callable[[], gym.Env]:
-    """Makes the same rules as a single environment in plain Python; for MiniGrid's, in its own package."""
+    """A function that makes a single environment with the same rules in plain Python; for MiniGrid, its own package."""
     line = entry(env_id)
     rules = line.target.partition(":")[2]
     if rules not in PLAIN:
-        raise ValueError(f"{env_id} has no rules in plain Python to be timed against; add {rules!r} to PLAIN")
+        raise ValueError(f"{env_id} has no plain Python environment to compare with; add {rules!r} to PLAIN")
     return functools.partial(PLAIN[rules], **line.presets)
 
 
@@ -71,18 +71,18 @@ class Options:
     sb3_rows: int = 64
     """Rows of SB3's VecEnv."""
     only: tuple[str, ...] = ()
-    """Ids whose text contains one of these; none for all."""
+    """Time only ids that contain one of these texts; none for all."""
     out: Path | None = None
-    """A Markdown file to write beside printing; the figures go beside it as CSV."""
+    """A Markdown file to write as well; the figures also go to a CSV file of the same name."""
 
 
 def actions(world: World, rows: int) -> np.ndarray:
-    """[64, rows] random actions, drawn before the clock starts."""
+    """[64, rows] random actions, drawn before the timing."""
     return np.random.default_rng(0).integers(world.num_actions, size=(64, rows))
 
 
 def staggered(world: World, rows: int) -> dict[str, np.ndarray]:
-    """A hidden state whose row i has played i mod 97 random steps."""
+    """A hidden state in which row i has played i mod 97 random steps."""
     script = actions(world, rows)
     world.begin(np.ones(rows, bool), list(range(rows)), lambda: world.np_random, None)
     mixed = world.hidden_state()
@@ -95,7 +95,7 @@ def staggered(world: World, rows: int) -> dict[str, np.ndarray]:
 
 
 def kernel(family: Family, rows: int) -> Play:
-    """The compiled code alone, with its actions copied in and its results left where it writes them."""
+    """Only the compiled code: actions are copied in, results stay in the kernel's arrays."""
     world = gym.make(family.id).unwrapped
     assert isinstance(world, World)
     world.allocate(rows)
@@ -113,7 +113,7 @@ def kernel(family: Family, rows: int) -> Play:
 
 
 def vector(family: Family, rows: int) -> Play:
-    """Gymnasium's VectorEnv."""
+    """The interface of gymnasium's VectorEnv."""
     env = gym.make_vec(family.id, rows, vectorization_mode="vector_entry_point")
     world = env.unwrapped.world  # type: ignore[attr-defined]
     env.reset(options={"hidden_state": staggered(world, rows)})
@@ -128,7 +128,7 @@ def vector(family: Family, rows: int) -> Play:
 
 
 def sb3(family: Family, rows: int) -> Play:
-    """SB3's VecEnv, episode statistics and all."""
+    """The interface of SB3's VecEnv, with episode statistics."""
     env = envs.make_vec(family.id, rows, seed=0)
     world: World = env.world  # type: ignore[attr-defined]
     env.set_options({"hidden_state": staggered(world, rows)})
@@ -144,7 +144,7 @@ def sb3(family: Family, rows: int) -> Play:
 
 
 def single(make: Callable[[], gym.Env]) -> Play:
-    """One gymnasium environment, reset where it ends."""
+    """A single gymnasium environment, reset at the end of every episode."""
     env = make()
     env.reset(seed=0)
     script = np.random.default_rng(0).integers(env.action_space.n, size=4096).tolist()  # type: ignore[attr-defined]
@@ -163,7 +163,7 @@ def single(make: Callable[[], gym.Env]) -> Play:
 
 
 def side_by_side(contestants: dict[str, Play], repeats: int, chunk: float = 1e-3) -> dict[str, tuple[int, float]]:
-    """Rows and median steps per second, all rows counted, of each contestant after a warm-up."""
+    """Number of rows and median steps per second, over all rows, of each contestant after a warm-up."""
     lengths: dict[str, int] = {}
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     rows = {name: play(64) for name, play in contestants.items()}
@@ -180,7 +180,7 @@ def side_by_side(contestants: dict[str, Play], repeats: int, chunk: float = 1e-3
 
 
 def measure(family: Family, options: Options) -> list[dict[str, Any]]:
-    """The table's lines for one family."""
+    """The lines of the table for one family."""
     contestants = {
         "kernel": kernel(family, options.rows),
         "gymnasium VectorEnv": vector(family, options.rows),
@@ -205,7 +205,7 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 def main(options: Options) -> None:
-    """Measure, print, and save if asked."""
+    """Measure, print, and save if `out` is given."""
     chosen = [f for f in FAMILIES if not options.only or any(part in f.id for part in options.only)]
     if not chosen:
         raise ValueError(f"no environment matches {options.only}; known: {', '.join(f.id for f in FAMILIES)}")

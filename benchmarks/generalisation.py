@@ -1,10 +1,10 @@
-"""Train memories on one setting of Endless T-Maze and test them on many: corridors, lengths, greedy and sampled.
+"""Train memories in one setting of Endless T-Maze and test them in many: corridors, lengths, greedy and sampled.
 
     python benchmarks/generalisation.py train --memories lstm rewrite --seeds 0 1 2 --out runs/generalisation.jsonl
     python benchmarks/generalisation.py table --out runs/generalisation.jsonl
 
-Every training is one line of JSON in the file; a training that is already there is not repeated, so the script can
-be stopped and started again. The table gives the mean over seeds and, in brackets, the lowest seed.
+Each training gives one line of JSON in the file. A training that is already there is not repeated, so the script can
+be stopped and continued. The table has the mean over seeds and, in brackets, the lowest seed.
 """
 
 from __future__ import annotations
@@ -29,49 +29,49 @@ ENV = "Palimpsest/EndlessTMaze-v0"
 
 @dataclass(frozen=True)
 class Train(Options):
-    """Train and test; one line of JSON per training."""
+    """Train and test. Each training gives one line of JSON."""
 
     memories: tuple[str, ...] = ("rewrite", "lstm")
     """Registered names."""
     memory_args: tuple[str, ...] = ()
-    """KEY=VALUE arguments of every memory in the list."""
+    """KEY=VALUE arguments for every memory in the list."""
     corridors: int = 10
-    """n of the training setting."""
+    """n, the number of corridors in training."""
     length: int = 10
-    """l of the training setting."""
+    """l, the length of a corridor in training."""
     regimes: tuple[Literal["fixed", "uniform"], ...] = ("fixed", "uniform")
     """Regimes to train and test in."""
     carry_over: tuple[float, ...] = (0.5, 0.0)
-    """Chances that a memory outlives its episode in training."""
+    """Probabilities of keeping the memory after a training episode."""
     total_timesteps: int = 1_500_000
     """Environment steps of each training."""
     share_memory: bool = True
-    """Whether actor and critic read one memory."""
+    """Whether actor and critic share one memory."""
     num_envs: int = TrainConfig.num_envs
-    """Environments stepped together."""
+    """Number of environments (rows)."""
     num_minibatches: int = DEFAULT.num_minibatches
     """Minibatches per pass over a rollout."""
     learning_rate: float = 1e-3
-    """Of Adam, annealed to 0."""
+    """Learning rate of Adam, annealed to 0."""
     ent_coef: float = TrainConfig.ent_coef
     """Weight of the entropy."""
     anneal_entropy: bool = TrainConfig.anneal_entropy
-    """Whether that weight falls to 0 with the rate."""
+    """Whether the weight of the entropy is annealed to 0 like the learning rate."""
     min_advantage_std: float = TrainConfig.min_advantage_std
     """Smallest standard deviation that advantages are divided by."""
     test_corridors: tuple[int, ...] = (100, 1000)
-    """Numbers of corridors to test on, at the training length."""
+    """Numbers of corridors to test, with the length of training."""
     test_lengths: tuple[int, ...] = (5, 15, 20, 50)
-    """Lengths to test on, at the training number of corridors."""
+    """Lengths to test, with the number of corridors of training."""
     episodes: int = 100
     """Test episodes in each cell."""
     label: str = ""
-    """A name for this form of the memory in the table; default its name and arguments."""
+    """A name for this form of the memory in the table; by default its name and arguments."""
     out: Path = Path("runs/generalisation.jsonl")
 
 
 def trainings(options: Train) -> Iterator[Training]:
-    """Memory by memory, seed by seed."""
+    """All trainings, ordered by memory, then by seed."""
     for memory in options.memories:
         arguments = parse_key_values(list(options.memory_args), memory_class(memory), skip={"input_size"})
         label = options.label or " ".join([memory, *options.memory_args])
@@ -100,7 +100,7 @@ def trainings(options: Train) -> Iterator[Training]:
 
 
 def cells(options: Train) -> dict[str, Cell]:
-    """The training setting, more corridors, other lengths."""
+    """Test cells: the training setting, more corridors, other lengths."""
     found = {"train": Cell({}), "train sampled": Cell({}, greedy=False)}
     found |= {f"n {corridors}": Cell({"corridors": corridors}) for corridors in options.test_corridors}
     for length in options.test_lengths:
@@ -112,7 +112,7 @@ def cells(options: Train) -> dict[str, Cell]:
 
 
 def table(rows: list[Row]) -> str:
-    """A row per memory, regime and carry-over; mean over seeds (lowest seed)."""
+    """One line per memory, regime and carry-over: mean over seeds (lowest seed)."""
     if not rows:
         return "no results"
     names = list(rows[0]["cells"])

@@ -1,10 +1,10 @@
-"""Hashes of what trainings and worlds give, to tell whether a change to the code changed any number.
+"""Hash the results of trainings and environments, to find out whether a change to the code changed any number.
 
     python benchmarks/golden.py > before.json      # then make the change
     python benchmarks/golden.py --against before.json
 
-A pure move leaves every hash as it was. Hashes hold on one machine with one set of versions: they are made before and
-after a change, and kept nowhere.
+Code that only moves does not change a hash. Hashes are valid for one machine and one set of versions: make them before
+and after a change, and do not commit them.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ ROWS, STEPS, ITERATIONS = 8, 64, 2
 
 @dataclass(frozen=True)
 class Options:
-    """Hash trainings and worlds."""
+    """Hash trainings and environments."""
 
     against: Path | None = None
-    """What this script printed before: says what differs, and fails if anything does."""
+    """An earlier output of this script. The script prints the differences and exits with 1 if there are any."""
     only: tuple[str, ...] = ()
-    """Names to hash; all where none is given."""
+    """Names to hash; none for all."""
 
 
 def trained(name: str, share_memory: bool) -> str:
-    """Of all parameters after two iterations, seed 0."""
+    """Hash of all parameters after two iterations, seed 0."""
     torch.set_num_threads(1)
     model = MemoryPPO(
         "MlpMemoryPolicy",
@@ -59,7 +59,7 @@ def trained(name: str, share_memory: bool) -> str:
 
 
 def played(id: str) -> str:
-    """Of observations, rewards and ends of random players in three rows, seed 0."""
+    """Hash of observations, rewards and ends of episodes for random actions in three rows, seed 0."""
     venv = envs.make_vec(id, 3, seed=0)
     actions: Any = venv.action_space
     rng = np.random.default_rng(0)
@@ -71,12 +71,12 @@ def played(id: str) -> str:
 
 
 def leaves(obs: object) -> list[np.ndarray]:
-    """Arrays of an observation."""
+    """The arrays of an observation."""
     return [np.array(leaf) for leaf in (obs.values() if isinstance(obs, dict) else [obs])]
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:
-    """Of types, shapes and bytes."""
+    """Hash of dtypes, shapes and bytes."""
     found = hashlib.sha256()
     for array in arrays:
         found.update(f"{array.dtype} {array.shape} ".encode())
@@ -85,7 +85,7 @@ def digest(arrays: Iterable[np.ndarray]) -> str:
 
 
 def main(options: Options) -> int:
-    """Print hashes, or what differs from earlier ones."""
+    """Print hashes, or differences from earlier ones."""
     calls: dict[str, Callable[[], str]] = {}
     for name in memory.names():
         calls[f"memory {name}"] = partial(trained, name, True)

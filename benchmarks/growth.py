@@ -1,10 +1,10 @@
-"""How time grows with the length of a sequence, and memory with the number of environments, for every memory.
+"""How time grows with the sequence length and memory use with the number of environments, for every memory.
 
     python benchmarks/growth.py --quick
     python benchmarks/growth.py --out docs/growth
 
-Time is that of a scan, forward and backward, per token; a flat line is a scan linear in T. Memory is what the resident
-set of a fresh process rises by, at its highest, while a model is made and collects one rollout.
+Time is the time of a scan, forward and backward, per token. A flat line means that a scan is linear in T. Memory use is
+the peak increase of the resident set of a fresh process while it makes a model and collects one rollout.
 """
 
 from __future__ import annotations
@@ -32,41 +32,41 @@ from palimpsest.agents.run.experiment import versions
 
 FEATURES = 64
 N_STEPS = 32
-"""Steps of a rollout; only observations, actions and the like are stored at each."""
+"""Steps of a rollout. At each step only observations, actions and the like are stored."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Measure how memories grow."""
+    """Measure the growth of time and memory use."""
 
     quick: bool = False
     """Short sequences, few environments, one repeat."""
     memories: tuple[str, ...] = tuple(memory.names())
-    """Which memories, with their default arguments."""
+    """Memories to measure, with their default arguments."""
     columns: int = 1
-    """B of the sequences."""
+    """Batch size B of the sequences."""
     seed: int = 0
-    """Of weights, inputs and starts."""
+    """Seed of weights, inputs and starts."""
     threads: int = 1
     """Threads for torch."""
     out: Path | None = None
-    """A path without ending: PATH.md, PATH.jsonl and PATH.png are written beside printing."""
+    """A path without suffix; PATH.md, PATH.jsonl and PATH.png are written as well."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """T of the sequences."""
+        """Lengths T of the sequences."""
         return (64, 256, 1024) if self.quick else (64, 256, 1024, 4096, 16384)
 
     @property
     def num_envs(self) -> tuple[int, ...]:
-        """Environments of the rollouts."""
+        """Numbers of environments of the rollouts."""
         return (8, 64) if self.quick else (8, 64, 512, 4096)
 
 
 def scan_times(options: Options) -> Iterator[Row]:
-    """Microseconds per token of a scan, forward and backward; episodes start with probability 1/50."""
+    """Microseconds per token of a scan, forward and backward. An episode starts at a token with probability 1/50."""
     torch.manual_seed(options.seed)
     for T in options.lengths:
         x, start = torch.randn(T, options.columns, FEATURES), torch.rand(T, options.columns) < 1 / 50
@@ -76,7 +76,7 @@ def scan_times(options: Options) -> Iterator[Row]:
 
 
 def scanner(name: str, x: torch.Tensor, start: torch.Tensor) -> Callable[[], None]:
-    """One scan of a memory of this name, forward and backward."""
+    """A function that runs one scan of this memory, forward and backward."""
     made = memory.make(name, FEATURES)
     state = made.initial_state(x.shape[1])
 
@@ -88,14 +88,17 @@ def scanner(name: str, x: torch.Tensor, start: torch.Tensor) -> Callable[[], Non
 
 
 def rollout_peaks(options: Options) -> Iterator[Row]:
-    """MiB by which the resident set rises, and of them the state of all rows; None where that would not fit."""
+    """Peak increase of the resident set in MiB, and the part of it that is the state of all rows.
+
+    A dash: it does not fit into memory.
+    """
     context = multiprocessing.get_context("spawn")
     room = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for name in options.memories:
         row_bytes = sum(s.numel() * s.element_size() for s in memory.make(name, FEATURES).initial_state(1))
         for n in options.num_envs:
             found = None
-            # a state, the one after it, the one at resets and what the step works on
+            # the state, the next state, the state after a reset, and the arrays of a step
             if 5 * n * row_bytes < room:
                 with context.Pool(1) as pool:
                     found = pool.apply(rollout_peak, (name, n, options.seed, options.threads))
@@ -103,16 +106,16 @@ def rollout_peaks(options: Options) -> Iterator[Row]:
 
 
 def rollout_peak(name: str, n: int, seed: int, threads: int) -> float:
-    """MiB that making a model and one rollout of `n` environments add to this process at their highest."""
+    """Peak increase in MiB of this process while it makes a model and collects one rollout of `n` environments."""
     torch.set_num_threads(threads)
-    collect(name, 2, seed)  # imports and compiled code are not what is measured
+    collect(name, 2, seed)  # imports and compiled code are not measured
     before = highest_mib()
     collect(name, n, seed)
     return highest_mib() - before
 
 
 def collect(name: str, n: int, seed: int) -> None:
-    """Make a model, collect one rollout."""
+    """Make a model and collect one rollout."""
     model = MemoryPPO(
         "MlpMemoryPolicy",
         envs.make_vec("Palimpsest/EndlessTMaze-v0", n, seed),
@@ -128,9 +131,9 @@ def collect(name: str, n: int, seed: int) -> None:
 
 
 def highest_mib() -> float:
-    """The largest resident set that this process ever had."""
+    """The peak resident set of this process so far, in MiB."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux, where a process inherits ru_maxrss from the one that started it
+    if status.exists():  # Linux, where a process inherits ru_maxrss from its parent
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
     unit = 1 if sys.platform == "darwin" else 1024
@@ -141,11 +144,11 @@ PARTS: dict[str, tuple[Callable[[Options], Iterator[Row]], str, tuple[str, ...]]
     "time": (scan_times, "T", ("us_per_token",)),
     "memory": (rollout_peaks, "envs", ("peak_MiB", "state_MiB")),
 }
-"""What is measured: the function, what grows, and the figures."""
+"""Part -> the function that measures it, the size that grows, and the names of the figures."""
 
 
 def table(rows: list[Row], over: str, figures: tuple[str, ...]) -> str:
-    """A Markdown table with a line per memory and a column per size."""
+    """A Markdown table with one line per memory and one column per size."""
     sizes = sorted({row[over] for row in rows})
     found = {(row["memory"], row[over]): row for row in rows}
     lines = []
@@ -156,7 +159,7 @@ def table(rows: list[Row], over: str, figures: tuple[str, ...]) -> str:
 
 
 def draw(rows: dict[str, list[Row]], picture: Path) -> None:
-    """Both parts side by side, both axes logarithmic."""
+    """Draw both parts side by side, with logarithmic axes."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     labels = {"time": ("T, steps", "microseconds per token"), "memory": ("environments", "MiB at the highest")}
@@ -183,6 +186,7 @@ def main(options: Options) -> None:
         pages.append(f"### {part}\n\n{summary}\n\n{table(measured[part], over, figures)}")
         print(pages[-1], flush=True)
     if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.with_suffix(".md").write_text("\n\n".join(pages) + "\n")
         lines: list[Row] = [{"record": record, "options": asdict(options)}]
         lines += [{"part": part, **row} for part, rows in measured.items() for row in rows]

@@ -1,11 +1,11 @@
-"""Where the milliseconds of one training iteration go, beside the time that its matrix products would take alone.
+"""Profile one training iteration by part, and compare it with the time of its matrix products alone.
 
     python benchmarks/iteration.py --quick
     python benchmarks/iteration.py --out docs/iteration.md
 
-The clock of a part stops while a part inside it runs, so that the parts add up to the whole. The floor is two
-floating-point operations per weight for each of: a step acted, and in every epoch a step forward, and twice that
-backward; at the speed of a product of two 512 x 512 matrices, measured in the same run.
+The clock of a part stops while a part inside it runs, so the parts add up to the whole. The floor is the work of the
+matrix products at the speed of torch's product of two 512 x 512 matrices, measured in the same run. The work is two
+floating-point operations per weight and step: once for acting, and in each epoch once forward and twice backward.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ class Options:
     memories: tuple[str, ...] = ("lstm", "ffm", "rewrite", "hcam")
     """Names of memories."""
     num_envs: tuple[int, ...] = (8, 64)
-    """Environments."""
+    """Numbers of environments."""
     threads: int = 1
     """Threads for torch."""
     out: Path | None = None
-    """A Markdown file to write beside printing."""
+    """A Markdown file to write as well."""
 
 
 class Stopwatch:
-    """Seconds spent in each part, those of a part inside it left out."""
+    """Seconds spent in each part, without those of the parts inside it."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -74,12 +74,12 @@ class Stopwatch:
         self._since = 0.0
 
     def enter(self, part: str) -> None:
-        """Stop the clock of the part around this one."""
+        """Start the clock of a part; stop the clock of the part around it."""
         self._note()
         self._inside.append(part)
 
     def leave(self) -> None:
-        """Let the clock of the part around this one go on."""
+        """Stop the clock of a part; continue the clock of the part around it."""
         self._note()
         self._inside.pop()
 
@@ -90,7 +90,7 @@ class Stopwatch:
         self._since = now
 
     def around(self, call: Callable[..., Any], part: str) -> Callable[..., Any]:
-        """The same call, timed."""
+        """The function `call`, timed as `part`."""
 
         @functools.wraps(call)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -103,7 +103,7 @@ class Stopwatch:
         return timed
 
     def through(self, items: Iterator[Any], part: str) -> Iterator[Any]:
-        """The same items; the time that each takes to come is timed."""
+        """Yield `items`; the time to produce each is timed as `part`."""
         following = self.around(lambda: next(items, None), part)
         while (item := following()) is not None:
             yield item
@@ -111,7 +111,7 @@ class Stopwatch:
 
 @contextmanager
 def watched(model: MemoryPPO, watch: Stopwatch) -> Iterator[None]:
-    """Time the parts of a model's iterations."""
+    """Within it, the parts of a model's iterations are timed."""
     policy, memory, buffer = model.policy, model.policy.memory, model.rollout_buffer
     parts = [
         (model.env, "step", ENVS),
@@ -134,7 +134,7 @@ def watched(model: MemoryPPO, watch: Stopwatch) -> Iterator[None]:
     timed.append((Tensor, "backward", watch.around(Tensor.backward, HEADS_BACK)))
     get = buffer.get
     timed.append((buffer, "get", lambda *args: watch.through(get(*args), GATHER)))
-    # some of these live on the instance, some on its class: what was not there is taken away again
+    # some of these are attributes of the instance, some of its class: what the instance did not have is deleted again
     before = [(owner, name, vars(owner).get(name)) for owner, name, _ in timed]
     for owner, name, replacement in timed:
         setattr(owner, name, replacement)
@@ -149,7 +149,7 @@ def watched(model: MemoryPPO, watch: Stopwatch) -> Iterator[None]:
 
 
 def _scan_with_backward(scan: Callable[..., Any], watch: Stopwatch) -> Callable[..., Any]:
-    """A memory's scan, its backward pass timed from its output's gradient to its input's."""
+    """A memory's scan, timed. Its backward pass is timed from the gradient of the output to that of the input."""
     forward = watch.around(scan, SCAN)
 
     def timed(x: Tensor, *args: Any) -> Any:
@@ -196,7 +196,7 @@ def _column(name: str, n_envs: int, gigaflops: float, repeats: int) -> dict[str,
 
 
 def measured_gigaflops() -> float:
-    """Of a product of two 512 x 512 matrices."""
+    """Speed of torch's product of two 512 x 512 matrices, in GFlop/s."""
     a, b = torch.randn(512, 512), torch.randn(512, 512)
     return 2e-9 * 512**3 / side_by_side({"": lambda: torch.mm(a, b)}, 50)[""]
 
@@ -211,6 +211,7 @@ def main(options: Options) -> None:
     text = f"# One training iteration\n\n{profile.__doc__} {json.dumps(record)}\n\n{markdown(head, rows)}"
     print(text)
     if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text + "\n")
 
 

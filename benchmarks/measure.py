@@ -1,4 +1,4 @@
-"""What the benchmarks share: medians of calls that take turns, the floor of matrix work, tables, the machine."""
+"""Shared by the benchmarks: medians of calls that take turns, the work of matrix products, tables, the machine."""
 
 from __future__ import annotations
 
@@ -13,23 +13,28 @@ import torch
 from torch import Tensor, nn
 
 
-def side_by_side(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call; they take turns, so that a noisy moment hits them alike. One warm-up each."""
+def side_by_side(
+    contestants: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Median seconds of each call, after one warm-up. The calls take turns, so that noise affects all alike.
+
+    For calls in one thread, `clock=time.thread_time` leaves out the time that other programs take.
+    """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(repeats + 1):
         for name, run in contestants.items():
-            began = time.perf_counter()
+            began = clock()
             run()
             if turn:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(clock() - began)
     return {name: statistics.median(found) for name, found in times.items()}
 
 
 def matrix_work(policy: nn.Module, n_envs: int, n_steps: int, n_epochs: int, minibatches: int) -> Callable[[], None]:
-    """The products of weights and activations of one PPO iteration, and nothing else.
+    """A function that computes the products of weights and activations of one PPO iteration, and nothing else.
 
-    Every weight matrix meets every step once while acting; in each epoch it meets every step of every column once
-    forward and twice backward. Matrices named `weight_hh` meet the steps one after the other.
+    Each weight matrix is multiplied with every step of every row: once for acting, and in each epoch once forward and
+    twice backward. Matrices named `weight_hh` are multiplied step by step.
     """
     columns = n_envs // minibatches
 
@@ -57,7 +62,7 @@ def matrix_work(policy: nn.Module, n_envs: int, n_steps: int, n_epochs: int, min
 
 
 def markdown(head: list[str], rows: list[list[Any]]) -> str:
-    """A table."""
+    """A table in Markdown."""
 
     def cell(value: Any) -> str:
         if not isinstance(value, float):
@@ -69,7 +74,7 @@ def markdown(head: list[str], rows: list[list[Any]]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, by name where Linux tells it, and how many cores."""
+    """The name of the processor, if Linux tells it, and the number of cores."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if "model name" in line]

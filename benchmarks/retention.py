@@ -1,10 +1,10 @@
-"""Whether every memory holds a cue over 5 and over 40 steps: T-Maze (one corridor), each memory's own defaults.
+"""Test whether each memory holds a cue over 5 and over 40 steps: T-Maze (one corridor), default arguments.
 
     python benchmarks/retention.py train --seeds 0 1 2
     python benchmarks/retention.py table
 
-One set of PPO's hyperparameters but for steps and learning rate. Resumable as `generalisation.py` is, whose trainings
-these are. "none" cannot know and stays at chance, 0.5.
+All memories have the same hyperparameters of PPO, except for the number of steps and the learning rate. The trainings
+are those of `generalisation.py`, and can be stopped and continued. "none" has no memory and stays at chance, 0.5.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from palimpsest import memory
 
 
 class Setting(NamedTuple):
-    """What a memory is trained with."""
+    """The hyperparameters that depend on the memory."""
 
     steps: int
     learning_rate: float
@@ -44,15 +44,15 @@ LONG = {
     "shm": Setting(2_000_000, 1e-3),
     "none": Setting(600_000, 1e-3),
 }
-"""The slower an update, the fewer steps; rates by trial with seed 0, from 5e-4, 1e-3, 2e-3 and 3e-3."""
+"""Slower memories have fewer steps. Learning rates were chosen with seed 0 from 5e-4, 1e-3, 2e-3 and 3e-3."""
 
 SETTINGS = {5: SHORT, 40: LONG}
-"""Length of the corridor -> memory -> what it is trained with."""
+"""Length of the corridor -> memory -> setting."""
 
 
 @dataclass(frozen=True)
 class Train(Options):
-    """Train and test; one line of JSON per training."""
+    """Train and test. Each training gives one line of JSON."""
 
     memories: tuple[str, ...] = tuple(memory.names())
     """Registered names."""
@@ -62,7 +62,7 @@ class Train(Options):
 
 
 def trainings(options: Train) -> Iterator[Training]:
-    """Seed by seed."""
+    """All trainings, ordered by seed."""
     for seed, length, name in itertools.product(options.seeds, options.lengths, options.memories):
         setting = SETTINGS[length][name]
         yield from generalisation.trainings(
@@ -79,7 +79,7 @@ def trainings(options: Train) -> Iterator[Training]:
                 num_minibatches=16,
                 learning_rate=setting.learning_rate,
                 ent_coef=0.005,
-                # with a weight that falls, `shm` ends undecided or with the cue lost
+                # with an annealed weight of the entropy, `shm` stays undecided or loses the cue
                 anneal_entropy=False,
                 test_corridors=(),
                 test_lengths=(),
@@ -88,7 +88,7 @@ def trainings(options: Train) -> Iterator[Training]:
 
 
 def table(rows: list[Row]) -> str:
-    """A row per memory; success of each seed, greedy and sampled, and the median step of .95 in training."""
+    """One line per memory: success of each seed, greedy and sampled, and the median step of .95 in training."""
     groups = grouped(by_seed(rows), "label")
     lines = []
     for name in dict.fromkeys(row["label"].rpartition(" ")[0] for row in rows):

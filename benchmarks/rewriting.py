@@ -1,10 +1,11 @@
-"""Which memories learn worlds where facts change: Color-Cubes by default, any of ours by argument.
+"""Test which memories learn environments where facts change: Color-Cubes by default, or any of ours.
 
     python benchmarks/rewriting.py train --seeds 0 1 2
     python benchmarks/rewriting.py table
 
-Hyperparameters are those of `train.py` but for steps and rate; resumable as `generalisation.py` is. Tested on seeds
-that training never sees, in the training setting and in those that close a run of `train.py`.
+Hyperparameters are those of `train.py`, except for the number of steps and the learning rate. The script can be stopped
+and continued, like `generalisation.py`. Tests use seeds that training never sees. They use the training setting and the
+closing settings of the environment, which also end a run of `train.py`.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from palimpsest.agents.run.presets import DEFAULT
 
 @dataclass(frozen=True)
 class Train(Options):
-    """Train and test; one line of JSON per training."""
+    """Train and test. Each training gives one line of JSON."""
 
     envs: tuple[str, ...] = ("Palimpsest/ColorCubes-Medium-v0", "Palimpsest/ColorCubes-Extreme-v0")
-    """Registered ids of ours."""
+    """Registered ids of our environments."""
     memories: tuple[str, ...] = ("rewrite", "lstm")
     """Registered names."""
     share_memory: bool = True
-    """Whether actor and critic read one memory; if not, the table says "critic apart"."""
+    """Whether actor and critic share one memory; if not, the table says "critic apart"."""
     carry_over: float = 0.0
-    """Chance that a memory outlives its episode in training."""
+    """Probability of keeping the memory after a training episode."""
     total_timesteps: int = 5_000_000
     """Environment steps of each training."""
     learning_rate: float = 1e-3
-    """Of Adam, annealed to 0."""
+    """Learning rate of Adam, annealed to 0."""
     episodes: int = 100
     """Test episodes in each cell."""
     out: Path = Path("runs/rewriting.jsonl")
 
 
 def trainings(options: Train) -> Iterator[Training]:
-    """Seed by seed."""
+    """All trainings, ordered by seed."""
     for seed, env, memory in itertools.product(options.seeds, options.envs, options.memories):
         config = TrainConfig(
             env=env,
@@ -62,7 +63,7 @@ def trainings(options: Train) -> Iterator[Training]:
 
 
 def cells(env: str) -> dict[str, Cell]:
-    """The training setting and those that close a run of `train.py`, greedy and sampled."""
+    """Test cells: the training setting and the closing settings, each greedy and sampled."""
     found: dict[str, Cell] = {}
     for change in ({}, *getattr(gym.make(env).unwrapped, "closing_settings", ())):
         name = " ".join(f"{key}={value}" for key, value in change.items()) or "as trained"
@@ -71,7 +72,7 @@ def cells(env: str) -> dict[str, Cell]:
 
 
 def table(rows: list[Row]) -> str:
-    """A row per environment, memory and carry-over; one figure per seed, in order."""
+    """One line per environment, memory and carry-over, with one figure per seed, in order."""
     rows = by_seed(rows)
     names = cell_names(rows)
     lines = []

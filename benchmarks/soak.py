@@ -1,11 +1,11 @@
-"""Does memory grow? Fifty million environment steps, then long trainings, with the resident set sampled all along.
+"""Look for memory leaks: fifty million environment steps, then long trainings, with samples of the resident set.
 
     python benchmarks/soak.py --out docs/soak.json
     python benchmarks/soak.py --steps 1000000 --train-steps 20000 --memories gru
 
-Every part runs in a fresh process, so that none hides in what another has freed. Growth compares the medians of the
-first and of the last tenth of the samples after a warm-up, which is the first fifth of the part. Exit code 1 where a
-part grew by 1 % or more.
+Each part runs in a fresh process, because a leak could hide in memory that an earlier part has freed. The first fifth
+of a part is the warm-up. Growth compares the medians of the first and the last tenth of the other samples. The exit
+code is 1 if a part grew by 1 % or more.
 """
 
 from __future__ import annotations
@@ -38,45 +38,45 @@ from palimpsest.agents.run.experiment import make_env, make_model, run_logger, v
 from palimpsest.agents.run.resume import Checkpoints, StopSignals
 
 LIMIT = 0.01
-"""Growth that is too much, as a fraction."""
+"""Growth, as a fraction, at which the script fails."""
 WARM_UP = 0.2
-"""Share of the samples that is left out at the beginning."""
+"""Fraction of the samples at the beginning that is ignored."""
 ROWS, CHUNK = 64, 64
 
 
 @dataclass(frozen=True)
 class Options:
-    """Look for leaks."""
+    """Look for memory leaks."""
 
     steps: int = 50_000_000
-    """Steps of the worlds alone, all ids and faces together."""
+    """Environment steps without training, all ids and interfaces together."""
     train_steps: int = 1_000_000
     """Environment steps of each training."""
     memories: tuple[str, ...] = ("rewrite", "ffm", "hcam", "sat", "lstm")
     """Memories to train."""
     out: Path | None = None
-    """A JSON file for the figures and samples."""
+    """A JSON file for the figures and the samples."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one process showed."""
+    """The result of one process."""
 
     name: str
     steps: int
     seconds: float
     warm: float
-    """MiB, resident, median of the first tenth of the samples after the warm-up."""
+    """Resident set in MiB, the median of the first tenth of the samples after the warm-up."""
     last: float
-    """MiB, resident, median of the last tenth."""
+    """Resident set in MiB, the median of the last tenth."""
     growth: float
     """(last - warm) / warm"""
     samples: list[tuple[int, float]]
-    """(steps, MiB), at most 200 of them."""
+    """(steps, MiB), at most 200."""
 
 
 def resident() -> float:
-    """MiB of this process in memory; where /proc does not tell, the most there ever was."""
+    """Resident set of this process in MiB; without /proc, its peak so far."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -86,7 +86,7 @@ def resident() -> float:
 
 
 def judged(name: str, seconds: float, samples: list[tuple[int, float]]) -> Part:
-    """Growth from samples in the order in which they were taken, ten or more."""
+    """The growth of a part from its samples in order of time, ten or more."""
     after = [size for _, size in samples[int(WARM_UP * len(samples)) :]]
     tenth = max(1, len(after) // 10)
     warm, last = statistics.median(after[:tenth]), statistics.median(after[-tenth:])
@@ -95,8 +95,9 @@ def judged(name: str, seconds: float, samples: list[tuple[int, float]]) -> Part:
 
 
 def worlds(steps: int) -> Part:
-    """Every id through gymnasium's VectorEnv and SB3's VecEnv, with what users do now and then: pictures, seeds,
-    hidden states put back, environments made and closed.
+    """Play every id through gymnasium's VectorEnv and SB3's VecEnv.
+
+    Now and then it also renders pictures, sets seeds, restores hidden states, and makes and closes environments.
     """
     began = time.perf_counter()
     faces = [face for env_id in envs.ids() for face in (vector_face(env_id), sb3_face(env_id))]
@@ -111,7 +112,7 @@ def worlds(steps: int) -> Part:
 
 
 def vector_face(env_id: str) -> Callable[[int], int]:
-    """Plays CHUNK steps of ROWS rows; gives how many that were."""
+    """A function that plays CHUNK steps in ROWS rows and returns their number."""
     env = gym.make_vec(env_id, ROWS, vectorization_mode="vector_entry_point")
     rng = np.random.default_rng(0)
     n = int(env.single_action_space.n)  # type: ignore[attr-defined]
@@ -128,7 +129,7 @@ def vector_face(env_id: str) -> Callable[[int], int]:
 
 
 def sb3_face(env_id: str) -> Callable[[int], int]:
-    """The same through SB3's VecEnv, reset with new seeds now and then."""
+    """The same through SB3's VecEnv, with a new seed and a reset now and then."""
     venv = envs.make_vec(env_id, ROWS, seed=0)
     rng = np.random.default_rng(0)
     n = int(venv.action_space.n)  # type: ignore[attr-defined]
@@ -146,7 +147,7 @@ def sb3_face(env_id: str) -> Callable[[int], int]:
 
 
 def extras(env_id: str, turn: int) -> None:
-    """A short life of a single environment, with pictures or text, and of a small batch."""
+    """Make, play, render and close a single environment and a small batch."""
     env = gym.make(env_id, render_mode=("rgb_array", "ansi")[turn % 2])
     env.reset(seed=turn)
     for _ in range(5):
@@ -162,7 +163,7 @@ def extras(env_id: str, turn: int) -> None:
 
 
 class Sampler(BaseCallback):
-    """The resident set after every rollout."""
+    """Samples the resident set after every rollout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +177,7 @@ class Sampler(BaseCallback):
 
 
 def training(name: str, steps: int) -> Part:
-    """A training as `train.py` does it: evaluations, checkpoints, TensorBoard, all more often than usual."""
+    """Train as `train.py` does, but with more frequent evaluations and checkpoints, and with TensorBoard."""
     began = time.perf_counter()
     config = TrainConfig(
         memory=name,
@@ -216,7 +217,7 @@ def run(job: tuple[str, int]) -> Part:
 
 
 def main(options: Options) -> int:
-    """Run every part, print a table, save the figures; 1 where memory grew."""
+    """Run every part, print a table and save the figures. Returns 1 if memory grew."""
     if unknown := set(options.memories) - set(memory.names()):
         raise ValueError(f"unknown memories {sorted(unknown)}; known: {', '.join(memory.names())}")
     jobs = [("worlds", options.steps), *((name, options.train_steps) for name in options.memories)]

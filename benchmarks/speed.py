@@ -1,9 +1,9 @@
-"""How fast training is, beside sb3-contrib and torch's own recurrences, on the same work in the same process.
+"""Speed of training, compared with sb3-contrib and torch's own recurrences on the same work in the same process.
 
     python benchmarks/speed.py --quick          # under three minutes
     python benchmarks/speed.py --out docs/speed.md
 
-Contestants take turns, every figure is the median of its repeats after a warm-up, compile time is not counted.
+Contestants take turns. Every figure is the median of its repeats after a warm-up. Compile time is not included.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Options:
     threads: int = 1
     """Threads for torch, for every contestant."""
     only: tuple[str, ...] = ("training", "own", "threads", "scans", "acting")
-    """Which tables."""
+    """Tables to make."""
     out: Path | None = None
-    """A Markdown file to write beside printing; the raw figures go beside it as JSON."""
+    """A Markdown file to write as well; the raw figures also go to a JSON file of the same name."""
 
 
 def training(options: Options) -> list[list[Any]]:
@@ -77,7 +77,7 @@ def training(options: Options) -> list[list[Any]]:
 
 
 def theirs(n_envs: int, **policy: Any) -> RecurrentPPO:
-    """RecurrentPPO on plain-Python environments."""
+    """sb3-contrib's RecurrentPPO on plain-Python environments."""
     return RecurrentPPO(
         "MlpLstmPolicy",
         plain_envs(n_envs),
@@ -93,7 +93,7 @@ def theirs(n_envs: int, **policy: Any) -> RecurrentPPO:
 def ours(
     n_envs: int, name: str, memory_kwargs: dict[str, Any] | None = None, compiled: bool = False, **policy: Any
 ) -> MemoryPPO:
-    """MemoryPPO on the same environments, or on `compiled` ones; without an encoder, as theirs has none."""
+    """MemoryPPO on the same environments, or on `compiled` ones. It has no encoder, because RecurrentPPO has none."""
     return MemoryPPO(
         "MlpMemoryPolicy",
         envs.make_vec("Palimpsest/EndlessTMaze-v0", n_envs, seed=0) if compiled else plain_envs(n_envs),
@@ -113,17 +113,20 @@ def ours(
 
 
 def plain_envs(n_envs: int) -> DummyVecEnv:
-    """Plain-Python environments as SB3 users have them."""
+    """Plain-Python environments in a DummyVecEnv, as SB3 users have them."""
     return DummyVecEnv([lambda: Monitor(PlainEndlessTMaze())] * n_envs)
 
 
 def learner(model: Any, steps: int) -> Callable[[], Any]:
-    """One whole iteration."""
+    """A function that runs one whole iteration."""
     return lambda: model.learn(steps, reset_num_timesteps=False)
 
 
 def own(options: Options) -> list[list[Any]]:
-    """Env steps per second of whole iterations on our own environments, as a share of the matrix products' speed."""
+    """Env steps per second of whole iterations on our own environments, and the share of the floor.
+
+    The floor is the time of the matrix products alone.
+    """
     rows = []
     repeats = 2 if options.quick else 5
     for n_envs in (64,) if options.quick else (8, 64):
@@ -141,12 +144,12 @@ def own(options: Options) -> list[list[Any]]:
 
 
 def floor_of(model: MemoryPPO) -> Callable[[], None]:
-    """The matrix products of one iteration."""
+    """A function that computes the matrix products of one iteration."""
     return matrix_work(model.policy, model.n_envs, N_STEPS, N_EPOCHS, MINIBATCHES)
 
 
 def threads(options: Options) -> list[list[Any]]:
-    """Env steps per second of whole iterations on our own environments by threads, beside one thread."""
+    """Env steps per second of whole iterations on our own environments, by number of threads."""
     rows = []
     cores = os.cpu_count() or 1
     counts = sorted({1, cores} | {2**power for power in range(1, 8) if 2**power < cores})
@@ -169,9 +172,10 @@ def _on_threads(count: int, run: Callable[[], Any]) -> Callable[[], None]:
 
 
 def scans(options: Options) -> list[list[Any]]:
-    """Tokens per second forward and backward, starts with probability 1/50, beside nn.LSTM and nn.GRU without any.
+    """Tokens per second, forward and backward. Episodes start with probability 1/50; nn.LSTM and nn.GRU have no resets.
 
-    Loops are those of `Memory.scan`; with gradients only steps of `rewrite` have a kernel, which it does without once.
+    A loop over steps is `Memory.scan` of the base class. With gradients, only the step of `rewrite` has a kernel; one
+    line has it without the kernel.
     """
     rows = []
     sizes = [(256, 16)] if options.quick else [(T, B) for T in (64, 256, 1024) for B in (16, 64)]
@@ -196,7 +200,7 @@ def scans(options: Options) -> list[list[Any]]:
         for label in ("lstm", "ffm", "rewrite (1 layer, 4 x 16 x 16)", "rewrite"):
             loop = scanner(made[label], x, start, Memory.scan)
             contestants[f"{label}, loop over steps"] = loop
-            # with gradients, the other memories' steps have no kernel
+            # with gradients, the steps of the other memories have no kernel
             if (T, B) == (256, 16) and label.startswith("rewrite"):
                 contestants[f"{label}, loop over steps of torch's operations"] = torch_only()(loop)
         seconds = side_by_side(contestants, 3 if options.quick else 7)
@@ -206,7 +210,7 @@ def scans(options: Options) -> list[list[Any]]:
 
 
 def plain_recurrence(module: nn.Module, x: Tensor) -> Callable[[], None]:
-    """Forward and backward of torch's own recurrence."""
+    """A function that runs torch's own recurrence, forward and backward."""
 
     def run() -> None:
         module.zero_grad()
@@ -216,7 +220,7 @@ def plain_recurrence(module: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def scanner(made: Memory, x: Tensor, start: Tensor, scan: Callable[..., Any]) -> Callable[[], None]:
-    """Forward and backward of a memory's scan."""
+    """A function that runs a memory's scan, forward and backward."""
     state = made.initial_state(x.shape[1])
 
     def run() -> None:
@@ -227,10 +231,10 @@ def scanner(made: Memory, x: Tensor, start: Tensor, scan: Callable[..., Any]) ->
 
 
 def acting(options: Options) -> list[list[Any]]:
-    """Milliseconds of one policy step with 64 rows, observation array to action array.
+    """Milliseconds of one policy step with 64 rows, from the array of observations to the array of actions.
 
-    Of as many steps in a row as a rollout has; and of single ones, each after a step of every other contestant, who
-    leave the processor's caches to nobody.
+    "In a row": the mean of as many successive steps as a rollout has. "Single": each step comes after one step of every
+    other contestant, which has replaced what was in the processor's caches.
     """
     B, obs = 64, np.random.default_rng(0).random((64, 3)).astype(np.float32)
     contrib = theirs(B)
@@ -271,7 +275,7 @@ def acting(options: Options) -> list[list[Any]]:
 
 
 def repeated(call: Callable[[], Any], times: int) -> Callable[[], None]:
-    """Some calls as one."""
+    """A function that makes `times` calls."""
 
     def run() -> None:
         for _ in range(times):
@@ -303,6 +307,7 @@ def main(options: Options) -> None:
         parts.append(f"### {name}\n\n{summary}\n\n{markdown(head, rows)}")
         print(parts[-1], flush=True)
     if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text("\n\n".join(parts) + "\n")
         options.out.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n")
 

@@ -1,12 +1,12 @@
-"""Kill real runs of train.py with SIGKILL at random moments, resume them, and compare with runs that were left alone.
+"""Kill real runs of train.py with SIGKILL at random times, resume them, and compare them with uninterrupted runs.
 
     python benchmarks/survival.py --out docs/survival.json
     python benchmarks/survival.py --memories gru --kills 3
 
-For every memory one run is left alone; then runs are killed at moments drawn uniformly between the start of the process
-and the time that the first run took, and resumed until they finish. A finished run must equal the first one: every
-parameter and optimiser moment bit for bit, `evaluations.csv` byte for byte, and every scalar curve of TensorBoard but
-those of the clock; nothing half written may be left. Exit code 1 where one differs.
+For every memory, one run is not interrupted. Other runs are killed and resumed until they finish. The time of a kill is
+uniform between the start of the process and the duration of the first run. A finished run must equal the first one:
+every parameter and optimiser moment bit for bit, `evaluations.csv` byte for byte, and every scalar curve of TensorBoard
+except those of the clock. No partly written file may be left. The exit code is 1 if a run differs.
 """
 
 from __future__ import annotations
@@ -47,34 +47,34 @@ class Options:
     memories: tuple[str, ...] = ()
     """Memories to train; none for all."""
     kills: int = 10
-    """SIGKILLs for each memory."""
+    """Number of SIGKILLs for each memory."""
     seed: int = 0
-    """Of the moments."""
+    """Seed of the times of the kills."""
     out: Path | None = None
     """A JSON file for the figures."""
 
 
 @dataclass
 class Count:
-    """What was done to one memory's runs."""
+    """Counts for the runs of one memory."""
 
     memory: str
     runs: int = 0
-    """Finished after one kill or more, and compared."""
+    """Runs that finished after one kill or more, and were compared."""
     kills: int = 0
     before_configuration: int = 0
-    """Kills before the run's directory held its configuration: begun anew, nothing was lost."""
+    """Kills before the configuration was written to the run's directory. Such a run starts again; nothing was lost."""
     before_checkpoint: int = 0
-    """Kills after that, before the first checkpoint."""
+    """Kills after that and before the first checkpoint."""
     while_writing: int = 0
-    """Kills that left a file half written."""
+    """Kills that left a partly written file."""
     resumes: int = 0
     different: int = 0
-    """Runs that did not end as the one that was left alone."""
+    """Finished runs that differ from the uninterrupted run."""
 
 
 def command(memory_name: str, directory: Path) -> list[str]:
-    """Begin the run, or go on with it."""
+    """The command that starts the run, or resumes it."""
     words = [sys.executable, str(PROGRAM), "train"]
     if (directory / CONFIG_FILE).exists():
         return [*words, "--resume", str(directory)]
@@ -83,10 +83,10 @@ def command(memory_name: str, directory: Path) -> list[str]:
 
 
 def finish(memory_name: str, directory: Path, patience: float | None = None) -> bool:
-    """Let the run go on to its end, or kill it after `patience` seconds; whether it ended.
+    """Run to the end, or kill the run after `patience` seconds. Returns whether it finished.
 
     Raises:
-        RuntimeError: it failed by itself.
+        RuntimeError: the run failed without a kill.
     """
     process = subprocess.Popen(
         command(memory_name, directory),
@@ -106,7 +106,7 @@ def finish(memory_name: str, directory: Path, patience: float | None = None) -> 
 
 
 def ending(directory: Path) -> dict[str, object]:
-    """What a run came to: tensors by name, the evaluations' bytes, the curves."""
+    """The result of a run: tensors by name, the bytes of the evaluations, the curves."""
     parameters = read_tree(directory / "model.zip")["parameters"]
     found: dict[str, object] = {f"policy.{name}": tensor for name, tensor in parameters["policy"].items()}
     for number, state in parameters["policy.optimizer"]["state"].items():
@@ -121,7 +121,7 @@ def ending(directory: Path) -> dict[str, object]:
 
 
 def differences(one: dict[str, object], other: dict[str, object]) -> list[str]:
-    """Names of what is not the same, bit for bit."""
+    """Names of the entries that differ in any bit."""
 
     def same(a: object, b: object) -> bool:
         return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
@@ -132,7 +132,7 @@ def differences(one: dict[str, object], other: dict[str, object]) -> list[str]:
 
 
 def survive(memory_name: str, kills: int, rng: np.random.Generator, place: Path) -> Count:
-    """Kill and resume runs of one memory until `kills` are reached; the last one is left to finish."""
+    """Kill and resume runs of one memory until `kills` is reached; then let the last run finish."""
     count = Count(memory_name)
     whole, killed = place / "whole", place / "killed"
     began = time.monotonic()
@@ -161,7 +161,7 @@ def survive(memory_name: str, kills: int, rng: np.random.Generator, place: Path)
 
 
 def main(options: Options) -> int:
-    """Run, print a table, save the figures; 1 where a run ended differently."""
+    """Run, print a table and save the figures. Returns 1 if a run differs."""
     rng = np.random.default_rng(options.seed)
     columns = list(asdict(Count("")))
     print("| " + " | ".join(columns).replace("_", " ") + " |\n" + "|---" * len(columns) + "|", flush=True)

@@ -1,4 +1,4 @@
-"""Trainings whose figures are lines of JSON, done once each: train, test in many settings, write, print as a table."""
+"""Run each training once: train, test in many settings, write a line of JSON, print the lines as a table."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.experiment import make_env, make_model, versions
 
 Row = dict[str, Any]
-"""A line: what the training was, "steps_to_95", "steps", "seconds", "cells" (name -> success), "versions"."""
+"""A line of JSON: what the training was, "steps_to_95", "steps", "seconds", "cells" (name -> success), "versions"."""
 
 
 class Cell(NamedTuple):
     """A test of a trained model."""
 
     change: dict[str, Any]
-    """Arguments of the environment that differ from training's."""
+    """Arguments of the environment that differ from the training."""
     greedy: bool = True
-    """The likeliest actions, not drawn ones."""
+    """Whether the agent takes the most likely action instead of sampling."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training and its tests; two of the same configuration and label are one."""
+    """A training and its tests. Two with the same configuration and label are the same training."""
 
     config: TrainConfig
     cells: dict[str, Cell]
     about: Row
-    """What the line says of it beside the figures; "label" where forms of one memory have names."""
+    """What the line holds beside the figures; "label" if the forms of a memory have names."""
     episodes: int = 100
     """Test episodes in each cell."""
 
     @property
     def key(self) -> str:
-        """What the line is known by."""
+        """The identity of the training in the file."""
         config = self.config.to_toml()
         return json.dumps([self.about["label"], config]) if "label" in self.about else config
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every script's `train` takes; a script adds its own and says where the lines go."""
+    """The options of every script's `train`. A script adds its own and sets the default file."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One training each."""
+    """Seeds, one training each."""
     out: Path = Path("runs/trainings.jsonl")
-    """Where the lines go."""
+    """The file for the lines."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ class Table:
     """Print the table of a file as Markdown."""
 
     out: Path
-    """What `train` wrote."""
+    """The file that `train` wrote."""
 
 
 def command_line(
     options: type[Options], trainings: Callable[[Any], Iterable[Training]], table: Callable[[list[Row]], str]
 ) -> None:
-    """Run a script: `train` does the trainings that its `options` name, `table` prints those of a file."""
+    """Run a script: `train` runs the trainings of its `options`, `table` prints the table of a file."""
     train = Annotated[options, subcommand("train")]  # type: ignore[valid-type]
     show = Annotated[Table, subcommand("table", default=Table(options.out))]
     chosen: Any = tyro.cli(train | show)
@@ -84,7 +84,7 @@ def command_line(
 
 
 def do(trainings: Iterable[Training], out: Path) -> None:
-    """Do every training that the file does not hold yet."""
+    """Run every training that is not in the file yet."""
     for training in trainings:
         if all(row["key"] != training.key for row in read(out)):
             row = {"key": training.key, **training.about, **train_and_test(training)}
@@ -93,7 +93,7 @@ def do(trainings: Iterable[Training], out: Path) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """The lines of a file; none where it is not there."""
+    """The lines of a file; none if the file does not exist."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -105,7 +105,7 @@ def append(path: Path, row: Row) -> None:
 
 
 def train_and_test(training: Training) -> Row:
-    """The figures of one training."""
+    """Run one training and its tests; returns the figures."""
     config, note = training.config, FirstAbove()
     env = make_env(config)
     model = make_model(config, env)
@@ -124,7 +124,7 @@ def train_and_test(training: Training) -> Row:
 
 @dataclass
 class FirstAbove(BaseCallback):
-    """Notes the step at which training's success over the last 100 episodes first reached `threshold`."""
+    """Records the step at which the success over the last 100 training episodes first reached `threshold`."""
 
     threshold: float = 0.95
     step: int | None = field(default=None)
@@ -143,7 +143,7 @@ class FirstAbove(BaseCallback):
 
 
 def test(model: MemoryPPO, config: TrainConfig, cell: Cell, episodes: int) -> float:
-    """Success on seeds that training never sees."""
+    """Success in a cell, on seeds that training never sees."""
     venv = envs.make_vec(config.env, episodes, seed=0, **{**config.env_args, **cell.change})
     try:
         return float(summary(play(model, venv, episodes, cell.greedy))["success"])
@@ -152,7 +152,7 @@ def test(model: MemoryPPO, config: TrainConfig, cell: Cell, episodes: int) -> fl
 
 
 def grouped(rows: list[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows by their values of `names`, in the order of their first row."""
+    """Lines grouped by their values of `names`, in the order of the first line of each group."""
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         groups[tuple(row[name] for name in names)].append(row)
@@ -160,20 +160,20 @@ def grouped(rows: list[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
 
 
 def by_seed(rows: list[Row]) -> list[Row]:
-    """Rows in the order of their seeds."""
+    """Lines ordered by seed."""
     return sorted(rows, key=lambda row: row["seed"] if "seed" in row else row["config"]["seed"])
 
 
 def cell_names(rows: list[Row]) -> list[str]:
-    """Every cell that a row has, in the order of first appearance."""
+    """The names of all cells, in the order of first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row["cells"]))
 
 
 def per_row(rows: list[Row], cell: str) -> str:
-    """Success in a cell, row by row; "nan" where it was not tested, "-" without rows."""
+    """Success in a cell, one figure per line: "nan" if it was not tested; "-" if there are no lines."""
     return ", ".join(f"{row['cells'].get(cell, np.nan):.2f}" for row in rows) or "-"
 
 
 def steps_to_95(rows: list[Row]) -> list[int]:
-    """Those of the trainings that came so far."""
+    """The steps to .95 of the trainings that reached it."""
     return [row["steps_to_95"] for row in rows if row["steps_to_95"] is not None]

@@ -2,7 +2,7 @@
 
 python docs/architecture.py
 
-Rooms and their floors are given here; arrows are read from the code, so that the picture cannot show what is not there.
+Rooms and their floors are listed here. The arrows are read from the code, so the picture shows only real imports.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ ROOMS: dict[str, tuple[float, float, str]] = {
         "what all of them stand on: refusals of arguments, where machine code is kept, the version",
     ),
 }
-"""Room -> horizontal place, floor, what is in it."""
+"""Room -> horizontal place, floor, contents."""
 
 WIDER = {"palimpsest": 7.3, "memory/kernels/arithmetic": 1.9}
-"""Times the width of the others."""
+"""Room -> factor on the width of a box."""
 
 COLOURS = {"agents": "#dbe9f6", "memory": "#fde5cf", "envs": "#dff0d8", "train.py": "#eeeeee", "palimpsest": "#eeeeee"}
 
 
 def room_of(path: Path) -> str:
-    """The room that a file is in."""
+    """The room of a file."""
     folder = path.relative_to(ROOT).parent.as_posix()
     return "train.py" if path.name == "train.py" else folder
 
 
 def imported_room(module: str) -> str | None:
-    """The room of the module that an import names; None for one outside the package."""
+    """The room of an imported module; None if it is outside the package."""
     parts = module.split(".")
     if parts[0] != "palimpsest":
         return None
@@ -93,7 +93,7 @@ def draw(path: Path) -> None:
     width, height = 1.42, 0.56
     for (importer, imported), lines in sorted(imports().items()):
         if "palimpsest" in (importer, imported) or importer not in ROOMS:
-            continue  # everything stands on it
+            continue  # all rooms import it
         (x0, y0, _), (x1, y1, _) = ROOMS[importer], ROOMS[imported]
         axis.annotate(
             "",

@@ -1,4 +1,4 @@
-"""Write what the README shows of the code: tables of memories and environments, pictures, and a learning curve.
+"""Write the generated parts of the README: tables of memories and environments, pictures, and a learning curve.
 
 python docs/build.py                 # tables between the markers in README.md, docs/environments.png
 python docs/build.py --run runs/X    # also docs/learning_curve.png, from a finished run
@@ -26,18 +26,18 @@ class Options:
     """Build the README's generated parts."""
 
     run: Path | None = None
-    """A finished run whose learning curve is shown."""
+    """A finished run; its learning curve is copied."""
     check: bool = False
-    """Change nothing; exit 1 if a table is out of date."""
+    """Change nothing; exit with 1 if a table is out of date."""
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
+    """A table in Markdown."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
 def tables() -> dict[str, str]:
-    """What stands between each pair of markers."""
+    """Name of a pair of markers -> the text between them."""
     return {
         "memories": table(
             ["memory", "what it is", "source", "erases on demand", "state (numbers)", "cost per step", "parameters"],
@@ -48,19 +48,19 @@ def tables() -> dict[str, str]:
 
 
 def filled(text: str) -> str:
-    """`text` with every marked part renewed."""
+    """`text` with new tables between the markers."""
     for name, content in tables().items():
         opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, _, rest = text.partition(opening)
         _, found, after = rest.partition(closing)
         if not found:
-            raise ValueError(f"README.md has no {opening} ... {closing}")
+            raise ValueError(f"README.md has no {opening} ... {closing}; put these markers back")
         text = f"{before}{opening}\n{content}\n{closing}{after}"
     return text
 
 
 def contact_sheet(path: Path) -> None:
-    """One picture of every environment, a few expert steps into an episode."""
+    """Draw one picture of every environment, after a few steps of the expert."""
     matplotlib.use("Agg")
     names = envs.ids()
     columns = 4

@@ -1,7 +1,7 @@
-"""What an agent must remember: batched worlds with three faces.
+"""Environments that test memory: one batched world per task, with interfaces for gymnasium and SB3.
 
-Importing this package registers its ids with gymnasium. It knows nothing of torch, agents or SB3; `make_vec` imports
-SB3 when it is called.
+Importing this package registers its ids with gymnasium. It imports neither torch nor agents nor SB3. `make_vec`
+imports SB3 when it is called.
 """
 
 from palimpsest.envs.registration import Entry, describe, entry, family, ids, make_vec, register

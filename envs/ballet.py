@@ -1,4 +1,4 @@
-"""Ballet: dancers perform one after the other; then one dance is named, and its dancer must be found (HCAM)."""
+"""Ballet: dancers perform one after the other; then the player must find the dancer of one dance (HCAM)."""
 
 from __future__ import annotations
 
@@ -27,49 +27,49 @@ from palimpsest.refusals import check_flag, check_integer
 
 MIDDLE = ROOM // 2
 PLACES = 8
-"""Places of dancers: the squares of 3 × 3 cells around the middle one, clockwise from north."""
+"""Places of dancers: the eight squares of 3 × 3 cells around the middle square, clockwise from north."""
 NUM_DANCES = len(DANCE_NAMES)
 ABOUT_ONE = 3 + 2 * LOOKS
-"""Numbers that the symbolic view tells of a place."""
+"""Numbers per place in the symbolic view."""
 AHEAD_X, AHEAD_Y = (3 * DX / 8).astype(np.float32), (3 * DY / 8).astype(np.float32)
-"""The places' centres from the room's middle, in the unit of the symbolic view."""
+"""Centres of the places relative to the middle of the room, in the unit of the symbolic view."""
 OFF_X, OFF_Y = (np.pad(step[DANCES], ((0, 0), (0, 1))) for step in (DX, DY))
-"""[16 dances, 17] int64: where a dancer stands from the centre of its place after each move, and then at rest."""
+"""[16 dances, 17] int64: the dancer's offset from the centre of its place after each move, and last at rest."""
 FREE, BLOCKED = -1, -2
 GROUND = np.full((ROOM, ROOM), BLOCKED)
-"""[11, 11] int64: the place with its centre in (row, column), FREE or BLOCKED."""
+"""[11, 11] int64: for each cell (row, column) the place whose centre it is, or FREE, or BLOCKED."""
 GROUND[1:-1, 1:-1] = FREE
 GROUND[MIDDLE + 3 * DY, MIDDLE + 3 * DX] = np.arange(PLACES)
 
 
 class Rules(NamedTuple):
-    """What stays the same in all episodes."""
+    """Constants of all episodes."""
 
     limit: int
     dancers: int
     turn: int
-    """Steps from one dancer's first move to the next one's."""
+    """Steps from the first move of one dancer to the first move of the next."""
     per_turn: int
-    """The turn's reciprocal."""
+    """`reciprocal(turn)`."""
     choice: int
-    """The step at which the dance is named."""
+    """The step at which the player is told the name of a dance."""
 
 
 class State(NamedTuple):
-    """What changes, one entry per row; in small types, as a step takes the longer the more memory it goes through."""
+    """What changes during an episode; one entry per row. Small dtypes: a step is faster if it reads less memory."""
 
     rng: np.ndarray
     steps: np.ndarray
     x: np.ndarray
     """[B] uint8, the player's column, 1 to 9"""
     y: np.ndarray
-    """[B] uint8, its row, downwards"""
+    """[B] uint8, the player's row, downwards, 1 to 9"""
     target: np.ndarray
-    """[B] uint8, the place of the dancer that will be asked for"""
+    """[B] uint8, the place of the dancer that the player must find"""
     order: np.ndarray
     """[B, dancers] uint8, places in the order in which their dancers perform"""
     dance: np.ndarray
-    """[B, 8] int8, the dance of each place's dancer; -1 where there is none"""
+    """[B, 8] int8, the dance of the dancer at each place; -1 if there is none"""
     shape: np.ndarray
     """[B, 8] uint8"""
     colour: np.ndarray
@@ -79,7 +79,7 @@ class State(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What the kernel writes."""
+    """The arrays that `observe` writes."""
 
     told: np.ndarray
     seen: np.ndarray
@@ -87,7 +87,7 @@ class Observation(NamedTuple):
 
 @compiled
 def deal(rules: Rules, state: State, i: int, cards: int) -> None:
-    """Lay as many different numbers below `cards` as there are dancers at the front of the deck, in random order."""
+    """Put random different numbers below `cards`, one per dancer, at the front of the deck."""
     deck = state.deck
     for k in range(cards):
         deck[i, k] = k
@@ -98,7 +98,7 @@ def deal(rules: Rules, state: State, i: int, cards: int) -> None:
 
 @compiled
 def begin(rules: Rules, state: State, i: int) -> None:
-    """Dancers who differ in place, dance, shape and colour; the player in the middle."""
+    """Draw dancers that differ in place, dance, shape and colour. The player stands in the middle."""
     n = rules.dancers
     state.x[i] = state.y[i] = MIDDLE
     for p in range(PLACES):
@@ -118,11 +118,11 @@ def begin(rules: Rules, state: State, i: int) -> None:
     state.target[i] = state.order[i, draw(state.rng, i, n)]
 
 
-# Rows are at different moments of their episodes, and a branch that the processor guesses wrong costs more than all
-# that it skips: hence masks.
+# Masks, no branches: rows are at different steps of their episodes, and a mispredicted branch costs more than the work
+# that it skips.
 @compiled
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
-    """The player may walk once the dance is named; whom it walks into is its choice."""
+    """The player can walk after it was told the dance. It chooses a dancer by walking onto it."""
     ground = GROUND[state.y[i] + DY[action], state.x[i] + DX[action]]
     walks = (state.steps[i] >= rules.choice) & (ground != BLOCKED)
     state.x[i] += walks * DX[action]
@@ -134,11 +134,11 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 
 @compiled
 def performing(rules: Rules, state: State, i: int) -> tuple[int, int, int]:
-    """The place whose turn it is, and where its dancer stands from the centre: (p, x, y).
+    """The place p whose dancer performs, and the dancer's offset from the centre: (p, x, y).
 
-    The last one's, at rest, before all turns and after them.
+    Before the first turn and after the last one it is the last dancer, at rest.
     """
-    t = (state.steps[i] - 1) & 0xFFFFFFFF  # at step 0 beyond the last turn, too
+    t = (state.steps[i] - 1) & 0xFFFFFFFF  # at step 0 this wraps around, to beyond the last turn
     k = min(quotient(t, rules.per_turn), rules.dancers - 1)
     m = min(t - k * rules.turn, MOVES)
     p = state.order[i, k]
@@ -147,7 +147,7 @@ def performing(rules: Rules, state: State, i: int) -> tuple[int, int, int]:
 
 @compiled
 def tell(rules: Rules, state: State, i: int, seen: np.ndarray, j: int) -> None:
-    """The view in numbers [B, 154]. Nothing of it is read again: the processor would wait for all writes before."""
+    """The view in numbers [B, 154]. It reads back nothing that it wrote: a load would wait for all earlier stores."""
     for k in range(seen.shape[1]):
         seen[j, k] = 0
     x, y = MIDDLE - state.x[i], MIDDLE - state.y[i]
@@ -181,7 +181,7 @@ def paint(rules: Rules, state: State, i: int, seen: np.ndarray, j: int) -> None:
 
 @compiled
 def show(rules: Rules, state: State, i: int, seen: np.ndarray, j: int) -> None:
-    """The view, in numbers or in pixels; the other branch is not even compiled."""
+    """The view, in numbers or in pixels. Only the branch that is used is compiled."""
     if seen.ndim == 2:
         tell(rules, state, i, seen, j)
     else:
@@ -190,7 +190,7 @@ def show(rules: Rules, state: State, i: int, seen: np.ndarray, j: int) -> None:
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
-    """What the player is told, and what it sees."""
+    """Write what the player is told and what it sees."""
     for k in range(1 + NUM_DANCES):
         obs.told[j, k] = 0
     asked = 1 + state.dance[i, state.target[i]]
@@ -200,57 +200,60 @@ def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> Non
 
 @compiled
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
-    """All rows."""
+    """Run `mode` for all rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
 
 
 class Ballet(World):
-    """Who danced that? Dancers perform one after the other; then a dance is named, and its dancer must be walked to.
+    """Dancers perform one after the other. Then the player is told the name of a dance and must walk to its dancer.
 
-    A room of 11 × 11 cells with walls around 9 × 9 free ones. The player stands in its middle; dancers stand on the
-    centres of some of the eight squares of 3 × 3 cells around the middle one. Place, dance, shape and colour are
-    drawn anew every episode, and no two dancers share any of them. Step 0 shows all at rest. From step 1 on each in
-    turn makes 16 moves, one a step, and then all rest for `delay` steps. Meanwhile the player is told to watch and
-    cannot move. From step 1 + n (16 + delay) on it is told the name of one of the dances and can walk.
+    The room has 11 × 11 cells: walls around 9 × 9 free cells. The player stands in the middle. Around the middle square
+    of 3 × 3 cells lie eight squares of the same size; dancers stand on the centres of some of them. Every episode draws
+    place, dance, shape and colour of each dancer, and no two dancers share any of them.
 
-    A dance is a sequence of 16 cells around the centre of the dancer's place (`envs.ballet_view.DANCES`), after
-    which the dancer is back at the centre: circles, stars, squares and diamonds both ways round, crosses and lines.
-    Any two of the sixteen differ in eight moves or more, no move goes to the centre, and no single move tells all
-    dances apart, so that several must be watched.
+    At step 0 all dancers rest. From step 1 on they perform in turn. Each makes 16 moves, one per step, and then all
+    rest for `delay` steps. Meanwhile the player is told to watch and cannot move. From step 1 + n (16 + delay) on it
+    is told the name of one of the dances, and it can walk.
 
-    Observation: Dict. What is seen is egocentric: x is to the east and y to the south of the player.
+    A dance is a sequence of 16 cells around the centre of the dancer's place (`envs.ballet_view.DANCES`). After it the
+    dancer is back at the centre. Dances are circles, stars, squares and diamonds in both directions, crosses and lines.
+    Any two of the sixteen differ in eight moves or more. No move goes to the centre. No single move tells all dances
+    apart, so the player must watch several.
+
+    Observation: Dict. Positions are relative to the player: x to the east, y to the south.
 
     | key | meaning | space |
     |---|---|---|
     | told[0] | watch | Box(0, 1, (17,), float32) |
-    | told[1 + d] | the name of the dance asked for | |
-    | seen[0], seen[1] | the room's middle, (x, y) / 4 | Box(-1, 1, (154,), float32) |
-    | seen[2 + 19 p] | a dancer belongs to place p: 0 north, 1 north-east, ..., 7 north-west | |
-    | + 1, + 2 | where it is now, (x, y) / 8 | |
+    | told[1 + d] | find the dancer of dance d | |
+    | seen[0], seen[1] | the middle of the room, (x, y) / 4 | Box(-1, 1, (154,), float32) |
+    | seen[2 + 19 p] | place p has a dancer: 0 north, 1 north-east, ..., 7 north-west | |
+    | + 1, + 2 | the dancer's position now, (x, y) / 8 | |
     | + 3, ..., + 10 | its shape, one-hot | |
     | + 11, ..., + 18 | its colour, one-hot | |
 
-    With `pixels`, `seen` is a Box(0, 255, (99, 99, 3), uint8): 11 × 11 squares of 9 × 9 pixels, the player in the
-    middle one; walls grey, floor and what is beyond the walls black.
+    With `pixels`, `seen` is a Box(0, 255, (99, 99, 3), uint8): 11 × 11 squares of 9 × 9 pixels, with the player in the
+    middle square. Walls are grey; floor and everything outside the walls are black.
 
-    Actions: 0 north, 1 north-east, ..., 7 north-west, one cell; a step into a wall stays.
+    Actions: 0 north, 1 north-east, ..., 7 north-west, one cell. A step into a wall does not move.
 
-    Rewards: +1 for walking onto the dancer asked for, 0 for everything else.
+    Rewards: +1 for walking onto the right dancer, 0 for everything else.
 
-    Ends: terminated by walking onto a dancer. Truncated after 320 steps up to a delay of 16, and after
-    8 (16 + delay) + 512 above, which is 1,024 for 48.
+    Ends: terminated by walking onto a dancer. Truncated after 320 steps for a delay of up to 16, and after
+    8 (16 + delay) + 512 steps for a longer one, which is 1,024 for 48.
 
-    Horizons Ξ, from a dancer's last move (what comes before it in a dance is taken off) to the naming, both
-    included: {k (16 + delay) - 14 : k = 1, ..., n}. Chance level: 1 / n. The expert walks three steps.
+    Horizons Ξ, from the last move of a dancer to the step that names the dance, both included:
+    {k (16 + delay) - 14 : k = 1, ..., n}. The earlier moves of a dance are not counted. Chance level: 1 / n. The
+    expert walks three steps.
 
     Args:
         dancers: n, 2 to 8.
-        delay: steps of rest after a dance, 0 to 10,000.
-        pixels: show pixels rather than numbers.
+        delay: steps of rest after each dance, 0 to 10,000.
+        pixels: whether to show pixels instead of numbers.
         render_mode: "rgb_array", "ansi" or None.
 
-    Source: ours, after the Ballet of arXiv 2105.14039: room, timing, rewards and limits are its own; the dances, the
-    eight shapes and colours, eight directions to walk in, and the view in numbers are ours. Versions: v0, the first.
+    Source: ours, after the Ballet of arXiv 2105.14039. Room, timing, rewards and limits are from there. The dances, the
+    eight shapes and colours, the eight walking directions and the view in numbers are ours. Versions: v0, the first.
     """
 
     kernel = kernel
@@ -278,7 +281,7 @@ class Ballet(World):
         return State(np.zeros(B, np.uint64), np.zeros(B, np.int64), dance=np.zeros((B, PLACES), np.int8), **small)
 
     def expert(self) -> np.ndarray:
-        """The step that brings the player nearest to the dancer asked for without walking onto another one."""
+        """The step that brings the player nearest to the right dancer without walking onto another one."""
         state = self.state
         x, y = state.x[:, None] + DX, state.y[:, None] + DY
         to_x = abs(MIDDLE + 3 * DX[state.target][:, None] - x)
@@ -289,7 +292,7 @@ class Ballet(World):
         return np.where(on.any(2), 9 * ROOM**2, cost).argmin(1)
 
     def memory_horizons(self) -> tuple[int, ...]:
-        """From a dancer's last move to the naming, both included."""
+        """From the last move of a dancer to the step that names the dance, both included."""
         return tuple(k * self.rules.turn - MOVES + 2 for k in range(1, self.rules.dancers + 1))
 
     def chance_level(self) -> float:
@@ -297,7 +300,7 @@ class Ballet(World):
         return 1 / self.rules.dancers
 
     def event_mask(self, obs: Any) -> np.ndarray:
-        """Somebody dances: while the player watches, a dancer is off the centre of its place."""
+        """Somebody dances: the player watches, and a dancer is off the centre of its place."""
         seen = obs["seen"]
         if self.observation_space["seen"].dtype == np.uint8:  # type: ignore[index]
             off = somebody_off_centre(seen)
@@ -308,7 +311,7 @@ class Ballet(World):
         return off & (obs["told"][..., 0] > 0)
 
     def picture(self) -> np.ndarray:
-        """The room from above with the number of each dance, faded; the place to go to in faded green."""
+        """The room from above. The number of each dance is faded; the place of the right dancer is in faded green."""
         canvas = Canvas(ROOM + 1, ROOM)
         canvas.label(0, 0, self._title())
         canvas.box(2, 1, FLOOR, ROOM - 2, ROOM - 2, margin=0)
@@ -328,7 +331,7 @@ class Ballet(World):
         return canvas.pixels
 
     def text(self) -> str:
-        """The same in characters: `@` the player, `*` the dancer asked for, `o` the others."""
+        """The same in characters: `@` the player, `*` the right dancer, `o` the others."""
         state = self.state
         performer, off_x, off_y = performing(self.rules, state, 0)
         lines = [list("#" * ROOM), *(list(f"#{'.' * (ROOM - 2)}#") for _ in range(ROOM - 2)), list("#" * ROOM)]

@@ -1,4 +1,4 @@
-"""What a Ballet looks like: the dances, the dancers' shapes and colours, and the view of 99 × 99 pixels."""
+"""The look of Ballet: the dances, the shapes and colours of dancers, and the view of 99 × 99 pixels."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from palimpsest.envs.kernels import compiled
 from palimpsest.envs.raster import PALETTE, Colour
 
 ROOM = 11
-"""Cells along the room's side, walls included; also squares along the view's side."""
+"""Cells along a side of the room, walls included; also squares along a side of the view."""
 SQUARE = 9
-"""Pixels along a cell's side."""
+"""Pixels along a side of a square."""
 MOVES = 16
 """Steps of a dance."""
 LOOKS = 8
-"""Shapes, and colours."""
+"""Number of shapes, and of colours."""
 
 DX = np.array([0, 1, 1, 1, 0, -1, -1, -1])
 DY = np.array([-1, -1, 0, 1, 1, 1, 0, -1])
@@ -40,9 +40,9 @@ _FIGURES = (
 )
 DANCE_NAMES = tuple(name for name, _ in _FIGURES)
 DANCES = np.array([[int(figure[m % len(figure)]) for m in range(MOVES)] for _, figure in _FIGURES])
-"""[16 dances, 16 moves] int64: the direction in which the dancer stands from the centre of its place after each move.
+"""[16 dances, 16 moves] int64: after each move, the direction from the centre of the place to the dancer.
 
-A figure is danced over and over until sixteen moves are done. Any two dances differ in eight moves or more.
+A figure is repeated until it has sixteen moves. Any two dances differ in eight moves or more.
 """
 
 _Y, _X = np.mgrid[-4:5, -4:5]
@@ -58,17 +58,17 @@ _SHAPES = (
     ("the player", (abs(_X) <= abs(_Y)) & (abs(_Y) <= 4)),
 )
 SHAPES = np.array([shape for _, shape in _SHAPES])
-"""[9, 9, 9] bool: the dancers' eight shapes and the player's."""
+"""[9, 9, 9] bool: the eight shapes of dancers, then that of the player."""
 WHITE: Colour = (255, 255, 255)
 GREY: Colour = (120, 124, 134)
 COLOURS = np.array([*PALETTE[:LOOKS], WHITE], np.uint8)
-"""[9, 3] uint8: the dancers' eight colours and the player's."""
+"""[9, 3] uint8: the eight colours of dancers, then that of the player."""
 _WALL = np.array(GREY, np.uint8)
 
 
 @compiled
 def paint_wall(view: np.ndarray, j: int, row: int, column: int) -> None:
-    """A cell of wall in square (row, column) of a view [B, 99, 99, 3]; nothing where it is out of sight."""
+    """Paint a wall in square (row, column) of a view [B, 99, 99, 3]. A square outside the view is skipped."""
     if 0 <= row < ROOM and 0 <= column < ROOM:
         for y in range(row * SQUARE, (row + 1) * SQUARE):
             for x in range(column * SQUARE, (column + 1) * SQUARE):
@@ -78,7 +78,7 @@ def paint_wall(view: np.ndarray, j: int, row: int, column: int) -> None:
 
 @compiled
 def paint_figure(view: np.ndarray, j: int, row: int, column: int, shape: int, colour: int) -> None:
-    """A dancer or the player in square (row, column); nothing where it is out of sight."""
+    """Paint a dancer or the player in square (row, column). A square outside the view is skipped."""
     if 0 <= row < ROOM and 0 <= column < ROOM:
         for y in range(SQUARE):
             for x in range(SQUARE):
@@ -89,7 +89,7 @@ def paint_figure(view: np.ndarray, j: int, row: int, column: int, shape: int, co
 
 @compiled
 def paint_room(view: np.ndarray, j: int, x: int, y: int) -> None:
-    """Black floor, the walls around it, and the player at (x, y) in the middle of the view."""
+    """Paint a black floor, the walls, and the player in the middle of the view; it is at (x, y) in the room."""
     view[j] = 0
     left, top = ROOM // 2 - x, ROOM // 2 - y
     for k in range(ROOM):
@@ -101,7 +101,7 @@ def paint_room(view: np.ndarray, j: int, x: int, y: int) -> None:
 
 
 def somebody_off_centre(view: np.ndarray) -> np.ndarray:
-    """Whether a dancer is off the centre of its place in views [..., 99, 99, 3] from the room's middle: [...] bool."""
+    """[...] bool: whether a dancer is off the centre of its place, in views [..., 99, 99, 3] from the room's middle."""
     inside = view[..., SQUARE:-SQUARE, SQUARE:-SQUARE, :]
     cells = inside.reshape(*view.shape[:-3], ROOM - 2, SQUARE, ROOM - 2, SQUARE * 3).any((-1, -3))
     centre = np.arange(ROOM - 2) % 3 == 1

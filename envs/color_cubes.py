@@ -1,4 +1,4 @@
-"""Color-Cubes: find cubes from what was shown once, while others jump about (ours, after arXiv 2601.15086)."""
+"""Color-Cubes: find cubes that were shown once, while other cubes teleport (ours, after arXiv 2601.15086)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from palimpsest.refusals import check_flag, check_integer, check_number
 
 LEFT, RIGHT, UP, DOWN, INTERACT = range(5)
 NOTHING, POSITIONS, COLOURS, START = range(4)
-"""What an observation shows of the cubes; START is COLOURS and the target's colour."""
+"""What an observation shows of the cubes. START shows all that COLOURS does, and the target's colour."""
 NOWHERE = -1
 NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class Rules(NamedTuple):
-    """What stays the same in all episodes."""
+    """Constants of all episodes."""
 
     limit: int
     grid: int
     per_grid: int
-    """The grid's reciprocal."""
+    """`reciprocal(grid)`."""
     cubes: int
     phases: int
     teleport: float
@@ -34,22 +34,22 @@ class Rules(NamedTuple):
 
 
 class State(NamedTuple):
-    """What changes, one entry per row. A cell is grid * row + column."""
+    """What changes during an episode; one entry per row of the batch. A cell is grid * row + column of the grid."""
 
     rng: np.ndarray
     steps: np.ndarray
     x: np.ndarray
     """uint8, the agent's column"""
     y: np.ndarray
-    """uint8, its row"""
+    """uint8, the agent's row"""
     target: np.ndarray
-    """uint8, colour"""
+    """uint8, colour of the target"""
     passed: np.ndarray
     """uint16, phases passed"""
     shown: np.ndarray
     """uint8, NOTHING, POSITIONS, COLOURS or START"""
     cell: np.ndarray
-    """[B, N] uint16, cell of each colour's cube"""
+    """[B, N] uint16, the cell of the cube of each colour"""
     taken: np.ndarray
     """[B, N] uint16, the same cells in ascending order"""
 
@@ -62,8 +62,8 @@ def agent_cell(rules: Rules, state: State, i: int) -> int:
 
 @compiled
 def draw_free(rules: Rules, state: State, i: int, cubes: int, agent: int) -> int:
-    """A uniform cell without the agent and without the `cubes` cubes that lie on the grid, by skipping those."""
-    # Loops without a way out, here and below: where a search ends is what a processor cannot guess.
+    """A uniform cell that holds neither the agent nor one of the `cubes` cubes on the grid."""
+    # Here and below: no early exit, because the branch that ends a search would be mispredicted.
     beside, before = int(agent != NOWHERE), 0
     for s in range(cubes):
         taken = np.int64(state.taken[i, s])
@@ -78,7 +78,7 @@ def draw_free(rules: Rules, state: State, i: int, cubes: int, agent: int) -> int
 
 @compiled
 def insert(state: State, i: int, cell: int, last: int) -> None:
-    """Put `cell` among the `last` ascending cells."""
+    """Insert `cell` into the first `last` entries of `taken`, which stay in ascending order."""
     lower = np.int64(0)
     for s in range(last):
         here = np.int64(state.taken[i, s])
@@ -89,7 +89,7 @@ def insert(state: State, i: int, cell: int, last: int) -> None:
 
 @compiled
 def jump(rules: Rules, state: State, i: int, colour: int) -> None:
-    """A cube teleports."""
+    """Teleport a cube to a uniform free cell."""
     cell = draw_free(rules, state, i, rules.cubes, agent_cell(rules, state, i))
     left = np.int64(state.cell[i, colour])
     state.cell[i, colour] = cell
@@ -104,14 +104,14 @@ def jump(rules: Rules, state: State, i: int, colour: int) -> None:
 
 @compiled
 def other(rules: Rules, state: State, i: int) -> int:
-    """A uniform colour among those that are not the target's."""
+    """A uniform colour other than the target's."""
     colour = draw(state.rng, i, rules.cubes - 1)
     return colour + (colour >= state.target[i])
 
 
 @compiled
 def begin(rules: Rules, state: State, i: int) -> None:
-    """Cubes and agent on cells of their own."""
+    """Put the cubes and the agent on different uniform cells."""
     for colour in range(rules.cubes):
         cell = draw_free(rules, state, i, colour, NOWHERE)
         state.cell[i, colour] = cell
@@ -126,10 +126,10 @@ def begin(rules: Rules, state: State, i: int) -> None:
 
 @compiled
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
-    """The action; then the next phase, or perhaps another cube's teleport."""
+    """Do the action; then start the next phase, or perhaps teleport another cube."""
     state.shown[i] = NOTHING
     colour = np.int64(state.target[i])
-    # One comparison, as `and` is compiled to two branches, and one on the action alone is guessed wrong too often.
+    # One comparison: `and` compiles to two branches, and a branch on the action alone is mispredicted too often.
     cells = rules.grid * rules.grid
     found = cells * action + agent_cell(rules, state, i) == cells * INTERACT + state.cell[i, colour]
     if found:
@@ -151,10 +151,10 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
     return 1.0, False, False
 
 
-# Actions cannot be foreseen, and a branch that the processor guesses wrong costs more than all of this.
+# No branch on the action: a mispredicted branch costs more than all of this.
 @compiled
 def walk(rules: Rules, state: State, i: int, action: int) -> None:
-    """One cell on, unless the grid's edge is in the way; an interaction stays."""
+    """Move one cell, unless the edge of the grid is in the way. An interaction does not move."""
     x, y, last = np.int64(state.x[i]), np.int64(state.y[i]), rules.grid - 1
     state.x[i] = min(max(x + np.int64(action == RIGHT) - np.int64(action == LEFT), 0), last)
     state.y[i] = min(max(y + np.int64(action == DOWN) - np.int64(action == UP), 0), last)
@@ -162,7 +162,7 @@ def walk(rules: Rules, state: State, i: int, action: int) -> None:
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
-    """The agent always, the cubes when they are shown, the target's colour when a phase begins."""
+    """Write the agent's cell always, the cubes when they are shown, and the target's colour when a phase begins."""
     grid, N, shown = rules.grid, rules.cubes, state.shown[i]
     for k in range(obs.shape[1]):
         obs[j, k] = 0
@@ -184,15 +184,16 @@ def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None
 
 @compiled
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
-    """All rows."""
+    """Run `mode` for all rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
 
 
 class ColorCubes(World):
-    """Coloured cubes on a grid are shown once, then hidden; go to the one of the target's colour, again and again.
+    """Coloured cubes on a grid are shown once, then hidden. In each phase the player goes to the target cube.
 
-    G × G cells, N cubes of different colours, K phases. A phase begins by showing the target's colour and all cubes,
-    then hides them. Meanwhile cubes that are not the target may teleport, which shows all cubes for that step.
+    There are G × G cells, N cubes of different colours and K phases. The first observation of a phase shows the
+    target's colour and all cubes; then they are hidden. Cubes other than the target may teleport. A teleport shows all
+    cubes for one step.
 
     Observation: Box(0, 1, (2 G + N + 2 + 2 G N,), float32), all 0 or 1.
 
@@ -200,44 +201,44 @@ class ColorCubes(World):
     |---|---|
     | 0 to G - 1 | the agent's column, one-hot; always shown |
     | G to 2 G - 1 | the agent's row, one-hot, downwards; always shown |
-    | 2 G to 2 G + N - 1 | the target's colour, one-hot; a phase's first observation alone |
-    | 2 G + N | update: the cubes are shown, at a phase's start or a teleport |
-    | 2 G + N + 1 | the cubes below are in the order of their colours; else of their cells, row by row |
+    | 2 G to 2 G + N - 1 | the target's colour, one-hot; only in a phase's first observation |
+    | 2 G + N | update: this observation shows the cubes (start of a phase, or teleport) |
+    | 2 G + N + 1 | 1 if the cubes below are ordered by colour, 0 if they are ordered by cell, row by row |
     | from 2 G + N + 2 | for each of N cubes its column and its row, one-hot, 2 G numbers; zeros unless update |
 
-    Colours are shown at the start of every phase, and at teleports unless `hide_colours`. There, exactly one cube has
-    left a cell known before for one that was free, so that a player who kept the list can always tell which.
+    Colours are shown at the start of every phase. They are shown at teleports too, unless `hide_colours`. With hidden
+    colours, a player who remembers all cubes can still tell which one moved: exactly one cube has left its cell for a
+    free one.
 
-    Actions: 0 left, 1 right, 2 up, 3 down, 4 interact. Cubes do not block; the edge does. Interacting succeeds where
-    the agent stands on the target.
+    Actions: 0 left, 1 right, 2 up, 3 down, 4 interact. Cubes do not block; the edge does. Interacting succeeds if the
+    agent stands on the target.
 
-    A step: the action; on success the cube teleports and the new target is uniform over the other cubes (the same one
-    if N = 1); otherwise, with probability p, a uniform cube that is not the target teleports; then the observation. A
-    teleport goes to a uniform free cell, one without cubes and agent. The first cells are uniform and all different.
+    A step does the action first. On success the target cube teleports, and the new target is uniform over the other
+    cubes (the same cube if N = 1). Otherwise, with probability p, a uniform cube other than the target teleports. A
+    teleport goes to a uniform free cell, without cubes and agent. The first cells are uniform and all different.
 
-    Rewards: +1 for a success, -0.01 for every other step: an interaction that misses costs no more than a step.
+    Rewards: +1 for a success, -0.01 for every other step. An interaction that misses costs no more than any other step.
 
-    Ends: terminated by the K-th success, after which no further phase is shown. Truncated after 8 G K steps.
+    Ends: terminated by the K-th success; no further phase is shown. Truncated after 8 G K steps.
 
-    Horizons Ξ: {2, ..., 2 G - 1}, from a phase's first observation to the interaction, with d steps between. What
-    teleports show need not be remembered, as the target never moves within its phase: here teleports are what must
-    *not* disturb the memory, and the rewriting is from target to target. The expert wins always, in at most
-    (2 G - 1) K steps.
+    Horizons Ξ: {2, ..., 2 G - 1}, from a phase's first observation to the interaction, both included. The player need
+    not remember what a teleport shows, because the target never moves within its phase. A teleport must *not* disturb
+    the memory; the memory is rewritten from target to target. The expert always wins, in at most (2 G - 1) K steps.
 
-    Chance level: success of the player without memory of `envs.blind_tour`: at a phase's start it steps towards the
-    target, at other times it interacts with a fixed probability or else goes on round the grid. Gradient ascent over
-    all policies without memory finds less than 0.003 more for one cube and phase on G = 4 and 5. A deterministic player
-    without memory hardly wins at all: where it interacts in vain, it stays.
+    Chance level: success of the player without memory of `envs.blind_tour`. At the start of a phase it steps towards
+    the target. At all other steps it interacts with a fixed probability, or else continues its tour of the grid.
+    Gradient ascent over all policies without memory finds less than 0.003 more, for one cube and one phase on G = 4 and
+    5. A deterministic player without memory hardly ever wins: where it interacts in vain, it stays for ever.
 
     Args:
         grid: G, 2 to 20.
         cubes: N, 1 to 26 and at most G² - 2, so that a free cell is left.
         phases: K, 1 to 1,000.
         teleport: p, 0 to 1.
-        hide_colours: show teleports without colours.
+        hide_colours: whether teleports show the cubes without colours.
         render_mode: "rgb_array", "ansi" or None.
 
-    Source: arXiv 2601.15086 in outline; grid, numbers, actions, rewards and limit are ours, as they are not published.
+    Source: ours, after the outline in arXiv 2601.15086. It does not publish grid, numbers, actions, rewards and limit.
     Versions: v0, the first.
     """
 
@@ -276,7 +277,7 @@ class ColorCubes(World):
         )
 
     def expert(self) -> np.ndarray:
-        """To the target's column, to its row, interact."""
+        """Go to the target's column, then to its row, then interact."""
         state, G = self.state, self.rules.grid
         goal = np.take_along_axis(state.cell, state.target[:, None], 1)[:, 0]
         across, down = goal % G - state.x.astype(int), goal // G - state.y.astype(int)
@@ -287,17 +288,18 @@ class ColorCubes(World):
         return tuple(range(2, 2 * self.rules.grid))
 
     def chance_level(self) -> float:
-        """A walk round the grid with interactions at random, see the class."""
+        """A tour of the grid with random interactions; see the class."""
         return tour_success(self.rules.grid, self.rules.phases)
 
     def event_mask(self, obs: np.ndarray) -> np.ndarray:
-        """A phase begins."""
+        """The first observation of a phase."""
         G, N = self.rules.grid, self.rules.cubes
         return np.asarray((obs[..., 2 * G : 2 * G + N] > 0).any(-1))
 
     def picture(self) -> np.ndarray:
-        """The grid, the target framed in green and named above; cubes faded where their colours are hidden, with a dark
-        edge where they are seen.
+        """The grid, with the target framed in green and named above.
+
+        Cubes whose colours are hidden are faded. Of these, cubes that the player sees have a dark edge.
         """
         state, G, shown = self.state, self.rules.grid, int(self.state.shown[0])
         canvas = Canvas(G + 1, max(G, len(str(self.rules.phases)) + 3))
@@ -324,7 +326,7 @@ class ColorCubes(World):
         return canvas.pixels
 
     def text(self) -> str:
-        """The same in characters: `@` the agent, a cube's letter small where the player does not see its colour."""
+        """The same in characters: `@` the agent; a cube has a small letter if the player does not see its colour."""
         state, G, shown = self.state, self.rules.grid, int(self.state.shown[0])
         seen = ("nothing", "positions", "colours", "colours and target")[shown]
         lines = [["."] * G for _ in range(G)]

@@ -1,16 +1,14 @@
-"""One batched world per task. A `World` is a gymnasium Env of one row; the other faces hold a World of many.
+"""The base class of all tasks: a `World` is a batch of rows, and a gymnasium Env while it has one row.
 
-A family subclasses `World` with its rules, its state (arrays with the rows first) and one compiled kernel
-(`envs.kernels`); it says nothing of seeds, step limits, autoreset or infos.
+The vector interfaces (`envs.vector`, `envs.sb3`) hold a `World` of many rows. A family subclasses `World`. It adds its
+rules, its state (arrays, rows first) and one compiled kernel (`envs.kernels`). Seeds, step limits, autoreset and infos
+are handled here, once for all families.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -26,13 +24,12 @@ RENDER_MODES = ("rgb_array", "ansi")
 
 
 class World(gym.Env):
-    """A task as a batch of independent rows, and gymnasium's face for one row.
+    """A task as a batch of independent rows. With one row it is a gymnasium Env.
 
-    Row i of a batch reset with seed s is the world of one row reset with seed s + i, whatever the batch's size.
+    Row i of a batch reset with seed s equals a single row reset with seed s + i, for every batch size.
 
     Args:
-        rules: NamedTuple of Python numbers that the kernel reads; its field `limit` is the number of steps after
-            which an episode is truncated.
+        rules: NamedTuple of Python numbers that the kernel reads. An episode is truncated after `rules.limit` steps.
         observation_space: a Box, or a Dict of Box and Discrete.
         num_actions: the action space is Discrete(num_actions).
         render_mode: "rgb_array", "ansi" or None.
@@ -43,13 +40,13 @@ class World(gym.Env):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # type: ignore[misc]
     kernel: ClassVar[Any]
-    """Compiled (rules, state, io, mode) -> int; see `envs.kernels`."""
+    """Compiled function (rules, state, io, mode) -> int; see `envs.kernels`."""
     observed: ClassVar[type[tuple] | None] = None
-    """For a Dict observation: the NamedTuple of arrays that the kernel's `observe` writes, fields named as the keys."""
+    """For a Dict observation: the NamedTuple of arrays that `observe` writes. Its fields have the names of the keys."""
     expert_success: ClassVar[float] = 1.0
-    """Mean success of the expert, or a lower bound where chance decides."""
+    """Mean success of the expert, or a lower bound of it where chance decides."""
     closing_settings: ClassVar[tuple[dict[str, Any], ...]] = ()
-    """Arguments under which a trained agent should be tested too, beside those it was trained with."""
+    """More settings to test a trained agent in, beside the one it was trained in."""
 
     def __init__(
         self, rules: tuple, observation_space: spaces.Space, num_actions: int, render_mode: str | None = None
@@ -66,15 +63,15 @@ class World(gym.Env):
         self.allocate(1)
 
     def new_state(self, rows: int) -> Any:
-        """The family's NamedTuple of arrays [rows, ...], among them `rng` [rows] uint64 and `steps` [rows] int64."""
+        """The family's NamedTuple of arrays [rows, ...]. It has `rng` [rows] uint64 and `steps` [rows] int64."""
         raise NotImplementedError
 
     def expert(self) -> np.ndarray:
-        """[B] int64: what an optimal or near-optimal player, who may read the hidden state, does in every row."""
+        """[B] int64: each row's action of an optimal or near-optimal player, who may read the hidden state."""
         raise NotImplementedError
 
     def memory_horizons(self) -> tuple[int, ...]:
-        """Ξ, ascending: inputs needed to reach back to an event, the current one included (arXiv 2412.06531)."""
+        """Ξ, ascending: how many inputs reach from an event to its use, both included (arXiv 2412.06531)."""
         raise NotImplementedError
 
     def chance_level(self) -> float:
@@ -86,15 +83,16 @@ class World(gym.Env):
         raise NotImplementedError
 
     def breakdown(self) -> dict[str, np.ndarray]:
-        """What evaluation splits success by: name -> [B] int64, -1 in rows whose next step gives no answer.
+        """The kinds of answers by which evaluation splits success: name -> [B] int64.
 
-        Read before a step. Elsewhere that step is an answer, right if its reward is above 0, and the value, 0 or
-        more, says of which kind. An episode may hold several answers. Nothing ({}) where a family does not say.
+        Read it before a step. A value of -1 means that the row's next step is no answer. A value of 0 or more is the
+        kind of the answer. The answer is right if the step's reward is above 0. An episode may hold several answers.
+        The default is no split, {}.
         """
         return {}
 
     def picture(self) -> np.ndarray:
-        """The first row as [H, W, 3] uint8, what is hidden from the player drawn faded."""
+        """The first row as [H, W, 3] uint8. Colours are faded where the player cannot see."""
         raise NotImplementedError
 
     def text(self) -> str:
@@ -102,7 +100,7 @@ class World(gym.Env):
         raise NotImplementedError
 
     def allocate(self, rows: int) -> None:
-        """Become a batch of `rows` rows, none of them reset."""
+        """Become a batch of `rows` rows. None of them is reset yet."""
         self.num_rows = rows
         self.state = self.new_state(rows)
         self.io = self._buffers(rows)
@@ -114,7 +112,7 @@ class World(gym.Env):
         self.seeded = np.zeros(rows, bool)
 
     def row(self, i: int) -> World:
-        """Row i as a world of one row that shares this one's state: a view to ask questions of, not to step."""
+        """Row i as a `World` of one row that shares this one's state. It is a view: read it, but do not step it."""
         view = copy.copy(self)
         view.num_rows = 1
         view.state = type(self.state)(*(array[i : i + 1] for array in self.state))
@@ -123,7 +121,7 @@ class World(gym.Env):
         return view
 
     def run(self, mode: int, io: IO | None = None) -> int:
-        """Call the kernel on `io`, or the world's own; ValueError where it met an illegal action."""
+        """Call the kernel on `io`, by default the world's own; ValueError for an illegal action."""
         if self._call is None:
             self._call = self._bind()
         if io is None:
@@ -134,13 +132,13 @@ class World(gym.Env):
         return ends
 
     def checked(self, actions: Any) -> np.ndarray:
-        """`actions`, integers of any size, as the kernel reads them: [B] int64, the caller's own array if it is that.
+        """`actions`, integers of any size, as [B] int64 for the kernel. An array that already fits is not copied.
 
         Raises:
-            ValueError: another shape or type, or rows whose episode has not begun or is over.
+            ValueError: another shape or dtype, or a row without a running episode.
         """
         if not self.ready:
-            raise ValueError("step needs episodes that go on; call reset() first")
+            raise ValueError("step needs a running episode in every row; call reset() first")
         actions = np.asarray(actions)
         if actions.shape != (self.num_rows,) or actions.dtype.kind not in "iu":
             raise ValueError(
@@ -149,12 +147,13 @@ class World(gym.Env):
         return np.asarray(actions, np.int64, "C")
 
     def fresh_io(self, actions: np.ndarray) -> IO:
-        """An `io` that reads `actions` (see `checked`) and whose results can be given away uncopied.
+        """An `io` that reads `actions` (see `checked`) and has new arrays for the results.
 
-        All of them but the last observations, which remain the world's, and the lengths.
+        The caller may keep the results without a copy. Two arrays are still the world's own: the final observations
+        and the lengths.
         """
         io, rows, empty = self.io, self.num_rows, np.empty
-        # Not IO(...), which takes as long as three of the arrays.
+        # tuple.__new__, because IO(...) takes as long as three of the arrays
         parts: Any = [empty(shape, dtype) for shape, dtype in self._kinds]
         return tuple.__new__(
             IO,
@@ -184,8 +183,8 @@ class World(gym.Env):
 
         Args:
             mask: [B] bool.
-            seeds: one per row; a row without goes on with its own generator, or with an unpredictable one.
-            generator: gives what unpredictable seeds are drawn from.
+            seeds: one per row. A row with None keeps its generator, or gets a random seed if it never had one.
+            generator: returns the generator that random seeds are drawn from.
             options: None or a dict that may hold "hidden_state".
 
         Raises:
@@ -214,23 +213,22 @@ class World(gym.Env):
         self.run(OBSERVE if restoring else RESTART)
 
     def hidden_state(self) -> dict[str, np.ndarray]:
-        """Everything that the future depends on, generators included: copies of arrays, rows first.
+        """Everything that the future depends on, generators included, as copies of arrays, rows first.
 
-        `reset(options={"hidden_state": d})` goes on from there. Fields may say one thing twice: change those that
-        depend on each other together.
+        `reset(options={"hidden_state": d})` continues from it. Some fields depend on each other: change these together.
         """
         return {name: array.copy() for name, array in self._hidden().items()}
 
     def expert_action(self) -> int:
-        """What an optimal or near-optimal player, who may read the hidden state, does now."""
+        """The action of an optimal or near-optimal player, who may read the hidden state."""
         return int(self.expert()[0])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode, or restore `options["hidden_state"]`.
 
         Args:
-            seed: of the row's generator; None goes on with the one it has.
-            options: None or {"hidden_state": what `hidden_state()` gave}.
+            seed: seed of the row's generator; None keeps the generator as it is.
+            options: None or {"hidden_state": what `hidden_state()` returned}.
 
         Raises:
             ValueError: an unknown option, or a hidden state that does not fit.
@@ -240,16 +238,16 @@ class World(gym.Env):
         return self.first(self.io.obs), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step. `info` is empty except at an episode's end, where it holds `success`.
+        """One step. `info` holds `success` at the end of an episode and is empty at all other steps.
 
         Args:
             action: an integer, 0 to num_actions - 1.
 
         Raises:
-            ValueError: an action outside the space, or an episode that has not begun or is over.
+            ValueError: an action outside the space, or no running episode.
         """
         if self.over.item(0):
-            raise ValueError("step needs an episode that goes on; call reset() first")
+            raise ValueError("step needs a running episode; call reset() first")
         integer = type(action) is int or (getattr(action, "dtype", np.dtype("O")).kind in "iu" and np.ndim(action) == 0)
         if not integer or not 0 <= action < self.num_actions:
             raise ValueError(self.illegal(action))
@@ -262,7 +260,7 @@ class World(gym.Env):
         return self.first(io.obs), io.reward.item(0), io.terminated.item(0), io.truncated.item(0), info
 
     def render(self) -> Any:
-        """The world as `render_mode` says: [H, W, 3] uint8 or text. What is hidden from the player is drawn faded."""
+        """The first row as [H, W, 3] uint8 or as text, by `render_mode`. Faded colours: the player cannot see it."""
         if self.render_mode is None:
             gym.logger.warn("render() draws nothing without a render_mode; make the environment with one")
             return None
@@ -271,13 +269,13 @@ class World(gym.Env):
         return self.picture() if self.render_mode == "rgb_array" else self.text()
 
     def first(self, obs: Any) -> Any:
-        """A copy of the first entry of `obs`, as the observation space has it."""
+        """A copy of the first entry of `obs`, in the form of the observation space."""
         if self.observed is None:
             return obs[0].copy()
         return {key: obs[k][0].copy() for key, k in self._parts}
 
     def given(self, obs: Any) -> Any:
-        """`obs` itself, as the observation space has it: an array, or a dict of arrays."""
+        """`obs` without a copy: an array, or a dict of arrays for a Dict space."""
         return obs if self.observed is None else {key: obs[k] for key, k in self._parts}
 
     def copied(self, obs: Any, count: int | None = None) -> Any:
@@ -287,8 +285,8 @@ class World(gym.Env):
         return {key: obs[k][:count].copy() for key, k in self._parts}
 
     def illegal(self, action: Any, where: str = "") -> str:
-        """The refusal of `action`."""
-        return f"actions must be integers from 0 to {self.num_actions - 1}; got {action!r} {where}".rstrip()
+        """The error message for an illegal `action`."""
+        return f"actions must be integers, 0 to {self.num_actions - 1}; got {action!r} {where}".rstrip()
 
     def _buffers(self, rows: int) -> IO:
         def array(space: spaces.Space) -> np.ndarray:
@@ -322,7 +320,7 @@ class World(gym.Env):
         own = self._hidden()
         if not isinstance(given, dict) or given.keys() != own.keys():
             got = sorted(given) if isinstance(given, dict) else type(given).__name__
-            raise ValueError(f"hidden_state must be what hidden_state() gives, with {sorted(own)}; got {got}")
+            raise ValueError(f"hidden_state must be what hidden_state() returns, with {sorted(own)}; got {got}")
         for name, array in own.items():
             shape, dtype = np.shape(given[name]), getattr(given[name], "dtype", None)
             if shape != array.shape or dtype != array.dtype:
@@ -331,29 +329,12 @@ class World(gym.Env):
                 )
 
     def _bind(self) -> Callable[..., int]:
-        """The kernel's machine code for this family's types, called without looking the types up at every step."""
+        """The kernel's machine code for this family's types. Calling it skips numba's type lookup at every step."""
         kernel = type(self).kernel
         signature = tuple(map(typeof, (self.rules, self.state, self.io, STEP)))
         if signature not in kernel.overloads:
-            drop_stale(kernel)
-            name = type(self).__name__
-            cached = Path(kernel.stats.cache_path).glob(f"{kernel.__module__.rpartition('.')[2]}.kernel-*.nbi")
-            if not any(cached):
-                print(f"compiling {name} for this machine, once; this takes some seconds", file=sys.stderr)
             kernel.compile(signature)
         return kernel.get_overload(signature)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_call": None}
-
-
-def drop_stale(kernel: Any) -> None:
-    """Delete cached code that is older than a file whose functions it holds; numba looks only at the kernel's own."""
-    functions = (f for f in vars(sys.modules[kernel.__module__]).values() if hasattr(f, "py_func"))
-    files = {Path(f.py_func.__code__.co_filename) for f in functions}
-    newest = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
-    for file in files:
-        for index in Path(kernel.stats.cache_path).glob(f"{file.stem}.*.nbi"):
-            with contextlib.suppress(FileNotFoundError):  # another process may clear it at the same time
-                if index.stat().st_mtime < newest:
-                    index.unlink()

@@ -1,4 +1,4 @@
-"""Endless T-Maze: a cue that must be remembered, used, and then given up for the next (arXiv 2601.15086)."""
+"""Endless T-Maze: the player must remember a cue, use it, and then replace it by the next (arXiv 2601.15086)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from palimpsest.envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, faded
 from palimpsest.refusals import check_choice, check_integer
 
 MOST_CELLS = 40
-"""Cells of a corridor that a picture shows."""
+"""The most cells of a corridor that a picture shows."""
 
 
 class Rules(NamedTuple):
-    """What stays the same in all episodes."""
+    """Constants of all episodes."""
 
     limit: int
     corridors: int
@@ -27,14 +27,14 @@ class Rules(NamedTuple):
 
 
 class State(NamedTuple):
-    """What changes, one entry per row."""
+    """What changes during an episode; one entry per row."""
 
     rng: np.ndarray
     steps: np.ndarray
     corridor: np.ndarray
     """int64, corridors passed"""
     length: np.ndarray
-    """int64, cells of this corridor before its junction"""
+    """int64, number of cells in this corridor before its junction"""
     x: np.ndarray
     """int64, 0 at the start cell, `length` at the junction"""
     cue: np.ndarray
@@ -43,7 +43,7 @@ class State(NamedTuple):
 
 @compiled
 def enter(rules: Rules, state: State, i: int) -> None:
-    """Stand at the start of a new corridor."""
+    """Put the player at the start of a new corridor."""
     state.x[i] = 0
     state.cue[i] = draw(state.rng, i, 2)
     state.length[i] = 1 + draw(state.rng, i, rules.length) if rules.uniform else rules.length
@@ -51,7 +51,7 @@ def enter(rules: Rules, state: State, i: int) -> None:
 
 @compiled
 def begin(rules: Rules, state: State, i: int) -> None:
-    """The first corridor."""
+    """Enter the first corridor."""
     state.corridor[i] = 0
     enter(rules, state, i)
 
@@ -73,7 +73,7 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
-    """The cue is visible at the start cell alone."""
+    """The cue is visible only at the start cell."""
     x = state.x[i]
     obs[j, 0] = obs[j, 1] = 0
     obs[j, state.cue[i]] = x == 0
@@ -82,12 +82,12 @@ def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None
 
 @compiled
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
-    """All rows."""
+    """Run `mode` for all rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
 
 
 class EndlessTMaze(World):
-    """A chain of corridors; the cue at the start of each says where to turn at its end, and makes the last one false.
+    """A chain of corridors. The cue at the start of each says where to turn at its end, and replaces the last cue.
 
     Observation: Box(0, 1, (3,), float32).
 
@@ -97,23 +97,24 @@ class EndlessTMaze(World):
     | 1 | the cue says right; shown while x = 0 | 0 or 1 |
     | 2 | position x / l_max, or x / l with `normalise_by="length"` | 0 to 1 |
 
-    Actions: 0 forward, 1 left, 2 right. Before the junction (x < l) forward moves one cell and a turn stays. At the
-    junction (x = l) the correct turn enters the next corridor: the observation of that step is its first cell.
+    Actions: 0 forward, 1 left, 2 right. Before the junction (x < l) forward moves one cell, and a turn does not move.
+    At the junction (x = l) the correct turn enters the next corridor: that step's observation is at its first cell.
 
     Rewards: +1 for a correct turn, -1 for anything else at a junction, forward included, -0.01 for every other step.
 
-    Ends: terminated by a wrong move at a junction (failure) or by the last correct turn (success); x stays, and as
-    x > 0 no cue is shown. Truncated after 6 (l_max + 1) n steps, with the observation that the step led to.
+    Ends: terminated by a wrong move at a junction (failure) or by the last correct turn (success). x does not change
+    then, and no cue is shown, because x > 0. Truncated after 6 (l_max + 1) n steps; the observation is that of the
+    last step.
 
-    Regimes: "fixed", every corridor has l = l_max; "uniform", each draws l from 1 to l_max. With x / l_max the
-    junction cannot be seen in "uniform": the player must also remember that it has tried to turn here.
+    Regimes: in "fixed", every corridor has l = l_max; in "uniform", each draws l from 1 to l_max. With x / l_max, the
+    player cannot see the junction in "uniform": it must also remember that it has tried to turn here.
 
     Horizons Ξ: {l_max + 1} in "fixed", {2, ..., l_max + 1} in "uniform". Chance level: 0.5^n, a guess at every
     junction. A perfect episode takes n (l_max + 1) steps in "fixed".
 
     Args:
         corridors: n, 1 to 1,000,000.
-        length: l_max, cells before a junction, 1 to 1,000,000.
+        length: l_max, the number of cells before a junction, 1 to 1,000,000.
         regime: "fixed" or "uniform".
         normalise_by: "l_max" or "length".
         render_mode: "rgb_array", "ansi" or None.
@@ -144,7 +145,7 @@ class EndlessTMaze(World):
         return State(np.zeros(rows, np.uint64), *(np.zeros(rows, np.int64) for _ in range(5)))
 
     def expert(self) -> np.ndarray:
-        """Forward, and at the junction where the cue said."""
+        """Forward to the junction, then turn where the cue said."""
         return np.where(self.state.x < self.state.length, 0, 1 + self.state.cue)
 
     def memory_horizons(self) -> tuple[int, ...]:
@@ -156,11 +157,11 @@ class EndlessTMaze(World):
         return 0.5**self.rules.corridors
 
     def event_mask(self, obs: np.ndarray) -> np.ndarray:
-        """A cue is shown."""
+        """The observation shows a cue."""
         return (obs[..., 0] > 0) | (obs[..., 1] > 0)
 
     def picture(self) -> np.ndarray:
-        """The corridor from left to right, its cue at the start, the arm that the cue means in green."""
+        """The corridor from left to right, with its cue at the start and the correct arm in green."""
         x, length, cue, passed = self._where()
         first = min(max(0, x - MOST_CELLS // 2), max(0, length + 1 - MOST_CELLS))
         cells = min(length + 1, MOST_CELLS)
@@ -177,7 +178,7 @@ class EndlessTMaze(World):
         return canvas.pixels
 
     def text(self) -> str:
-        """The same in characters; `@` the player, `*` the arm that the cue means."""
+        """The same in characters: `@` the player, `*` the correct arm."""
         x, length, cue, passed = self._where()
         first = min(max(0, x - MOST_CELLS // 2), max(0, length + 1 - MOST_CELLS))
         cells = ["@" if first + c == x else "." for c in range(min(length + 1, MOST_CELLS))]

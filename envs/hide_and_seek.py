@@ -1,4 +1,4 @@
-"""Hide and seek: objects are put into boxes and moved in sight, room by room; then one is asked for."""
+"""Hide and seek: the player sees objects put into boxes and moved; then it must say where one of them is."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ from palimpsest.refusals import check_integer
 
 BOX: Colour = (206, 198, 180)
 _COLOURS = PALETTE[1:]
-"""Of the objects; the first of the palette is the player's."""
+"""Colours of the objects. The first colour of the palette is the player's."""
 
 
 class Rules(NamedTuple):
-    """What stays the same in all episodes."""
+    """Constants of all episodes."""
 
     limit: int
     question: int
-    """The step at whose observation the object is asked for."""
+    """The step whose observation asks the question."""
     rooms: int
     boxes: int
-    """Of one room."""
+    """Boxes of one room."""
     per_room: int
-    """The reciprocal of `boxes`."""
+    """`reciprocal(boxes)`."""
     objects: int
 
 
 class State(NamedTuple):
-    """What changes, one entry per row; N objects, M boxes in all rooms together."""
+    """What changes during an episode; one entry per row. N objects, M boxes in all rooms together."""
 
     rng: np.ndarray
     steps: np.ndarray
     room: np.ndarray
-    """uint8, where the player is"""
+    """uint8, the player's room"""
     slot: np.ndarray
     """uint16, the object of this step's event or question, by its number in the order of hiding"""
     shown: np.ndarray
-    """uint16, the same object, as the observation shows it"""
+    """uint16, the same object by its number in the observation"""
     at: np.ndarray
-    """uint8, the box of the last event, counted from the first of its room"""
+    """uint8, the box of the last event, counted from the first box of its room"""
     object: np.ndarray
-    """[B, N] uint16, a permutation: which object is hidden first, second, ..."""
+    """[B, N] uint16, a permutation: the object that is hidden first, second, ..."""
     box: np.ndarray
-    """[B, M] uint16, a permutation: the boxes of the objects in the order of hiding, then those that stand empty; room
-    r has the boxes from r boxes to (r + 1) boxes - 1"""
+    """[B, M] uint16, a permutation: the boxes of the objects in the order of hiding, then the empty boxes. Room r has
+    the boxes r * boxes to (r + 1) * boxes - 1"""
     moved: np.ndarray
-    """[B, N] int32, how often each object, in the order of hiding, has been put into another box"""
+    """[B, N] int32, for each object, in the order of hiding, how often it was put into another box"""
 
 
 @compiled
 def exchange(array: np.ndarray, i: int, j: int, k: int) -> int:
-    """Exchange two entries of row i, and give what stands in j now: reading it back would wait for the writing."""
+    """Exchange entries j and k of row i. Returns the new entry j, because reading it back would wait for the store."""
     now = array[i, k]
     array[i, k] = array[i, j]
     array[i, j] = now
@@ -64,7 +64,7 @@ def exchange(array: np.ndarray, i: int, j: int, k: int) -> int:
 
 @compiled
 def happen(rules: Rules, state: State, i: int, t: int) -> None:
-    """What the observation of step t shows."""
+    """Draw what the observation of step t shows."""
     N, M = rules.objects, rules.rooms * rules.boxes
     if t == rules.question:
         slot = draw(state.rng, i, N)
@@ -89,7 +89,7 @@ def happen(rules: Rules, state: State, i: int, t: int) -> None:
 
 @compiled
 def begin(rules: Rules, state: State, i: int) -> None:
-    """Every box empty, and the first object is hidden."""
+    """Empty all boxes and hide the first object."""
     for k in range(rules.objects):
         state.object[i, k] = k
         state.moved[i, k] = 0
@@ -100,7 +100,7 @@ def begin(rules: Rules, state: State, i: int) -> None:
 
 @compiled
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
-    """Any action before the question; then the box of the object asked for."""
+    """Before the question, actions do nothing. At the question, the action names a box."""
     if state.steps[i] < rules.question:
         happen(rules, state, i, state.steps[i] + 1)
         return 0.0, False, False
@@ -109,7 +109,7 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 
 
 class Observation(NamedTuple):
-    """Arrays that `observe` writes."""
+    """The arrays that `observe` writes."""
 
     place: np.ndarray
     seen: np.ndarray
@@ -117,7 +117,7 @@ class Observation(NamedTuple):
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
-    """The event or the question; nothing after the answer."""
+    """Write the event or the question; zeros after the answer."""
     t, N, boxes = state.steps[i], rules.objects, rules.boxes
     event = t < rules.question
     taken = event & (t >= N) & ((t - N) & 1 == 0)
@@ -133,57 +133,56 @@ def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> Non
 
 @compiled
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
-    """All rows."""
+    """Run `mode` for all rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
 
 
 class HideAndSeek(World):
-    """Objects are seen being put into boxes, and some into other boxes later; then the player is asked for one.
+    """The player sees objects put into boxes, and some moved to other boxes. Then it must say where one of them is.
 
-    The player is led to the room where something happens, one event a step. First every object is put into a box of
-    its own, the objects and the boxes in a drawn order. Then come the moves: an object, each as likely, is taken out
-    of its box (one step) and put into one of the boxes that stood empty before, each as likely, of any room (the next
-    step). At last the player is led to a room drawn anew and asked for one object, each as likely.
+    The player is led to the room where something happens, one event per step. First, every object is put into its own
+    box; the order of the objects and their boxes are random. Then come the moves. A move takes a uniform object out of
+    its box (one step) and puts it into a uniform empty box of any room (the next step). The box that it came from does
+    not count as empty. Last, the player is led to a uniform room and asked for a uniform object.
 
     Observation: a Dict.
 
     | key | space | meaning |
     |---|---|---|
-    | place | Discrete(rooms) | the room that the player is in |
+    | place | Discrete(rooms) | the player's room |
     | seen | Box(0, 1, (objects + boxes + 3,), float32) | the event or the question, as follows |
 
     | index of seen | meaning | range |
     |---|---|---|
-    | 0 to objects - 1 | the object put, taken or asked for, one-hot | 0 or 1 |
+    | 0 to objects - 1 | the object of the event or the question, one-hot | 0 or 1 |
     | objects to objects + boxes - 1 | the event's box in this room, one-hot; zeros at the question | 0 or 1 |
-    | the last three | an object is put in, is taken out, is asked for | 0 or 1 |
+    | the last three | an object is put in; it is taken out; the question | 0 or 1 |
 
-    `seen` is all zeros in the observation that follows the answer.
+    `seen` is all zeros in the observation after the answer.
 
-    Actions: room * boxes + box, 0 to rooms * boxes - 1, answers the question; before it every action does the same,
-    nothing.
+    Actions: room * boxes + box, 0 to rooms * boxes - 1, answers the question. Before the question actions do nothing.
 
-    Rewards: +1 for the box that holds the object asked for, 0 for every other step.
+    Rewards: +1 for the box that holds the object in question, 0 for every other step.
 
-    Ends: the answer terminates; it is success if right. Every episode takes objects + 2 moves + 1 steps, so that none
-    is truncated.
+    Ends: terminated by the answer, with success if it is right. Every episode takes objects + 2 moves + 1 steps, so
+    none is truncated.
 
-    Horizons Ξ, from the last time that the object was put to the question: 2, 4, ..., 2 moves for one put there by a
-    move, 2 moves + 2, ..., 2 moves + objects + 1 for one never moved; {2} with a single object.
+    Horizons Ξ, from the last time that the object was put into a box to the question: 2, 4, ..., 2 moves if a move put
+    it there; 2 moves + 2, ..., 2 moves + objects + 1 if it was never moved; {2} with a single object.
 
-    Chance level: 1 / (rooms * boxes), as the question's room is drawn apart from all else and every box is as likely.
-    A player who remembers only first places, and names the box where the object was put first, wins as often as
-    `first_place_level` says: 0.2650 by default. Success by the number of times that the object asked for was moved
-    (`times_moved` at the question) tells retaining (0) from rewriting (1 and more).
+    Chance level: 1 / (rooms * boxes), because the room of the question is independent of everything else and all boxes
+    are equally likely. A player who always names the object's first box has the success of `first_place_level`, which
+    is 0.2650 by default. Success by the number of moves of the object (`times_moved` at the question) separates
+    retaining (0) from rewriting (1 and more).
 
     Args:
         rooms: 2 to 100.
-        boxes: of each room, 1 to 100; a box holds one object.
-        objects: 1 to rooms * boxes - 1, so that there is somewhere to move to.
+        boxes: boxes in each room, 1 to 100; a box holds one object.
+        objects: 1 to rooms * boxes - 1, so that at least one box is empty.
         moves: 0 to 1,000,000.
         render_mode: "rgb_array", "ansi" or None.
 
-    Source: ours; with `place` as the spatially aware memory of arXiv 2402.15160 reads it. Versions: v0, the first.
+    Source: ours; `place` is the input of the spatially aware memory of arXiv 2402.15160. Versions: v0, the first.
     """
 
     kernel = kernel
@@ -217,32 +216,32 @@ class HideAndSeek(World):
         )
 
     def expert(self) -> np.ndarray:
-        """The box of the object asked for; 0 before the question."""
+        """The box of the object in question; 0 before the question."""
         return np.where(self.state.steps == self.rules.question, self._of_slot(self.state.box), 0)
 
     def times_moved(self) -> np.ndarray:
-        """[B] int64: how often the object asked for was moved; -1 in rows that are not at the question."""
+        """[B] int64: how often the object in question was moved; -1 in rows that are not at the question."""
         return np.where(self.state.steps == self.rules.question, self._of_slot(self.state.moved), -1)
 
     def breakdown(self) -> dict[str, np.ndarray]:
-        """The answer by how often the object asked for was moved: 0 tells retaining, 1 and more rewriting."""
+        """The answer by how often its object was moved: 0 tests retaining, 1 and more test rewriting."""
         return {"times_moved": self.times_moved()}
 
     def memory_horizons(self) -> tuple[int, ...]:
-        """From the last time that the object was put to the question, both included."""
+        """From the last time that the object was put into a box to the question, both included."""
         N, moves = self.rules.objects, self.moves
         if N == 1:
             return (2,)
         return (*range(2, 2 * moves + 1, 2), *range(2 * moves + 2, 2 * moves + N + 2))
 
     def chance_level(self) -> float:
-        """One box as good as any other."""
+        """A guess among all boxes."""
         return 1 / self.num_actions
 
     def first_place_level(self) -> float:
-        """Success, 0 to 1, of a player who names the box where the object asked for was put first."""
+        """Success, 0 to 1, of a player who always names the first box of the object."""
         N, empty = self.rules.objects, self.num_actions - self.rules.objects
-        # That box holds the object, is empty, or holds another one; how one move leads from each to each.
+        # Transition matrix of one move; the three states of that box: it holds the object, is empty, holds another.
         one, other, hit = 1 / N, 1 - 1 / N, 1 / empty
         step = np.array(
             [
@@ -258,9 +257,9 @@ class HideAndSeek(World):
         return obs["seen"][..., self.rules.objects + self.rules.boxes] > 0
 
     def picture(self) -> np.ndarray:
-        """A line of boxes per room, objects that are out of sight faded; on top the event or the question.
+        """A line of boxes per room, with the event or the question above. Objects out of sight are faded.
 
-        The box of the event is framed in blue, the box that answers the question in faded green.
+        The box of the event has a blue frame. At the question, the right box has a frame in faded green.
         """
         kind, slot, room = self._now()
         boxes, objects = self.rules.boxes, self.state.object[0].tolist()
@@ -289,7 +288,7 @@ class HideAndSeek(World):
         return canvas.pixels
 
     def text(self) -> str:
-        """The same in characters; `@` the player's room, objects that are out of sight in brackets."""
+        """The same in characters: `@` the player's room; objects out of sight are in brackets."""
         kind, slot, room = self._now()
         boxes, objects = self.rules.boxes, self.state.object[0].tolist()
         held = {box: f"({objects[k]})" for k, box in enumerate(self._boxes())}
@@ -309,11 +308,11 @@ class HideAndSeek(World):
         return "\n".join(lines)
 
     def _of_slot(self, array: np.ndarray) -> np.ndarray:
-        """[B] int64, every row's entry for the object of the event or the question."""
+        """[B] int64, each row's entry of `array` for the object of the event or the question."""
         return array[np.arange(self.num_rows), self.state.slot].astype(np.int64)
 
     def _now(self) -> tuple[str, int, int]:
-        """What happens in the first row, to which object, in which room."""
+        """The event of the first row: its kind, object (in the order of hiding) and room."""
         t, question, N = int(self.state.steps[0]), self.rules.question, self.rules.objects
         if t < question:
             kind = "TAKE" if t >= N and (t - N) % 2 == 0 else "PUT"
@@ -322,5 +321,5 @@ class HideAndSeek(World):
         return kind, int(self.state.slot[0]), int(self.state.room[0])
 
     def _boxes(self) -> list[int]:
-        """The boxes of the first row's objects hidden so far, in the order of hiding."""
+        """The boxes of the first row's objects that are hidden so far, in the order of hiding."""
         return self.state.box[0, : min(int(self.state.steps[0]) + 1, self.rules.objects)].tolist()

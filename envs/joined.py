@@ -1,4 +1,4 @@
-"""The previous action and reward in one observation with what is seen: its space, and the way there and back."""
+"""An observation joined with the previous action and reward: its space, how to join, how to take apart."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ ACTION, REWARD, OBSERVATION = "previous_action", "previous_reward", "observation
 
 
 class Joined:
-    """How actions and rewards join observations.
+    """How an action and a reward are joined to an observation.
 
-    | observation space | becomes |
+    | observation space | joined space |
     |---|---|
     | Box of one dimension, F | Box of F + A + 1: the observation, the action, the reward |
-    | Dict | the same with the keys "previous_action" [A] and "previous_reward" [1], Boxes of float32 |
-    | any other, images among them | a Dict of it under "observation" and of these two keys |
+    | Dict | the Dict with two more keys, "previous_action" [A] and "previous_reward" [1], Boxes of float32 |
+    | any other, images included | a Dict with the observation under "observation", and these two keys |
 
-    A longer Box keeps a floating dtype; integers become the floats that hold them.
+    The longer Box keeps a floating dtype. An integer dtype becomes the floating dtype that can hold its values.
 
-    | action space | A | the action |
+    | action space | A | encoding of the action |
     |---|---|---|
     | Discrete | n | one-hot |
-    | MultiDiscrete | the sum of n over all parts | one-hot each, parts in order |
-    | MultiBinary | its elements | as it is |
-    | Box | its elements | as it is |
+    | MultiDiscrete | the sum of n over all parts | one-hot for each part, in order |
+    | MultiBinary | number of elements | unchanged |
+    | Box | number of elements | unchanged |
 
     Args:
         observation_space: of one environment.
         action_space: of one environment.
 
     Raises:
-        ValueError: another action space, or a Dict that has one of the keys.
+        ValueError: another action space, or a Dict that already has one of the two keys.
     """
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -43,7 +43,7 @@ class Joined:
         if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete):
             choices = np.atleast_1d(action_space.n if isinstance(action_space, spaces.Discrete) else action_space.nvec)
             parts_before = np.cumsum(choices) - choices.ravel()
-            # Added to an action, this says which of the A numbers are one.
+            # action + offset = the indices of the ones among the A numbers
             self._offset = parts_before - np.ravel(action_space.start)
         self.inner = observation_space
         self.space: spaces.Space
@@ -63,7 +63,7 @@ class Joined:
         self.space = spaces.Dict({**parts, ACTION: spaces.Box(low, high), REWARD: reward})
 
     def encode(self, actions: Any) -> np.ndarray:
-        """Actions [B, ...] as floats [B, A], in the dtype of the observation's part."""
+        """Actions [B, ...] as floats [B, A], in the dtype of that part of the observation."""
         actions = np.asarray(actions)
         B = len(actions)
         if isinstance(self.action_space, spaces.Box | spaces.MultiBinary):
@@ -73,7 +73,7 @@ class Joined:
         return encoded
 
     def join(self, obs: Any, action: np.ndarray, reward: Any) -> Any:
-        """An observation, or a batch of them, with `action` [..., A] and `reward` [...]; nothing given is changed."""
+        """Join `action` [..., A] and `reward` [...] to an observation or a batch of them. The inputs do not change."""
         if isinstance(self.space, spaces.Dict):
             parts = obs if isinstance(self.inner, spaces.Dict) else {OBSERVATION: obs}
             return {**parts, ACTION: action.copy(), REWARD: np.array(reward, self.dtype)[..., None]}
@@ -84,7 +84,7 @@ class Joined:
         return joined
 
     def part(self, joined: Any) -> Any:
-        """The observation that `joined`, or a batch of such, was made from; of a Dict the keys that are there."""
+        """The observation in `joined`, or in a batch of such. A Dict may lack some of its keys."""
         if not isinstance(self.space, spaces.Dict):
             return joined[..., : -self.action_size - 1]
         if isinstance(self.inner, spaces.Dict):
@@ -93,7 +93,7 @@ class Joined:
 
 
 def _bounds(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest value of each of an action's A numbers, the zeros of an episode's start included."""
+    """Lower and upper bound of each of an action's A numbers. They include the zeros at the start of an episode."""
     if isinstance(space, spaces.Box):
         return np.minimum(space.low.ravel(), 0).astype(np.float32), np.maximum(space.high.ravel(), 0).astype(np.float32)
     if isinstance(space, spaces.Discrete):

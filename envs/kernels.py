@@ -1,19 +1,18 @@
-"""What the families' compiled code shares: random numbers, and the loop over rows that each kernel is.
+"""Compiled code that all families share: random numbers and the loop over rows.
 
-A family writes three functions of one row, and a kernel that hands them to the loop:
+A family writes three functions of one row i, and a kernel that passes them to the loop:
 
     @compiled
-    def begin(rules, state, i): ...             an episode's first state; draws with `draw(state.rng, i, n)`
+    def begin(rules, state, i): ...             the first state of an episode; draws with `draw(state.rng, i, n)`
     @compiled
     def move(rules, state, i, action): ...      one step -> (reward, terminated, success)
     @compiled
-    def observe(rules, state, i, obs, j): ...   writes every element of obs[j]; changes nothing else
+    def observe(rules, state, i, obs, j): ...   writes every element of obs[j] and changes nothing else
     @compiled
     def kernel(rules, state, io, mode):
         return run_rows(begin, move, observe, rules, state, io, mode)
 
-Compiled code is cached beside the family's file and renewed when that file changes, or one whose compiled functions
-it uses (`envs.core.drop_stale`).
+Machine code is kept between processes: see `palimpsest.machine_code`.
 """
 
 from __future__ import annotations
@@ -21,18 +20,20 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-# No reference counting: it costs ten times the work of a step where arrays pass through small functions. In turn
-# compiled code must not create arrays; scratch space belongs to the state. Division follows numpy (no exceptions).
+from palimpsest.machine_code import njit
+
+# No reference counting: small functions pass arrays around, and counting would cost ten times the work of a step.
+# Therefore compiled code must not create arrays; scratch space is part of the state. Division follows numpy (no
+# exceptions).
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-# Always inlined: a call passes every array of a state, seven words each, and made steps two to six times as long.
+# Always inlined: a call passes every array of a state, seven words each. Calls made a step two to six times as slow.
 compiled: Any = njit(cache=True, forceinline=True, **_OPTIONS)
-"""Decorator of everything that a family compiles."""
+"""Decorator for all compiled functions of a family."""
 
 RESTART, OBSERVE, STEP, STEP_AND_RESTART = range(4)
-"""What a kernel is asked for. The first two touch only rows whose `io.mask` is true; the last restarts the rows
-that end within the same step."""
+"""Modes of a kernel. RESTART and OBSERVE change only rows whose `io.mask` is true. STEP_AND_RESTART starts the next
+episode of a row in the step that ends the last one."""
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -43,19 +44,19 @@ _ONE = np.uint64(1)
 
 
 class IO(NamedTuple):
-    """What goes into a kernel and comes out of it, for B rows. Allocated once, overwritten by every call.
+    """Input and output of a kernel for B rows. It is allocated once, and every call overwrites it.
 
-    `row`, `success`, `length` and `final_obs` are lists of the rows that ended, in ascending order; a kernel that
-    steps returns how many entries count.
+    `row`, `success`, `length` and `final_obs` list the rows that ended, in ascending order. A kernel that steps returns
+    the number of valid entries.
     """
 
     num_actions: int
     mask: np.ndarray
-    """[B] bool, rows that RESTART and OBSERVE mean."""
+    """[B] bool, the rows that RESTART and OBSERVE apply to."""
     action: np.ndarray
     """[B] int64, 0 to num_actions - 1."""
     obs: Any
-    """[B, ...] in the dtype of the space; for a Dict space a NamedTuple of such arrays."""
+    """[B, ...] in the dtype of the space. For a Dict space: a NamedTuple of such arrays."""
     reward: np.ndarray
     """[B] float64"""
     terminated: np.ndarray
@@ -63,20 +64,20 @@ class IO(NamedTuple):
     truncated: np.ndarray
     """[B] bool; never true where `terminated` is."""
     row: np.ndarray
-    """[B] int64, which row ended."""
+    """[B] int64, the index of a row that ended."""
     success: np.ndarray
-    """[B] bool, whether it had won."""
+    """[B] bool, whether its episode was a success."""
     length: np.ndarray
-    """[B] int64, steps of the episode that ended."""
+    """[B] int64, the number of steps of its episode."""
     final_obs: Any
-    """As `obs`: the last observation of the episode that ended; written by STEP_AND_RESTART alone."""
+    """Like `obs`: the last observation of its episode. Only STEP_AND_RESTART writes it."""
 
 
 @compiled
 def first_illegal(action: np.ndarray, num_actions: int) -> int:
-    """The first row whose action is illegal; -1 for none."""
+    """The index of the first row whose action is illegal; -1 if there is none."""
     found = False
-    for i in range(action.shape[0]):  # without a way out, so that a processor compares several rows at a time
+    for i in range(action.shape[0]):  # no early exit, so that the loop vectorises
         found |= (action[i] < 0) | (action[i] >= num_actions)
     if found:
         for i in range(action.shape[0]):
@@ -87,20 +88,20 @@ def first_illegal(action: np.ndarray, num_actions: int) -> int:
 
 @njit(inline="always", **_OPTIONS)
 def run_rows(begin: Any, move: Any, observe: Any, rules: Any, state: Any, io: IO, mode: int) -> int:
-    """Do what `mode` asks for in every row. Rows share nothing, so that their order does not matter.
+    """Run `mode` in every row. Rows are independent: their order does not matter.
 
     Args:
         begin: the family's compiled (rules, state, i) -> None.
-        move: its (rules, state, i, action) -> (reward, terminated, success).
-        observe: its (rules, state, i, obs, j) -> None.
-        rules: NamedTuple of numbers, `limit` (steps until truncation) among them.
-        state: NamedTuple of arrays [B, ...], `rng` [B] uint64 and `steps` [B] int64 among them. `steps` counts the
-            steps finished: `move` sees it before its own step is added, `observe` after.
-        io: where actions are read and results written.
+        move: the family's compiled (rules, state, i, action) -> (reward, terminated, success).
+        observe: the family's compiled (rules, state, i, obs, j) -> None.
+        rules: NamedTuple of numbers. It has `limit`, the number of steps until truncation.
+        state: NamedTuple of arrays [B, ...]. It has `rng` [B] uint64 and `steps` [B] int64, the number of finished
+            steps. `move` sees `steps` before its own step is added, `observe` after.
+        io: holds the actions and receives the results.
         mode: RESTART, OBSERVE, STEP or STEP_AND_RESTART.
 
     Returns:
-        How many rows ended; -1 - i where row i's action is illegal, and then nothing has changed.
+        The number of rows that ended, or -1 - i if row i's action is illegal. In that case nothing has changed.
     """
     ends = 0
     if mode <= OBSERVE:
@@ -130,7 +131,7 @@ def run_rows(begin: Any, move: Any, observe: Any, rules: Any, state: Any, io: IO
                     ends += 1
                 observe(rules, state, i, io.obs, i)
             if mode == STEP_AND_RESTART:
-                for k in range(ends):  # not in the loop above, which so much code would slow down in every row
+                for k in range(ends):  # a loop of its own: this much code in the loop above would slow down every row
                     i = io.row[k]
                     observe(rules, state, i, io.final_obs, k)
                     state.steps[i] = 0
@@ -141,7 +142,7 @@ def run_rows(begin: Any, move: Any, observe: Any, rules: Any, state: Any, io: IO
 
 @compiled
 def random_bits(rng: np.ndarray, i: int) -> np.uint64:
-    """64 random bits from row i's generator (SplitMix64: Steele, Lea and Flood 2014)."""
+    """64 random bits from the generator of row i (SplitMix64: Steele, Lea and Flood 2014)."""
     z = rng[i] + _GAMMA
     rng[i] = z
     z = (z ^ (z >> _30)) * _MIX_1
@@ -151,16 +152,17 @@ def random_bits(rng: np.ndarray, i: int) -> np.uint64:
 
 @compiled
 def halves(rng: np.ndarray, i: int) -> tuple[np.uint64, np.uint64]:
-    """Two independent numbers of 32 random bits, for two calls of `below` at the price of one."""
+    """Two independent numbers of 32 random bits. They serve two calls of `below` at the cost of one."""
     bits = random_bits(rng, i)
     return bits >> _32, bits & _LOW
 
 
 @compiled
 def below(rng: np.ndarray, i: int, half: np.uint64, n: int) -> int:
-    """A uniform integer in 0 to n - 1, n from 1 to 2^32 - 1, from 32 random bits, by multiplication (arXiv 1805.10941).
+    """A uniform integer from 0 to n - 1, n from 1 to 2^32 - 1, from 32 random bits by multiplication.
 
-    Exactly uniform: for fewer than n in 2^32 values of `half` others are drawn, so that the cost does not depend on n.
+    It is exactly uniform: fewer than n of the 2^32 values of `half` are rejected and drawn again. The cost does not
+    depend on n. Source: arXiv 1805.10941.
     """
     bound = np.uint64(n)
     product = half * bound
@@ -173,7 +175,7 @@ def below(rng: np.ndarray, i: int, half: np.uint64, n: int) -> int:
 
 @compiled
 def draw(rng: np.ndarray, i: int, n: int) -> int:
-    """A uniform integer in 0 to n - 1, n from 1 to 2^32 - 1."""
+    """A uniform integer from 0 to n - 1, n from 1 to 2^32 - 1."""
     return below(rng, i, random_bits(rng, i) >> _32, n)
 
 
@@ -185,23 +187,23 @@ def chance(rng: np.ndarray, i: int) -> float:
 
 @compiled
 def either(condition: bool, a: int, b: int) -> int:
-    """`a` if the condition holds, else `b`, without a branch: guessed wrong, one costs more than to work out both."""
+    """`a` if the condition holds, else `b`, without a branch: a mispredicted branch costs more than computing both."""
     return b ^ ((a ^ b) & -np.int64(condition))  # type: ignore[return-value]
 
 
 @compiled
 def quotient(a: int, reciprocal_of_b: int) -> int:
-    """The whole part of a / b, exact for 0 <= a < 2^31 / b: by multiplication, in a fifth of a division's time."""
+    """The integer part of a / b, exact for 0 <= a < 2^31 / b. It multiplies, in a fifth of the time of a division."""
     return (a * reciprocal_of_b) >> 32
 
 
 def reciprocal(b: int) -> int:
-    """What `quotient` multiplies by: the first integer above 2^32 / b, b from 1."""
+    """The factor for `quotient`: the first integer above 2^32 / b, for b of 1 or more."""
     return (1 << 32) // b + 1
 
 
 def seeded(seeds: np.ndarray) -> np.ndarray:
-    """Generator states for `seeds` [N] uint64: mixed, so that neighbouring seeds share no part of their streams."""
+    """Generator states for `seeds` [N] uint64. They are mixed, so that the streams of neighbouring seeds differ."""
     z = seeds + _GAMMA
     z = (z ^ (z >> _30)) * _MIX_1
     z = (z ^ (z >> _27)) * _MIX_2

@@ -1,4 +1,4 @@
-"""Keys that get new values again and again, and questions for the last one: proactive interference."""
+"""Keys get new values again and again, and questions ask for the last value: proactive interference."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from palimpsest.refusals import check_integer
 WRITE, ASK, OVER = range(3)
 UNKNOWN = -1
 QUESTION, QUERY = 64, 128
-"""Cards: 0 to keys - 1 is a write of that key, QUESTION + key the question at the end, QUERY one on the way."""
+"""Cards: 0 to keys - 1 is a write of that key, QUESTION + key its question at the end, QUERY a query before the end."""
 MOST_SHOWN = 32
-"""Keys that a picture shows."""
+"""The most keys that a picture shows."""
 
 
 class Rules(NamedTuple):
-    """What stays the same in all episodes."""
+    """Constants of all episodes."""
 
     limit: int
     keys: int
@@ -31,11 +31,11 @@ class Rules(NamedTuple):
     events: int
     """Writes and questions of an episode."""
     reward: float
-    """Of a right answer."""
+    """The reward of a right answer."""
 
 
 class State(NamedTuple):
-    """What changes, one entry per row."""
+    """What changes during an episode; one entry per row."""
 
     rng: np.ndarray
     steps: np.ndarray
@@ -44,23 +44,23 @@ class State(NamedTuple):
     key: np.ndarray
     """uint8, the key that is shown"""
     answer: np.ndarray
-    """int8, its value"""
+    """int8, the value of that key"""
     known: np.ndarray
     """uint8, how many keys have a value"""
     wrong: np.ndarray
-    """bool, whether an answer was wrong"""
+    """bool, whether an answer was wrong so far"""
     value: np.ndarray
-    """[B, keys] int8, last value written, UNKNOWN before the first"""
+    """[B, keys] int8, the last value written, UNKNOWN before the first write"""
     order: np.ndarray
-    """[B, keys + 1] uint8, the keys that have a value, by their first writes; then anything"""
+    """[B, keys + 1] uint8, the keys that have a value, in the order of their first writes; the rest is undefined"""
     deck: np.ndarray
-    """[B, events] uint8, a card per event that is to come, events - 1 - steps of them; then anything. Questions at the
-    end lie below the others; both are shuffled as they are drawn."""
+    """[B, events] uint8, one card per event to come, events - 1 - steps of them; the rest is undefined. The questions
+    at the end lie below the other cards. Both parts are shuffled while they are drawn."""
 
 
 @compiled
 def begin(rules: Rules, state: State, i: int) -> None:
-    """The first write, of any key; the cards of all else."""
+    """Draw the first write, of a uniform key, and lay out the cards of all other events."""
     high, low = halves(state.rng, i)
     key, value = below(state.rng, i, high, rules.keys), below(state.rng, i, low, rules.values)
     place = rules.keys
@@ -82,14 +82,14 @@ def begin(rules: Rules, state: State, i: int) -> None:
 
 @compiled
 def show(rules: Rules, state: State, i: int, left: int) -> None:
-    """The next event, one of `left` cards: all orders of the writes and queries are equally likely."""
+    """Draw the next event from `left` cards: all orders of writes and queries are equally likely."""
     high, low = halves(state.rng, i)
     first = rules.keys if left > rules.keys else 0
-    # Unsigned, as signed places are looked at for being negative.
+    # Unsigned: a signed index would be checked for negative values.
     place = np.uint64(first + below(state.rng, i, high, left - first))
     card = np.int64(state.deck[i, place])
     state.deck[i, place] = state.deck[i, np.uint64(left - 1)]
-    # A write and both kinds of questions go one way: which it is is what a processor cannot guess.
+    # One path without branches for a write and both kinds of questions: a branch would be mispredicted.
     writing, query = card < QUESTION, card == QUERY
     key, known = card & 63, np.int64(state.known[i])
     old = np.int64(state.value[i, key])
@@ -105,7 +105,7 @@ def show(rules: Rules, state: State, i: int, left: int) -> None:
 
 @compiled
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
-    """Judge an answer; then the next write or query."""
+    """Judge the answer, then draw the next event."""
     asked, right = state.kind[i] == ASK, action == state.answer[i]
     reward = rules.reward * (np.int64(asked) * (2 * np.int64(right) - 1))
     wrong = state.wrong[i] | (asked & (not right))
@@ -120,7 +120,7 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
-    """A write with its key and value, or a query with its key."""
+    """Write the key and value of a write, or the key of a query."""
     kind = state.kind[i]
     for k in range(obs.shape[1]):
         obs[j, k] = 0
@@ -131,48 +131,48 @@ def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None
 
 @compiled
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
-    """All rows."""
+    """Run `mode` for all rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
 
 
 class KeyValueRewrite(World):
-    """Pairs of key and value pass by, each new value of a key makes its last one false; say the last one when asked.
+    """Pairs of key and value are shown. A new value of a key replaces its last one; the player must say the last value.
 
     Observation: Box(0, 1, (keys + values + 2,), float32), all 0 or 1; zeros after the last answer.
 
     | index | meaning |
     |---|---|
-    | 0 to keys - 1 | the key that is written or asked for, one-hot |
-    | keys to keys + values - 1 | the value that is written, one-hot; zeros at a query |
+    | 0 to keys - 1 | the key of the write or the query, one-hot |
+    | keys to keys + values - 1 | the value of the write, one-hot; zeros at a query |
     | keys + values | a write |
     | keys + values + 1 | a query: this step's action is the answer |
 
-    Actions: Discrete(values), the answer; at writes it means nothing.
+    Actions: Discrete(values), the answer; at writes actions do nothing.
 
-    An episode: every key is written `updates` times, all orders of the keys * updates writes equally likely. A first
-    value is uniform, a new one is uniform over the values that differ from the last. After the first write, `queries`
-    queries are shuffled in among the writes, each for a uniform key among those that have a value. At the end every
-    key is asked once, in random order. It has keys * (updates + 1) + queries steps, whatever the player does.
+    An episode writes every key `updates` times. All orders of the keys * updates writes are equally likely. A first
+    value is uniform; a new value is uniform over the values that differ from the last one. After the first write,
+    `queries` queries are shuffled in among the writes. Each asks for a uniform key among those that have a value. At
+    the end every key is asked once, in random order. An episode always has keys * (updates + 1) + queries steps.
 
-    Rewards: 1 / (queries + keys) for a right answer, the same negative for a wrong one, 0 at writes: a perfect episode
+    Rewards: 1 / (queries + keys) for a right answer, the negative of it for a wrong one, 0 at writes. A perfect episode
     returns 1.
 
-    Ends: terminated after the last answer, with success where all answers were right.
+    Ends: terminated after the last answer, with success if all answers were right.
 
-    Interference: `overwrites()` says how often the key that is now asked had been overwritten before its last value,
-    0 to updates - 1; -1 where none is asked. Read before a step, with that step's reward above 0 for a right answer,
-    it gives success by number of overwrites. At the end it is updates - 1 for every key.
+    Interference: `overwrites()` says how often the key of the query has been overwritten, 0 to updates - 1, or -1 if
+    there is no query. Read it before a step; the answer is right if that step's reward is above 0. So it gives success
+    by number of overwrites. At the end of an episode it is updates - 1 for every key.
 
     Horizons Ξ, from the last write of a key to its query: {2, ..., keys * updates + queries + keys - updates + 1}.
 
-    Chance level: values^-keys, as the answers at the end are independent and uniform. Exact for `queries=0`; queries on
-    the way can only lower it. A single answer is right with 1 / values.
+    Chance level: values^-keys, because the answers at the end are independent and uniform. It is exact for `queries=0`;
+    queries before the end can only lower it. A single guess is right with probability 1 / values.
 
     Args:
         keys: 1 to 64.
         values: 2 to 64.
         updates: writes of every key, the first included, 1 to 10,000.
-        queries: on the way, 0 to 100,000.
+        queries: queries before the end, 0 to 100,000.
         render_mode: "rgb_array", "ansi" or None.
 
     Source: ours, after the paired lists of proactive interference (Underwood 1957) as streams of updates
@@ -210,11 +210,11 @@ class KeyValueRewrite(World):
         )
 
     def expert(self) -> np.ndarray:
-        """The last value of the key that is asked for; 0 at writes."""
+        """The last value of the key in question; 0 at writes."""
         return np.where(self.state.kind == ASK, self.state.answer, np.int64(0))
 
     def overwrites(self) -> np.ndarray:
-        """[B] int64: how often the key that is asked for has been overwritten; -1 where none is asked."""
+        """[B] int64: how often the key in question has been overwritten; -1 at writes and after the last answer."""
         return np.where(self.state.kind == ASK, self.rules.updates - 1 - self._left(self.state.key[:, None]), -1)
 
     def breakdown(self) -> dict[str, np.ndarray]:
@@ -227,7 +227,7 @@ class KeyValueRewrite(World):
         return tuple(range(2, rules.keys * rules.updates + rules.queries + rules.keys - rules.updates + 2))
 
     def chance_level(self) -> float:
-        """A guess for every key at the end; queries on the way can only lower it."""
+        """A guess for every key at the end; queries before the end can only lower it."""
         return float(self.rules.values) ** -self.rules.keys
 
     def event_mask(self, obs: np.ndarray) -> np.ndarray:
@@ -235,7 +235,7 @@ class KeyValueRewrite(World):
         return np.asarray(obs[..., self.rules.keys + self.rules.values] > 0)
 
     def picture(self) -> np.ndarray:
-        """The keys from left to right, below each its last value, faded unless just written; the asked key in green."""
+        """The keys from left to right, and below each its last value, faded unless just written. Green: a query."""
         state, rules = self.state, self.rules
         kind, now = int(state.kind[0]), int(state.key[0])
         shown = min(rules.keys, MOST_SHOWN)
@@ -253,7 +253,7 @@ class KeyValueRewrite(World):
         return canvas.pixels
 
     def text(self) -> str:
-        """The same in characters: `!` the value just written, `?` the key that is asked for."""
+        """The same in characters: `!` the value just written, `?` the key in question."""
         state = self.state
         kind, now = int(state.kind[0]), int(state.key[0])
         told = ("a write", "a query", "over")[kind]
@@ -266,7 +266,7 @@ class KeyValueRewrite(World):
         return "\n".join(lines)
 
     def _left(self, key: int | np.ndarray) -> np.ndarray:
-        """[B] int64: writes of `key`, a number or [B, 1], that are still to come."""
+        """[B] int64: number of writes of `key` (a number or [B, 1]) that are still to come."""
         to_come = np.arange(self.rules.events) < self.rules.events - 1 - self.state.steps[:, None]
         return np.asarray((to_come & (self.state.deck == key)).sum(1))
 

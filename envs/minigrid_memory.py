@@ -1,4 +1,4 @@
-"""MiniGrid's Memory environment (minigrid's `MemoryEnv`): an object in a room says which way to turn at the end."""
+"""MiniGrid's Memory environment (`MemoryEnv` of the package minigrid): an object says which way to turn at the end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ REACH = VIEW
 
 
 class Rules(NamedTuple):
-    """What stays the same in all episodes."""
+    """Constants of all episodes."""
 
     limit: int
     size: int
@@ -46,31 +46,31 @@ class Rules(NamedTuple):
 
 
 class State(NamedTuple):
-    """What changes, one entry per row. The cue lies at (1, size // 2 - 1)."""
+    """What changes during an episode; one entry per row of the batch. The cue lies at (1, size // 2 - 1)."""
 
     rng: np.ndarray
     steps: np.ndarray
     x: np.ndarray
-    """int64, column of the player"""
+    """int64, the player's column"""
     y: np.ndarray
-    """int64, its row, downwards"""
+    """int64, the player's row in the maze, downwards"""
     direction: np.ndarray
     """int64, 0 east, 1 south, 2 west, 3 north"""
     end: np.ndarray
-    """int64, column of the hallway's last cell; the next one is the junction's"""
+    """int64, column of the hallway's last cell; the junction is in the next column"""
     cue: np.ndarray
     """int64, 0 key, 1 ball"""
     upper: np.ndarray
-    """int64, the object at the junction's northern end, 0 key, 1 ball; the other one is at its southern end"""
+    """int64, the object at the junction's northern end, 0 key, 1 ball; the other object is at its southern end"""
     seen: np.ndarray
-    """bool, whether the cue has been in sight; only the expert reads it"""
+    """bool, whether the player has seen the cue; only the expert reads it"""
     grid: np.ndarray
     """[B, cells] uint8, see `envs.minigrid_view`"""
 
 
 @compiled
 def cue_in_sight(state: State, i: int, middle: int) -> bool:
-    """Whether row i's player sees the cue."""
+    """Whether the player of row i sees the cue."""
     x, d = state.x[i], state.direction[i]
     if d == WEST:
         return x <= REACH
@@ -81,7 +81,7 @@ def cue_in_sight(state: State, i: int, middle: int) -> bool:
 
 @compiled
 def begin(rules: Rules, state: State, i: int) -> None:
-    """A new maze, with the player somewhere between the room's western wall and the hallway's end."""
+    """Draw a new maze. The player stands anywhere between the room's western wall and the hallway's end."""
     size, middle = rules.size, rules.size // 2
     end = 4 + draw(state.rng, i, size - 6) if rules.random_length else size - 3
     state.end[i] = end
@@ -94,7 +94,7 @@ def begin(rules: Rules, state: State, i: int) -> None:
 
 @compiled
 def build(rules: Rules, state: State, i: int) -> None:
-    """Lay out walls and objects as minigrid does, cells that nobody can reach included."""
+    """Lay out walls and objects as minigrid does. This includes cells that the player cannot reach."""
     size, middle, end, grid = rules.size, rules.size // 2, state.end[i], state.grid
     grid[i] = WALL
     for y in range(1, size - 1):
@@ -117,7 +117,7 @@ def build(rules: Rules, state: State, i: int) -> None:
 
 @compiled
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
-    """An episode ends one cell before either object."""
+    """Do the action. The episode ends one cell before either object."""
     middle = rules.size // 2
     walk(state, i, rules.size, action)
     state.seen[i] |= cue_in_sight(state, i, middle)
@@ -129,26 +129,26 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
-    """What MiniGrid shows."""
+    """Write the player's view, as MiniGrid does."""
     look(state, i, rules.size, obs, j)
 
 
 @compiled
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
-    """All rows."""
+    """Run `mode` for all rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
 
 
 class MiniGridMemory(World):
-    """An object in the room where it begins says which of two objects, at the ends of a junction, to go to.
+    """The cue, an object in the first room, says which of two objects at the end of a hallway to go to.
 
-    A twin of the package minigrid's `MemoryEnv`, step by step: the same maze, observation, actions, rewards and ends.
-    The mission text, which never changes, is left out.
+    It equals `MemoryEnv` of the package minigrid, step by step: the same maze, observations, actions, rewards and ends.
+    The mission text is left out, because it never changes.
 
-    The maze is `size` × `size` cells with the player's row in its middle: a room of 3 × 3 whose north-western cell
-    holds the cue (a green key or ball), a hallway to the east, and at its end a junction with a key two cells to one
-    side and a ball two cells to the other. The player begins on the middle row, anywhere from the room's western
-    wall to the hallway's end, and looks east; unless it begins at the western wall, it must turn to see the cue.
+    The maze has `size` × `size` cells. A room of 3 × 3 cells holds the cue (a green key or ball) in its north-western
+    cell. A hallway leads east along the middle row of the maze. At its end is a junction, with a key two cells to one
+    side and a ball two cells to the other. The player starts on the middle row, anywhere from the room's western wall
+    to the hallway's end, and looks east. Unless it starts at the western wall, it must turn to see the cue.
 
     Observation: Dict.
 
@@ -159,29 +159,29 @@ class MiniGridMemory(World):
     | image[i, j, 2] | its state, always 0 here | uint8 |
     | direction | where the player looks: 0 east, 1 south, 2 west, 3 north | Discrete(4) |
 
-    Walls hide what is behind them, as MiniGrid computes it.
+    Walls hide the cells behind them, by MiniGrid's own rule.
 
-    Actions: 0 turn left, 1 turn right, 2 forward; 3 pickup, 4 drop, 5 toggle and 6 done do nothing (minigrid's
-    `MemoryEnv` lets nothing be picked up).
+    Actions: 0 turn left, 1 turn right, 2 forward; 3 pickup, 4 drop, 5 toggle and 6 done do nothing (in minigrid's
+    `MemoryEnv` nothing can be picked up).
 
     Rewards: 1 - 0.9 t / limit for success at step t, else 0. limit = 5 size².
 
-    Ends: terminated one cell before the junction's objects, with success before the one like the cue. Truncated after
-    `limit` steps; where both fall on one step minigrid reports both, and here termination wins.
+    Ends: terminated one cell before an object of the junction; it is success if the object is like the cue. Truncated
+    after `limit` steps. If both happen in one step, minigrid reports both; here termination wins.
 
-    Horizons Ξ, from the cue's last sight to the turn at the junction, for a player that looks for the cue first and
-    then walks to the junction (`expert`): with the hallway's last cell in column h, {h - 3, ..., h + 1} where h ≥ 7,
-    {h - 2, ..., h + 1} for 6, {h - 1, ..., h + 1} for 4 and 5; h = size - 3, and with `random_length` the union over
-    h = 4, ..., size - 3.
+    Horizons Ξ, from the last sight of the cue to the turn at the junction, for a player that first looks for the cue
+    and then walks to the junction (`expert`). Let h be the column of the hallway's last cell. For h ≥ 7 they are
+    {h - 3, ..., h + 1}, for h = 6 {h - 2, ..., h + 1}, for h = 4 and 5 {h - 1, ..., h + 1}. h is size - 3; with
+    `random_length`, they are the union over h = 4, ..., size - 3.
 
-    Chance level: 0.5 where h ≥ 7. In shorter mazes (S7, S9 and a part of the random ones) the cue can be seen from
-    the junction: a player without memory that mostly looks back, turns to the side that matches, and goes forward
-    only rarely, wins nearly always, so that success there proves no memory and the bound given is 1 for them. A
-    deterministic player without memory wins no more than half of them.
+    Chance level: 0.5 for h ≥ 7. In shorter mazes (S7, S9 and some random ones) the player can see the cue from the
+    junction. A player without memory that mostly looks back, turns to the matching side and rarely goes forward wins
+    nearly always. So success there proves no memory, and the bound for them is 1. A deterministic player without memory
+    wins at most half of these episodes.
 
     Args:
         size: side of the maze, odd, 7 to 101.
-        random_length: draw h from 4 to size - 3 in every episode; else h = size - 3.
+        random_length: whether every episode draws h from 4 to size - 3; else h = size - 3.
         render_mode: "rgb_array", "ansi" or None.
 
     Source: minigrid's `MemoryEnv` (arXiv 2306.13831), version 3. Versions: v0, the first.
@@ -205,10 +205,10 @@ class MiniGridMemory(World):
         return State(np.zeros(rows, np.uint64), steps, x, y, direction, end, cue, upper, seen, grid)
 
     def expert(self) -> np.ndarray:
-        """Look for the cue, unless it has been in sight: west, as far as needed. Then east, and to the matching side.
+        """Look for the cue if it has not been in sight: go west as far as needed. Then go east and to the right side.
 
-        No player that sees the cue before it enters the junction takes fewer steps. (Where h ≤ 6 one that looks back
-        from the junction saves up to two turns.)
+        No player that sees the cue before it enters the junction takes fewer steps. (For h ≤ 6, a player that looks
+        back from the junction saves up to two turns.)
         """
         state, middle = self.state, self.rules.size // 2
         looking = np.array([LEFT, RIGHT, FORWARD, LEFT])[state.direction]
@@ -218,7 +218,7 @@ class MiniGridMemory(World):
         return np.where(state.seen, towards(state.direction, wanted), looking)
 
     def memory_horizons(self) -> tuple[int, ...]:
-        """From the cue's last sight to the turn at the junction, both included."""
+        """From the last sight of the cue to the turn at the junction, both included."""
         found = set()
         for end in self._ends():
             for x in range(1, end + 1):
@@ -228,11 +228,11 @@ class MiniGridMemory(World):
         return tuple(sorted(found))
 
     def chance_level(self) -> float:
-        """A guess, except where the junction is near enough to look back: what no player without memory exceeds."""
+        """An upper bound for players without memory: 0.5 for a guess, 1 if the cue can be seen from the junction."""
         return float(np.mean([1.0 if end + 1 <= REACH else 0.5 for end in self._ends()]))
 
     def event_mask(self, obs: Any) -> np.ndarray:
-        """The cue is in sight: an object that, as the direction has it, cannot be one of the junction's."""
+        """The cue is in sight: the view shows an object that, for this direction, cannot be one of the junction's."""
         image = obs["image"][..., 0]
         direction = np.asarray(obs["direction"])
         thing = (image == KEY & 15) | (image == BALL & 15)
@@ -246,7 +246,7 @@ class MiniGridMemory(World):
         )
 
     def picture(self) -> np.ndarray:
-        """The maze from above, the cue in blue, the cell to go to in green."""
+        """The maze from above, with the cue in blue and the cell to go to in green."""
         state, middle = self.state, self.rules.size // 2
         side = -1 if state.cue[0] == state.upper[0] else 1
         return paint(state, self.rules.size, (1, middle - 1), (int(state.end[0]) + 1, middle + side))

@@ -1,4 +1,4 @@
-"""Pictures and text of a MiniGrid player's surroundings, what it does not see drawn faded."""
+"""Pictures and text of a MiniGrid maze. What the player does not see is faded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from palimpsest.envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, Colour, fade
 from palimpsest.envs.raster import WALL as WALL_COLOUR
 
 MOST_COLUMNS = 40
-"""Columns that a picture or a text shows."""
+"""The most columns that a picture or a text shows."""
 DARK: Colour = faded(FLOOR, WALL_COLOUR)
 """Floor out of sight."""
 OTHER: Colour = (230, 171, 36)
@@ -33,12 +33,12 @@ OTHER: Colour = (230, 171, 36)
 
 
 def grid(state: Any, width: int) -> np.ndarray:
-    """[height, width] uint8: the first row's cells, without the walls around them."""
+    """[height, width] uint8: the cells of the first row of the batch, without the padding of walls."""
     return state.grid[0].reshape(-1, width + 2 * PAD)[PAD:-PAD, PAD:-PAD]
 
 
 def sight(state: Any, width: int) -> np.ndarray:
-    """[height, width] bool: the cells that the first row's player sees."""
+    """[height, width] bool: the cells that the player of the first row sees."""
     view = Observation(np.zeros((1, VIEW, VIEW, 3), np.uint8), np.zeros(1, np.int64))
     look(state, 0, width, view, 0)
     x, y, d = (int(array[0]) for array in (state.x, state.y, state.direction))
@@ -54,13 +54,13 @@ def sight(state: Any, width: int) -> np.ndarray:
 
 
 def paint(state: Any, width: int, cue: tuple[int, int], goal: tuple[int, int]) -> np.ndarray:
-    """The first row as [H, W, 3] uint8.
+    """The first row of the batch as [H, W, 3] uint8.
 
     Args:
         state: the batch's state.
-        width: columns of the grid.
-        cue: (x, y) of the object that is the cue, drawn in blue; other objects are yellow.
-        goal: (x, y) of the cell to go to, drawn in green.
+        width: number of columns of the grid.
+        cue: (x, y) of the cue, which is blue; other objects are yellow.
+        goal: (x, y) of the cell to go to, which is green.
     """
     cells, seen = grid(state, width), sight(state, width)
     columns = _columns(state, width)
@@ -81,7 +81,10 @@ def paint(state: Any, width: int, cue: tuple[int, int], goal: tuple[int, int]) -
 
 
 def spell(state: Any, width: int) -> str:
-    """The first row in characters: `#` wall, `.` floor in sight, `K` key, `B` ball, small letters out of sight."""
+    """The first row of the batch in characters: `#` wall, `.` floor, `K` key, `B` ball.
+
+    Out of sight, floor is blank and the letters are small.
+    """
     cells, seen = grid(state, width), sight(state, width)
     columns = _columns(state, width)
     inside = _inside(state, cells)
@@ -96,7 +99,7 @@ def spell(state: Any, width: int) -> str:
 
 
 def _inside(state: Any, cells: np.ndarray) -> np.ndarray:
-    """[height, width] bool: the open cells that are joined to the player's."""
+    """[height, width] bool: the open cells that are connected to the player's cell."""
     inside = np.zeros_like(cells, bool)
     inside[state.y[0], state.x[0]] = True
     while True:

@@ -1,6 +1,6 @@
-"""A MiniGrid hallway in which the cue is replaced on the way: only the last one counts. Ours, after MiniGrid's Memory.
+"""A MiniGrid hallway in which the cue is replaced on the way; only the last cue counts. Ours, after MiniGrid's Memory.
 
-The rules are written once more for the package minigrid, in `envs.minigrid_rewrite_env`.
+`envs.minigrid_rewrite_env` has the same rules for the package minigrid.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from palimpsest.envs.minigrid_view import (
 from palimpsest.refusals import check_flag, check_integer
 
 HEIGHT = 7
-"""Rows of the maze, walls included."""
+"""Height of the maze in cells, walls included."""
 MIDDLE = HEIGHT // 2
-"""The hallway's row."""
+"""The y of the hallway."""
 
 
 class Rules(NamedTuple):
-    """What stays the same in all episodes."""
+    """Constants of all episodes."""
 
     limit: int
     replacements: int
@@ -50,33 +50,33 @@ class Rules(NamedTuple):
 
 
 class State(NamedTuple):
-    """What changes, one entry per row."""
+    """What changes during an episode; one entry per row of the batch."""
 
     rng: np.ndarray
     steps: np.ndarray
     x: np.ndarray
-    """int64, column of the player"""
+    """int64, the player's column"""
     y: np.ndarray
-    """int64, its row, downwards"""
+    """int64, the player's row in the maze, downwards"""
     direction: np.ndarray
     """int64, 0 east, 1 south, 2 west, 3 north"""
     shown: np.ndarray
-    """int64, replacements so far: the cue is in this niche"""
+    """int64, number of replacements so far; also the index of the niche with the cue"""
     junction: np.ndarray
     """int64, column of the junction"""
     upper: np.ndarray
-    """int64, the object at the junction's northern end, 0 key, 1 ball; the other one is at its southern end"""
+    """int64, the object at the junction's northern end, 0 key, 1 ball; the other object is at its southern end"""
     niches: np.ndarray
     """[B, replacements + 1] int64, columns of the niches"""
     cues: np.ndarray
-    """[B, replacements + 1] int64, the cue in each, 0 key, 1 ball"""
+    """[B, replacements + 1] int64, the cue of each niche, 0 key, 1 ball"""
     grid: np.ndarray
     """[B, cells] uint8, see `envs.minigrid_view`"""
 
 
 @compiled
 def begin(rules: Rules, state: State, i: int) -> None:
-    """A new hallway, with the player at its western end, beside the first cue."""
+    """Draw a new hallway. The player stands at its western end, beside the first cue."""
     state.x[i], state.y[i], state.direction[i], state.shown[i] = 1, MIDDLE, EAST, 0
     state.upper[i] = draw(state.rng, i, 2)
     column = 1
@@ -90,7 +90,7 @@ def begin(rules: Rules, state: State, i: int) -> None:
 
 @compiled
 def build(rules: Rules, state: State, i: int) -> None:
-    """Carve hallway, niches and junction out of wall, and place the first objects."""
+    """Lay out walls, hallway, niches and junction, and place the first objects."""
     grid, junction = state.grid, state.junction[i]
     grid[i] = WALL
     for x in range(1, junction + 1):
@@ -106,7 +106,7 @@ def build(rules: Rules, state: State, i: int) -> None:
 
 @compiled
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
-    """Passing the next niche replaces the cue; an episode ends one cell before either object at the junction."""
+    """Do the action. At the next niche the cue is replaced. The episode ends one cell before an object at the end."""
     walk(state, i, rules.width, action)
     shown = state.shown[i]
     if state.y[i] == MIDDLE:
@@ -123,23 +123,23 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
-    """What MiniGrid shows."""
+    """Write the player's view, as MiniGrid does."""
     look(state, i, rules.width, obs, j)
 
 
 @compiled
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
-    """All rows."""
+    """Run `mode` for all rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
 
 
 class MiniGridMemoryRewrite(World):
-    """The cue is replaced on the way; the last one says which of two objects at the end to go to.
+    """The cue is replaced on the way. The last cue says which of two objects at the end to go to.
 
-    A hallway runs east. Every `length` cells there is a niche on its northern side, the first one at the start. There
-    is one cue at any time, a green key or ball: it lies in the first niche, and whenever the player comes past the
-    next niche for the first time, it vanishes from where it was and a newly drawn one lies in that niche, beside the
-    player and in its sight. After the last niche the hallway goes on for `length` cells to a junction with a key two
+    A hallway leads east. It has a niche on its northern side every `length` cells; the first niche is at the start.
+    There is always one cue, a green key or ball. At first it lies in the first niche. When the player reaches the next
+    niche for the first time, the cue disappears, and a newly drawn cue lies in that niche. It is beside the player and
+    in its view. After the last niche the hallway continues for `length` cells to a junction. There, a key lies two
     cells to one side and a ball two cells to the other.
 
     Observation, Dict, as in MiniGrid without the mission text:
@@ -155,21 +155,21 @@ class MiniGridMemoryRewrite(World):
 
     Rewards: 1 - 0.9 t / limit for success at step t, else 0. limit = 5 width², width = (replacements + 1) length + 3.
 
-    Ends: terminated one cell before the junction's objects, with success before the one like the last cue. Truncated
-    after `limit` steps; termination wins.
+    Ends: terminated one cell before an object of the junction; it is success if the object is like the last cue.
+    Truncated after `limit` steps. If both happen in one step, termination wins.
 
-    Horizons Ξ: {length + 1}, from the last cue's niche to the turn at the junction; with `random_length`
-    {8, ..., length + 1}. Chance level: 0.5; a view reaches six cells, so that the cue is never seen from the
-    junction. A perfect episode takes (replacements + 1) length + 2 steps (the longest, with `random_length`).
+    Horizons Ξ: {length + 1}, from the niche of the last cue to the turn at the junction; with `random_length`
+    {8, ..., length + 1}. Chance level: 0.5, because a view reaches six cells and the cue cannot be seen from the
+    junction. A perfect episode takes (replacements + 1) length + 2 steps (with `random_length`, at most that many).
 
     Args:
         replacements: how often the cue is replaced, 0 to 300.
-        length: cells from one niche to the next and from the last one to the junction, 7 to 100.
-        random_length: draw each of these distances from 7 to `length`.
+        length: cells from one niche to the next and from the last niche to the junction, 7 to 100.
+        random_length: whether each of these distances is drawn from 7 to `length`.
         render_mode: "rgb_array", "ansi" or None.
 
-    Source: ours, after minigrid's `MemoryEnv`; the same rules on minigrid itself are
-    `envs.minigrid_rewrite_env.MemoryRewriteEnv`. Versions: v0, the first.
+    Source: ours, after minigrid's `MemoryEnv`. `envs.minigrid_rewrite_env.MemoryRewriteEnv` has the same rules on
+    minigrid itself. Versions: v0, the first.
     """
 
     kernel = kernel
@@ -190,7 +190,7 @@ class MiniGridMemoryRewrite(World):
         return State(np.zeros(rows, np.uint64), steps, x, y, direction, shown, junction, upper, niches, cues, grid)
 
     def expert(self) -> np.ndarray:
-        """East, out of a niche first, and at the junction to the side of the object like the last cue."""
+        """Go east, out of a niche first. At the junction go to the object that is like the last cue."""
         state = self.state
         side = np.where(state.cues[:, -1] == state.upper, NORTH, SOUTH)
         wanted = np.where(state.x == state.junction, side, np.where(state.y == MIDDLE, EAST, SOUTH))
@@ -205,7 +205,7 @@ class MiniGridMemoryRewrite(World):
         return 0.5
 
     def event_mask(self, obs: Any) -> np.ndarray:
-        """The cue is in sight: an object that, as the direction has it, is in a niche."""
+        """The cue is in sight: the view shows an object that, for this direction, is in a niche."""
         image = obs["image"][..., 0]
         direction = np.asarray(obs["direction"])
         thing = (image == KEY & 15) | (image == BALL & 15)
@@ -217,7 +217,7 @@ class MiniGridMemoryRewrite(World):
         )
 
     def picture(self) -> np.ndarray:
-        """The maze from above, the cue in blue, the cell to go to in green."""
+        """The maze from above, with the cue in blue and the cell to go to in green."""
         state = self.state
         side = -1 if state.cues[0, -1] == state.upper[0] else 1
         cue = int(state.niches[0, state.shown[0]]), MIDDLE - 1
@@ -235,7 +235,7 @@ class MiniGridMemoryRewrite(World):
 
 
 def rules_for(replacements: int, length: int, random_length: bool) -> Rules:
-    """The rules for these arguments; ValueError where one is out of range."""
+    """The rules for these arguments; ValueError if one is out of range."""
     replacements = check_integer("replacements", replacements, 0, 300)
     length = check_integer("length", length, VIEW, 100)
     width = (replacements + 1) * length + 3

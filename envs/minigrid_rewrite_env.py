@@ -1,4 +1,4 @@
-"""`MiniGridMemoryRewrite` on the package minigrid itself, for its wrappers, its renderer and its manual control."""
+"""`MiniGridMemoryRewrite` on the package minigrid, for its wrappers, its renderer and its manual control."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ MISSION = "go to the object at the end of the hallway that is like the last one 
 
 
 class MemoryRewriteEnv(MiniGridEnv):
-    """A hallway in which the cue is replaced on the way; the last one says which object at the end to go to.
+    """A hallway in which the cue is replaced on the way. The last cue says which object at the end to go to.
 
-    `envs.minigrid_rewrite.MiniGridMemoryRewrite`, a batched world, has the same rules and says what they are; this
-    class is for playing and for tools that expect a `MiniGridEnv`, and adds minigrid's mission text.
+    `envs.minigrid_rewrite.MiniGridMemoryRewrite` has the same rules as a batched world, and its docstring explains
+    them. This class is for people who play and for tools that expect a `MiniGridEnv`. It adds minigrid's mission text.
 
     Args:
         replacements: how often the cue is replaced, 0 to 300.
-        length: cells from one niche to the next and from the last one to the junction, 7 to 100.
-        random_length: draw each of these distances from 7 to `length`.
+        length: cells from one niche to the next and from the last niche to the junction, 7 to 100.
+        random_length: whether each of these distances is drawn from 7 to `length`.
         max_steps: steps until truncation; None for 5 width².
-        **kwargs: minigrid's other arguments, `render_mode` among them.
+        **kwargs: other arguments of `MiniGridEnv`, `render_mode` included.
 
     Raises:
         ValueError: an argument out of range.
@@ -51,11 +51,11 @@ class MemoryRewriteEnv(MiniGridEnv):
         )
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """One step; a replacement is in the observation of the step that passes the niche."""
+        """One step. The observation of the step that reaches a niche shows the new cue."""
         if action == Actions.pickup:
-            action = Actions.toggle  # nothing can be picked up, as in minigrid's MemoryEnv
+            action = Actions.toggle  # as in minigrid's MemoryEnv, nothing can be picked up
         following = [(x, MIDDLE) for x in self.niches[self.shown + 1 : self.shown + 2]]
-        if action == Actions.forward and tuple(self.front_pos) in following:  # the hallway is free: it will get there
+        if action == Actions.forward and tuple(self.front_pos) in following:  # the hallway is free: the step succeeds
             self.grid.set(self.niches[self.shown], MIDDLE - 1, None)
             self._show(self.shown + 1)
         obs, reward, terminated, truncated, info = super().step(action)

@@ -1,10 +1,10 @@
 """MiniGrid's player on a grid, as compiled code: how it moves and what it sees.
 
-Families compile these functions into their kernels: after a change here, touch the families (see `envs.kernels`).
+Families compile these functions into their kernels.
 
-A state that these functions read has the fields `grid` [B, cells] uint8, `x`, `y` and `direction` [B] int64. A grid is
-stored row by row with `PAD` cells of wall around it, so that a view never leaves it. A cell's byte is MiniGrid's object
-index plus 16 times its colour index; none of the objects here has a state (doors would).
+The functions read these fields of a state: `grid` [B, cells] uint8, `x`, `y` and `direction` [B] int64. A grid is
+stored line by line, with `PAD` cells of wall around it, so that a view never leaves the array. The byte of a cell is
+MiniGrid's object index plus 16 times its colour index. No object here has a state (a door would have one).
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from gymnasium import spaces
 from palimpsest.envs.kernels import compiled
 
 VIEW = 7
-"""Cells along a side of the view; the player is in the middle of its last row and looks along the first axis's rows."""
+"""Cells along a side of the view. `image[i, j]` is i from left to right and j from far to near; the player is at
+`image[VIEW // 2, VIEW - 1]`."""
 PAD = VIEW - 1
 UNSEEN, EMPTY, WALL, KEY, BALL = 0, 1, 2 + 16 * 5, 5 + 16, 6 + 16
-"""Cells: not in sight, floor, a grey wall, a green key, a green ball."""
+"""Cells: not in sight, floor, grey wall, green key, green ball."""
 LEFT, RIGHT, FORWARD = 0, 1, 2
-"""Actions; 3 to 6 (pickup, drop, toggle, done) move nothing where nothing can be carried or opened."""
+"""Actions. 3 to 6 (pickup, drop, toggle, done) do nothing, because nothing can be carried or opened."""
 NUM_ACTIONS = 7
 EAST, SOUTH, WEST, NORTH = range(4)
 """Directions."""
 
 
 class Observation(NamedTuple):
-    """What a player is shown, without MiniGrid's mission text."""
+    """A player's observation, without MiniGrid's mission text."""
 
     image: np.ndarray
     """[B, 7, 7, 3] uint8"""
@@ -38,20 +39,20 @@ class Observation(NamedTuple):
 
 
 def observation_space() -> spaces.Dict:
-    """MiniGrid's, without the mission text."""
+    """MiniGrid's observation space, without the mission text."""
     image = spaces.Box(0, 255, (VIEW, VIEW, 3), np.uint8)
     return spaces.Dict({"image": image, "direction": spaces.Discrete(4)})
 
 
 @compiled
 def at(width: int, x: int, y: int) -> int:
-    """Where the cell in column x, row y of a grid `width` cells wide is stored."""
+    """The index of cell (x, y) in the stored grid; the grid is `width` cells wide."""
     return (y + PAD) * (width + 2 * PAD) + x + PAD
 
 
 @compiled
 def walk(state: Any, i: int, width: int, action: int) -> None:
-    """Turn, or go forward onto floor."""
+    """Turn, or go forward if there is floor."""
     d = state.direction[i]
     if action == LEFT:
         state.direction[i] = (d + 3) & 3
@@ -67,11 +68,12 @@ def walk(state: Any, i: int, width: int, action: int) -> None:
 
 @compiled
 def look(state: Any, i: int, width: int, obs: Any, j: int) -> None:
-    """Write the view of row i's player to entry j of `obs`, as MiniGrid's `gen_obs` encodes it.
+    """Write the view of the player in row i to entry j of `obs`, encoded like MiniGrid's `gen_obs`.
 
-    MiniGrid's `process_vis`, on seven bits per row of the view: from the player's row to the farthest, light runs
-    along a row, first rightwards and then leftwards, from every lit cell that is clear into its neighbour, and out of
-    the same cells, except the last in the direction of the run, into the next row, straight and diagonally.
+    This is MiniGrid's `process_vis` with seven bits per line of the view. It goes from the player's line to the
+    farthest. In a line, light spreads from every clear lit cell to its neighbour, first to the right and then to the
+    left. From the same cells it reaches the next line, straight ahead and diagonally; the last cell in the direction of
+    spreading is left out.
     """
     d = state.direction[i]
     stride = width + 2 * PAD
@@ -85,9 +87,9 @@ def look(state: Any, i: int, width: int, obs: Any, j: int) -> None:
         clear = 0
         for column in range(VIEW):
             clear |= (state.grid[i, np.uint64(first + column * aside)] != WALL) << column
-        lit |= (clear + (lit & clear)) ^ clear  # the carry of the sum runs through the clear cells
+        lit |= (clear + (lit & clear)) ^ clear  # the carry of the sum spreads through the clear cells
         rightwards = lit & clear & 0b0111111
-        pairs = clear & clear << 1  # a cell and the one to its left
+        pairs = clear & clear << 1  # a cell and its left neighbour are both clear
         lit |= (lit & clear) >> 1
         lit |= (lit & pairs) >> 2
         lit |= (lit & pairs & pairs << 2) >> 4
@@ -104,5 +106,5 @@ def look(state: Any, i: int, width: int, obs: Any, j: int) -> None:
 
 
 def towards(direction: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The action [B] int64 that turns `direction` towards `wanted`, or goes forward where they agree."""
+    """The action [B] int64 that turns `direction` towards `wanted`, or goes forward if they are equal."""
     return np.array([FORWARD, RIGHT, RIGHT, LEFT])[(wanted - direction) % 4]

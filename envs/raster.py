@@ -1,4 +1,4 @@
-"""Pictures of grids: cells, discs, arrows and small capitals on a numpy canvas."""
+"""Pictures of grids: cells, discs, arrows and small capital letters on a numpy canvas."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PALETTE: tuple[Colour, ...] = (
     (120, 86, 60),
     (120, 128, 140),
 )
-"""Colours of things that differ only in colour."""
+"""Colours for objects that differ only in colour."""
 
-# Each glyph is three pixels wide and five high, one octal digit per line.
+# Each glyph is three pixels wide and five pixels high. One octal digit encodes one line.
 _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ/-?:+.=<> "
 _LINES = (
     "7555726227717477171755711747177475771111757577571725755656563444365556746477464434553557557222711152556554444757755"
@@ -36,18 +36,18 @@ _GLYPHS = {letter: _LINES[5 * k : 5 * k + 5] for k, letter in enumerate(_LETTERS
 
 
 def faded(colour: Colour, ground: Colour = FLOOR) -> Colour:
-    """`colour` as it is drawn where the player cannot see it."""
+    """The faded form of `colour`, for what the player cannot see."""
     return tuple(round(0.3 * c + 0.7 * g) for c, g in zip(colour, ground))  # type: ignore[return-value]
 
 
 class Canvas:
-    """A picture of `height` × `width` cells; positions are (row, column) of a cell and may be fractions.
+    """A picture of `height` × `width` cells. Positions are (row, column) in cells and may be fractions.
 
     Args:
-        height: rows of cells.
-        width: columns of cells.
-        cell: pixels along a cell's side.
-        ground: what is not drawn on.
+        height: number of cells from top to bottom.
+        width: number of cells from left to right.
+        cell: pixels along the side of a cell.
+        ground: background colour.
     """
 
     def __init__(self, height: int, width: int, cell: int = 24, ground: Colour = WALL) -> None:
@@ -60,22 +60,22 @@ class Canvas:
     def box(
         self, row: float, column: float, colour: Colour, height: float = 1, width: float = 1, margin: float = 0.04
     ) -> None:
-        """A box whose first cell is (row, column)."""
+        """A box with its upper left cell at (row, column)."""
         inside_y = (self._y >= row + margin) & (self._y < row + height - margin)
         self.pixels[inside_y & (self._x >= column + margin) & (self._x < column + width - margin)] = colour
 
     def disc(self, row: float, column: float, colour: Colour, radius: float = 0.32) -> None:
-        """A disc in the middle of a cell."""
+        """A disc in the middle of a cell; `radius` in cells."""
         self.pixels[(self._y - row - 0.5) ** 2 + (self._x - column - 0.5) ** 2 < radius**2] = colour
 
     def arrow(self, row: float, column: float, towards: str, colour: Colour, size: float = 0.32) -> None:
-        """A triangle in the middle of a cell that points "up", "down", "left" or "right"."""
+        """A triangle in the middle of a cell. It points "up", "down", "left" or "right"."""
         y, x = self._y - row - 0.5, self._x - column - 0.5
         along, across = {"up": (-y, x), "down": (y, x), "left": (-x, y), "right": (x, y)}[towards]
         self.pixels[(along > -size) & (2 * np.abs(across) < size - along)] = colour
 
     def label(self, row: float, column: float, text: str, colour: Colour = INK) -> None:
-        """`text` in capitals, a cell's height tall with its margins, from (row, column) rightwards; cut at the edge."""
+        """`text` in capitals from (row, column) to the right, one cell high with margins. The edge cuts it off."""
         scale = max(1, self.cell // 8)
         top, left = round(row * self.cell) + (self.cell - 5 * scale) // 2, round(column * self.cell) + scale
         for glyph in (_GLYPHS.get(letter, _GLYPHS["?"]) for letter in text.upper()):

@@ -1,6 +1,6 @@
-"""Ids of environments: one line each, read by gymnasium, `make_vec`, the command line, the tests and the docs.
+"""Ids of environments. gymnasium, `make_vec`, the command line, the tests and the docs read this one list.
 
-Registering and listing import no compiled code: a family's module is imported when it is first made.
+Registering and listing import no compiled code. A family's module is imported when an environment is made.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """What the registry knows of an id."""
+    """The registry's entry for one id."""
 
     target: str
     """The family, as "module:Class"."""
     meaning: str
-    """One sentence."""
+    """One sentence on the task."""
     presets: dict[str, Any]
-    """Arguments of the family that the id fixes unless others are given."""
+    """The id's default arguments for the family."""
 
 
 _ENTRIES: dict[str, Entry] = {}
 
 
 def register(id: str, target: str, meaning: str, **presets: Any) -> None:
-    """Add an environment on a batched world.
+    """Register an id for a subclass of `World`.
 
     Args:
         id: "Palimpsest/Name-v0".
-        target: "module:Class"; the class is an `envs.core.World`.
-        meaning: one sentence for lists.
-        **presets: arguments of the class.
+        target: "module:Class"; the class is a subclass of `envs.core.World`.
+        meaning: one sentence on the task, for lists.
+        **presets: default arguments of the class under this id.
 
     Raises:
-        ValueError: the id is taken, or the target does not read "module:Class".
+        ValueError: the id is taken, or the target is not of the form "module:Class".
     """
     if id in _ENTRIES:
         raise ValueError(f"environment {id!r} is already {_ENTRIES[id].target}; choose another id")
@@ -56,30 +56,30 @@ def register(id: str, target: str, meaning: str, **presets: Any) -> None:
         entry_point=target,
         vector_entry_point=f"palimpsest.envs.vector:{target.partition(':')[2]}",
         kwargs=presets,
-        order_enforce=False,  # a world refuses a step before reset itself
-        disable_env_checker=True,  # the tests run the whole checker; here it would slow every step
+        order_enforce=False,  # `World.step` itself refuses a step before reset
+        disable_env_checker=True,  # the tests run the full checker; here it would slow down every step
     )
 
 
 def ids() -> list[str]:
-    """The registered ids, in the order of registration."""
+    """Our registered ids, in the order of registration."""
     return list(_ENTRIES)
 
 
 def entry(id: str) -> Entry:
-    """The registry's line for one of our ids; ValueError with the closest id if there is none."""
+    """The registry's entry for one of our ids; for an unknown id a ValueError that names the closest one."""
     if id not in _ENTRIES:
         raise ValueError(f"unknown environment {id!r}{closest(id, _ENTRIES)}; ours: {', '.join(_ENTRIES)}")
     return _ENTRIES[id]
 
 
 def describe(id: str) -> str:
-    """One sentence on what the environment asks for."""
+    """One sentence on the task."""
     return entry(id).meaning
 
 
 def families() -> dict[str, Callable[[], Any]]:
-    """Class name -> a function that imports and returns the class, for every family that has an id."""
+    """Class name -> a function that imports and returns the class, for every registered family."""
     return {e.target.partition(":")[2]: functools.partial(_load, e.target) for e in _ENTRIES.values()}
 
 
@@ -89,19 +89,19 @@ def family(id: str) -> Any:
 
 
 def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any) -> VecEnv:
-    """An SB3 VecEnv of `num_envs` rows, with episode statistics in its infos.
+    """Make an SB3 VecEnv of `num_envs` rows, with episode statistics in its infos.
 
-    Ours is one batched world (`envs.sb3.WorldVecEnv`); any other registered gymnasium id becomes SB3's DummyVecEnv
-    of `gym.make`, each under a Monitor.
+    One of our ids gives a `World` of B rows (`envs.sb3.WorldVecEnv`). Any other registered gymnasium id gives SB3's
+    DummyVecEnv, with one `gym.make` per row, each wrapped in a Monitor.
 
     Args:
-        id: a registered gymnasium id, also as "module:id".
+        id: a registered gymnasium id; "module:id" imports the module first.
         num_envs: B, 1 or more.
-        seed: row i is reset with seed + i; None for unpredictable seeds.
-        **kwargs: the environment's arguments, `render_mode` among them.
+        seed: row i is reset with seed + i; None for random seeds.
+        **kwargs: arguments of the environment, `render_mode` included.
 
     Raises:
-        ValueError: an unknown id or argument (the closest known one is named), or a value that does not fit.
+        ValueError: an unknown id or argument (the message names the closest known one), or a value out of range.
     """
     if not isinstance(id, str):
         raise ValueError(f"an environment's id must be a string; got {id!r}")
@@ -134,7 +134,7 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
 
 
 def import_owner(id: str) -> None:
-    """Import minigrid, which we depend on, where the id is one of its own: importing it registers them."""
+    """Import minigrid if the id is one of its own: the import registers them. minigrid is a dependency of ours."""
     if id.startswith(("MiniGrid-", "BabyAI-")):
         _import("minigrid")
 
@@ -148,13 +148,13 @@ def _import(module: str) -> None:
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ValueError(f"cannot import {module!r}, which the id names before ':'; is it installed?") from error
+        raise ValueError(f"cannot import {module!r}, the module before ':' in the id; is it installed?") from error
 
 
 register(
     "Palimpsest/EndlessTMaze-v0",
     "palimpsest.envs.endless_tmaze:EndlessTMaze",
-    "A chain of corridors; each cue says where to turn next and makes the last one false.",
+    "A chain of corridors; each cue says where to turn next and replaces the last one.",
 )
 
 for _size, _random in ((7, False), (9, False), (11, False), (13, False), (13, True), (17, True)):
@@ -171,7 +171,8 @@ register(
     "palimpsest.envs.minigrid_rewrite:MiniGridMemoryRewrite",
     "A MiniGrid hallway in which the cue is replaced on the way; only the last one says where to turn.",
 )
-# The same rules on the package minigrid, which is imported when it is made: no batched world, so not in `ids()`.
+# The same rules on the package minigrid, imported when the environment is made. It is no `World`, so it is not in
+# `ids()`.
 gym.register("Palimpsest/MiniGridMemoryRewrite-MiniGrid-v0", "palimpsest.envs.minigrid_rewrite_env:MemoryRewriteEnv")
 
 register(
@@ -183,14 +184,14 @@ register(
 register(
     "Palimpsest/ActiveTMaze-v0",
     "palimpsest.envs.tmaze:ActiveTMaze",
-    "One corridor; the cue is shown only at an oracle behind the start, which must be visited first.",
+    "One corridor; only an oracle behind the start shows the cue, so the player must go there first.",
 )
 for _task, _kinds, _meaning in (
     ("invert", "invert", "swap the cue"),
-    ("cancel", "invert invert reset cancel cancel", "swap or replace the cue, or undo the last of these"),
+    ("cancel", "invert invert reset cancel cancel", "swap or replace the cue, or undo the last change"),
     ("reset", "reset", "show a new cue that replaces the old one"),
-    ("repeat", "invert invert reset repeat repeat", "swap or replace the cue, or do once more what the last did"),
-    ("mixed", "invert invert reset repeat repeat cancel cancel", "swap, replace or restore the cue, or repeat this"),
+    ("repeat", "invert invert reset repeat repeat", "swap or replace the cue, or repeat the last change"),
+    ("mixed", "invert invert reset repeat repeat cancel cancel", "swap or replace the cue, or undo or repeat a change"),
 ):
     register(
         f"Palimpsest/RuneTMaze-{_task}-v0",
@@ -202,17 +203,17 @@ for _task, _kinds, _meaning in (
 register(
     "Palimpsest/HideAndSeek-v0",
     "palimpsest.envs.hide_and_seek:HideAndSeek",
-    "Objects are seen being put into boxes of several rooms, some are moved in sight, then one is asked for.",
+    "The player sees objects put into boxes in several rooms and some moved; then it must say where one is.",
 )
 register(
     "Palimpsest/RoomBallet-ShortStay-v0",
     "palimpsest.envs.room_ballet:RoomBalletShortStay",
-    "A walk through 25 rooms with a dancer in each; then the dance of one room is asked for.",
+    "A walk through 25 rooms with a dancer in each; then the player must name the dance of one room.",
 )
 register(
     "Palimpsest/RoomBallet-MultiTask-v0",
     "palimpsest.envs.room_ballet_tasks:RoomBalletMultiTask",
-    "Eighteen dances in eight rooms; a memory for nine must choose what to drop, and each task wants another choice.",
+    "Eighteen dances in eight rooms; a memory of nine entries must drop some, and each task needs another choice.",
 )
 
 for _name, _presets in (
@@ -225,20 +226,20 @@ for _name, _presets in (
     register(
         f"Palimpsest/ColorCubes-{_name}-v0",
         "palimpsest.envs.color_cubes:ColorCubes",
-        "Coloured cubes are shown once, then hidden; go to one colour after the other while cubes teleport.",
+        "Coloured cubes are shown once, then hidden; the player goes to one colour after another while cubes teleport.",
         **_presets,
     )
 register(
     "Palimpsest/KeyValueRewrite-v0",
     "palimpsest.envs.key_value:KeyValueRewrite",
-    "Keys get new values again and again; say the last value of a key when it is asked for.",
+    "Keys get new values again and again; the player must say the last value of a key when asked.",
 )
 for _dancers in (2, 4, 8):
     for _delay in (16, 48):
         register(
             f"Palimpsest/Ballet-{_dancers}-{_delay}-v0",
             "palimpsest.envs.ballet:Ballet",
-            f"{_dancers} dancers perform with {_delay} steps between; then one dance's dancer must be walked to.",
+            f"{_dancers} dancers perform with {_delay} steps between; then the player must walk to one dance's dancer.",
             dancers=_dancers,
             delay=_delay,
         )

@@ -1,4 +1,4 @@
-"""Room Ballet: dances are seen in rooms, and then one room's is asked for (after SAT, arXiv 2402.15160)."""
+"""Room Ballet: the player sees dances in rooms; then it must name that of one room (after SAT, arXiv 2402.15160)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_DANCES = 64
 
 
 class Rules(NamedTuple):
-    """What stays the same in all episodes."""
+    """Constants of all episodes."""
 
     limit: int
     views: int
@@ -25,27 +25,27 @@ class Rules(NamedTuple):
 
 
 class State(NamedTuple):
-    """What changes, one entry per row, in small types, as a step takes the longer the more memory it goes through.
+    """The whole episode, drawn when it begins; one entry per row of the batch. `steps` says where the player is in it.
 
-    An episode is drawn when it begins; `steps` says where in it the player is.
+    Small dtypes: a step is faster if it reads less memory.
     """
 
     rng: np.ndarray
     steps: np.ndarray
     place: np.ndarray
-    """[B, views + 1] uint16, the room of every view, then the one asked for"""
+    """[B, views + 1] uint16, the room of every view, then the room of the question"""
     dance: np.ndarray
     """[B, views + 1] uint8, the dance of every view, then the answer"""
     task: np.ndarray
-    """[B] uint8; 0 where there is but one"""
+    """[B] uint8; 0 if there is only one task"""
     rooms: np.ndarray
-    """[B, rooms + 1] uint16, scratch: the rooms as they were first seen, or were dealt; then anything"""
+    """[B, rooms + 1] uint16, scratch: the rooms in the order of first views, or shuffled; the rest is undefined"""
     known: np.ndarray
-    """[B, rooms] int8, scratch: the dance of a room, -1 where it was not seen"""
+    """[B, rooms] int8, scratch: the dance of a room, -1 if the room was not seen"""
 
 
 class Observation(NamedTuple):
-    """What the kernel writes."""
+    """The arrays that `observe` writes."""
 
     place: np.ndarray
     seen: np.ndarray
@@ -53,15 +53,14 @@ class Observation(NamedTuple):
 
 @compiled
 def begin(rules: Rules, state: State, i: int) -> None:
-    """Walk at random from a random room, a neighbouring room every step; ask for one that was seen."""
+    """Draw a random walk: a random first room, then a random neighbouring room at every step. Ask for a seen room."""
     side, rooms, known = rules.side, state.rooms, state.known
     for r in range(side * side):
         known[i, r] = -1
     high, low = halves(state.rng, i)
     row, column = below(state.rng, i, high, side), below(state.rng, i, low, side)
     seen = 0
-    # Without branches, as a processor can guess neither the door nor whether a room is new: both numbers are drawn in
-    # any case.
+    # No branches: the processor would mispredict the door and whether a room is new. So both numbers are always drawn.
     for t in range(rules.views):
         high, low = halves(state.rng, i)
         r = row * side + column
@@ -82,7 +81,7 @@ def begin(rules: Rules, state: State, i: int) -> None:
 
 @compiled
 def move(rules: Any, state: State, i: int, action: int) -> tuple[float, bool, bool]:
-    """Nothing but the answer counts."""
+    """Only the answer has an effect."""
     if state.steps[i] < rules.views:
         return 0.0, False, False
     won = action == state.dance[i, rules.views]
@@ -91,7 +90,7 @@ def move(rules: Any, state: State, i: int, action: int) -> tuple[float, bool, bo
 
 @compiled
 def show(rules: Any, state: State, i: int, place: np.ndarray, seen: np.ndarray, j: int) -> None:
-    """The room, and the dance or the question."""
+    """Write the room, and the dance or the question."""
     steps, views = state.steps[i], rules.views
     t = min(steps, views)
     place[j] = state.place[i, t]
@@ -102,21 +101,21 @@ def show(rules: Any, state: State, i: int, place: np.ndarray, seen: np.ndarray, 
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
-    """Both keys."""
+    """Write both keys."""
     show(rules, state, i, obs.place, obs.seen, j)
 
 
 @compiled
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
-    """All rows."""
+    """Run `mode` for all rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
 
 
 class RoomBallet(World):
-    """What both tasks share: views, one question, an answer. See `RoomBalletShortStay` and `RoomBalletMultiTask`."""
+    """Base class of `RoomBalletShortStay` and `RoomBalletMultiTask`: views, then one question and one answer."""
 
     layout: tuple[int, int]
-    """Rows and columns of rooms in pictures."""
+    """Number of lines and columns of rooms in a picture."""
     task_names: ClassVar[tuple[str, ...]] = ()
 
     def new_state(self, rows: int) -> State:
@@ -133,19 +132,19 @@ class RoomBallet(World):
         )
 
     def expert(self) -> np.ndarray:
-        """The answer; before the question any action will do, and it takes 0."""
+        """The answer. Before the question it is 0, because actions do nothing there."""
         return np.where(self.state.steps < self.rules.views, np.int64(0), self.state.dance[:, -1])
 
     def chance_level(self) -> float:
-        """A guess: the dances are drawn independently and evenly."""
+        """A guess: the dances are independent and uniform."""
         return 1 / self.rules.dances
 
     def event_mask(self, obs: Any) -> np.ndarray:
-        """A dance is shown."""
+        """The observation shows a dance."""
         return obs["seen"][..., :-1].any(-1)
 
     def picture(self) -> np.ndarray:
-        """The rooms with the dance last seen in each, faded unless it is shown now; the room asked for in green."""
+        """The rooms with the last dance seen in each, faded unless it is shown now. Green: the room of the question."""
         t, place, shown = self._where()
         height, width = self.layout
         canvas = Canvas(2 * height + 1, 2 * width)
@@ -167,7 +166,7 @@ class RoomBallet(World):
         return canvas.pixels
 
     def text(self) -> str:
-        """The same in characters: `5` a dance seen before, `[5]` the one shown now, `[?]` the room asked for."""
+        """The same in characters: `5` a dance seen before, `[5]` a dance shown now, `[?]` the room of the question."""
         t, place, shown = self._where()
         width = self.layout[1]
         lines = [self._title()]
@@ -185,7 +184,7 @@ class RoomBallet(World):
         return f"{t}/{self.rules.views}{task}"
 
     def _where(self) -> tuple[int, int, dict[int, int]]:
-        """Step, room, and the dance last seen in every room so far."""
+        """The step, the room, and the last dance seen in each room so far."""
         steps = int(self.state.steps[0])
         t = min(steps, self.rules.views)
         place, dance = self.state.place[0].tolist(), self.state.dance[0].tolist()
@@ -194,40 +193,40 @@ class RoomBallet(World):
 
 
 class RoomBalletShortStay(RoomBallet):
-    """A walk through many rooms, a new one every step and a dancer in each; then: what was danced in that room?
+    """A walk through many rooms with a dancer in each, one room per step. Then: which dance was in that room?
 
-    Rooms lie on a square of side × side. The player is led: it begins in a random room and enters a random
-    neighbouring one at every step. A room's dancer keeps its dance for the episode; dances are drawn evenly and
-    independently, so that two rooms may share one. One step shows one whole dance: an entry of a memory that stores
-    steps is a dance. After `views` of them one room, drawn evenly among those seen, is asked for.
+    The rooms form a square of side × side. The player is led. It starts in a random room and enters a random
+    neighbouring room at every step. The dancer of a room keeps its dance for the episode. Dances are uniform and
+    independent, so two rooms may share one. One step shows one whole dance, so a memory that stores steps has one entry
+    per dance. After `views` steps, a uniform room among those seen is asked for.
 
     Observation: Dict.
 
     | key | meaning | space |
     |---|---|---|
-    | place | the room the player is in, or is asked about: row × side + column | Discrete(side²) |
+    | place | the player's room, or the room of the question: line × side + column | Discrete(side²) |
     | seen[d] | dance d is shown | Box(0, 1, (dances + 1,), float32) |
     | seen[dances] | the question: which dance was seen at `place`? | |
 
-    After the answer `place` stays and `seen` is zeros.
+    After the answer `place` does not change and `seen` is zeros.
 
-    Actions: 0 to dances - 1, the answer; before the question they do nothing.
+    Actions: 0 to dances - 1, the answer. Before the question actions do nothing.
 
     Rewards: +1 for the right answer, 0 for everything else.
 
     Ends: terminated by the answer, which is step views + 1.
 
-    Horizons Ξ, from the last sight of the room asked for to the question, both included: {2, ..., views + 1}.
+    Horizons Ξ, from the last view of the room to the question, both included: {2, ..., views + 1}.
     Chance level: 1 / dances.
 
     Args:
-        views: steps of the walk, 1 to 100,000.
-        dances: kinds of dances, 2 to 64.
+        views: number of steps of the walk, 1 to 100,000.
+        dances: number of different dances, 2 to 64.
         side: rooms along a side, 2 to 32.
         render_mode: "rgb_array", "ansi" or None.
 
-    Source: ours, after the Room Ballet of arXiv 2402.15160 (25 rooms); a reinforcement learning task here, the
-    number of steps and of dances ours. Versions: v0, the first.
+    Source: ours, after the Room Ballet of arXiv 2402.15160 (25 rooms). Here it is a reinforcement learning task; the
+    numbers of steps and dances are ours. Versions: v0, the first.
     """
 
     kernel = kernel
@@ -245,5 +244,5 @@ class RoomBalletShortStay(RoomBallet):
         super().__init__(Rules(views + 1, views, dances, side), space, dances, render_mode)
 
     def memory_horizons(self) -> tuple[int, ...]:
-        """From a room's last sight to the question, both included."""
+        """From the last view of a room to the question, both included."""
         return tuple(range(2, self.rules.views + 2))

@@ -1,4 +1,4 @@
-"""Room Ballet in four tasks, each made for one way to choose what a full memory drops (after SAT, arXiv 2402.15160)."""
+"""Room Ballet with four tasks. Each needs another rule for what a full memory drops (after SAT, arXiv 2402.15160)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from palimpsest.refusals import check_choice, check_integer
 ROOMS = 8
 VIEWS = 18
 TASKS = ("fifo", "lifo", "mvfo", "lvfo")
-FIFO, LIFO, MVFO, LVFO = range(4)
+FIFO, LIFO, MVFO = range(3)
 
 
 class Rules(NamedTuple):
-    """What stays the same in all episodes."""
+    """Constants of all episodes."""
 
     limit: int
     views: int
     dances: int
     task: int
-    """-1 where every episode draws its own"""
+    """0 to 3, or -1 if every episode draws its task"""
 
 
 class Observation(NamedTuple):
-    """What the kernel writes."""
+    """The arrays that `observe` writes."""
 
     place: np.ndarray
     seen: np.ndarray
@@ -37,7 +37,7 @@ class Observation(NamedTuple):
 
 @compiled
 def shuffle(state: State, i: int, place: np.ndarray, first: int, end: int) -> None:
-    """Put the entries first to end - 1 of row i of `place` into a random order (Fisher and Yates), two at a time."""
+    """Shuffle the entries first to end - 1 of row i of `place`, two per draw (Fisher and Yates)."""
     for t in range(end - 1, first, -2):
         high, low = halves(state.rng, i)
         other = first + below(state.rng, i, high, t - first + 1)
@@ -48,9 +48,11 @@ def shuffle(state: State, i: int, place: np.ndarray, first: int, end: int) -> No
 
 @compiled
 def favourites(state: State, i: int, late: bool) -> None:
-    """Visits of one room early, four times and more than any other, then of a second one; the other six once each.
+    """Lay out the visits of the tasks fifo (`late`) and lifo.
 
-    The last visit of the first favourite, rooms[0], is among the views 10 to 12 if `late`, else among 0 to 7.
+    rooms[0], the first favourite, is visited four times, early. rooms[1], the second favourite, follows with eight
+    visits. The other six rooms are visited once each. The last visit of rooms[0] is one of the views 10 to 12 if
+    `late`, else one of 0 to 7.
     """
     place, rooms = state.place, state.rooms
     first, second = rooms[i, 0], rooms[i, 1]
@@ -79,10 +81,14 @@ def favourites(state: State, i: int, late: bool) -> None:
 
 @compiled
 def in_the_middle(state: State, i: int, visits: int) -> None:
-    """The last visit of rooms[0] is view 8 or 9, its others are among the first eight; the other rooms as they come."""
+    """Lay out the visits of the tasks mvfo and lvfo.
+
+    The last visit of rooms[0] is view 8 or 9; its other visits are among the first eight views. The order of the other
+    rooms is random.
+    """
     place, rooms = state.place, state.rooms
     before = visits - 1
-    others = ROOMS - 1  # all of them twice, and more where room is left; what this writes too far is written over below
+    others = ROOMS - 1  # each of them twice, and random ones after that; later loops overwrite the surplus entries
     for k in range(others):
         place[i, before + k] = place[i, before + others + k] = rooms[i, 1 + k]
     for t in range(before + 2 * others, VIEWS - 1, 2):
@@ -101,7 +107,7 @@ def in_the_middle(state: State, i: int, visits: int) -> None:
 
 @compiled
 def begin(rules: Rules, state: State, i: int) -> None:
-    """Draw the task, deal the rooms their parts, lay out the visits, and ask for rooms[0]."""
+    """Draw the task, give each room its part, lay out the visits, and ask for rooms[0]."""
     state.task[i] = task = draw(state.rng, i, 4) if rules.task < 0 else rules.task
     for r in range(ROOMS):
         state.rooms[i, r] = r
@@ -121,69 +127,73 @@ def begin(rules: Rules, state: State, i: int) -> None:
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: Observation, j: int) -> None:
-    """All three keys."""
+    """Write all three keys."""
     show(rules, state, i, obs.place, obs.seen, j)
     obs.task[j] = state.task[i]
 
 
 @compiled
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
-    """All rows."""
+    """Run `mode` for all rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
 
 
 class RoomBalletMultiTask(RoomBallet):
-    """Eighteen dances seen in eight rooms, told at once which of four tasks it is; then: what was last danced there?
+    """Eighteen dances in eight rooms, in one of four tasks. Then: which dance was the last one in that room?
 
-    A memory with room for nine of the eighteen must choose what to drop, and each task is solved by exactly one of
-    four ways to choose. The player is led from room to room; it may stay in one for several dances. Every view shows
-    a new dance, drawn evenly and independently. One step shows one whole dance, so that an entry of a memory that
-    stores steps is a dance; the question is an entry too, the nineteenth. Room names are dealt anew every episode.
+    A memory of nine entries must drop some of the eighteen dances. There are four rules for what to drop, and each task
+    is solved by exactly one of them. The observation says from the start which task it is. The player is led from room
+    to room and may stay in one for several dances. Every view shows a new dance, uniform and independent. One step
+    shows one whole dance, so a memory that stores steps has one entry per dance. The question is the nineteenth entry.
+    Every episode draws new numbers for the rooms.
 
     Observation: Dict.
 
     | key | meaning | space |
     |---|---|---|
-    | place | the room the player is in, or is asked about | Discrete(8) |
+    | place | the player's room, or the room of the question | Discrete(8) |
     | seen[d] | dance d is shown | Box(0, 1, (dances + 1,), float32) |
     | seen[dances] | the question: which dance was last seen at `place`? | |
-    | task | 0 fifo, 1 lifo, 2 mvfo, 3 lvfo; the same throughout the episode | Discrete(4) |
+    | task | 0 fifo, 1 lifo, 2 mvfo, 3 lvfo; the same in the whole episode | Discrete(4) |
 
-    After the answer `place` stays and `seen` is zeros.
+    After the answer `place` does not change and `seen` is zeros.
 
-    Actions: 0 to dances - 1, the answer; before the question they do nothing.
+    Actions: 0 to dances - 1, the answer. Before the question actions do nothing.
 
     Rewards: +1 for the right answer, 0 for everything else.
 
     Ends: terminated by the answer, which is step 19.
 
-    Strategies, for a memory of nine entries that is full: fifo drops the oldest entry; lifo overwrites the newest;
-    mvfo and lvfo drop the oldest entry of the most and of the least visited place that still holds one (the entry
-    that comes in is counted after that; ties to the lowest index). With views 0 to 17, the question stored too:
+    Rules for a full memory of nine entries. fifo drops the oldest entry; lifo overwrites the newest. mvfo and lvfo drop
+    the oldest entry of a place: mvfo of the most visited place that still has an entry, lvfo of the least visited one.
+    They count the visit of the new entry after they drop one. Ties go to the lowest index. The views are 0 to 17, and
+    the question is stored too:
 
-    - fifo holds views 10 to 17 and lifo 0 to 7, whatever the places are. So what only mvfo or only lvfo can answer
-      must be view 8 or 9.
-    - **mvfo**: the room asked for is visited once, at 8 or 9, the others as they come. Eight of nine entries are from
-      seven other rooms, so one of those holds two and is visited more: mvfo never drops the single one. lvfo drops
-      it, or another single one, which each room offers at most once, within eight views.
-    - **lvfo**: the room is visited four to six times, last at 8 or 9, the others at most twice. Being visited most
-      whenever something is dropped, its entries are what mvfo drops first and what lvfo never drops.
-    - **fifo**, **lifo**: a first favourite is visited four times, three of them before anything is dropped, last at
-      10 to 12 (fifo) or by 7 (lifo). A second one is visited eight times, twice or more before anything is dropped
-      but less than the first until all entries of the first are gone from mvfo. The six single rooms all come by
-      view 12, so that lvfo drops those until step 14, and then, as the second is ahead, the four of the first.
+    - fifo holds views 10 to 17 and lifo views 0 to 7, whatever the places are. So the answer that only mvfo or only
+      lvfo can give must be view 8 or 9.
+    - **mvfo**: the room is visited once, at view 8 or 9; the order of the others is random. Of the nine entries, eight
+      are from seven other rooms, so one of these rooms holds two and is visited more. So mvfo never drops the room's
+      single entry. lvfo drops it within eight views: each drop takes this entry or that of another room visited once,
+      and each room offers at most one such entry.
+    - **lvfo**: the room is visited four to six times, the last time at view 8 or 9; each other room at most twice.
+      At every drop the room is the most visited one. So mvfo drops its entries first, and lvfo never drops them.
+    - **fifo**, **lifo**: a first favourite is visited four times, three of them before the first drop. Its last visit
+      is at 10 to 12 (fifo) or by 7 (lifo). A second favourite is visited eight times, at least twice before the first
+      drop. It has fewer visits than the first until mvfo has dropped all entries of the first. The six other rooms are
+      visited once, all by view 12. So lvfo drops these until step 14. By then the second favourite is ahead, and lvfo
+      drops the four entries of the first.
 
     Horizons Ξ, from the last dance in the room to the question, both included: {7, 8, 9} fifo, {12, ..., 16} lifo,
-    {10, 11} mvfo and lvfo; all of these with `task="all"`. Chance level: 1 / dances, which is also what a reader of
-    one of the other three memories gets.
+    {10, 11} mvfo and lvfo; all of these with `task="all"`. Chance level: 1 / dances. A memory with one of the other
+    three rules has the same success.
 
     Args:
-        dances: kinds of dances, 2 to 64.
-        task: "all" draws one of the four in every episode; or the one to set.
+        dances: number of different dances, 2 to 64.
+        task: "all" draws one of the four tasks in every episode; or the name of one task.
         render_mode: "rgb_array", "ansi" or None.
 
-    Source: ours, after the multi-task Room Ballet of arXiv 2402.15160 (18 dances, 8 rooms, memory for 9); a
-    reinforcement learning task here, the visits and the number of dances ours. Versions: v0, the first.
+    Source: ours, after the multi-task Room Ballet of arXiv 2402.15160 (18 dances, 8 rooms, a memory of 9 entries).
+    Here it is a reinforcement learning task; the visits and the number of dances are ours. Versions: v0, the first.
     """
 
     kernel = kernel
@@ -205,7 +215,7 @@ class RoomBalletMultiTask(RoomBallet):
         super().__init__(Rules(VIEWS + 1, VIEWS, dances, chosen), space, dances, render_mode)
 
     def breakdown(self) -> dict[str, np.ndarray]:
-        """The answer by task, 0 fifo, 1 lifo, 2 mvfo, 3 lvfo: by what a memory must drop to have it."""
+        """The answer by task, 0 fifo, 1 lifo, 2 mvfo, 3 lvfo: the rule that keeps the right entry."""
         return {"task": np.where(self.state.steps == self.rules.views, self.state.task, np.int64(-1))}
 
     def memory_horizons(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Rune T-Maze: on its way the cue is inverted, replaced, changed once more, or brought back (arXiv 2610.00592)."""
+"""Rune T-Maze: runes in the corridor invert or replace the cue, undo or repeat a change (after arXiv 2610.00592)."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ KINDS = ("invert", "cancel", "reset", "repeat")
 INVERT, CANCEL, RESET, REPEAT = range(4)
 MIXED = ("invert", "invert", "reset", "repeat", "repeat", "cancel", "cancel")
 SET_LEFT = 1
-"""What a rune does to the cue is an operation: 0 inverts it, 1 sets it to left, 2 to right."""
+"""A rune applies an operation to the cue: 0 inverts it, 1 sets it to left, 2 sets it to right."""
 NOTHING = -1
 _COLOURS = (PALETTE[4], PALETTE[5], PALETTE[6], PALETTE[8])
 
 
 class Rules(NamedTuple):
-    """What stays the same in all episodes."""
+    """Constants of all episodes."""
 
     limit: int
     corridors: int
     length: int
     runes: int
     cell: float
-    """1 / length; a product with it is the quotient, once rounded to float32."""
+    """1 / length. A product with it, rounded to float32, equals the quotient."""
     kinds: int
-    """The kinds that are drawn, two bits each, the first one lowest."""
+    """The kinds that are drawn, two bits each, the first in the lowest bits."""
     num_kinds: int
 
 
 class State(NamedTuple):
-    """What changes, one entry per row; R is the most runes that a corridor holds."""
+    """What changes during an episode; one entry per row. R is the maximum number of runes in a corridor."""
 
     rng: np.ndarray
     steps: np.ndarray
@@ -47,38 +47,38 @@ class State(NamedTuple):
     x: np.ndarray
     """int32, 0 at the start cell, `length` at the junction"""
     cue: np.ndarray
-    """int8, 0 left, 1 right: where to turn, by the runes met so far"""
+    """int8, 0 left, 1 right: the cue after the runes so far"""
     first: np.ndarray
     """int8, the cue that the start cell showed"""
     total: np.ndarray
-    """int16, runes in this corridor"""
+    """int16, number of runes in this corridor"""
     met: np.ndarray
-    """int16, how many of them have been met"""
+    """int16, how many of these runes have acted"""
     depth: np.ndarray
-    """int16, operations that count: done and not undone"""
+    """int16, operations on the stack: applied and not undone"""
     here: np.ndarray
-    """int8, an index of KINDS: the rune that the player stands on; NOTHING elsewhere"""
+    """int8, an index of KINDS: the rune on the player's cell; NOTHING if there is none"""
     cells: np.ndarray
-    """[B, length // 64 + 1] uint64, a bit per cell, lowest first: whether a rune lies there"""
+    """[B, length // 64 + 1] uint64, one bit per cell, lowest first: whether the cell has a rune"""
     kind: np.ndarray
     """[B, R] int8, an index of KINDS"""
     value: np.ndarray
     """[B, R] int8, the cue that a reset sets"""
     done: np.ndarray
-    """[B, R] int8, the operations that count, the oldest first"""
+    """[B, R] int8, the stack of operations, the oldest first"""
     before: np.ndarray
-    """[B, R] int8, the cue that each of them found"""
+    """[B, R] int8, the cue before each of them"""
 
 
 @compiled
 def laid(state: State, i: int, x: int) -> int:
-    """Whether a rune lies in cell x, 0 or 1."""
+    """Whether cell x has a rune, 0 or 1."""
     return np.int64(state.cells[i, x >> 6] >> np.uint64(x & 63)) & 1  # type: ignore[return-value]
 
 
 @compiled
 def enter(rules: Rules, state: State, i: int) -> None:
-    """Stand at the start of a new corridor; lay its runes, every choice of cells alike (Floyd's algorithm)."""
+    """Put the player at the start of a new corridor, with runes on a uniform choice of cells (Floyd's algorithm)."""
     high, low = halves(state.rng, i)
     total = 1 + below(state.rng, i, high, rules.runes)
     cue = below(state.rng, i, low, 2)
@@ -100,14 +100,14 @@ def enter(rules: Rules, state: State, i: int) -> None:
 
 @compiled
 def begin(rules: Rules, state: State, i: int) -> None:
-    """The first corridor."""
+    """Enter the first corridor."""
     state.corridor[i] = 0
     enter(rules, state, i)
 
 
 @compiled
 def meet(state: State, i: int) -> None:
-    """The next rune acts; no branch on its kind, which a processor cannot guess."""
+    """Apply the next rune. There is no branch on its kind: it would be mispredicted."""
     met, depth, cue = state.met[i], np.int64(state.depth[i]), np.int64(state.cue[i])
     kind = np.int64(state.kind[i, met])
     cancel, repeat = kind == CANCEL, kind == REPEAT
@@ -117,7 +117,7 @@ def meet(state: State, i: int) -> None:
     operation = either(repeat, np.int64(state.done[i, top]), operation)
     result = either(operation == INVERT, 1 - cue, operation - SET_LEFT)
     result = either(cancel, np.int64(state.before[i, top]), result)
-    state.done[i, depth], state.before[i, depth] = operation, cue  # where nothing is pushed, above the stack
+    state.done[i, depth], state.before[i, depth] = operation, cue  # if nothing is pushed, this is above the stack
     state.cue[i] = either(works, result, cue)
     state.depth[i] = depth + np.int64(works) * (1 - 2 * np.int64(cancel))
     state.met[i] = met + 1
@@ -128,7 +128,7 @@ def meet(state: State, i: int) -> None:
 def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, bool]:
     """Action 0 forward, 1 left, 2 right."""
     if state.x[i] < rules.length:
-        # No branch on the action alone, which a processor cannot guess; NOTHING is -1, all bits set.
+        # No branch on the action alone: it would be mispredicted. NOTHING is -1, all bits set.
         forward = action == 0
         x = state.x[i] + forward
         state.x[i] = x
@@ -147,28 +147,28 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
-    """A rune is visible from its own cell; the cue at the start and on a reset."""
+    """A rune is visible only on its own cell, the cue at the start and on a reset rune."""
     x, here = state.x[i], np.int64(state.here[i])
     for k in range(7):
         obs[j, k] = 0
     obs[j, state.cue[i]] = (x == 0) | (here == RESET)
-    obs[j, 3 + here] = 1  # NOTHING is the place of x, which comes next
+    obs[j, 3 + here] = 1  # for NOTHING, this is index 2, which the next line overwrites
     obs[j, 2] = x * rules.cell
 
 
 @compiled
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
-    """All rows."""
+    """Run `mode` for all rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
 
 
 def unpacked(cells: np.ndarray) -> np.ndarray:
-    """[B, 64 W] bool from `State.cells` [B, W]: whether a rune lies in cell x."""
+    """[B, 64 W] bool from `State.cells` [B, W]: whether cell x has a rune."""
     return np.unpackbits(cells.astype("<u8").view(np.uint8), axis=1, bitorder="little") > 0
 
 
 class RuneTMaze(World):
-    """A T-Maze whose corridor holds runes that change what its cue says; the turn must follow the resulting cue.
+    """A T-Maze with runes in its corridor that change the cue. The turn must follow the final cue.
 
     Observation: Box(0, 1, (7,), float32).
 
@@ -179,35 +179,40 @@ class RuneTMaze(World):
     | 2 | position x / length | 0 to 1 |
     | 3, 4, 5, 6 | on an invert, a cancel, a reset, a repeat rune | 0 or 1 |
 
-    Actions: 0 forward, 1 left, 2 right. Before the junction (x < length) forward moves one cell and a turn stays. At
-    the junction (x = length) the correct turn enters the next corridor, with a new cue and new runes, all else
-    forgotten.
+    Actions: 0 forward, 1 left, 2 right. Before the junction (x < length) forward moves one cell, and a turn does not
+    move. At the junction (x = length) the correct turn enters the next corridor. It has a new cue and new runes;
+    nothing of the last corridor matters there.
 
-    Runes: each corridor holds 1 to `runes`, each number as likely, in cells 1 to length - 1, every choice as likely;
-    each is one of `kinds`, drawn alike and independently. A rune acts when its cell is entered, once; it shows as
-    long as the player stays. The operations that count form a stack, empty at the corridor's start; b is the cue.
+    Runes: each corridor has 1 to `runes` runes in cells 1 to length - 1. Their number and their cells are uniform. Each
+    is one of `kinds`, uniform and independent. A rune acts once, when the player enters its cell. It is shown as long
+    as the player stays there. The operations that are applied and not undone form a stack. The stack is empty at the
+    start of a corridor. b is the cue.
 
     | rune | cue becomes | stack |
     |---|---|---|
     | invert | 1 - b | pushes "invert" |
-    | reset | v, drawn left or right alike, and shown | pushes "set v" |
-    | repeat | what the operation on top makes of b | pushes that operation again; if empty, nothing happens |
-    | cancel | what it was before the operation on top | pops it; if empty, nothing happens |
+    | reset | v, uniform, left or right, and shown | pushes "set v" |
+    | repeat | the result of applying the top operation to b | pushes that operation again; if empty, does nothing |
+    | cancel | the cue before the top operation | pops it; if empty, does nothing |
 
-    In other words a cancel rune strikes out itself and the last rune that counts, as if neither had been there, and
-    the others act in order; "the last rune" of a repeat is the last that still counts. So two cancels undo two runes
-    (no redo); repeat after cancel repeats the rune before the one undone; cancel after repeat undoes the repetition
-    alone; cancel after reset brings back the cue that was overwritten; repeat after "set v" sets v once more, which
-    changes nothing and shows nothing; repeat after repeat applies the same operation a third time.
+    So a cancel rune removes itself and the last rune on the stack, as if neither had been there, and the others act in
+    order. A repeat rune repeats the last rune on the stack:
+
+    - Two cancels undo two runes; there is no redo.
+    - Repeat after cancel repeats the rune before the undone one.
+    - Cancel after repeat undoes only the repetition.
+    - Cancel after reset brings back the overwritten cue.
+    - Repeat after "set v" sets v again. This changes nothing and shows nothing.
+    - Repeat after repeat applies the same operation a third time.
 
     Rewards: +1 for a correct turn, -1 for anything else at a junction, forward included, -0.01 for every other step.
 
-    Ends: terminated by a wrong move at a junction (failure) or by the last correct turn (success); x stays.
+    Ends: terminated by a wrong move at a junction (failure) or by the last correct turn (success); x does not change.
     Truncated after 6 (length + 1) corridors steps.
 
-    Tasks, each with the success (length 20, 8 runes, one corridor) of players who remember less than they must.
-    "First cue" follows what the start showed (`first_cue_level`), "last shown" the cue seen last, "blind to one" all
-    but the kind of rune that is missed least.
+    Tasks, each with the success of players who remember too little (length 20, 8 runes, one corridor). "First cue"
+    follows the cue at the start (`first_cue_level`). "Last shown" follows the cue seen last. "Blind to one" ignores one
+    kind of rune; the table has the kind that matters least.
 
     | task | kinds | first cue | last shown | blind to one |
     |---|---|---|---|---|
@@ -217,17 +222,18 @@ class RuneTMaze(World):
     | repeat | 2 invert, 1 reset, 2 repeat | 0.52 | 0.64 | 0.79 |
     | mixed | 2 invert, 1 reset, 2 repeat, 2 cancel | 0.60 | 0.67 | 0.83 |
 
-    Resets are rarer than the others because they make what was before them matter less.
+    Resets are rarer than the other kinds, because after a reset earlier runes matter less.
 
-    Horizons Ξ: {2, ..., length + 1} from the start's cue and the runes to the turn; without length + 1 where all
-    runes are resets, which leave nothing of the first cue. Chance level: 0.5^corridors, a guess at every junction.
+    Horizons Ξ: {2, ..., length + 1}, from the first cue and the runes to the turn. If all runes are resets, length + 1
+    is not among them, because a reset replaces the first cue. Chance level: 0.5^corridors, a guess at every junction.
 
     Args:
-        length: cells before a junction, runes + 1 to 1,000,000.
-        runes: the most runes in a corridor, 2 to 1,000 (a single invert would leave nothing to know but the cue).
-        kinds: which runes, up to 16 names out of "invert", "cancel", "reset", "repeat"; a name that comes twice is
+        length: number of cells before a junction, runes + 1 to 1,000,000.
+        runes: the most runes in a corridor, 2 to 1,000. (With one rune, an invert would leave only the cue to
+            remember.)
+        kinds: which runes, up to 16 names out of "invert", "cancel", "reset", "repeat". A name that is given twice is
             drawn twice as often. One must be "invert" or "reset": the others alone never change the cue.
-        corridors: how many, one after the other, 1 to 1,000,000.
+        corridors: number of corridors, one after the other, 1 to 1,000,000.
         render_mode: "rgb_array", "ansi" or None.
 
     Source: ours, after arXiv 2610.00592, whose code and exact rules are not public. Versions: v0, the first.
@@ -280,15 +286,15 @@ class RuneTMaze(World):
         )
 
     def expert(self) -> np.ndarray:
-        """Forward, and at the junction where the resulting cue says."""
+        """Forward to the junction, then turn where the final cue says."""
         return np.where(self.state.x < self.rules.length, np.int64(0), 1 + self.state.cue)
 
     def breakdown(self) -> dict[str, np.ndarray]:
-        """Turns at a junction by how many runes the corridor held."""
+        """Turns at a junction by the number of runes in the corridor."""
         return {"runes": np.where(self.state.x == self.rules.length, self.state.total, np.int64(-1))}
 
     def memory_horizons(self) -> tuple[int, ...]:
-        """From the start's cue and from every cell that can hold a rune to the turn, both included."""
+        """From the first cue, and from every cell that can have a rune, to the turn, both included."""
         return tuple(range(2, self.rules.length + 1 + (set(self.kinds) != {"reset"})))
 
     def chance_level(self) -> float:
@@ -296,11 +302,11 @@ class RuneTMaze(World):
         return 0.5**self.rules.corridors
 
     def first_cue_level(self) -> float:
-        """Success of the best player who remembers of each corridor only the cue that its start showed, 0 to 1."""
+        """Success, 0 to 1, of the best player who remembers only the first cue of each corridor."""
         share = [self.kinds.count(kind) / len(self.kinds) for kind in KINDS]
         R = self.rules.runes
-        # The kinds of the runes that count do not depend on how many they are, but that the first is no repeat.
-        # weight[operation, b]: the last of them, and whether the cue is the first one (b = 0) or the other (1).
+        # The kinds on the stack do not depend on its depth, except that the first is no repeat.
+        # weight[operation, b]: the top operation, and whether the cue is the first cue (b = 0) or the other (b = 1).
         weight, cue = np.zeros((3, 2)), np.array([1.0, 0.0])
         unchanged = [1.0]
         for _ in range(R):
@@ -323,11 +329,11 @@ class RuneTMaze(World):
         return max(level, 1 - level) ** self.rules.corridors
 
     def event_mask(self, obs: np.ndarray) -> np.ndarray:
-        """A cue or a rune is shown."""
+        """The observation shows a cue or a rune."""
         return np.asarray((obs[..., [0, 1, 3, 4, 5, 6]] > 0).any(-1))
 
     def picture(self) -> np.ndarray:
-        """The corridor; runes are I invert, C cancel, R repeat, arrows resets. In green the arm that the cue means."""
+        """The corridor with its runes: I invert, C cancel, R repeat, arrows for resets. The correct arm is green."""
         state, length = self.state, self.rules.length
         x, cue = int(state.x[0]), int(state.cue[0])
         first, cells = window(x, length)
@@ -349,7 +355,7 @@ class RuneTMaze(World):
         return canvas.pixels
 
     def text(self) -> str:
-        """The same in characters; `@` the player, `<` and `>` resets, `*` the arm that the cue means now."""
+        """The same in characters: `@` the player, `<` and `>` resets, `*` the arm of the cue as it is now."""
         state, length = self.state, self.rules.length
         x, cue = int(state.x[0]), int(state.cue[0])
         first, cells = window(x, length)

@@ -1,4 +1,4 @@
-"""SB3's VecEnv over a batched world, and over any gymnasium VectorEnv. The only file here that touches SB3."""
+"""SB3's VecEnv for a batched `World`, and for any gymnasium VectorEnv. It imports SB3, as `sb3_wrappers` does."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Ends(NamedTuple):
     rows: np.ndarray
     """[N] int64"""
     final_obs: Any
-    """[N, ...], or a dict of such arrays: the last observations, before the rows began anew."""
+    """[N, ...], or a dict of such arrays: the last observations, before the rows were reset."""
     truncated: np.ndarray
-    """[N] bool, ended by a step limit alone."""
+    """[N] bool, truncated by a step limit and not terminated."""
     success: np.ndarray | None
-    """[N] bool; None where the environment does not say."""
+    """[N] bool; None if the environment does not report it."""
     returns: np.ndarray
     """[N] float64, sums of rewards."""
     lengths: np.ndarray
@@ -39,11 +39,11 @@ class Ends(NamedTuple):
 
 
 class EpisodicVecEnv(VecEnv):
-    """A VecEnv that keeps the statistics of episodes itself, as SB3's Monitor does for single environments.
+    """A VecEnv that keeps episode statistics itself, as SB3's Monitor does for single environments.
 
-    The info dict of a row is empty except at an episode's end, where it holds `episode` {r, l, t},
-    `terminal_observation`, `TimeLimit.truncated` and, where known, `success` and `is_success`. Each row owns one
-    dict, cleared at the next step: copy one to keep it. `last_ends` says the same in arrays, without dicts.
+    The info dict of a row is empty except at the end of an episode. There it holds `episode` {r, l, t},
+    `terminal_observation`, `TimeLimit.truncated` and, if known, `success` and `is_success`. Each row has one dict,
+    which is cleared at the next step: copy it to keep it. `last_ends` holds the same in arrays.
     """
 
     def __init__(self, num_envs: int, observation_space: gym.Space, action_space: gym.Space) -> None:
@@ -52,10 +52,10 @@ class EpisodicVecEnv(VecEnv):
         self._returns = np.zeros(num_envs)
         self._began = time.time()
         self.last_ends: Ends | None = None
-        """The episodes that ended in the last step, None for none: the fast path beside the info dicts."""
+        """The episodes that ended in the last step, None if none did. Reading it is faster than reading the infos."""
 
     def _begin(self) -> None:
-        """Every row is about to start an episode; seeds and options count once."""
+        """Prepare for a reset of every row. Seeds and options apply to one reset."""
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0
@@ -71,7 +71,7 @@ class EpisodicVecEnv(VecEnv):
     def _end(
         self, rows: np.ndarray, final_obs: Any, truncated: np.ndarray, success: np.ndarray | None, lengths: np.ndarray
     ) -> None:
-        """Report the ends of `rows`; all arguments as in `Ends`, their arrays given away."""
+        """Report the ends of `rows`. Arguments are those of `Ends`; the arrays are kept, not copied."""
         returns = self._returns[rows]
         self._returns[rows] = 0
         self.last_ends = Ends(rows, final_obs, truncated, success, returns, lengths)
@@ -89,11 +89,11 @@ class EpisodicVecEnv(VecEnv):
                 info["is_success"] = info["success"] = bool(success[k])
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """True for Monitor, whose statistics the infos hold; false for any other wrapper."""
+        """True for Monitor, because the infos hold its statistics; False for any other wrapper."""
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
 
     def _options_given(self) -> dict[str, Any]:
-        """The options of all rows as one dict."""
+        """The options of all rows, merged into one dict."""
         merged: dict[str, Any] = {}
         for options in self._options:
             merged.update(options)
@@ -101,14 +101,14 @@ class EpisodicVecEnv(VecEnv):
 
 
 class WorldVecEnv(EpisodicVecEnv):
-    """Rows of one world; a row that ends begins its next episode in the same step.
+    """A `World` of B rows as an SB3 VecEnv. A row that ends starts its next episode in the same step.
 
-    `env_method` and `get_attr` reach a row as a world of its own (`World.row`), which answers questions but cannot
-    be stepped alone; `set_attr` keeps attributes of the caller's own and refuses the world's. `seed` and
-    `set_options` (of {"hidden_state": ...}, for the whole batch) count at the next `reset`, as in SB3.
+    `env_method` and `get_attr` see a row as a `World` of one row (`World.row`). It can be read but not stepped alone.
+    `set_attr` stores new attributes and refuses those that the world defines. `seed` and `set_options` (of
+    {"hidden_state": ...}, for the whole batch) apply to the next `reset`, as in SB3.
 
     Args:
-        family: the world's class.
+        family: a subclass of `World`.
         num_envs: B, 1 to 1,048,576.
         spec: gymnasium's registration of the id, for `get_attr("spec")`.
         **kwargs: the family's arguments.
@@ -137,7 +137,7 @@ class WorldVecEnv(EpisodicVecEnv):
         return world.copied(world.io.obs)
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions [B] of the next `step_wait`; ValueError where they do not fit."""
+        """Take the actions [B] for the next `step_wait`; ValueError for a wrong shape or dtype."""
         self.world.io.action[:] = self.world.checked(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -153,18 +153,18 @@ class WorldVecEnv(EpisodicVecEnv):
         return world.copied(io.obs), io.reward.astype(np.float32), io.terminated | io.truncated, self._infos
 
     def breakdown(self) -> dict[str, np.ndarray]:
-        """What evaluation splits success by, of the step that comes next in all rows; see `World.breakdown`."""
+        """The kinds of answers by which evaluation splits success, for the next step; see `World.breakdown`."""
         return self.world.breakdown()
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that the rows' futures and their episode statistics depend on, as copies of arrays."""
+        """Everything that the future of the rows and their episode statistics depend on, as copies of arrays."""
         return {"hidden_state": self.world.hidden_state(), "returns": self._returns.copy()}
 
     def restore(self, snapshot: dict[str, Any]) -> Any:
-        """Go on from what `snapshot` gave; the observations [B, ...] of that moment.
+        """Continue from a `snapshot`. Returns the observations [B, ...] of that step.
 
         Raises:
-            ValueError: a snapshot of another task or another number of rows.
+            ValueError: a snapshot of another task or of another number of rows.
         """
         self.set_options({"hidden_state": snapshot["hidden_state"]})
         obs = self.reset()
@@ -179,20 +179,20 @@ class WorldVecEnv(EpisodicVecEnv):
         return [getattr(row, attr_name) for row in self._chosen(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of the caller's own on each row; ValueError for one that the world defines."""
+        """Set a new attribute on each row; ValueError for one that the world defines."""
         if hasattr(self.world, attr_name):
-            raise ValueError(f"{attr_name!r} belongs to the world and cannot be set; make the environment anew")
+            raise ValueError(f"{attr_name!r} belongs to the world and cannot be set; make a new environment instead")
         for row in self._chosen(indices):
             setattr(row, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Call a method of each row; ValueError for those that would move a row alone."""
+        """Call a method of each row; ValueError for methods that would step or reset a single row."""
         if method_name in ("step", "reset", "begin", "allocate", "run"):
             raise ValueError(f"rows move together: call step() and reset() of the VecEnv, not {method_name!r} of a row")
         return [getattr(row, method_name)(*args, **kwargs) for row in self._chosen(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """One picture per row, None where the render mode gives none."""
+        """One picture per row; None for each row if the render mode is not "rgb_array"."""
         return self.env_method("render") if self.render_mode == "rgb_array" else [None] * self.num_envs
 
     def _chosen(self, indices: VecEnvIndices) -> Iterable[World]:
@@ -203,17 +203,17 @@ class WorldVecEnv(EpisodicVecEnv):
 
 
 class VectorEnvAdaptor(EpisodicVecEnv):
-    """Any gymnasium VectorEnv that resets its rows in the step in which they end, or can be made to.
+    """SB3's VecEnv for a gymnasium VectorEnv that resets rows in the step that ends them, or that can do so.
 
-    Autoreset mode SAME_STEP is served as it is. SyncVectorEnv and AsyncVectorEnv in another mode are reset here,
-    through `reset(options={"reset_mask": ended})`. What else the environment's infos say of a row stands in that
+    Autoreset mode SAME_STEP works as it is. SyncVectorEnv and AsyncVectorEnv in another mode are reset here, through
+    `reset(options={"reset_mask": ended})`. All other entries of the environment's infos for a row are copied to that
     row's info.
 
     Args:
         env: the vector environment.
 
     Raises:
-        ValueError: an autoreset mode that cannot be served; at a step, an end without its final observation.
+        ValueError: an unsupported autoreset mode; at a step, an episode that ends without a final observation.
         ChildProcessError: at a step, a worker of an AsyncVectorEnv is dead.
     """
 
@@ -222,8 +222,8 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         self._resets_itself = mode == AutoresetMode.SAME_STEP
         if not self._resets_itself and not isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
             raise ValueError(
-                f"{env} has autoreset mode {mode}, in which the last observation of an episode and the first of the "
-                "next come in different steps; make it with AutoresetMode.SAME_STEP, or as Sync- or AsyncVectorEnv"
+                f"{env} has autoreset mode {mode}, which splits an episode's last observation and the next one's first "
+                "over two steps; make it with AutoresetMode.SAME_STEP, or as Sync- or AsyncVectorEnv"
             )
         self.env = env
         if isinstance(env.unwrapped, AsyncVectorEnv):
@@ -242,7 +242,7 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         return obs
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions [B, ...] of the next `step_wait`."""
+        """Take the actions [B, ...] for the next `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -273,7 +273,7 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         return obs, rewards.astype(np.float32), ended, self._infos
 
     def _finals(self, rows: np.ndarray, obs: Any, infos: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
-        """Last observations of `rows`, stacked, and what their last infos say."""
+        """The last observations of `rows`, stacked, and their last infos."""
         if not self._resets_itself:
             final_obs = {k: part[rows] for k, part in obs.items()} if isinstance(obs, dict) else obs[rows]
             return final_obs, [_of_row(infos, row) for row in rows.tolist()]
@@ -281,8 +281,8 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         lacking = [row for row in rows.tolist() if given[row] is None]
         if lacking:
             raise ValueError(
-                f"{self.env} ended rows {lacking} without infos['final_obs']; a SAME_STEP vector environment must give "
-                "the last observation of every episode"
+                f"{self.env} ended rows {lacking} without infos['final_obs']; a SAME_STEP vector environment must "
+                "return the last observation of every episode there"
             )
         parts = [given[row] for row in rows.tolist()]
         final_obs = (
@@ -297,15 +297,15 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         self.env.close()
 
     def has_attr(self, attr_name: str) -> bool:
-        """Whether every row has the attribute, or the vector environment where it keeps none by row."""
+        """Whether every row has the attribute; if there are no single rows, whether the vector environment has it."""
         whole = self.env.unwrapped
         if isinstance(whole, SyncVectorEnv | AsyncVectorEnv):
-            # Reading what is not there would end an AsyncVectorEnv's worker, so the rows are asked whether it is.
+            # Ask the rows first: reading an attribute that does not exist ends the worker of an AsyncVectorEnv.
             return all(whole.call("has_wrapper_attr", attr_name))
         return super().has_attr(attr_name)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of each row, or the vector environment's own where it keeps none by row."""
+        """An attribute of each row; if there are no single rows, that of the vector environment for each row."""
         whole = self.env.unwrapped
         if attr_name == "render_mode" or not hasattr(whole, "get_attr"):
             values: Sequence[Any] = [getattr(self.env, attr_name)] * self.env.num_envs
@@ -316,24 +316,24 @@ class VectorEnvAdaptor(EpisodicVecEnv):
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set an attribute of every row."""
         if indices is not None or not hasattr(self.env.unwrapped, "set_attr"):
-            raise ValueError(f"{self.env} sets attributes of all its rows at once, if at all; got indices {indices!r}")
+            raise ValueError(f"{self.env} sets attributes only for all rows at once, or not; got indices {indices!r}")
         self.env.unwrapped.set_attr(attr_name, [value] * self.num_envs)
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Call a method of every row and give the results of `indices`."""
+        """Call a method of every row and return the results of `indices`."""
         if not hasattr(self.env.unwrapped, "call"):
             raise ValueError(f"{self.env} has no rows to call {method_name!r} of; call the vector environment's own")
         results = self.env.unwrapped.call(method_name, *args, **kwargs)
         return [results[i] for i in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """One picture per row, None where the render mode gives none."""
+        """One picture per row; None for each row if the render mode is not "rgb_array"."""
         frames: Any = self.env.render() if self.render_mode == "rgb_array" else [None] * self.num_envs
         return list(frames)
 
 
 def watch_workers(venv: VecEnv) -> None:
-    """Let a SubprocVecEnv, under any wrappers, tell the death of a worker (`envs.workers`); others stay as they are."""
+    """Make a SubprocVecEnv, under any wrappers, report a dead worker (`envs.workers`). Others are not changed."""
     while isinstance(venv, VecEnvWrapper):
         venv = venv.venv
     if isinstance(venv, SubprocVecEnv):
@@ -341,7 +341,7 @@ def watch_workers(venv: VecEnv) -> None:
 
 
 def _of_row(infos: dict[str, Any], i: int) -> dict[str, Any]:
-    """What a vector environment's infos say of row i now; not of an episode that it has left behind."""
+    """The entries of a vector environment's infos for row i, without those of an episode that has ended."""
     found = {}
     for key, value in infos.items():
         mask = infos.get(f"_{key}")
@@ -351,7 +351,7 @@ def _of_row(infos: dict[str, Any], i: int) -> dict[str, Any]:
 
 
 def dummy_vec_env(id: str, num_envs: int, kwargs: dict[str, Any]) -> DummyVecEnv:
-    """SB3's DummyVecEnv of a registered id, each row under a Monitor, text keys left out."""
+    """SB3's DummyVecEnv of a registered id. Each row has a Monitor; text keys of observations are removed."""
 
     def one() -> gym.Env:
         env = gym.make(id, **kwargs)

@@ -1,6 +1,6 @@
-"""Wrappers of SB3's VecEnv: the previous action and reward joined to observations, text keys left out.
+"""Wrappers for SB3's VecEnv: add the previous action and reward to observations, or remove text keys.
 
-Imports SB3; `envs.wrappers` names them lazily.
+This module imports SB3. `envs.wrappers` imports it when one of its names is used.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from palimpsest.envs.text import DropText, has_text, without_text
 
 
 class VecPreviousActionReward(VecEnvWrapper):
-    """A VecEnv whose observations hold the previous action and reward; see `envs.joined.Joined`.
+    """A VecEnv whose observations include the previous action and reward; see `envs.joined.Joined`.
 
-    The first observation of an episode has zeros, `terminal_observation` the last action and reward. Below
-    VecNormalize the reward is the environment's own; the reward [B] float32 that a VecEnv gives is what is joined.
+    The first observation of an episode has zeros; `terminal_observation` has the last action and reward. The reward is
+    what the wrapped VecEnv returns, [B] float32. If VecNormalize wraps this wrapper, it is the unnormalised reward.
 
     Args:
         venv: the environment.
 
     Raises:
-        ValueError: spaces that `Joined` refuses.
+        ValueError: spaces that `Joined` does not support.
     """
 
     def __init__(self, venv: VecEnv) -> None:
@@ -40,7 +40,7 @@ class VecPreviousActionReward(VecEnvWrapper):
         return self.joined.join(self.venv.reset(), zeros, np.zeros(self.num_envs))
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions [B, ...] of the next `step_wait`."""
+        """Take the actions [B, ...] for the next `step_wait`."""
         self.venv.step_async(actions)
         self._actions = self.joined.encode(actions)
 
@@ -56,7 +56,7 @@ class VecPreviousActionReward(VecEnvWrapper):
         return self.joined.join(obs, action, reward), rewards, dones, infos
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Call a method of every row; `event_mask` is asked about the observations that these were made from."""
+        """Call a method of every row. `event_mask` gets the observations without action and reward."""
         if method_name == "event_mask":
             args = tuple(map(self.joined.part, args))
             kwargs = {name: self.joined.part(obs) for name, obs in kwargs.items()}
@@ -64,14 +64,14 @@ class VecPreviousActionReward(VecEnvWrapper):
 
 
 class VecDropText(VecEnvWrapper):
-    """A VecEnv without the text keys of its Dict observations (MiniGrid's `mission`), which no policy reads."""
+    """A VecEnv without the text keys of its Dict observations (MiniGrid's `mission`). No policy reads text."""
 
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv, observation_space=without_text(venv.observation_space))
 
     @staticmethod
     def where_needed(env: Any) -> Any:
-        """`env` (gymnasium or VecEnv) as it is, or without its text keys."""
+        """`env` (a gymnasium Env or a VecEnv), wrapped only if it has text keys."""
         if not has_text(env.observation_space):
             return env
         return VecDropText(env) if isinstance(env, VecEnv) else DropText(env)
@@ -85,7 +85,7 @@ class VecDropText(VecEnvWrapper):
         return self._keep(self.venv.reset())  # type: ignore[arg-type]
 
     def step_wait(self) -> VecEnvStepReturn:
-        """One step, without text, in `terminal_observation` too."""
+        """One step. Observations and `terminal_observation` have no text."""
         obs, rewards, dones, infos = self.venv.step_wait()
         for row in dones.nonzero()[0]:
             infos[row]["terminal_observation"] = self._keep(infos[row]["terminal_observation"])

@@ -1,4 +1,4 @@
-"""Text keys of Dict observations (`mission` in MiniGrid) left out: no policy reads them, DummyVecEnv refuses them."""
+"""Remove text keys (MiniGrid's `mission`) from Dict observations. No policy reads them; DummyVecEnv refuses them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 
 def is_text(space: spaces.Space) -> bool:
-    """Whether a space is of strings: gymnasium's Text, or one such as MiniGrid's MissionSpace."""
+    """Whether a space holds strings: gymnasium's Text, or a space such as MiniGrid's MissionSpace."""
     return space.dtype is not None and np.dtype(space.dtype).kind in "SU"
 
 
@@ -19,9 +19,10 @@ def has_text(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Dict) and any(is_text(part) for part in space.spaces.values())
 
 
-def without_text(space: spaces.Space) -> spaces.Dict:
-    """A Dict space without its text keys."""
-    assert isinstance(space, spaces.Dict)
+def without_text(space: spaces.Space) -> spaces.Space:
+    """A Dict space without its text keys; any other space as it is."""
+    if not isinstance(space, spaces.Dict):
+        return space
     return spaces.Dict({key: part for key, part in space.spaces.items() if not is_text(part)})
 
 
@@ -33,5 +34,5 @@ class DropText(gym.ObservationWrapper):
         self.observation_space = without_text(env.observation_space)
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
-        """The keys that are left."""
+        """The observation without its text keys."""
         return {key: observation[key] for key in self.observation_space.spaces}  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Active T-Maze: the cue must be fetched before it can be remembered (arXiv 2307.03864).
+"""Active T-Maze: the player must fetch the cue before it can remember it (arXiv 2307.03864).
 
 The passive T-Maze is `envs.endless_tmaze` with one corridor.
 """
@@ -22,14 +22,14 @@ ORACLE = -1
 
 
 class Rules(NamedTuple):
-    """What stays the same in all episodes."""
+    """Constants of all episodes."""
 
     limit: int
     length: int
 
 
 class State(NamedTuple):
-    """What changes, one entry per row."""
+    """What changes during an episode; one entry per row."""
 
     rng: np.ndarray
     steps: np.ndarray
@@ -38,12 +38,12 @@ class State(NamedTuple):
     cue: np.ndarray
     """int64, 0 left, 1 right"""
     told: np.ndarray
-    """bool, the oracle has been visited in this episode"""
+    """bool, whether the player has visited the oracle in this episode"""
 
 
 @compiled
 def begin(rules: Rules, state: State, i: int) -> None:
-    """Stand at the start, the oracle behind."""
+    """The player stands at the start, with the oracle behind it."""
     state.x[i] = 0
     state.cue[i] = draw(state.rng, i, 2)
     state.told[i] = False
@@ -56,7 +56,7 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
     if (x == rules.length) & (not back):
         won = action == LEFT + state.cue[i]
         return (1.0 if won else -1.0), True, won
-    # No branch on the action, which a processor cannot guess.
+    # No branch on the action: it would be mispredicted too often.
     state.x[i] = max(x + (action == FORWARD) - back, ORACLE)
     state.told[i] |= back & (x <= 0)
     return -0.01, False, False
@@ -64,7 +64,7 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
 
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
-    """The cue is visible at the oracle alone."""
+    """The cue is visible only at the oracle."""
     x = state.x[i]
     obs[j, 0] = obs[j, 1] = 0
     obs[j, state.cue[i]] = x == ORACLE
@@ -73,15 +73,15 @@ def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None
 
 @compiled
 def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
-    """All rows."""
+    """Run `mode` for all rows."""
     return run_rows(begin, move, observe, rules, state, io, mode)
 
 
 class ActiveTMaze(World):
-    """A corridor with a junction at its end, and an oracle behind the start that says which way to turn there.
+    """A corridor with a junction at its end. An oracle behind the start says which way to turn there.
 
-    Nothing says that the oracle should be visited, and what it costs is repaid only at the end: the task asks for
-    exploration and credit assignment beside memory.
+    No observation tells the player to visit the oracle, and the visit pays off only at the end. So the task also needs
+    exploration and credit assignment.
 
     Observation: Box(-1, 1, (3,), float32).
 
@@ -91,25 +91,26 @@ class ActiveTMaze(World):
     | 1 | the cue says right; shown at the oracle, x = -1 | 0 or 1 |
     | 2 | position x / length; 0 at the start | -1 / length to 1 |
 
-    Actions: 0 forward, 1 left, 2 right, 3 back. Forward and back move one cell, anywhere; back at the oracle stays,
-    and so does a turn before the junction (x < length).
+    Actions: 0 forward, 1 left, 2 right, 3 back. Forward and back move one cell. Back at the oracle does not move, and
+    neither does a turn before the junction (x < length).
 
     Rewards: +1 for the correct turn at the junction, -1 for the other turn or forward there, -0.01 for every other
     step.
 
-    Ends: terminated by the correct turn (success) or by a wrong move at the junction (failure); x stays. Truncated
-    after 6 (length + 3) steps. A perfect episode takes length + 3: one back, length + 1 forward, the turn.
+    Ends: terminated by the correct turn (success) or by a wrong move at the junction (failure); x does not change.
+    Truncated after 6 (length + 3) steps. A perfect episode takes length + 3 steps: one back, length + 1 forward, the
+    turn.
 
-    Horizons Ξ: {length + 2}, from the oracle to the turn. At the start the player must also know whether it comes
-    from the oracle, which lies one input back. Chance level: 0.5, a guess at the junction; what a player without
-    memory does at the oracle cannot make its turn depend on the cue.
+    Horizons Ξ: {length + 2}, from the oracle to the turn. At the start the player must also know whether it has been at
+    the oracle, one input before. Chance level: 0.5, a guess at the junction. Without memory, the turn cannot depend on
+    the cue.
 
     Args:
         length: cells from the start to the junction, 1 to 1,000,000.
         render_mode: "rgb_array", "ansi" or None.
 
     Source: after arXiv 2307.03864. There the position is hidden between oracle and junction, the oracle answers once,
-    and an episode has exactly length + 3 steps; position and rewards here are those of the Endless T-Maze.
+    and an episode has exactly length + 3 steps. Here, position and rewards are those of the Endless T-Maze.
     Versions: v0, the first.
     """
 
@@ -127,7 +128,7 @@ class ActiveTMaze(World):
         return State(np.zeros(rows, np.uint64), steps, x, cue, np.zeros(rows, bool))
 
     def expert(self) -> np.ndarray:
-        """Back to the oracle, as a player must that cannot see what is hidden; then forward, and the turn."""
+        """Back to the oracle, as a player must who cannot see the hidden cue; then forward, then the turn."""
         state = self.state
         onward = np.where(state.x < self.rules.length, FORWARD, LEFT + state.cue)
         return np.where(state.told, onward, BACK)
@@ -141,11 +142,11 @@ class ActiveTMaze(World):
         return 0.5
 
     def event_mask(self, obs: np.ndarray) -> np.ndarray:
-        """The oracle speaks."""
+        """The oracle shows the cue."""
         return (obs[..., 0] > 0) | (obs[..., 1] > 0)
 
     def picture(self) -> np.ndarray:
-        """From the oracle at the left, with its cue, to the junction, the arm that the cue means in green."""
+        """The oracle with its cue at the left, the junction at the right, the correct arm in green."""
         x, cue, length = int(self.state.x[0]), int(self.state.cue[0]), self.rules.length
         first, cells = window(x - ORACLE, length - ORACLE)
         canvas = Canvas(4, cells + 1)
@@ -157,7 +158,7 @@ class ActiveTMaze(World):
         return canvas.pixels
 
     def text(self) -> str:
-        """The same in characters; `@` the player, `?` the oracle, `*` the arm that the cue means."""
+        """The same in characters: `@` the player, `?` the oracle, `*` the correct arm."""
         x, cue, length = int(self.state.x[0]), int(self.state.cue[0]), self.rules.length
         first, cells = window(x - ORACLE, length - ORACLE)
         marks = ["?" if first + c == 0 else "." for c in range(cells)]
@@ -168,12 +169,12 @@ class ActiveTMaze(World):
 
 
 def window(at: int, last: int) -> tuple[int, int]:
-    """Of cells 0 to `last`, which are shown to a viewer of cell `at`: the first one and how many."""
+    """Which of the cells 0 to `last` a picture shows around cell `at`: the first cell and the number of cells."""
     return min(max(0, at - MOST_CELLS // 2), max(0, last + 1 - MOST_CELLS)), min(last + 1, MOST_CELLS)
 
 
 def corridor(canvas: Canvas, first: int, cells: int, last: int, cue: int) -> None:
-    """Draw a window's floor in line 2, and its junction's arms, the cue's in green, in lines 1 and 3."""
+    """Draw the floor of a window in line 2 and the arms of the junction in lines 1 and 3, the correct one in green."""
     for column in range(cells):
         canvas.box(2, column, FLOOR)
     if first + cells == last + 1:
@@ -182,7 +183,7 @@ def corridor(canvas: Canvas, first: int, cells: int, last: int, cue: int) -> Non
 
 
 def arms(marks: list[str], first: int, last: int, cue: int) -> tuple[str, str, str]:
-    """A window's three lines of text: `marks` between the arms, if the junction is in it."""
+    """The three lines of text of a window: `marks`, and the arms above and below if the window has the junction."""
     if first + len(marks) <= last:
         return "", "".join(marks), ""
     indent = " " * (len(marks) - 1)

@@ -17,14 +17,14 @@ from palimpsest.refusals import MOST, check_integer
 
 
 class FinalInfos(dict):
-    """The infos of a step in which rows ended, written out when they are first looked at.
+    """The infos of a step in which rows ended. They are built when they are first read.
 
-    Object arrays cost more than the step itself where many rows end, and most steps' infos are never read.
+    Most infos are never read. Where many rows end, building the object arrays costs more than the step itself.
 
     Args:
-        ends: N, how many entries of `rows` and `success` count.
-        rows: [B] int64, those that ended.
-        final_obs: [N, ...], or a dict of such arrays: their last observations.
+        ends: N, the number of valid entries of `rows` and `success`.
+        rows: [B] int64, indices of the rows that ended.
+        final_obs: [N, ...], or a dict of such arrays: the last observations of these rows.
         success: [B] bool.
     """
 
@@ -74,13 +74,14 @@ for _name in set(dir(dict)) - set(dir(object)) - {"__class_getitem__", "fromkeys
 
 
 class WorldVectorEnv(VectorEnv):
-    """Rows of one world; a row that ends begins its next episode in the same step.
+    """A `World` of B rows as a gymnasium VectorEnv. A row that ends starts its next episode in the same step.
 
-    At an end `infos` holds, as gymnasium's SyncVectorEnv in the same mode, `final_obs` (object array [B]) and
-    `final_info` with `success` [B] bool, each beside its mask. Arrays that are returned are the caller's own.
+    When rows end, `infos` has the form of gymnasium's SyncVectorEnv in the same autoreset mode. It holds `final_obs`
+    (object array [B]) and `final_info` with `success` [B] bool, each with its mask. The caller may keep and change the
+    arrays that are returned.
 
     Args:
-        family: the world's class.
+        family: a subclass of `World`.
         num_envs: B, 1 to 1,048,576.
         **kwargs: the family's arguments.
 
@@ -105,8 +106,8 @@ class WorldVectorEnv(VectorEnv):
         """Start an episode in every row.
 
         Args:
-            seed: s for s + i in row i, or one per row; None goes on with the generators.
-            options: None or a dict that may hold "hidden_state" (what `hidden_state()` gave) and "reset_mask" ([B]
+            seed: s gives row i the seed s + i; a sequence holds one seed per row; None keeps the generators.
+            options: None or a dict that may hold "hidden_state" (what `hidden_state()` returned) and "reset_mask" ([B]
                 bool, the rows to reset, at least one).
 
         Raises:
@@ -131,7 +132,7 @@ class WorldVectorEnv(VectorEnv):
         self.world.begin(mask, seeds, lambda: self.np_random, options)
         if not mask.all():
             self.world.io.mask[:] = True
-            self.world.run(OBSERVE)  # `step` leaves nothing in the world's own arrays
+            self.world.run(OBSERVE)  # `step` writes to other arrays, so the other rows are observed again
         return self.world.copied(self.world.io.obs), {}
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -144,7 +145,7 @@ class WorldVectorEnv(VectorEnv):
             Observations, rewards [B] float64, terminations and truncations [B] bool, infos.
 
         Raises:
-            ValueError: actions outside the space, and then no row has moved; rows that were never reset.
+            ValueError: an action outside the space (then no row has moved), or rows that were never reset.
         """
         world = self.world
         io = world.fresh_io(world.checked(actions))
@@ -153,11 +154,11 @@ class WorldVectorEnv(VectorEnv):
         return world.given(io.obs), io.reward, io.terminated, io.truncated, infos
 
     def hidden_state(self) -> dict[str, np.ndarray]:
-        """Everything that the rows' futures depend on; `reset(options={"hidden_state": d})` goes on from there."""
+        """Everything that the future of the rows depends on. `reset(options={"hidden_state": d})` continues from it."""
         return self.world.hidden_state()
 
     def expert_action(self) -> np.ndarray:
-        """[B] int64: what an optimal or near-optimal player, who may read the hidden state, does in every row."""
+        """[B] int64: each row's action of an optimal or near-optimal player, who may read the hidden state."""
         return self.world.expert()
 
     def memory_horizons(self) -> tuple[int, ...]:
@@ -173,7 +174,7 @@ class WorldVectorEnv(VectorEnv):
         return self.world.event_mask(obs)
 
     def breakdown(self) -> dict[str, np.ndarray]:
-        """What evaluation splits success by, of the step that comes next; see `World.breakdown`."""
+        """The kinds of answers by which evaluation splits success, for the next step; see `World.breakdown`."""
         return self.world.breakdown()
 
     def render(self) -> tuple[Any, ...] | None:
@@ -184,7 +185,7 @@ class WorldVectorEnv(VectorEnv):
 
 
 def __getattr__(name: str) -> Callable[..., WorldVectorEnv]:
-    """`envs.vector:Family` is what gymnasium's registry calls to make that family's rows."""
+    """Gymnasium's registry calls `envs.vector:Family` to make the VectorEnv of that family."""
     if name in families():
         return functools.partial(WorldVectorEnv, families()[name]())
     raise AttributeError(f"module 'palimpsest.envs.vector' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Environments in processes of their own: the death of one is told at once, and nothing waits for it."""
+"""Environments in worker processes: a dead worker is reported at once, and nothing waits for it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 PATIENCE = 5.0
-"""Seconds that a process is given to end once it was asked to."""
+"""Seconds that a process has to end after it was asked to."""
 
 
 class Watched:
-    """The parent's end of a pipe to a worker; waits for an answer only while the worker lives.
+    """The parent's end of a pipe to a worker. It waits for an answer only while the worker lives.
 
-    A dead worker's pipe need not tell: under the start method "fork" its siblings hold copies of the other end, so
-    that reading from it would last for ever.
+    The pipe of a dead worker may stay open: with the start method "fork", the other workers hold copies of its other
+    end. A plain read would then wait for ever.
 
     Args:
         pipe: a `multiprocessing` connection.
-        process: the worker at its other end.
-        died: gives the exception to raise where the worker is found dead.
+        process: the worker at the other end.
+        died: returns the exception to raise if the worker is dead.
     """
 
     def __init__(self, pipe: Any, process: Any, died: Callable[[], Exception]) -> None:
@@ -31,14 +31,14 @@ class Watched:
         self._poll.register(process.sentinel, select.POLLIN)
 
     def send(self, message: Any) -> None:
-        """Send; ChildProcessError where the worker is dead."""
+        """Send a message; ChildProcessError if the worker is dead."""
         try:
             self._pipe.send(message)
         except OSError:
             raise self._died() from None
 
     def recv(self) -> Any:
-        """The next message; ChildProcessError where the worker died before it was sent."""
+        """The next message; ChildProcessError if the worker died before it sent one."""
         try:
             ready = [] if self._pipe.closed else self._poll.poll()
             if not any(descriptor != self._process.sentinel for descriptor, _ in ready):
@@ -46,25 +46,25 @@ class Watched:
             message = self._pipe.recv_bytes()
         except (EOFError, OSError):
             raise self._died() from None
-        return pickle.loads(message)  # what it raises is no death, an OSError neither
+        return pickle.loads(message)  # outside `try`: an error here, even an OSError, does not mean a dead worker
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pipe, name)
 
 
 def watch(owner: Any, pipes: str) -> None:
-    """Guard a vector environment whose workers are `owner.processes`; one guarded already stays as it is.
+    """Guard a vector environment whose workers are `owner.processes`. A second call changes nothing.
 
-    Where a worker is found dead, the others are stopped, `owner` counts as closed, and a ChildProcessError says which
-    worker it was and how it ended.
+    If a worker is dead, the others are stopped and `owner` is marked as closed. A ChildProcessError says which worker
+    it was and how it ended.
 
     Args:
         owner: SB3's SubprocVecEnv or gymnasium's AsyncVectorEnv.
-        pipes: the attribute that holds the parent's ends, one per process.
+        pipes: name of the attribute with the parent's ends of the pipes, one per process.
     """
     ends: Sequence[Any] = getattr(owner, pipes)
     if not hasattr(select, "poll") or any(isinstance(end, Watched) for end in ends):
-        return  # a system without poll() has no "fork" either, and an end that breaks is noticed there
+        return  # a system without poll() has no "fork" either; there a plain read notices a broken pipe
 
     def death(row: int, told: list[str]) -> Exception:
         if not told:
@@ -86,17 +86,17 @@ def _obituary(row: int, process: Any) -> str:
     if code is None:
         how = "closed its pipe without an answer"
     elif code < 0:
-        how = f"was killed by {_signal_name(-code)} (exit code {code}), as the system does where memory runs out"
+        how = f"was killed by {_signal_name(-code)} (exit code {code}); the system does this when memory runs out"
     else:
-        how = f"ended with exit code {code}; what it said, a traceback perhaps, is on standard error"
+        how = f"ended with exit code {code}; see standard error for its output, perhaps a traceback"
     return (
-        f"the worker of environment {row} (process {process.pid}) {how}. The other workers were stopped; mend "
+        f"the worker of environment {row} (process {process.pid}) {how}. The other workers were stopped; fix "
         "the cause, or use fewer environments"
     )
 
 
 def _signal_name(number: int) -> str:
-    """Such as SIGKILL; real-time signals have no names but the first and the last."""
+    """A name such as SIGKILL. Of the real-time signals only the first and the last have names."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -113,4 +113,4 @@ def _stop(owner: Any, ends: Sequence[Any]) -> None:
             process.join(PATIENCE)
     for end in ends:
         end.close()
-    owner.closed = True  # its own close() would ask the dead for an answer
+    owner.closed = True  # its own close() would wait for answers of dead workers

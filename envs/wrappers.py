@@ -1,12 +1,12 @@
-"""The previous action and reward as part of the observation, for every face.
+"""Add the previous action and reward to the observation, for each interface.
 
-A player that sees what it has just done and got can tell trying from not having tried (RL², arXiv 1611.02779).
+With them a player knows whether it has just tried an action, and with what result (RL², arXiv 1611.02779).
 
-    PreviousActionReward           a gymnasium Env
-    VectorPreviousActionReward     a gymnasium VectorEnv
-    VecPreviousActionReward        SB3's VecEnv (of `envs.sb3_wrappers`, imported when it is asked for)
+    PreviousActionReward           for a gymnasium Env
+    VectorPreviousActionReward     for a gymnasium VectorEnv
+    VecPreviousActionReward        for SB3's VecEnv (in `envs.sb3_wrappers`, imported on first use)
 
-At an episode's first observation both are zeros. How they join the observation is `envs.joined.Joined`'s matter.
+Both are zero at the first observation of an episode. `envs.joined.Joined` defines the form of the new observation.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ __all__ = ["Joined", "PreviousActionReward", "VecPreviousActionReward", "VectorP
 
 
 class PreviousActionReward(gym.Wrapper, gym.utils.RecordConstructorArgs):
-    """A gymnasium environment whose observations hold the previous action and reward; see `Joined`.
+    """A gymnasium environment whose observations include the previous action and reward; see `Joined`.
 
-    Restoring a hidden state is a reset too: both are zeros then.
+    Both are zero after a reset. Restoring a hidden state is a reset.
 
     Args:
         env: the environment.
 
     Raises:
-        ValueError: spaces that `Joined` refuses.
+        ValueError: spaces that `Joined` does not support.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -51,28 +51,28 @@ class PreviousActionReward(gym.Wrapper, gym.utils.RecordConstructorArgs):
         return self.joined.join(obs, np.zeros(self.joined.action_size, self.joined.dtype), 0.0), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """One step, whose observation holds `action` and the step's own reward."""
+        """One step. The observation includes `action` and the reward of this step."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         encoded = self.joined.encode(np.asarray(action)[None])[0]
         return self.joined.join(obs, encoded, reward), reward, terminated, truncated, info
 
     def event_mask(self, obs: Any) -> np.ndarray:
-        """The environment's own `event_mask` of the observations that `obs` was made from."""
+        """The environment's `event_mask`, for `obs` without action and reward."""
         return self.env.get_wrapper_attr("event_mask")(self.joined.part(obs))
 
 
 class VectorPreviousActionReward(VectorWrapper):
-    """A gymnasium VectorEnv whose observations hold the previous action and reward; see `Joined`.
+    """A gymnasium VectorEnv whose observations include the previous action and reward; see `Joined`.
 
-    Under SAME_STEP autoreset the first observation of the next episode has zeros, and `final_obs` the last action and
-    reward; under NEXT_STEP the zeros come one step later, with that first observation; a reset by "reset_mask" sets
-    the masked rows to zero.
+    The first observation of an episode has zeros. In autoreset mode SAME_STEP it comes in the step that ends the last
+    episode, and `final_obs` has the last action and reward. In mode NEXT_STEP it comes one step later. A reset with
+    "reset_mask" sets the masked rows to zero.
 
     Args:
         env: the vector environment.
 
     Raises:
-        ValueError: spaces that `Joined` refuses, or no known autoreset mode in `env.metadata`.
+        ValueError: spaces that `Joined` does not support, or no known autoreset mode in `env.metadata`.
     """
 
     def __init__(self, env: VectorEnv) -> None:
@@ -80,7 +80,7 @@ class VectorPreviousActionReward(VectorWrapper):
         mode = env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
             raise ValueError(
-                f"{env} must name in metadata['autoreset_mode'] the AutoresetMode in which it resets rows; got {mode!r}"
+                f"{env} must name in metadata['autoreset_mode'] the AutoresetMode with which it resets; got {mode!r}"
             )
         self.mode = mode
         self.joined = Joined(env.single_observation_space, env.single_action_space)
@@ -116,7 +116,7 @@ class VectorPreviousActionReward(VectorWrapper):
         return self._join(obs), rewards, terminated, truncated, infos
 
     def event_mask(self, obs: Any) -> np.ndarray:
-        """The environment's own `event_mask` of the observations that `obs` was made from."""
+        """The environment's `event_mask`, for `obs` without action and reward."""
         return self.env.event_mask(self.joined.part(obs))  # type: ignore[attr-defined]
 
     def _forget(self, rows: np.ndarray | slice) -> None:
@@ -129,7 +129,7 @@ class VectorPreviousActionReward(VectorWrapper):
 
 
 def __getattr__(name: str) -> Any:
-    """The wrappers of SB3's VecEnv, for which SB3 is imported."""
+    """The wrappers for SB3's VecEnv, imported on first use because they import SB3."""
     if name in ("VecDropText", "VecPreviousActionReward"):
         from palimpsest.envs import sb3_wrappers
 

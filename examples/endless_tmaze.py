@@ -1,6 +1,6 @@
-"""Train a memory agent from Python, save it, load it, and test it on mazes twenty times as long.
+"""Train a memory agent from Python, save it, load it, and test it on mazes that are twenty times as long.
 
-An argument names another memory than `rewrite`: `python examples/endless_tmaze.py lstm`.
+The default memory is `rewrite`. An argument names another: `python examples/endless_tmaze.py lstm`.
 """
 
 import sys
@@ -12,7 +12,7 @@ MAZE = "Palimpsest/EndlessTMaze-v0"
 
 
 def main(memory: str = "rewrite") -> None:
-    """Train on 3 corridors of 5 cells, test on 3 and on 60."""
+    """Train on 3 corridors of 5 cells, then test on 3 and on 60 corridors."""
     venv = envs.make_vec(MAZE, num_envs=64, seed=0, corridors=3, length=5)
     model = MemoryPPO(
         "MlpMemoryPolicy",
@@ -28,7 +28,7 @@ def main(memory: str = "rewrite") -> None:
     )
     model.learn(300_000)
     model.save("maze")
-    # The schedule above is a function: its file knows it by name only and asks for it.
+    # The schedule above is a function. A file holds only its name, so loading needs it as a custom object.
     loaded = MemoryPPO.load("maze", custom_objects={"learning_rate": 1e-3})
     for corridors in (3, 60):
         result = evaluate(loaded, MAZE, episodes=100, env_args={"corridors": corridors, "length": 5})

@@ -1,10 +1,10 @@
-"""Take over an agent trained with stable-baselines3's PPO or sb3-contrib's RecurrentPPO: the same actions and values.
+"""Convert an agent of stable-baselines3's PPO or sb3-contrib's RecurrentPPO. Its actions and values stay the same.
 
     python examples/from_sb3.py PPO theirs.zip CartPole-v1 ours.zip
     python examples/from_sb3.py RecurrentPPO theirs.zip CartPole-v1 ours.zip
 
-Their files hold pickles, and loading one runs what its maker put in: do this to files that you trust. Ours run nothing.
-Policies "MlpPolicy" and "MlpLstmPolicy" are taken over; the optimiser's moments are not.
+Their files contain pickles, and loading a pickle runs code from the file: load only files that you trust. Our files run
+no code. The policies "MlpPolicy" and "MlpLstmPolicy" can be converted. The optimiser's moments are not converted.
 """
 
 import sys
@@ -23,17 +23,17 @@ KEPT = (
 
 
 def convert(theirs: Any, env: Any) -> MemoryPPO:
-    """A `MemoryPPO` on `env` that acts as `theirs` does.
+    """A `MemoryPPO` on `env` that acts like `theirs`.
 
     Raises:
-        ValueError: a network that no `MemoryPPO` has.
+        ValueError: a network that `MemoryPPO` does not support.
     """
     policy = theirs.policy
     weights = {name: tensor for name, tensor in policy.state_dict().items() if "features_extractor" not in name}
     if len(weights) < len(policy.state_dict()):
-        raise ValueError(f"only policies without a learned features extractor are taken over; got {type(policy)}")
+        raise ValueError(f"only policies without a learned features extractor can be converted; got {type(policy)}")
     kwargs, renamed = recurrent(policy, weights) if hasattr(policy, "lstm_actor") else feed_forward(policy, weights)
-    # a class is stored as its name, for which loading asks; tanh is what both have by default
+    # loading would ask for a class, because a file holds only its name; tanh is the default of both, so leave it out
     activation = {} if policy.activation_fn is nn.Tanh else {"activation_fn": policy.activation_fn}
     ours = MemoryPPO(
         "MlpMemoryPolicy",
@@ -43,20 +43,20 @@ def convert(theirs: Any, env: Any) -> MemoryPPO:
         device="cpu",
         **{name: getattr(theirs, name) for name in KEPT},
     )
-    ours.policy.load_state_dict(renamed)  # strict: a name or a shape that does not fit is an error
+    ours.policy.load_state_dict(renamed)  # strict: a wrong name or shape is an error
     return ours
 
 
 def recurrent(policy: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """RecurrentPPO: an LSTM reads the observation, one for actor and critic or one each."""
+    """RecurrentPPO: an LSTM reads the observation. Actor and critic share one or have one each."""
     lstm = policy.lstm_actor
     if policy.lstm_critic is None and not policy.shared_lstm:
-        raise ValueError("a critic without an LSTM beside an actor with one is not taken over")
+        raise ValueError("an actor with an LSTM and a critic without one cannot be converted")
     renamed = {
         name.replace("lstm_actor.", "memory.").replace("lstm_critic.", "memory_critic."): tensor
         for name, tensor in weights.items()
     }
-    if policy.shared_lstm:  # then our critic's memory is another name of the actor's
+    if policy.shared_lstm:  # then our critic's memory is the actor's, under a second name
         renamed |= {name.replace("lstm_actor.", "memory_critic."): t for name, t in weights.items() if "lstm_" in name}
     return {
         "memory": "lstm",
@@ -67,7 +67,7 @@ def recurrent(policy: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Any], 
 
 
 def feed_forward(policy: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """PPO: our control without memory is tanh(W x + b), which is the first layer of each of its networks."""
+    """PPO: our control without memory computes tanh(W x + b). It takes the first layer of each of PPO's networks."""
     pi, vf = widths(policy.mlp_extractor.policy_net), widths(policy.mlp_extractor.value_net)
     if not pi or not vf or pi[0] != vf[0] or policy.activation_fn is not nn.Tanh:
         raise ValueError(f"both networks must begin with a tanh layer of one width; got {policy.mlp_extractor}")
@@ -88,12 +88,12 @@ def feed_forward(policy: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Any
 
 
 def widths(net: nn.Sequential) -> list[int]:
-    """Units of each layer."""
+    """Number of units of each linear layer."""
     return [layer.out_features for layer in net if isinstance(layer, nn.Linear)]
 
 
 def main(algorithm: str, theirs: str, env_id: str, ours: str) -> None:
-    """Load theirs, save ours."""
+    """Load their file, convert it, save ours."""
     if algorithm == "PPO":
         loader: Any = PPO
     else:

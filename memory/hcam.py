@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.memory.base import Context, Memory
-from palimpsest.memory.kernels.attention.chunk_read import choose_chunks, read_chunks
-from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates, softmax_where
+from palimpsest.memory.kernels.attention.chunks import choose_chunks, read_chunks
+from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates
+from palimpsest.memory.kernels.attention.torch_slices import softmax_where
 from palimpsest.memory.parts.chunk_plan import plan_chunks
 from palimpsest.refusals import check_divides, check_flag, check_integer, refuse
 

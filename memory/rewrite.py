@@ -14,7 +14,7 @@ A clock is appended to the input: +1, -1, +1, ... since the memory began. Tables
 see only the input cannot count. With the clock an agent can alternate between two actions by time, at any distance;
 without it, it would have to look up what it did at a place like this one.
 
-Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. Kernels: `memory.kernels.delta`.
+Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. The recurrence: `memory.kernels.delta`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RewriteState(NamedTuple):
 
 
 class RewriteMemory(Memory):
-    """Delta-rule tables with a forget and a rewrite gate per head and step.
+    """Tables under the gated delta rule, with a forget gate and a rewrite gate per head and step.
 
     Args:
         input_size: F, features per input.
@@ -72,13 +72,10 @@ class RewriteMemory(Memory):
         clock: bool = True,
     ) -> None:
         super().__init__(input_size, output_size)
-        for name, value in (
-            ("num_layers", num_layers),
-            ("num_heads", num_heads),
-            ("key_size", key_size),
-            ("value_size", value_size),
-        ):
-            check_integer(name, value, 1)
+        num_layers = check_integer("num_layers", num_layers, 1)
+        num_heads = check_integer("num_heads", num_heads, 1)
+        key_size = check_integer("key_size", key_size, 1)
+        value_size = check_integer("value_size", value_size, 1)
         clock = check_flag("clock", clock)
         self.table_shape = (num_layers, num_heads, key_size, value_size)
         self.clock = clock

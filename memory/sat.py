@@ -104,9 +104,12 @@ class SpatiallyAwareTransformer(Memory):
         num_tasks: int = 1,
     ) -> None:
         super().__init__(input_size, output_size)
-        sizes = dict(num_places=num_places, capacity=capacity, num_layers=num_layers, num_heads=num_heads)
-        for name, value in (sizes | dict(top_k=top_k, num_tasks=num_tasks)).items():
-            check_integer(name, value, 1)
+        num_places = check_integer("num_places", num_places, 1)
+        capacity = check_integer("capacity", capacity, 1)
+        num_layers = check_integer("num_layers", num_layers, 1)
+        num_heads = check_integer("num_heads", num_heads, 1)
+        top_k = check_integer("top_k", top_k, 1)
+        num_tasks = check_integer("num_tasks", num_tasks, 1)
         check_choice("layout", layout, ("flat", "place"))
         check_choice("read", read, ("flat", "hierarchical"))
         check_choice("allocator", allocator, (*STRATEGIES, "adaptive"))

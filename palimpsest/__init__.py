@@ -11,17 +11,10 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 if not (_here := Path(__file__).parent).joinpath("agents").is_dir():
-    # a clone whose symbolic links did not survive (Windows, some archives): the folders are beside this one
-    __path__.append(str(_here.parent))
+    # a clone whose links did not survive (Windows, some archives), or are files that hold a path: the folders and
+    # train.py beside this folder come first
+    __path__.insert(0, str(_here.parent))
 
-from palimpsest import envs
+from palimpsest import agents, envs, memory
 
 __all__ = ["__version__", "agents", "envs", "memory"]
-
-
-def __getattr__(name: str) -> object:
-    if name in ("agents", "memory"):
-        import importlib
-
-        return importlib.import_module(f"palimpsest.{name}")
-    raise AttributeError(f"module 'palimpsest' has no attribute {name!r}")

@@ -19,6 +19,9 @@ import numpy as np
 MOST = 1 << 20
 """Largest size of anything that is allocated or counted: no machine needs more, and a typing error stays small."""
 
+MOST_UNITS = 1 << 16
+"""Widest layer."""
+
 MOST_SHOWN = 500
 """Longest text that an error shows of a value, in characters."""
 
@@ -29,13 +32,15 @@ class Allowed(NamedTuple):
     words: str
     """After "must be"."""
     fits: Callable[[Any], bool]
-    """Whether a value is allowed; it may be given anything."""
+    """Whether a value is allowed; it takes anything."""
+    hint: Callable[[Any], str] = lambda value: ""
+    """What follows a refused value in the message."""
 
 
-def check(name: str, value: Any, allowed: Allowed, hint: str = "") -> None:
-    """Refuse a value that is not allowed; `hint` follows what was given."""
+def check(name: str, value: Any, allowed: Allowed) -> None:
+    """Refuse a value that is not allowed."""
     if not allowed.fits(value):
-        refuse(name, allowed.words, value, hint)
+        refuse(name, allowed.words, value, allowed.hint(value))
 
 
 def refuse(name: str, allowed: str, value: Any, hint: str = "") -> NoReturn:
@@ -72,6 +77,11 @@ def is_flag(value: Any) -> bool:
 
 
 FLAG = Allowed("True or False", is_flag)
+STRING = Allowed("a string", lambda value: isinstance(value, str))
+NAMED = Allowed(
+    "a dict of arguments by name",
+    lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value),
+)
 
 
 def integer(low: int, high: float = MOST) -> Allowed:
@@ -92,12 +102,16 @@ def above(low: float) -> Allowed:
 def choice(options: Iterable[str]) -> Allowed:
     """One of the names."""
     known = list(options)
-    return Allowed(f"one of {', '.join(map(repr, known))}", lambda value: isinstance(value, str) and value in known)
+    return Allowed(
+        f"one of {', '.join(map(repr, known))}",
+        lambda value: isinstance(value, str) and value in known,
+        lambda value: closest(value, known),
+    )
 
 
 def optional(allowed: Allowed) -> Allowed:
     """The same, or None."""
-    return Allowed(f"{allowed.words}, or None", lambda value: value is None or allowed.fits(value))
+    return Allowed(f"{allowed.words}, or None", lambda value: value is None or allowed.fits(value), allowed.hint)
 
 
 def check_integer(name: str, value: Any, low: int, high: int = MOST) -> int:
@@ -126,8 +140,7 @@ def check_flag(name: str, value: Any) -> bool:
 
 def check_choice(name: str, value: Any, options: Iterable[str]) -> str:
     """`value`; ValueError with the closest name unless it is one of `options`."""
-    known = list(options)
-    check(name, value, choice(known), closest(value, known))
+    check(name, value, choice(options))
     return value
 
 

@@ -8,11 +8,12 @@ package `agents` stays theirs.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import CodeType, ModuleType
 
 
 class _ShortNames(MetaPathFinder, Loader):
@@ -26,11 +27,21 @@ class _ShortNames(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         if fullname.partition(".")[0] not in self.handed_over:
             return None
-        return ModuleSpec(fullname, self)
+        ours = importlib.util.find_spec(f"palimpsest.{fullname}")
+        if ours is None:
+            return None
+        return ModuleSpec(fullname, self, origin=ours.origin, is_package=ours.submodule_search_locations is not None)
 
     def exec_module(self, module: ModuleType) -> None:
         # the import system returns what stands in sys.modules once a module was executed
         sys.modules[module.__name__] = importlib.import_module(f"palimpsest.{module.__name__}")
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """For `python -m agents.x`, which runs the code instead of importing the module."""
+        ours = importlib.util.find_spec(f"palimpsest.{fullname}")
+        assert ours is not None
+        assert isinstance(ours.loader, InspectLoader)
+        return ours.loader.get_code(ours.name)
 
 
 _SHORT_NAMES = _ShortNames()

@@ -30,6 +30,25 @@ def tiny_family():
     del envs.registration._ENTRIES[TINY], gym.registry[TINY]
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The package's wheel."""
+    from builds import build, copy_of_the_tree
+
+    tmp = tmp_path_factory.mktemp("wheel")
+    return build("wheel", copy_of_the_tree(tmp / "tree"), tmp / "out")
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory):
+    """A folder into which the wheel is installed, to be put on `PYTHONPATH`; the command is in its `bin`."""
+    from builds import python
+
+    folder = tmp_path_factory.mktemp("installed")
+    python("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder, wheel, cwd=folder)
+    return folder
+
+
 def tolerance(dtype: torch.dtype) -> dict[str, float]:
     """How closely two forms of one computation agree, as keywords of `torch.testing.assert_close`."""
     return {torch.float32: dict(rtol=1e-4, atol=2e-5), torch.float64: dict(rtol=1e-8, atol=1e-10)}[dtype]

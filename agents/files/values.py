@@ -1,17 +1,20 @@
 """A tree of plain values as JSON and tensors, and back, with nothing in it that could run.
 
-Numbers, strings, dicts, lists, tuples, deques, numpy scalars and arrays, torch tensors, random generators,
-gymnasium spaces and SB3's schedules are written in full. Every other object, class or function is written as its
-qualified name alone, and reading asks the caller for it: no name from a file is ever imported.
+Numbers, strings, paths, dicts, lists, tuples, deques, numpy scalars and arrays, torch tensors, random generators,
+gymnasium spaces and SB3's schedules are written in full. Any other object, class or function is written as its
+qualified name alone. Reading finds the classes of a fixed table and asks the caller for the rest: no name from a file
+is ever imported.
 
-A JSON object stands for a dict, unless it has a single key that begins with "$", which says what it is.
+A JSON object stands for a dict. If it has a single key that begins with "$", the key says what it stands for instead.
+A value's place is the keys and indices that lead to it from the root, joined by dots.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -20,8 +23,10 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from torch import Tensor
 
+from palimpsest.agents.files.classes import CLASSES, has_name, qualified_name
+
 MOST_DEPTH = 100
-"""Levels of nesting, more than any state has and fewer than Python's stack allows."""
+"""Most levels of nesting: more than any state has, fewer than Python's stack allows."""
 
 _BIT_GENERATORS = {cls.__name__: cls for cls in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937)} | {
     cls.__name__: cls for cls in (np.random.Philox, np.random.SFC64)
@@ -52,14 +57,12 @@ _SPACE_NAMES = {cls.__name__: cls for cls in _SPACES}
 _SCHEDULE_NAMES = {cls.__name__: cls for cls in _SCHEDULES}
 
 
-def qualified_name(value: Any) -> str:
-    """`module.qualname` of a class or function, or of the class of any other object."""
-    named = value if hasattr(value, "__qualname__") and hasattr(value, "__module__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
 class Encoder:
-    """Turns trees into JSON nodes; the tensors that they refer to gather in `tensors`."""
+    """Turns trees into JSON nodes.
+
+    Attributes:
+        tensors: the tensors that the nodes refer to, by name.
+    """
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -67,7 +70,7 @@ class Encoder:
         self._kept: list[Any] = []
 
     def encode(self, value: Any, path: str = "", depth: int = 0) -> Any:
-        """The JSON node of `value`, which stands at `path`; ValueError where it cannot be written."""
+        """The JSON node of `value`, whose place is `path`; ValueError where it cannot be written."""
         if depth > MOST_DEPTH:
             raise ValueError(f"{path[:80]!r} is nested deeper than {MOST_DEPTH} levels, or holds itself")
 
@@ -77,16 +80,16 @@ class Encoder:
         def sequence(parts: Any) -> list[Any]:
             return [inner(part, index) for index, part in enumerate(parts)]
 
-        if value is None or type(value) in (bool, int, str):
+        if value is None or type(value) in (bool, int):
             return value
+        if isinstance(value, str):
+            return str.__str__(value)
         if type(value) is float:
             return value if math.isfinite(value) else {"$float": repr(value)}
         if type(value) is bytes:
             return {"$bytes": value.hex()}
         if isinstance(value, np.generic) and value.dtype.name in _DTYPES:
             return {"$scalar": [value.dtype.name, _little(np.asarray(value)).tobytes().hex()]}
-        if isinstance(value, np.str_):
-            return str(value)
         if isinstance(value, np.ndarray):
             return {"$array": self._array(value, path)}
         if isinstance(value, Tensor):
@@ -95,6 +98,8 @@ class Encoder:
             return {"$dtype": str(value).removeprefix("torch.")}
         if isinstance(value, torch.device):
             return {"$device": str(value)}
+        if isinstance(value, PurePath):
+            return {"$path": str(value)}
         if isinstance(value, dict):
             if all(type(key) is str for key in value) and not (len(value) == 1 and next(iter(value))[:1] == "$"):
                 return {key: inner(part, key) for key, part in value.items()}
@@ -112,7 +117,7 @@ class Encoder:
         if type(value) in _SCHEDULES:
             arguments = [getattr(value, name) for name in _SCHEDULES[type(value)]]
             return {"$schedule": [type(value).__name__, *sequence(arguments)]}
-        return {"$named": qualified_name(value)}
+        return {"$named" if has_name(value) else "$object": qualified_name(value)}
 
     def _key(self, key: Any, path: str) -> Any:
         if key is None or isinstance(key, str | bool | int | float | np.generic):
@@ -133,7 +138,7 @@ class Encoder:
         if tensor.layout != torch.strided or tensor.is_quantized:
             raise ValueError(f"{path!r} is a {tensor.layout} tensor, which cannot be stored; make it dense")
         tensor = tensor.detach()
-        self._kept.append(tensor)  # an address says which tensor it is only while the tensor lives
+        self._kept.append(tensor)  # an address identifies a tensor only while the tensor lives
         empty = tensor.numel() == 0
         place = len(self._kept) if empty else (str(tensor.device), tensor.data_ptr(), tensor.stride())
         key = (place, tensor.shape, tensor.dtype, tensor.is_conj(), tensor.is_neg())
@@ -148,10 +153,14 @@ class Decoder:
     """Turns JSON nodes back into trees.
 
     Args:
-        tensors: what the nodes refer to.
-        custom_objects: what stands for the names in the file, by qualified name or by place in the tree
-            ("policy_kwargs.activation_fn"; the last parts suffice).
+        tensors: the tensors that the nodes refer to, by name.
+        custom_objects: object by place, where it replaces what the node holds, or, for a name in the file, by the last
+            parts of its place or by qualified name, if these fit one place only.
         device: where tensors go; arrays stay on the CPU.
+        classes: classes by qualified name, besides those of the fixed table.
+
+    Attributes:
+        used: names of the tensors that nodes referred to.
     """
 
     def __init__(
@@ -159,12 +168,15 @@ class Decoder:
         tensors: Mapping[str, Tensor],
         custom_objects: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
+        classes: Mapping[str, type] | None = None,
     ) -> None:
         self.tensors = tensors
         self.device = device
         self.custom_objects = custom_objects or {}
+        self.classes = {**CLASSES, **(classes or {})}
         self.used: set[str] = set()
-        self.missing: dict[str, str] = {}
+        self._replaced: set[str] = set()
+        self._names: list[tuple[str, str, str | None]] = []
         self._ready: dict[tuple[str, torch.device], Tensor] = {}
         self._kinds: dict[str, Callable[[Any, str], Any]] = {
             "$float": lambda node, path: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[node],
@@ -174,6 +186,7 @@ class Decoder:
             "$tensor": lambda node, path: self._tensor(node, self.device),
             "$dtype": lambda node, path: _TORCH_DTYPES[node],
             "$device": lambda node, path: torch.device(node),
+            "$path": lambda node, path: Path(node),
             "$dict": self._dict,
             "$tuple": lambda node, path: tuple(self._list(node, path)),
             "$deque": lambda node, path: deque(self._list(node[1], path), maxlen=node[0]),
@@ -181,16 +194,32 @@ class Decoder:
             "$space": self._space,
             "$schedule": self._schedule,
             "$named": self._named,
+            "$object": self._object,
         }
 
     def decode(self, node: Any, path: str = "") -> Any:
-        """What `node`, which stands at `path`, was made from.
-
-        Names that `custom_objects` does not resolve become None and are noted in `missing` (name -> place).
+        """What `node`, whose place is `path`, was made from; None for a name that stays unknown.
 
         Raises:
             ValueError: a node that `Encoder` does not write.
         """
+        value = self._decode(node, path)
+        if path in self.custom_objects:
+            self._replaced.add(path)
+            return self.custom_objects[path]
+        return value
+
+    def missing(self) -> list[tuple[str, str]]:
+        """(qualified name, place) of the names in what was decoded that `custom_objects` does not give.
+
+        A key of `custom_objects` that fits two places gives neither, as two functions may have one qualified name.
+        """
+        within = tuple(f"{place}." for place in self._replaced)
+        names = [found for found in self._names if not f"{found[1]}.".startswith(within)]
+        used = Counter(key for _, _, key in names)
+        return [(name, place) for name, place, key in names if key is None or used[key] > 1 or key in self._replaced]
+
+    def _decode(self, node: Any, path: str) -> Any:
         if isinstance(node, list):
             return self._list(node, path)
         if not isinstance(node, dict):
@@ -239,25 +268,30 @@ class Decoder:
         return _make_space(_SPACE_NAMES[name], self.decode(arguments, path))
 
     def _schedule(self, node: list[Any], path: str) -> Any:
-        cls = _SCHEDULE_NAMES[node[0]]
-        arguments = self._list(node[1:], path)
-        if cls is FloatSchedule and arguments == [None]:
-            return None  # the custom function inside it is missing
-        wanted = callable if cls is FloatSchedule else _is_number
-        if not all(map(wanted, arguments)):
-            raise TypeError(f"{cls.__name__} is not made of {arguments!r}")
+        name, *parts = node
+        cls = _SCHEDULE_NAMES[name]
+        if cls is FloatSchedule:
+            # the wrapped schedule has the place of its wrapper; None is a function that is missing
+            (inner,) = parts
+            value = self._decode(inner, path)
+            return cls(value) if callable(value) or _is_number(value) else value
+        arguments = self._list(parts, path)
+        if not all(map(_is_number, arguments)):
+            raise TypeError(f"{name} is not made of {arguments!r}")
         return cls(*arguments)
 
     def _named(self, name: str, path: str) -> Any:
-        if name in self.custom_objects:
-            return self.custom_objects[name]
+        return self._object(name, path, self.classes.get(name))
+
+    def _object(self, name: str, path: str, known: Any = None) -> Any:
+        """What the caller gives for a name, else `known`, else None."""
         parts = path.split(".")
-        for first in range(len(parts)):
-            place = ".".join(parts[first:])
-            if place in self.custom_objects:
-                return self.custom_objects[place]
-        self.missing.setdefault(str(name), path)
-        return None
+        keys = (name, *(".".join(parts[first:]) for first in range(1, len(parts))))
+        key = next((key for key in keys if key in self.custom_objects), None)
+        if key is None and known is not None:
+            return known
+        self._names.append((name, path, key))
+        return None if key is None else self.custom_objects[key]
 
 
 def _little(array: np.ndarray) -> np.ndarray:
@@ -265,7 +299,7 @@ def _little(array: np.ndarray) -> np.ndarray:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int)
+    return isinstance(value, float | int | np.number)
 
 
 def _scalar(node: list[Any], path: str) -> np.generic:
@@ -279,7 +313,7 @@ def _space_arguments(space: spaces.Space) -> dict[str, Any]:
     if "dtype" in arguments:
         arguments["dtype"] = np.dtype(arguments["dtype"]).name
     if isinstance(space, spaces.Discrete) and arguments["dtype"] == "int64":
-        del arguments["dtype"]  # the default, and an argument that older versions lack
+        del arguments["dtype"]  # the default; older versions of gymnasium lack the argument
     if isinstance(space, spaces.Text):
         arguments["charset"] = "".join(space.character_list)
     if isinstance(space, spaces.Dict):

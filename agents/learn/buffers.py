@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
-from numba import njit
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
 from palimpsest.agents.tree import tree_map
+from palimpsest.machine_code import njit
 
 
 class Minibatch(NamedTuple):

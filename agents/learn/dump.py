@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, save_model
+from palimpsest.agents.learn.model_file import save_model
 from palimpsest.agents.learn.numerics import NotFinite
 from palimpsest.agents.learn.rollout import RememberingAlgorithm
 from palimpsest.agents.tree import tree_map
@@ -45,7 +45,7 @@ def _dump(model: RememberingAlgorithm, error: NotFinite) -> str:
     }
     failure = {"message": str(error), "check": error.check, "evidence": error.evidence, "rollout": rollout}
     try:
-        save_model(model, path, include=PLACE_IN_ROLLOUT, extra={"failure": failure})
+        save_model(model, path, extra={"failure": failure})
     except (OSError, ValueError) as problem:
         return f"no file could be kept of it: {problem}"
-    return f"python -m agents.learn.failure {path} raises this again"
+    return f"python -m palimpsest.agents.learn.failure {path} raises this again"

@@ -1,6 +1,6 @@
 """The error that stopped a training, raised again from the file that it left behind (`agents.learn.dump`).
 
-`python -m agents.learn.failure FILE` raises it from the command line.
+`python -m palimpsest.agents.learn.failure FILE` raises it from the command line.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def reproduce(
         NamedOnly: a class or function that the file knows by name only is not in `custom_objects`.
         ValueError: the file holds no failure, or the failed check passes here.
     """
-    model, extra = load_model(MemoryPPO, file, None, device, custom_objects, force_reset=False, extra=("failure",))
+    model, extra = load_model(MemoryPPO, file, None, device, custom_objects, force_reset=False)
     failure = extra["failure"]
     if failure is None:
         raise ValueError(f"{str(file)!r} is a model, not the file of a failure, which is called {FILE}")
@@ -73,8 +73,6 @@ def reproduce(
 
 
 def _act_again(model: MemoryPPO) -> None:
-    fresh = model.policy.initial_state(model.n_envs)
-    model._last_state = tree_map(lambda _, saved: saved, fresh, model._last_state)
     with torch.no_grad(), explained_step(model):
         actions, *_ = model.policy(*policy_input(model))
     check_actions(model, actions.cpu().numpy())
@@ -104,10 +102,12 @@ def _update_again(model: MemoryPPO, evidence: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m agents.learn.failure FILE`: print the error again; 1 if it comes, 2 if not."""
+    """`python -m palimpsest.agents.learn.failure FILE`: print the error again; 1 if it comes, 2 if not."""
     words = sys.argv[1:] if argv is None else argv
     if len(words) != 1 or words[0] in ("-h", "--help"):
-        print(f"usage: python -m agents.learn.failure FILE\n\nRaise the error again that left FILE ({FILE}).")
+        print(
+            f"usage: python -m palimpsest.agents.learn.failure FILE\n\nRaise the error again that left FILE ({FILE})."
+        )
         return 0 if words[:1] in (["-h"], ["--help"]) else 2
     try:
         reproduce(words[0])

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+import inspect
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces, get_device
-from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from palimpsest.agents.files.archive import CorruptFile, one_line, read_tree, write_tree
+from palimpsest.agents.device import check_device
+from palimpsest.agents.environments import check_environment
+from palimpsest.agents.files.archive import CorruptFile, File, one_line, read_contents, write_tree
+from palimpsest.agents.files.classes import has_name, qualified_name
+from palimpsest.agents.files.statistics import give_statistics, statistics_of
+from palimpsest.agents.files.written_by import show, written_by
+from palimpsest.agents.learn.hyperparameters import ARGUMENTS
 from palimpsest.agents.learn.rollout import RememberingAlgorithm
+from palimpsest.agents.policy.policies import (
+    CnnMemoryPolicy,
+    MemoryActorCriticPolicy,
+    MlpMemoryPolicy,
+    MultiInputMemoryPolicy,
+)
+from palimpsest.agents.policy.policy_file import OUR_CLASSES, blamed, names_of, no_larger_than
+from palimpsest.agents.tree import tree_map
+from palimpsest.refusals import check, closest
 
-ModelT = TypeVar("ModelT", bound=RememberingAlgorithm)
-File = str | Path | BinaryIO
+AlgorithmT = TypeVar("AlgorithmT", bound="SavedAlgorithm")
 
 PLACE_IN_ROLLOUT = frozenset(
     {
@@ -31,13 +44,114 @@ PLACE_IN_ROLLOUT = frozenset(
         "_return_so_far",
     }
 )
-"""Attributes that belong to the environments a model was trained in; without these they mean nothing."""
+"""Attributes that say where a model stands in its environments; they mean nothing without those environments."""
 
-MOST_TIMES, MOST_MORE = 4, 1_000_000
-"""Numbers that making a model may register for each one in the file, and beside them: some are replaced at once."""
+_BESIDE = ("parameters", "vec_normalize", "written_by", "alive", "failure")
+"""Entries that are no attributes. Some files have the last two: what a run needs to go on, what stopped a training."""
 
-REBUILT = frozenset({"policy", "lr_schedule", "_given_up"})
+REBUILT = frozenset({"policy", "lr_schedule", "_given_up", "_kept_statistics"})
 """Attributes that `_setup_model` makes from the others, or that only matter in the middle of a step."""
+
+CLASSES = OUR_CLASSES | names_of(
+    (CnnMemoryPolicy, MemoryActorCriticPolicy, MlpMemoryPolicy, MultiInputMemoryPolicy), "agents.policies"
+)
+"""Classes of ours that a model's file may name, under the names of every version."""
+
+_NEEDED = ("policy_class", "observation_space", "action_space")
+_NOT_GIVEN = ("policy", "env", "device", "_init_setup_model")
+_ATTRIBUTES = {"stats_window_size": "_stats_window_size"}
+"""Attribute by argument, where the two have different names."""
+
+
+class SavedAlgorithm(RememberingAlgorithm):
+    """An algorithm whose models are written to files and read from them; names and arguments are SB3's."""
+
+    def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:  # type: ignore[override]
+        """Write the model as JSON and safetensors in a ZIP.
+
+        Numbers, SB3's schedules and spaces are written in full. Other functions, classes and objects among the
+        arguments, such as a schedule that is a lambda, are written as their names only; `load` knows torch's and our
+        own classes by these, and asks for the rest.
+
+        Args:
+            path: a path, which gets the suffix ".zip" if it has none and whose folder is made if it does not exist, or
+                a file open for writing in binary mode.
+            exclude: attributes to leave out; what the class has as default stands for them after `load`.
+            include: attributes to write all the same.
+
+        Raises:
+            ValueError: an attribute that cannot be written, which it names.
+            OSError: a full disk; the path still holds what it held before.
+        """
+        save_model(self, path, exclude, include)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[AlgorithmT],
+        path: File,
+        env: GymEnv | str | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> AlgorithmT:
+        """Make a model from what `save` wrote. Nothing in the file is executed, imported or unpickled.
+
+        Args:
+            path: a path (".zip" is added where there is no such file), or a file open for reading in binary mode. Such
+                a file is read from its position, or from its start if it stands at its end, as it does after `save`.
+            env: environments to train in, or a registered id; their number may differ from the file's. A `VecNormalize`
+                around them gets the statistics of the one that the model was trained under.
+            device: "auto", "cpu", "cuda", ...
+            custom_objects: object by attribute ("learning_rate", "policy_kwargs.activation_fn"), which replaces what
+                the file holds; attributes that it does not hold are passed over. For what the file knows by name only,
+                the qualified name is enough, if it stands at one attribute only.
+            print_system_info: print the versions of this system and of the one that wrote the file.
+            force_reset: whether `learn` begins with a reset of `env`. False goes on where `save` was called, with its
+                observations and memory: `env` must still stand there.
+            **kwargs: arguments and attributes to change.
+
+        Raises:
+            CorruptFile: the file is torn, altered, or not one of ours.
+            ValueError: a keyword or a value that is not allowed; a name that `custom_objects` lacks; spaces, a number
+                of environments or a `VecNormalize` that do not fit; a model of SB3's own.
+        """
+        if print_system_info:
+            show("CURRENT SYSTEM INFO", written_by())
+        return load_model(cls, path, env, device, custom_objects, force_reset, print_system_info, **kwargs)[0]
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Train in other environments, as many as before; as in SB3.
+
+        A `VecNormalize` around them gets the statistics that the model was loaded with, if none has had them yet.
+        """
+        super().set_env(env, force_reset)
+        assert self.env is not None
+        if self._kept_statistics is not None and give_statistics(self.env, self._kept_statistics, "the model"):
+            self._kept_statistics = None
+
+    def set_parameters(
+        self,
+        load_path_or_dict: File | dict[str, Any],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """Load parameters from a dict of state dicts, or from a file that `save` wrote; as in SB3.
+
+        Args:
+            load_path_or_dict: what `get_parameters` gives, or the file; only its parameters are read.
+            exact_match: whether every parameter must be there.
+            device: where those of a file are read to.
+
+        Raises:
+            CorruptFile: the file is torn, altered, or holds no model.
+            ValueError: a state dict is missing, or belongs to nothing here.
+            RuntimeError: a state dict does not fit.
+        """
+        if not isinstance(load_path_or_dict, dict):
+            load_path_or_dict = read_parameters(load_path_or_dict, device)
+        super().set_parameters(load_path_or_dict, exact_match, device)
 
 
 def save_model(
@@ -47,129 +161,196 @@ def save_model(
     include: Iterable[str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model as JSON and safetensors; arguments as those of SB3's `save`, and `extra` entries beside it."""
-    left_out = {*model._excluded_save_params(), *PLACE_IN_ROLLOUT, *REBUILT, *(exclude or ())} - set(include or ())
+    """Write a model as JSON and safetensors; arguments as those of SB3's `save`, and `extra` entries beside it.
+
+    Warns:
+        UserWarning: `include` names what no file can hold, such as the environments.
+    """
+    never = {*model._excluded_save_params(), *REBUILT}
+    if unwritable := sorted(never & set(include or ())):
+        warnings.warn(f"include={unwritable} is left out: no file can hold it, and load makes it anew", stacklevel=3)
+    left_out = never | (set(exclude or ()) - set(include or ()))
     tree = {name: getattr(model, name) for name in vars(model) if name not in left_out}
     aliases = {cls: name for name, cls in model.policy_aliases.items()}
     tree["policy_class"] = aliases.get(model.policy_class, model.policy_class)
     tree["parameters"] = model.get_parameters()
     normalize = model.get_vec_normalize_env()
-    tree["vec_normalize"] = None if normalize is None else normalize_statistics(normalize)
+    tree["vec_normalize"] = model._kept_statistics if normalize is None else statistics_of(normalize)
+    tree["written_by"] = written_by()
     write_tree(file, tree | dict(extra or {}))
 
 
 def load_model(
-    cls: type[ModelT],
+    cls: type[AlgorithmT],
     file: File,
-    env: GymEnv | None = None,
+    env: GymEnv | str | None = None,
     device: torch.device | str = "auto",
     custom_objects: Mapping[str, Any] | None = None,
     force_reset: bool = True,
-    extra: Iterable[str] = (),
+    print_system_info: bool = False,
     **kwargs: Any,
-) -> tuple[ModelT, dict[str, Any]]:
-    """Make a model from a file, and give back its `extra` entries; other arguments as those of SB3's `load`.
+) -> tuple[AlgorithmT, dict[str, Any]]:
+    """Make a model from a file, and return what is beside it ("alive", "failure"); arguments as those of SB3's `load`.
 
     Statistics of a `VecNormalize` that the model was trained under go into the one around `env`, if there is one.
 
     Raises:
         CorruptFile: the file is torn, altered, or not one of ours.
-        ValueError: a class or function that the file knows by name only, spaces that do not fit.
+        ValueError: a keyword that is unknown, or a value that it cannot have; a class or function that the file knows
+            by name only; spaces, a number of environments or a `VecNormalize` that do not fit.
     """
-    tree = read_tree(file, custom_objects, get_device(device))
-    if not isinstance(tree, dict) or not {"parameters", "policy_class", "observation_space", "action_space"} <= set(
-        tree
-    ):
-        raise CorruptFile(f"{file} holds no model")
-    beside = {name: tree.pop(name, None) for name in extra}
-    parameters, statistics = tree.pop("parameters"), tree.pop("vec_normalize", None)
-    tree |= {name: value for name, value in (custom_objects or {}).items() if name in tree}
+    check_device(device)
+    given = _objects(custom_objects or {}, kwargs)
+    contents = read_contents(file, given, get_device(device), CLASSES)
+    label, tree = contents.label, contents.tree
+    if not isinstance(tree, dict) or "parameters" not in tree:
+        is_policy = isinstance(tree, dict) and "state_dict" in tree
+        raise CorruptFile(f"{label!r} holds {'a policy; use the load of its class' if is_policy else 'no model'}")
+    _check_given(cls, tree, custom_objects or {}, kwargs)
+    contents.refuse_names()
+    if print_system_info:
+        show("SAVED MODEL SYSTEM INFO", tree.get("written_by"))
+    beside = {name: tree.pop(name, None) for name in _BESIDE}
+    parameters, statistics = beside.pop("parameters"), beside.pop("vec_normalize")
     _check_policy_kwargs(tree, kwargs)
-    tree |= kwargs
+    tree |= {_ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
+    if lacking := [name for name in _NEEDED if name not in tree]:
+        raise CorruptFile(
+            f"{label!r} lacks {', '.join(lacking)}, without which no model is made; save it without exclude"
+        )
+    if force_reset:
+        tree = {name: value for name, value in tree.items() if name not in PLACE_IN_ROLLOUT}
     if env is not None:
-        env = cls._wrap_env(env, tree["verbose"])
-        check_for_correct_spaces(env, tree["observation_space"], tree["action_space"])
+        check_environment(env)
+        env = cls._wrap_env(maybe_make_env(env, 0), tree.get("verbose", 0))
+        _check_spaces(env, tree)
+        _check_place(tree, env.num_envs, label)
         tree["n_envs"] = env.num_envs
-        normalize = unwrap_vec_normalize(env)
-        if normalize is not None and statistics is not None:
-            restore_normalize(normalize, statistics)
-    # a subclass has defaults for the rest
-    model = cls(tree["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg, arg-type]
-    unknown = set(tree) - set(vars(model)) - {"observation_space", "action_space", "n_envs", "rng"}
-    if unknown:
-        raise CorruptFile(f"{file} names what a {cls.__name__} does not have: {', '.join(sorted(unknown))}")
-    vars(model).update(tree, policy_class=model.policy_class)
-    try:
-        with _no_larger_than(parameters):
+    with blamed(label, "model", [*(custom_objects or ()), *kwargs]):
+        # a subclass has defaults for the rest
+        model = cls(tree["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg, arg-type]
+        unknown = _unknown_attributes(model, tree)
+        vars(model).update(tree, policy_class=model.policy_class)
+        with no_larger_than(parameters.values()):
             model._setup_model()
         model.set_parameters(parameters, exact_match=True, device=device)
-    except (torch.OutOfMemoryError, MemoryError, OSError, ImportError):
-        raise  # the machine is at fault
-    except Exception as error:
-        if kwargs or custom_objects:
-            raise  # the caller's arguments may be at fault
-        raise CorruptFile(f"{file} describes no model that can be made: {one_line(error)}") from error
-    if (rng := tree.get("rng")) is not None:
-        model.rng = rng
-    if force_reset:
-        model._last_obs = None
+    if model._last_state is not None:
+        model._last_state = _as_state(model.policy.initial_state(model.n_envs), model._last_state, label)
+    if unknown:
+        warnings.warn(
+            f"{label!r} holds {', '.join(unknown)}, which a {cls.__name__} does not know: kept as attributes, without "
+            "any effect of their own",
+            stacklevel=3,
+        )
+    if tree.get("rng") is not None and "seed" not in kwargs:
+        model.rng = tree["rng"]
+    if model.env is None or not give_statistics(model.env, statistics, repr(label)):
+        model._kept_statistics = statistics
     if model.use_sde:
         model.policy.reset_noise()
     return model, beside
 
 
-@contextmanager
-def _no_larger_than(parameters: Any) -> Iterator[None]:
-    """Refuse to make modules far larger than the parameters [name -> state dict] that are to be put into them.
+def read_parameters(file: File, device: torch.device | str = "auto") -> dict[str, Any]:
+    """The state dicts in a model's file, by the name of what they belong to; nothing else in it is asked for.
 
-    A file of a few bytes can ask for a network that fills the memory. What is refused here has cost one parameter at
-    most, and nothing where torch's layers make it, which register parameters before they fill them.
+    Raises:
+        CorruptFile: the file is torn, altered, or holds no model.
     """
-    tensors = [tensor for state in parameters.values() for tensor in state.values() if isinstance(tensor, torch.Tensor)]
-    left = MOST_TIMES * sum(tensor.numel() for tensor in tensors) + MOST_MORE
+    check_device(device)
+    contents = read_contents(file, None, get_device(device), CLASSES)
+    if not isinstance(contents.tree, dict) or not isinstance(contents.tree.get("parameters"), dict):
+        raise CorruptFile(f"{contents.label!r} holds no model")
+    return contents.tree["parameters"]
 
-    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
-        nonlocal left
-        left -= 0 if parameter is None else parameter.numel()
-        if left < 0:
-            raise ValueError(f"it asks for more parameters than it holds, at {type(module).__name__}.{name}")
 
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
+def _objects(custom_objects: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands for the file's objects: the caller's, by place, and the classes and functions in `policy_kwargs`."""
+    found: dict[str, Any] = {}
+
+    def gather(value: Any) -> None:
+        if isinstance(value, dict):
+            for part in value.values():
+                gather(part)
+        elif has_name(value):
+            found[qualified_name(value)] = value
+
+    # these are compared with the file's, so they only stand for what it knows by name
+    gather(kwargs.get("policy_kwargs"))
+    whole = {name: value for name, value in kwargs.items() if name != "policy_kwargs"}
+    return found | {_ATTRIBUTES.get(name, name): value for name, value in {**whole, **custom_objects}.items()}
+
+
+def _check_given(
+    cls: type[RememberingAlgorithm],
+    tree: Mapping[str, Any],
+    custom_objects: Mapping[str, Any],
+    kwargs: dict[str, Any],
+) -> None:
+    """Refuse keywords that are neither arguments of the class nor attributes in the file, and values out of range."""
+    arguments = [name for name in inspect.signature(cls).parameters if name not in _NOT_GIVEN]
+    known = [*arguments, *(name for name in tree if name not in _BESIDE)]
+    for name in kwargs:
+        if name not in known:
+            raise ValueError(
+                f"{cls.__name__}.load has no keyword {name!r}{closest(name, known)}; it takes custom_objects, "
+                f"print_system_info, force_reset, and what the model has: {', '.join(arguments)}"
+            )
+    replaced = {name: value for name, value in custom_objects.items() if _ATTRIBUTES.get(name, name) in tree}
+    for name, value in (replaced | kwargs).items():
+        if name in ARGUMENTS:
+            check(name, value, ARGUMENTS[name])
 
 
 def _check_policy_kwargs(tree: dict[str, Any], kwargs: dict[str, Any]) -> None:
-    if "policy_kwargs" in kwargs and kwargs["policy_kwargs"] != tree["policy_kwargs"]:
+    saved = tree.get("policy_kwargs", {})
+    if "policy_kwargs" in kwargs and kwargs["policy_kwargs"] != saved:
         raise ValueError(
-            f"policy_kwargs must be those of the file, {tree['policy_kwargs']}; got {kwargs['policy_kwargs']}. "
-            "Leave them out"
+            f"policy_kwargs must be those of the file, {saved}; got {kwargs['policy_kwargs']}. Leave them out"
         )
 
 
-def normalize_statistics(normalize: VecNormalize) -> dict[str, Any]:
-    """The running means, variances and counts of observations (by key where they are a Dict) and returns."""
-    obs = getattr(normalize, "obs_rms", None)
-    parts = obs if isinstance(obs, dict) else {"": obs} if obs is not None else {}
-    moments = {key: (rms.mean, rms.var, rms.count) for key, rms in parts.items()}
-    returns = normalize.ret_rms
-    return {
-        "obs": moments,
-        "ret": (returns.mean, returns.var, returns.count),
-        "returns": np.array(normalize.returns),
-    }
+def _check_spaces(env: VecEnv, tree: Mapping[str, Any]) -> None:
+    try:
+        check_for_correct_spaces(env, tree["observation_space"], tree["action_space"])
+    except ValueError as error:
+        normalized = unwrap_vec_normalize(env) is not None
+        hint = "; VecNormalize turns images into floats: leave it out, or give it norm_obs=False" if normalized else ""
+        raise ValueError(f"{one_line(error)} (the model's, then env's){hint}") from None
 
 
-def restore_normalize(normalize: VecNormalize, statistics: dict[str, Any]) -> None:
-    """Put `normalize_statistics` back; ValueError where the observations are not the same ones."""
-    obs = getattr(normalize, "obs_rms", None)
-    parts = obs if isinstance(obs, dict) else {"": obs} if obs is not None else {}
-    if set(parts) != set(statistics["obs"]):
-        raise ValueError(f"the file has statistics for {sorted(statistics['obs'])}; VecNormalize keeps {sorted(parts)}")
-    for key, rms in parts.items():
-        rms.mean, rms.var, rms.count = statistics["obs"][key]
-    normalize.ret_rms.mean, normalize.ret_rms.var, normalize.ret_rms.count = statistics["ret"]
-    if len(statistics["returns"]) == normalize.num_envs:
-        normalize.returns = statistics["returns"]
+def _check_place(tree: Mapping[str, Any], num_envs: int, label: str) -> None:
+    """Refuse to go on in the middle of episodes with another number of environments."""
+    starts = tree.get("_last_episode_starts")
+    if tree.get("_last_obs") is not None and starts is not None and len(starts) != num_envs:
+        raise ValueError(
+            f"force_reset=False goes on in the {len(starts)} environments of {label!r}; got {num_envs}. Give as many, "
+            "or leave force_reset out"
+        )
+
+
+def _unknown_attributes(model: RememberingAlgorithm, tree: Mapping[str, Any]) -> list[str]:
+    """Attributes in a file that the class does not know; ValueError for those that no file may set."""
+    unknown = set(tree) - set(vars(model)) - {"observation_space", "action_space", "n_envs", "rng"}
+    forbidden = {*model._excluded_save_params(), *REBUILT}
+    wrong = {name for name in unknown if hasattr(type(model), name)} | (forbidden & set(tree))
+    if wrong:
+        raise ValueError(f"it names what a {type(model).__name__} does not have: {', '.join(sorted(wrong))}")
+    return sorted(unknown)
+
+
+def _as_state(fresh: Any, saved: Any, label: str) -> Any:
+    """A file's memory state, whose branches are plain tuples, with the types of a fresh one."""
+
+    def same_shape(new: torch.Tensor, old: Any) -> torch.Tensor:
+        if not isinstance(old, torch.Tensor) or old.shape != new.shape:
+            raise ValueError
+        return old
+
+    try:
+        return tree_map(same_shape, fresh, saved)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{label!r} holds a memory state that does not fit this version's memory; start the run anew with "
+            "--config, resume it with the version that wrote it, or load the model with force_reset=True"
+        ) from None

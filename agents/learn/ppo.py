@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -13,40 +12,36 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance, get_device, get_system_info
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from palimpsest.agents.environments import longest_horizon
-from palimpsest.agents.files.archive import read_tree
+from palimpsest.agents.environments import check_environment, longest_horizon
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
 from palimpsest.agents.learn.diagnostics import record_memory
 from palimpsest.agents.learn.divergence import DivergenceLimit
 from palimpsest.agents.learn.dump import dumped
-from palimpsest.agents.learn.hyperparameters import (
-    check_arguments,
-    check_device,
-    check_policy,
-    check_policy_kwargs,
-    check_spaces,
-)
+from palimpsest.agents.learn.hyperparameters import check_arguments
 from palimpsest.agents.learn.loss import LossWeights, ppo_loss
-from palimpsest.agents.learn.model_file import File, load_model, save_model
+from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_parameters, check_update
-from palimpsest.agents.learn.rollout import RememberingAlgorithm, rate
+from palimpsest.agents.learn.rollout import rate
 from palimpsest.agents.policy.policies import (
     CnnMemoryPolicy,
     MemoryActorCriticPolicy,
     MlpMemoryPolicy,
     MultiInputMemoryPolicy,
 )
+from palimpsest.agents.policy.policy_kwargs import check_policy, check_policy_kwargs
+from palimpsest.agents.policy.spaces import check_spaces
 from palimpsest.envs.sb3 import watch_workers
 from palimpsest.envs.sb3_wrappers import VecDropText
+from palimpsest.envs.text import without_text
 
 SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 
 
-class MemoryPPO(RememberingAlgorithm):
+class MemoryPPO(SavedAlgorithm):
     """PPO (arXiv 1707.06347) whose policy remembers, over whole columns of the rollout.
 
     The arguments are those of sb3-contrib's RecurrentPPO, and four more.
@@ -67,7 +62,7 @@ class MemoryPPO(RememberingAlgorithm):
             advantages are left is noise; scaled up to 1 it can undo in one rollout what was learned. 0 as in SB3.
         ent_coef: weight of the entropy; a number or a function of the remaining progress.
         vf_coef: weight of the value loss.
-        max_grad_norm: gradients are scaled down to this norm.
+        max_grad_norm: gradients are scaled down to this norm; inf for no clipping.
         use_sde: generalized state-dependent exploration, for Box actions.
         sde_sample_freq: steps between draws of its noise; -1 for once a rollout.
         target_kl: the passes over a rollout end once the KL estimate passes 1.5 times this; where the last step alone
@@ -81,7 +76,7 @@ class MemoryPPO(RememberingAlgorithm):
         stats_window_size: episodes over which returns, lengths and successes are averaged.
         tensorboard_log: directory of the event files, None for none.
         policy_kwargs: the policy's arguments: memory, memory_kwargs, share_memory, encoder_arch, net_arch, ...
-        verbose: 0 silent, 1 information, 2 debugging.
+        verbose: 0 silent, 1 or True information, 2 debugging.
         seed: of parameters, actions, minibatches, carry-over and the environments.
         device: "auto", "cpu", "cuda", ...
 
@@ -128,10 +123,11 @@ class MemoryPPO(RememberingAlgorithm):
     ) -> None:
         check_policy(policy, self.policy_aliases)
         check_arguments(locals())
+        check_environment(env)
         if env is not None:
             given, env = env, maybe_make_env(env, verbose)
             try:
-                check_spaces(env.observation_space, env.action_space)
+                check_spaces(without_text(env.observation_space), env.action_space)
             except ValueError:
                 if env is not given:
                     env.close()
@@ -155,7 +151,7 @@ class MemoryPPO(RememberingAlgorithm):
             policy_kwargs=policy_kwargs,
             verbose=verbose,
             seed=seed,
-            device=check_device(device),
+            device=device,
             _init_setup_model=False,
         )
         self.batch_size = batch_size
@@ -208,6 +204,13 @@ class MemoryPPO(RememberingAlgorithm):
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+        if self.batch_size < self.n_steps:
+            warnings.warn(
+                f"batch_size={self.batch_size} is less than n_steps={self.n_steps}: a minibatch is a whole column of "
+                f"{self.n_steps} samples, so there are fewer updates than batch_size asks for; set n_steps to "
+                "batch_size or less",
+                stacklevel=2,
+            )
         horizon = None if self.env is None else longest_horizon(self.env)
         if horizon is not None and horizon > self.n_steps:
             warnings.warn(
@@ -235,55 +238,6 @@ class MemoryPPO(RememberingAlgorithm):
         with dumped(self):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
-
-    def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:  # type: ignore[override]
-        """Write the model as JSON and safetensors in a ZIP; arguments as in SB3.
-
-        Classes and functions among the arguments (an activation, a schedule that is a lambda) are written as their
-        names only.
-        """
-        save_model(self, path, exclude, include)
-
-    @classmethod
-    def load(  # type: ignore[override]
-        cls: type[SelfMemoryPPO],
-        path: File,
-        env: GymEnv | None = None,
-        device: torch.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfMemoryPPO:
-        """Make a model from what `save` wrote; arguments as in SB3. Nothing in the file is executed or imported.
-
-        Args:
-            path: a path or a binary file.
-            env: environments to train on; their number may differ.
-            device: "auto", "cpu", "cuda", ...
-            custom_objects: attribute, or qualified name of a class or function -> the object to use for it.
-            print_system_info: print this system's versions.
-            force_reset: whether `learn` begins with a reset.
-            **kwargs: attributes to change.
-
-        Raises:
-            CorruptFile: the file is torn, altered, or not one of ours.
-            ValueError: a name that `custom_objects` lacks, spaces that do not fit, a model of SB3's own.
-        """
-        if print_system_info:
-            get_system_info()
-        return load_model(cls, path, env, device, custom_objects, force_reset, **kwargs)[0]
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | dict[str, Any],
-        exact_match: bool = True,
-        device: torch.device | str = "auto",
-    ) -> None:
-        """Load parameters from a dict of state dicts, or from a file that `save` wrote; as in SB3."""
-        if not isinstance(load_path_or_dict, dict):
-            load_path_or_dict = read_tree(load_path_or_dict, {}, get_device(device))["parameters"]
-        super().set_parameters(load_path_or_dict, exact_match, device)
 
     def train(self) -> None:
         """Update the policy from the rollout: `n_epochs` passes over its columns in minibatches."""

@@ -45,7 +45,9 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
     _last_strategy: Tensor | None
     _return_so_far: np.ndarray | None
     _told_of_outside: bool
+    remembers = True
     _given_up = False
+    _kept_statistics: dict[str, Any] | None = None
 
     @property
     def _strategy_values(self) -> Any:

@@ -11,18 +11,18 @@ import math
 import numpy as np
 import torch
 from gymnasium import spaces
-from numba import njit
 from stable_baselines3.common import distributions as sb3
 from torch import Tensor
 from torch.nn import functional
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 def make_distribution(action_space: spaces.Space) -> sb3.Distribution:
-    """The distribution of a Discrete, MultiDiscrete, MultiBinary or Box space; refusals are SB3's."""
+    """The distribution of a Discrete, MultiDiscrete, MultiBinary or Box space of one dimension; refusals are SB3's."""
     made = sb3.make_proba_distribution(action_space)
     if isinstance(made, sb3.CategoricalDistribution):
         return Categorical(made.action_dim)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from palimpsest.agents.policy.distributions import Categorical, check_drawn, invert_into
 from palimpsest.agents.policy.layers import Tanh
+from palimpsest.machine_code import njit
 from palimpsest.memory.base import Memory
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
 from palimpsest.memory.kernels.arithmetic.as_built import Arrays
@@ -116,9 +116,7 @@ def act(heads: Heads, latent_pi: Tensor, latent_vf: Tensor) -> tuple[Tensor, Ten
 
 
 @njit(**OPTIONS)
-def _act(  # type: ignore[no-untyped-def]
-    pi_at, vf_at, uniform_at, weights_pi, biases_pi, weights_vf, biases_vf, logits, values, actions, log_prob
-):
+def _act(pi_at, vf_at, uniform_at, weights_pi, biases_pi, weights_vf, biases_vf, logits, values, actions, log_prob):
     """Fill logits [B, n], values, actions and log_prob [B] from what lies at the addresses; see `act`."""
     B = len(actions)
     actor = pack(array_at(pi_at, (B, weights_pi[0].shape[1]), values).T)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor, nn
 
-from palimpsest.memory.kernels.arithmetic.compiling import drop_stale
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
-from palimpsest.memory.kernels.cells import elementwise
-from palimpsest.memory.kernels.cells.elementwise import tanh
+from palimpsest.memory.kernels.arithmetic.elementwise import tanh
 
 
 class Tanh(nn.Tanh):
@@ -55,7 +52,7 @@ def _flat(tensor: Tensor) -> np.ndarray:
     return tensor.numpy().reshape(-1)
 
 
-# error_model and fastmath as in memory.kernels.cells.elementwise, so that the loops are vectorised
+# error_model and fastmath as in memory.kernels.arithmetic.elementwise, so that the loops are vectorised
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
@@ -68,8 +65,3 @@ def _forward_kernel(x: np.ndarray, y: np.ndarray) -> None:
 def _backward_kernel(dy: np.ndarray, y: np.ndarray, dx: np.ndarray) -> None:
     for i in range(y.size):
         dx[i] = dy[i] * (y.dtype.type(1) - y[i] * y[i])
-
-
-# kernels of this folder compile in some of the memories' and of each other's files
-_FOLDERS = (Path(__file__).parents[1], Path(elementwise.__file__).parents[1])
-drop_stale(Tanh.forward, (source for folder in _FOLDERS for source in folder.rglob("*.py")))

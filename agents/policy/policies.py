@@ -12,14 +12,16 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.spaces.utils import flatdim
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, create_mlp
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
 from palimpsest import memory as memories
+from palimpsest.agents.files.archive import File
 from palimpsest.agents.policy.distributions import Categorical, draw, make_distribution
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor
 from palimpsest.agents.policy.heads import HeadedPolicy, Heads, act, has_compiled_heads, heads_of
@@ -27,6 +29,9 @@ from palimpsest.agents.policy.layers import Tanh
 from palimpsest.agents.policy.memory_pair import Both, MemoryPair, State
 from palimpsest.agents.policy.observation_checks import refuse_not_finite
 from palimpsest.agents.policy.observation_keys import check_place, place_of, task_of
+from palimpsest.agents.policy.policy_file import load_policy, save_policy
+from palimpsest.agents.policy.spaces import as_batch, flat_action_space, flat_box, preprocess
+from palimpsest.agents.slips import refuse_other_algorithms, refuse_pair, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
 from palimpsest.memory.kernels.arithmetic.as_built import AsBuilt
@@ -34,6 +39,7 @@ from palimpsest.memory.kernels.arithmetic.dispatch import decided, kernels_may_r
 
 Observation = Tensor | dict[str, Tensor]
 ResultT = TypeVar("ResultT")
+SelfPolicy = TypeVar("SelfPolicy", bound="MemoryActorCriticPolicy")
 
 
 class Evaluation(NamedTuple):
@@ -106,6 +112,13 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         **kwargs: Any,
     ) -> None:
+        refuse_other_algorithms()
+        extractor = features_extractor_class or self.default_extractor
+        if isinstance(observation_space, spaces.Dict) and extractor in (FlattenExtractor, ImageExtractor):
+            raise ValueError(
+                f"{type(self).__name__} reads one array of observations; got {observation_space}: "
+                "use MultiInputMemoryPolicy"
+            )
         if share_memory and not kwargs.get("share_features_extractor", True):
             raise ValueError(
                 "share_memory=True needs share_features_extractor=True, for one memory reads one stream of features; "
@@ -118,13 +131,14 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         self.reconstruct = reconstruct
         super().__init__(
             observation_space,
-            action_space,
+            flat_action_space(action_space),
             lr_schedule,
             net_arch={"pi": [64], "vf": [64]} if net_arch is None else net_arch,
             activation_fn=activation_fn,
-            features_extractor_class=features_extractor_class or self.default_extractor,
+            features_extractor_class=extractor,
             **kwargs,
         )
+        self.action_space = action_space
         self._heads_compile = has_compiled_heads(self)
         self._flattens = _only_flattens(self)
         parts = ("features_extractor", "mlp_extractor", "action_net", "value_net")
@@ -146,7 +160,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             self.memory_critic = memories.make(self.memory_name, width, **self.memory_kwargs)
         check_place(self.memory, self.memory_name, self.observation_space)
         if self.reconstruct:
-            self.decoder = nn.Linear(self.memory.output_size, get_flattened_obs_dim(self.observation_space))
+            self.decoder = nn.Linear(self.memory.output_size, flatdim(self.observation_space))
         super()._build(lr_schedule)
 
     def _make_encoder(self) -> tuple[nn.Sequential, int]:
@@ -156,6 +170,32 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             encoder.apply(functools.partial(self.init_weights, gain=np.sqrt(2)))
         return encoder, self.encoder_arch[-1] if self.encoder_arch else self.features_dim
 
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """A features extractor of this policy's class; see SB3."""
+        cls, arguments = self.features_extractor_class, dict(self.features_extractor_kwargs)
+        if issubclass(cls, ImageExtractor | DictExtractor):
+            arguments.setdefault("normalize_images", self.normalize_images)
+        return cls(flat_box(self.observation_space) if cls is FlattenExtractor else self.observation_space, **arguments)
+
+    def extract_features(self, obs: Observation, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """Features [N, D] of observations, a tree of [N, ...]; a pair of them where actor and critic have one each."""
+        floats = preprocess(obs, self.observation_space, self.normalize_images)
+        if features_extractor is not None:
+            return features_extractor(floats)
+        if self.share_features_extractor:
+            return self.features_extractor(floats)
+        return self.pi_features_extractor(floats), self.vf_features_extractor(floats)
+
+    def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
+        """Observations as tensors [N, ...], and whether they came as a batch; see SB3."""
+        space = self.observation_space
+        if isinstance(space, spaces.Dict):
+            parts = {key: as_batch(observation[key], part) for key, part in space.spaces.items()}
+            arrays = {key: array for key, (array, _) in parts.items()}
+            return obs_as_tensor(arrays, self.device), any(batch for _, batch in parts.values())
+        array, batch = as_batch(observation, space)
+        return obs_as_tensor(array, self.device), batch
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {
             "memory": self.memory_name,
@@ -164,6 +204,20 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             "encoder_arch": self.encoder_arch,
             "reconstruct": self.reconstruct,
         }
+
+    def save(self, path: File) -> None:
+        """Write the policy, without its optimiser, as JSON and safetensors; `path` is as in `MemoryPPO.save`."""
+        save_policy(self, path)
+
+    @classmethod
+    def load(
+        cls: type[SelfPolicy],
+        path: File,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+    ) -> SelfPolicy:
+        """Make a policy from what `save` wrote; arguments and errors are those of `load_policy`."""
+        return load_policy(cls, path, device, custom_objects)
 
     @property
     def memory_pair(self) -> MemoryPair:
@@ -235,6 +289,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             start: [T, B] bool, where the memory begins anew.
             strategy: [T, B] int64 or None.
         """
+        refuse_steps(obs, actions, start)
         T, B = start.shape
         flat = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
         features = Both(*(each.unflatten(0, (T, B)) for each in self._encode(flat)))
@@ -246,14 +301,19 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         entropy = distribution.entropy()
         return Evaluation(
             self._critic(vf).view(T, B),
-            distribution.log_prob(actions.flatten(0, 1)).view(T, B),
+            distribution.log_prob(self._flat_actions(actions)).view(T, B),
             None if entropy is None else entropy.view(T, B),
             self._reconstruction(pi, flat).view(T, B) if self.reconstruct else None,
         )
 
+    def _flat_actions(self, actions: Tensor) -> Tensor:
+        """Actions [T, B, *shape] as distributions take them: [N], or [N, numbers] where an action is several."""
+        flat = actions.flatten(0, 1)
+        return flat if isinstance(self.action_space, spaces.Discrete) else flat.reshape(len(flat), -1)
+
     def _reconstruction(self, latent: Tensor, obs: Observation) -> Tensor:
         """Squared error [N] of `obs` (tree of [N, ...]) decoded from `latent` [N, D], mean over its numbers."""
-        target = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        target = preprocess(obs, self.observation_space, self.normalize_images)
         parts = target.values() if isinstance(target, dict) else [target]
         flat = torch.cat([part.flatten(1).to(latent.dtype) for part in parts], dim=1)
         return (self.decoder(latent) - flat).square().mean(1)
@@ -302,6 +362,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         Raises:
             ValueError: an observation does not fit the space or is not finite, or the state has another batch size.
         """
+        refuse_pair(observation)
         self.set_training_mode(False)
         if isinstance(self.observation_space, spaces.Dict) and isinstance(observation, dict):
             missing = [key for key in self.observation_space.spaces if key not in observation]
@@ -326,7 +387,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         with torch.no_grad():
             distribution, after = self.get_distribution(obs, before, start, self._greedy_strategy(obs, B))
             actions = distribution.get_actions(deterministic=deterministic)
-        array = actions.cpu().numpy()
+        array = actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
         if isinstance(self.action_space, spaces.Box):
             if self.squash_output:
                 array = self.unscale_action(array)
@@ -356,7 +417,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         """What the memories read of `obs` (tree of [N, ...]), [N, F] each."""
         if self._flattens and kernels_may_run():
             # what SB3 does to such observations takes longer to find out than to do
-            features: Any = obs.float().flatten(1)  # type: ignore[union-attr]
+            features: Any = obs.float().reshape(len(obs), -1)  # type: ignore[union-attr]
         else:
             features = self.extract_features(obs)
         if self.share_features_extractor:
@@ -374,10 +435,11 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         return self._built.arrays(self, heads_of)
 
 
+
 def _only_flattens(policy: MemoryActorCriticPolicy) -> bool:
     """Whether a policy's features are its observations, flattened."""
     return (
-        type(policy).extract_features is ActorCriticPolicy.extract_features
+        type(policy).extract_features is MemoryActorCriticPolicy.extract_features
         and type(policy.features_extractor) is FlattenExtractor
         and policy.share_features_extractor
         and isinstance(policy.observation_space, spaces.Box)

@@ -1,6 +1,8 @@
-"""What a run is made of, as data: two frozen dataclasses, the command line's and the run directory's.
+"""The configuration of a training run and of an evaluation: frozen dataclasses, which check their fields.
 
-Importing this module imports neither torch nor gymnasium, so that `--help` answers at once.
+`train.py` makes the command line of them; a run directory holds the first as TOML.
+
+Importing this module imports no torch, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -14,156 +16,148 @@ import typing
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self
 
 import tomli_w
 
+from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
+from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters
 from palimpsest.agents.run.presets import preset
-from palimpsest.refusals import closest
+from palimpsest.refusals import (
+    FLAG,
+    MOST_UNITS,
+    NAMED,
+    STRING,
+    Allowed,
+    check,
+    check_divides,
+    closest,
+    integer,
+    optional,
+)
 
 CONFIG_FILE = "config.toml"
 """The configuration's name in a run directory."""
 
-ConfigT = TypeVar("ConfigT", bound="_Config")
 Arguments = dict[str, Any]
-"""A constructor's keyword arguments: plain values, sequences as tuples."""
+"""Keyword arguments of a constructor: plain values, with sequences as tuples."""
+
+STEPS = 10**15
+"""Most environment steps."""
+
+EPISODES = 10**8
+"""Most episodes of an evaluation."""
+
+
+def _is_path(value: Any) -> bool:
+    text = str(value) if isinstance(value, str | Path) else ""
+    return bool(text.strip()) and text.isprintable() and all(len(part.encode()) <= 255 for part in Path(text).parts)
+
+
+PATH = Allowed("a path of printable characters, at most 255 bytes from slash to slash", _is_path)
+_OF_TYPE = {bool: FLAG, str: STRING, Path: PATH}
 
 
 @dataclass(frozen=True)
-class _Config:
-    """Checks that every field has the type it is declared with and lies in its range."""
+class Checked:
+    """Refuses a value that its field's annotation does not allow, and converts any other to the field's type.
 
-    _ranges: ClassVar[dict[str, tuple[float, float]]] = {}
+    `Annotated` with an `Allowed` says itself what is allowed; for a plain type `_OF_TYPE` does.
+    """
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = typing.get_type_hints(type(self), include_extras=True)
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
-            if value is None and spec.default is None:
-                continue
-            value = _typed(spec.name, value, hints[spec.name])
-            object.__setattr__(self, spec.name, value)
-            if spec.name in self._ranges:
-                _check_range(spec.name, value, *self._ranges[spec.name])
+            if value is not None or spec.default is not None:
+                value = _checked(spec.name, value, hints[spec.name], spec.default is None)
+                object.__setattr__(self, spec.name, value)
+
+
+def _checked(name: str, value: Any, hint: Any, may_be_none: bool = False) -> Any:
+    """`value` in the type that the annotation `hint` names; ValueError if it is not allowed."""
+    hint, *allowed = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+    if isinstance(hint, types.UnionType):
+        (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
+    if typing.get_origin(hint) is tuple:
+        return tuple(_checked(name, part, typing.get_args(hint)[0]) for part in value)
+    if hint == Arguments:
+        check(name, value, NAMED)
+        return type(value)((key, _as_tuples(part)) for key, part in value.items())
+    rule = next((part for part in allowed if isinstance(part, Allowed)), None) or _OF_TYPE[hint]
+    check(name, value, optional(rule) if may_be_none else rule)
+    return hint(value)
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Config):
-    """A training run."""
+class Task(Checked):
+    """What is trained, where, for how long, and on what machine."""
 
     env: str = "Palimpsest/EndlessTMaze-v0"
     """Any registered gymnasium id, or "module:id" to import the module that registers it."""
     env_args: Arguments = field(default_factory=dict)
     """Arguments of the environment."""
     previous_action_reward: bool = False
-    """Join the previous action and reward to the observations, in training and evaluation."""
+    """Add the previous action and reward to the observations, in training and in evaluation."""
     memory: str = "rewrite"
-    """A registered memory; `list` shows them."""
+    """Name of a memory; `train.py list` shows all."""
     memory_args: Arguments = field(default_factory=dict)
     """Arguments of the memory."""
-    carry_over: float = 0.9
-    """Chance that a memory is kept, not reset, when a training episode ends; 0 to 1."""
+    carry_over: Annotated[float, FRACTION] = 0.9
+    """Probability that the memory is kept, not reset, when a training episode ends."""
     share_memory: bool | None = None
-    """One memory for actor and critic, or one each. The memory's preset where not given."""
-    total_timesteps: int = 500_000
+    """Whether actor and critic share one memory or have one each. Default: the memory's preset."""
+    total_timesteps: Annotated[int, integer(1, STEPS)] = 500_000
     """Environment steps to train for, over all environments; rounded up to whole rollouts."""
-    num_envs: int = 64
-    """Environments that are stepped together."""
-    seed: int = 0
-    """Of parameters, actions, minibatches, carry-over and environments (`seed` and the `num_envs - 1` after it)."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    threads: int | None = None
-    """Threads for torch; chosen by the sizes where not given. Exact repetition needs the same number."""
+    num_envs: Annotated[int, integer(1)] = 64
+    """Number of environments stepped together."""
+    seed: Annotated[int, integer(0, EVALUATION_SEED - 1)] = 0
+    """Seed of parameters, actions, minibatches, carry-over and environments, whose rows count on from it."""
+    device: Annotated[str, DEVICE] = "auto"
+    """auto, cpu, mps, cuda or cuda:N."""
+    threads: Annotated[int | None, integer(1, 1024)] = None
+    """Threads for torch. Default: by the size of a minibatch. A run repeats exactly only with the same number."""
     run_dir: Path | None = None
-    """Where everything is written, a directory that does not exist yet; a new one under runs/ where not given."""
+    """Directory to create and write to. Default: a new one under runs/."""
     resume: Path | None = None
-    """A run directory to continue from its last checkpoint, with its configuration."""
-    n_steps: int = 128
-    """Steps of every environment per rollout; gradients through the memory reach back no further."""
-    n_epochs: int = 4
-    """Passes over each rollout."""
-    num_minibatches: int | None = None
-    """Minibatches per pass, each of whole environments; divides `num_envs`. The memory's preset where not given."""
-    learning_rate: float | None = None
-    """Of Adam. The memory's preset where not given."""
+    """Run directory to continue from its last checkpoint, with its configuration."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(Hyperparameters, Task):
+    """A training run."""
+
+    num_minibatches: Annotated[int | None, integer(1)] = None
+    """Minibatches per pass, each of whole environments; a divisor of `num_envs`. Default: the memory's preset."""
     anneal: bool = True
     """Lower the learning rate linearly to 0 over the run."""
-    gamma: float = 0.99
-    """Discount per step."""
-    gae_lambda: float = 0.95
-    """λ of generalised advantage estimation."""
-    ent_coef: float = 0.02
-    """Weight of the entropy."""
     anneal_entropy: bool = True
-    """Lower that weight linearly to 0 over the run."""
-    clip_range: float = 0.2
-    """PPO's clipping of the ratio of probabilities."""
-    target_kl: float = 0.02
-    """The passes over a rollout end at 1.5 times this divergence from the policy that acted; a step that alone adds
-    more than this is taken back. 0 for no such limit."""
-    min_advantage_std: float = 0.1
-    """Smallest standard deviation that advantages are divided by: noise, all that is left of them once every episode
-    goes alike, is not scaled up to 1."""
-    vf_coef: float = 0.5
-    """Weight of the value loss."""
-    max_grad_norm: float = 0.5
-    """Gradients are scaled down to this norm."""
-    width: int = 64
-    """Units of the encoder's layer and of each head's layer."""
-    eval_every: int = 50_000
-    """Environment steps between greedy evaluations; 0 for none but the closing one."""
-    eval_episodes: int = 100
+    """Lower the entropy's weight linearly to 0 over the run."""
+    width: Annotated[int, integer(1, MOST_UNITS)] = 64
+    """Width of the encoder's layer and of each head's layer."""
+    eval_every: Annotated[int, integer(0, STEPS)] = 50_000
+    """Environment steps between greedy evaluations; 0 evaluates only after the last step."""
+    eval_episodes: Annotated[int, integer(1, EPISODES)] = 100
     """Episodes per evaluation."""
-    checkpoint_every: int = 100_000
-    """Environment steps between checkpoints; 0 for none but the last."""
-    keep_checkpoints: int = 3
-    """Checkpoints kept beside the best; older ones are deleted."""
+    checkpoint_every: Annotated[int, integer(0, STEPS)] = 100_000
+    """Environment steps between checkpoints; 0 writes only the last."""
+    keep_checkpoints: Annotated[int, integer(1)] = 3
+    """Number of latest checkpoints to keep; older ones are deleted."""
     progress: bool = True
     """Show the progress bar."""
 
-    _ranges: ClassVar[dict[str, tuple[float, float]]] = {
-        "carry_over": (0, 1),
-        "total_timesteps": (1, 10**15),
-        "num_envs": (1, 10**6),
-        "seed": (0, EVALUATION_SEED - 1),
-        "threads": (1, 1024),
-        "n_steps": (1, 10**6),
-        "n_epochs": (1, 10**4),
-        "num_minibatches": (1, 10**6),
-        "learning_rate": (1e-12, 10),
-        "gamma": (0, 1),
-        "gae_lambda": (0, 1),
-        "ent_coef": (0, 10**6),
-        "clip_range": (1e-6, 10**6),
-        "target_kl": (0, 10**6),
-        "min_advantage_std": (0, 10**6),
-        "vf_coef": (0, 10**6),
-        "max_grad_norm": (1e-12, 10**12),
-        "width": (1, 2**16),
-        "eval_every": (0, 10**15),
-        "eval_episodes": (1, 10**8),
-        "checkpoint_every": (0, 10**15),
-        "keep_checkpoints": (1, 10**6),
-    }
-
     UNSAVED: ClassVar[frozenset[str]] = frozenset({"run_dir", "resume"})
-    """Fields that say where a run is, not what it is: they are left out of its file."""
+    """Fields left out of the file: they say where a run is, not what it is."""
 
     FREE_ON_RESUME: ClassVar[frozenset[str]] = frozenset({"device", "progress", "run_dir", "resume"})
-    """Fields that may differ when a run is resumed; another value of any other would be another run."""
+    """Fields that may change when a run is resumed. Any other change would make it another run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_device(self.device)
         self._take_preset()
-        if self.num_minibatches is not None and self.num_envs % self.num_minibatches:
-            divisors = [str(n) for n in range(1, min(self.num_envs, 64) + 1) if self.num_envs % n == 0]
-            raise ValueError(
-                f"num_minibatches must divide num_envs={self.num_envs}, as a minibatch is whole environments; "
-                f"got {self.num_minibatches}; use one of {', '.join(divisors)}"
-            )
+        if self.num_minibatches is not None:
+            check_divides("num_minibatches", self.num_minibatches, "num_envs", self.num_envs)
         if self.seed + self.num_envs > EVALUATION_SEED:
             raise ValueError(
                 f"seed + num_envs must stay within {EVALUATION_SEED}, where the seeds of evaluation begin; "
@@ -201,7 +195,7 @@ class TrainConfig(_Config):
         return math.ceil(self.total_timesteps / self.rollout_size)
 
     def new_run_dir(self, root: Path = Path("runs"), now: datetime | None = None) -> Path:
-        """A directory name that is not taken: root/env-memory-seed-date-time, numbered where that exists."""
+        """A directory that does not exist: root/env-memory-seed-date-time, with a number appended if that exists."""
         stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
         env = re.sub(r"[^A-Za-z0-9.]+", "-", self.env.rpartition("/")[2].rpartition(":")[2])
         name = f"{env}-{self.memory}-{self.seed}-{stamp}"
@@ -212,7 +206,7 @@ class TrainConfig(_Config):
         return path
 
     def to_toml(self) -> str:
-        """The configuration as a TOML document; fields that are None are left out, and so are `UNSAVED` ones."""
+        """The configuration as a TOML document, without fields that are None and without `UNSAVED` ones."""
         values = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
         return tomli_w.dumps(
             {name: _to_toml(v) for name, v in values.items() if v is not None and name not in self.UNSAVED}
@@ -220,10 +214,10 @@ class TrainConfig(_Config):
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
-        """The configuration that `to_toml` wrote; fields that are missing have their defaults.
+        """Read what `to_toml` wrote. Missing fields get their defaults.
 
         Raises:
-            ValueError: not TOML, an unknown key (the closest known one is named), a value that does not fit.
+            ValueError: not TOML, an unknown key (the message names the closest known one), a value that is not allowed.
         """
         try:
             document = tomllib.loads(text)
@@ -240,9 +234,9 @@ class TrainConfig(_Config):
         """Read a configuration file, or the one in a run directory.
 
         Raises:
-            ValueError: the file cannot be read, or what `from_toml` refuses; the message names the file.
+            ValueError: the file cannot be read, or `from_toml` refuses it. The message names the file.
         """
-        _check_path("the configuration's place", path)
+        check("the configuration's place", path, PATH)
         path = path / CONFIG_FILE if path.is_dir() else path
         try:
             return cls.from_toml(path.read_text(encoding="utf-8"))
@@ -253,74 +247,32 @@ class TrainConfig(_Config):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(_Config):
-    """An evaluation of a finished or running run."""
+class EvaluateConfig(Checked):
+    """An evaluation of a finished run."""
 
     run_dir: Path
     """The directory of the run."""
-    episodes: int = 200
+    episodes: Annotated[int, integer(1, EPISODES)] = 200
     """Episodes to play, each from its own seed and with a fresh memory."""
     env: str | None = None
-    """A registered gymnasium id; the one that the run was trained on where not given."""
+    """Any registered gymnasium id. Default: the one that the run was trained on."""
     env_args: Arguments = field(default_factory=dict)
-    """Arguments of the environment; on the run's own environment they replace its arguments one by one."""
+    """Arguments of the environment. On the run's own environment they replace its arguments one by one."""
     deterministic: bool = True
-    """Take the likeliest actions, or sample."""
-    seed: int = 0
-    """Which set of episodes; any value is apart from the seeds of training."""
+    """Take the likeliest action instead of sampling one."""
+    seed: Annotated[int, integer(0, 10**9)] = 0
+    """Which set of episodes to play. No value meets the seeds of training."""
     json: Path | None = None
-    """A file to write the result to."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    max_steps: int | None = None
-    """Steps after which an episode counts as failed and is stopped; the environment's own limit where not given."""
-
-    _ranges: ClassVar[dict[str, tuple[float, float]]] = {
-        "episodes": (1, 10**8),
-        "seed": (0, 10**9),
-        "max_steps": (1, 10**15),
-    }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_device(self.device)
+    """File to write the result to."""
+    device: Annotated[str, DEVICE] = "auto"
+    """auto, cpu, mps, cuda or cuda:N."""
+    max_steps: Annotated[int | None, integer(1, STEPS)] = None
+    """Steps after which an episode is stopped and counted as failed. Default: the environment's own limit."""
 
     @property
     def first_seed(self) -> int:
         """The seed of the first episode."""
         return EVALUATION_SEED + self.seed
-
-
-def _typed(name: str, value: Any, annotation: Any) -> Any:
-    """`value` as the annotation wants it: an int for a float, a string for a path; ValueError where it is not."""
-    if isinstance(annotation, types.UnionType):
-        (annotation,) = [part for part in typing.get_args(annotation) if part is not type(None)]
-    if typing.get_origin(annotation) is tuple and isinstance(value, tuple):
-        return tuple(_typed(name, part, typing.get_args(annotation)[0]) for part in value)
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if annotation is Path and isinstance(value, str):
-        value = Path(value)
-    if annotation == Arguments:
-        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-            return type(value)((key, _as_tuples(part)) for key, part in value.items())
-        raise ValueError(f"{name} must map names to values; got {value!r}")
-    if not isinstance(value, annotation) or (isinstance(value, bool) and annotation is not bool):
-        raise ValueError(f"{name} must be {_NAMES[annotation]}; got {value!r}")
-    if isinstance(value, Path):
-        _check_path(name, value)
-    return value
-
-
-def _check_path(name: str, path: Path) -> None:
-    text = str(path)
-    if not text.strip() or not text.isprintable() or any(len(part.encode()) > 255 for part in path.parts):
-        raise ValueError(
-            f"{name} must be a path of printable characters, at most 255 bytes from slash to slash; got {text[:80]!r}"
-        )
-
-
-_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
 
 
 def _as_tuples(value: Any) -> Any:
@@ -331,18 +283,8 @@ def _as_tuples(value: Any) -> Any:
     return value
 
 
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be {low} to {high}; got {value!r}")
-
-
-def _check_device(device: str) -> None:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps; got {device!r}")
-
-
 _TOML_NONE = {"none": True}
-"""Stands for None inside arguments, which TOML cannot write."""
+"""How TOML, which has no None, holds one inside arguments."""
 
 
 def _to_toml(value: Any) -> Any:

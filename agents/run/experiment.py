@@ -6,6 +6,7 @@ learning_curve.png  closing.json
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -33,12 +34,15 @@ from torch.utils.tensorboard import SummaryWriter
 from palimpsest.agents.environments import chance_level, closing_settings, make_environments
 from palimpsest.agents.evaluation.play import play, summary
 from palimpsest.agents.files.archive import remove_parts, write_atomically
+from palimpsest.agents.learn.hyperparameters import Hyperparameters
+from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT
 from palimpsest.agents.learn.ppo import MemoryPPO
 from palimpsest.agents.run.callbacks import CheckpointCallback, EvaluationCallback, ProgressCallback, cut_evaluations
 from palimpsest.agents.run.config import CONFIG_FILE, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.grids import grid
 from palimpsest.agents.run.listing import plus_minus, reach
 from palimpsest.agents.run.plots import learning_curve
+from palimpsest.agents.run.program import COMMAND
 from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, locked, use_logger
 from palimpsest.agents.run.runs import Run
 from palimpsest.agents.run.runs import evaluate as evaluate_model
@@ -68,21 +72,15 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
         assert value is not None
         return LinearSchedule(value, 0.0, 1.0) if falls else value
 
+    hyperparameters = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(Hyperparameters)}
+    hyperparameters["learning_rate"] = annealed(config.learning_rate, config.anneal)
+    hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)
+    hyperparameters["target_kl"] = config.target_kl or None
     return MemoryPPO(
         policy_name(env.observation_space),
         env,
-        learning_rate=annealed(config.learning_rate, config.anneal),
-        n_steps=config.n_steps,
+        **hyperparameters,
         batch_size=config.minibatch_size,
-        n_epochs=config.n_epochs,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        clip_range=config.clip_range,
-        target_kl=config.target_kl or None,
-        min_advantage_std=config.min_advantage_std,
-        ent_coef=annealed(config.ent_coef, config.anneal_entropy),
-        vf_coef=config.vf_coef,
-        max_grad_norm=config.max_grad_norm,
         memory_carry_over=config.carry_over,
         policy_kwargs={
             "memory": config.memory,
@@ -178,7 +176,7 @@ def _learn(
                 lambda: summary(play(model, evaluation_env, config.eval_episodes)),
                 directory / "evaluations.csv",
                 config.eval_every,
-                on_best=lambda row: model.save(directory / "best.zip"),
+                on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
             ),
             CheckpointCallback(lambda: checkpoints.save(model), config.checkpoint_every, signals),
             *([progress] if config.progress else []),
@@ -187,9 +185,9 @@ def _learn(
     try:
         if model.num_timesteps < config.total_timesteps:
             model.learn(config.total_timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
-        model.save(directory / "model.zip")
+        model.save(directory / "model.zip", exclude=PLACE_IN_ROLLOUT)
     except Interrupted:
-        console.print(f"go on with: python train.py --resume {directory}", highlight=False, soft_wrap=True)
+        console.print(f"go on with: {COMMAND} --resume {directory}", highlight=False, soft_wrap=True)
         raise
     except OSError as error:
         raise RunFailed(f"{error}. {checkpoints.remedy()}") from error
@@ -296,7 +294,8 @@ def evaluate_grid(
 
 def _write_json(path: Path | None, result: Any) -> None:
     if path is not None:
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def versions() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Arguments of environments and memories: KEY=VALUE texts, read by the annotations of the constructor they are for."""
+"""Arguments of environments and memories: KEY=VALUE texts, converted as the constructor's annotations say."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typing import Any, Literal, Union
 
 from palimpsest import memory
 from palimpsest.agents.environments import environment_spec
-from palimpsest.refusals import check_keys, closest, keywords
+from palimpsest.refusals import FLAG, check_keys, closest, keywords
 
 MADE_BY_US = frozenset({"render_mode", "input_size"})
-"""Arguments that a run fills in itself."""
+"""Arguments that a run sets itself."""
 
 
 class Given(dict[str, str]):
-    """KEY=VALUE texts of the command line whose types are not known yet; any other dict of arguments has its own."""
+    """KEY=VALUE texts from the command line, not converted yet. Any other dict of arguments holds converted values."""
 
 
 def environment_arguments(env_id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments that `arguments` name, for the environment registered under `env_id`.
+    """Keyword arguments for the environment registered under `env_id`.
 
     Args:
         env_id: a registered gymnasium id, or "module:id".
-        arguments: `Given` texts, or values that have their types.
+        arguments: `Given` texts, or converted values.
 
     Raises:
-        ValueError: an unknown id or argument (the closest known one is named), a value of another type, an
+        ValueError: an unknown id or argument (the message names the closest known one), a value of another type, an
             environment whose module cannot be imported.
     """
     from gymnasium.envs.registration import load_env_creator
@@ -46,7 +46,7 @@ def environment_arguments(env_id: str, arguments: Mapping[str, Any]) -> dict[str
 
 
 def memory_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments that `arguments` name, for the memory registered under `name`; see above."""
+    """Keyword arguments for the memory registered under `name`; as `environment_arguments`."""
     memory.entry(name)
     return _arguments(arguments, memory.memory_class(name), f"memory {name!r}")
 
@@ -64,7 +64,7 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 _NONE = ("none", "null")
 _SEQUENCES = (tuple, list, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 _UNION_ORDER = (Literal, int, float, bool, *_SEQUENCES, Any, Path, str)
-"""Which part of a union reads a text first: the narrower one. None comes before all."""
+"""The members of a union try to read a text in this order, narrow types first; None comes before all of them."""
 
 
 def parse_key_values(
@@ -77,20 +77,21 @@ def parse_key_values(
     """Read ["corridors=10", "regime=uniform"] as keyword arguments of `target`.
 
     Numbers, truth values (true, false, yes, no, 1, 0), None ("none"), strings, Literals, unions and sequences
-    ("1,2,3") are read as the parameter is annotated. A parameter without an annotation is read as its default's
-    type; where there is no such default, or only **kwargs takes the key, as JSON, or else a string.
+    ("1,2,3") are read as the parameter's annotation says. Without an annotation the type of the default decides.
+    Without such a default, or if only **kwargs takes the key, the text is read as JSON, or else kept as a string.
 
     Args:
         pairs: KEY=VALUE texts.
         target: a class or function.
         skip: parameters that may not be given.
-        name: what messages call the target; default its own name.
-        extra: further keys that the target takes, with their defaults; a registration's arguments.
+        name: what messages call the target; default: its own name.
+        extra: further keys that the target takes, with their defaults, as a registration has them.
 
     Raises:
-        ValueError: no "=", a key twice, an unknown key (the closest known one is named), a value of another type.
+        ValueError: no "=", a key twice, an unknown key (the message names the closest known one), a value of another
+            type.
     """
-    called: str = name or getattr(target, "__name__", str(target))
+    called = name or getattr(target, "__name__", None) or str(target)
     known, hints = keywords(target, skip, extra), _hints(target)
     found: dict[str, Any] = {}
     for key, text in split_key_values(pairs).items():
@@ -107,7 +108,7 @@ def parse_key_values(
 
 
 def split_key_values(pairs: Iterable[str]) -> dict[str, str]:
-    """KEY=VALUE texts as a dict; ValueError where one has no "=" or no key, or a key comes twice."""
+    """KEY=VALUE texts as a dict; ValueError if one has no "=" or no key, or if a key comes twice."""
     found: dict[str, str] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -120,21 +121,21 @@ def split_key_values(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a class's or a function's parameters, as far as all of them can be resolved."""
+    """The annotations of a class's or a function's parameters, or none if one of them cannot be resolved."""
     try:
         return typing.get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
     except (NameError, TypeError, AttributeError):
-        return {}  # names that exist only for a type checker
+        return {}  # some names exist only for a type checker
 
 
 def _kind_of_default(default: Any) -> Any:
-    """What the value of a parameter without an annotation must be."""
+    """The type to read for a parameter that has a default and no annotation."""
     kind = type(default)
     return int | float if kind is int else kind if kind in (bool, float, str) else Any
 
 
 def _parts(kind: Any) -> list[Any]:
-    """The members of a union, the narrower first."""
+    """The members of a union, in `_UNION_ORDER`."""
 
     def rank(part: Any) -> int:
         origin = typing.get_origin(part) or part
@@ -148,7 +149,7 @@ def _is_union(kind: Any) -> bool:
 
 
 def read_value(text: str, kind: Any) -> Any:
-    """`text` as a value of the annotation `kind`; ValueError, without a message, where it is none."""
+    """`text` as a value of the annotation `kind`; ValueError without a message if it is not one."""
     origin = typing.get_origin(kind) or kind
     if _is_union(kind):
         if text.lower() in _NONE and type(None) in typing.get_args(kind):
@@ -195,7 +196,7 @@ def _read_sequence(text: str, kind: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """JSON where it is JSON (true, False and None in any case), else the text."""
+    """The value of a JSON text (true, false and none in any case of letters); any other text as it is."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if text.lower() in _NONE:
@@ -211,7 +212,7 @@ def describe(kind: Any) -> str:
     origin = typing.get_origin(kind) or kind
     if _is_union(kind):
         words = [describe(part) for part in _parts(kind)]
-        return " or ".join([*words, *(["none"] if type(None) in typing.get_args(kind) else [])])
+        return " or ".join([*words, *(["None"] if type(None) in typing.get_args(kind) else [])])
     if origin is Literal:
         return "one of " + ", ".join(repr(option) for option in typing.get_args(kind))
     if origin in _SEQUENCES:
@@ -219,5 +220,5 @@ def describe(kind: Any) -> str:
         if len(members) > 1:
             return f"{len(members)} values separated by commas"
         return f"values separated by commas, each {describe(members[0])}"
-    plain = {int: "an integer", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
+    plain = {int: "an integer", float: "a number", bool: FLAG.words, str: "a string", Path: "a path"}
     return plain.get(origin, "a JSON value")

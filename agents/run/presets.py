@@ -1,4 +1,4 @@
-"""What `train.py` trains each memory with where nothing else is given: one word changed, and it still learns."""
+"""Presets: the hyperparameters of `train.py` that depend on the memory, used unless a flag gives others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Preset(NamedTuple):
-    """Hyperparameters that memories differ in."""
+    """Hyperparameters whose best values differ between memories."""
 
     learning_rate: float
     num_minibatches: int
@@ -14,7 +14,7 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    # a memory that a critic shapes counts corridors, and fails where there are more (docs/memories.md)
+    # The critic teaches a shared memory to count corridors, and then it fails on longer episodes (docs/memories.md).
     "rewrite": Preset(7e-4, 4, share_memory=False),
     "lstm": Preset(2e-3, 16),
     "gru": Preset(2e-3, 16),
@@ -23,10 +23,10 @@ PRESETS = {
     "sat": Preset(3e-4, 16),
     "gtrxl": Preset(3e-4, 16),
 }
-"""Memory -> its own, by trial on the default job (docs/generalisation.md)."""
+"""Memory -> its preset, found by trial on the default job (docs/generalisation.md)."""
 
 DEFAULT = Preset(7e-4, 4)
-"""Of every memory that has none of its own."""
+"""The preset of every other memory."""
 
 
 def preset(memory: str) -> Preset:

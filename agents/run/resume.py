@@ -20,9 +20,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from palimpsest.agents.environments import innermost
 from palimpsest.agents.files.archive import CorruptFile, remove_parts
-from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, load_model, save_model
+from palimpsest.agents.learn.model_file import load_model, save_model
 from palimpsest.agents.learn.ppo import MemoryPPO
-from palimpsest.agents.tree import tree_map
+from palimpsest.agents.run.program import COMMAND
 
 LOCK = "lock"
 
@@ -64,13 +64,13 @@ class Checkpoints:
         if not run.exists():
             return f"The run directory {str(run)!r} is gone: start anew"
         kept = f"The last checkpoint, {paths[-1]}, is kept" if paths else "There is no checkpoint yet"
-        return f"{kept}; mend the cause and go on with: python train.py --resume {run}"
+        return f"{kept}; mend the cause and go on with: {COMMAND} --resume {run}"
 
     def save(self, model: MemoryPPO) -> None:
         """Write a checkpoint named after the model's steps, then delete the oldest ones over `keep`."""
         self.directory.mkdir(exist_ok=True)
         alive = {"alive": alive_state(model)}
-        save_model(model, self.directory / f"{model.num_timesteps:012d}.zip", include=PLACE_IN_ROLLOUT, extra=alive)
+        save_model(model, self.directory / f"{model.num_timesteps:012d}.zip", extra=alive)
         for old in self.paths()[: -self.keep]:
             old.unlink()
 
@@ -117,11 +117,9 @@ def restore(path: Path, env: VecEnv, device: str) -> MemoryPPO:
     Our environments go on too. Others are reset with `seed + iteration`, which is said on standard error: the run
     then equals one whose environments were reset there.
     """
-    model, extra = load_model(MemoryPPO, path, env, device, force_reset=False, extra=("alive",))
+    model, extra = load_model(MemoryPPO, path, env, device, force_reset=False)
     alive = extra["alive"]
     assert model.env is not None
-    assert model.policy is not None
-    model._last_state = _restored_state(model.policy.initial_state(model.n_envs), model._last_state, path)
     world = innermost(model.env)
     if alive["env"] is not None and hasattr(world, "snapshot"):
         world.restore(alive["env"])
@@ -137,23 +135,6 @@ def restore(path: Path, env: VecEnv, device: str) -> MemoryPPO:
         for store, part in zip(_stores(model.logger), record, strict=True):
             store[name] = part
     return model
-
-
-def _restored_state(fresh: Any, saved: Any, path: Path) -> Any:
-    """The saved memory state, whose branches are plain tuples, with the types of a fresh one."""
-
-    def same_shape(new: torch.Tensor, old: Any) -> torch.Tensor:
-        if not isinstance(old, torch.Tensor) or old.shape != new.shape:
-            raise ValueError
-        return old
-
-    try:
-        return tree_map(same_shape, fresh, saved)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{path} holds a memory state that does not fit this version's memory; start the run anew with --config, "
-            "or resume it with the version that wrote it"
-        ) from None
 
 
 def use_logger(model: MemoryPPO, logger: Logger) -> None:

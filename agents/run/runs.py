@@ -13,7 +13,7 @@ from palimpsest.agents.environments import EVALUATION_SEED, chance_level, make_e
 from palimpsest.agents.evaluation.horizons import describe_test
 from palimpsest.agents.evaluation.play import check_spaces, play, summary
 from palimpsest.agents.learn.ppo import MemoryPPO
-from palimpsest.agents.run.config import TrainConfig
+from palimpsest.agents.run.config import EPISODES, TrainConfig
 from palimpsest.refusals import check_integer
 
 MOST_ROWS = 256
@@ -75,7 +75,7 @@ def evaluate(
     Raises:
         ValueError: an unknown id or argument, a number of episodes below 1, spaces that do not fit the model.
     """
-    episodes = check_integer("episodes", episodes, 1, 10**8)
+    episodes = check_integer("episodes", episodes, 1, EPISODES)
     if isinstance(model_or_run, str | Path):
         model_or_run = load_run(Path(model_or_run), device)
     if isinstance(model_or_run, Run):

@@ -1,7 +1,7 @@
-"""Environments as people write them: one world, plain Python and numpy. What our kernels are measured against.
+"""Environments as people usually write them: single, in plain Python and numpy. Benchmarks compare our kernels to them.
 
-Each takes the arguments of its family, those that change no rule left out, and is held equal to it in
-`tests/test_plain.py`. MiniGrid's two are the package's own.
+Each takes the arguments of its family that change the rules. `tests/docs/test_plain.py` tests that it equals the family
+step by step. The two MiniGrid environments use the package minigrid.
 """
 
 from collections.abc import Callable
@@ -33,4 +33,4 @@ PLAIN: dict[str, Callable[..., gym.Env[Any, Any]]] = {
     "MiniGridMemory": MemoryEnv,
     "MiniGridMemoryRewrite": MemoryRewriteEnv,
 }
-"""Class of our family -> the same rules in plain Python."""
+"""Class name of our family -> an environment with the same rules in plain Python."""

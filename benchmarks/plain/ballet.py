@@ -1,4 +1,4 @@
-"""Ballet in numbers, one world."""
+"""Ballet with the view in numbers, as a single environment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PlainBallet(gym.Env):
         super().reset(seed=seed)
         cards = [self.np_random.choice(n, self.n, replace=False).tolist() for n in (8, 16, 8, 8)]
         self.dancers = list(zip(*cards))
-        """(place, dance, shape, colour) in the order of the performances."""
+        """(place, dance, shape, colour) of each dancer, in the order of the performances."""
         self.target, self.asked, *_ = self.dancers[int(self.np_random.integers(self.n))]
         self.centres = {(3 * TURNS[place][0], 3 * TURNS[place][1]): place for place in cards[0]}
         self.steps = self.x = self.y = 0

@@ -1,4 +1,4 @@
-"""Color-Cubes, one world."""
+"""Color-Cubes as a single environment."""
 
 from __future__ import annotations
 

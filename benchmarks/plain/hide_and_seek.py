@@ -1,4 +1,4 @@
-"""Hide and seek, one world."""
+"""Hide and seek as a single environment."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from gymnasium import spaces
 
 
 class PlainHideAndSeek(gym.Env):
-    """The rules of `envs.hide_and_seek`. A whole episode is drawn when it begins.
+    """The rules of `envs.hide_and_seek`. `reset` draws the whole episode.
 
-    `objects` and `boxes` are permutations; the first boxes hold the objects, the others stand empty. `moves` are pairs
+    `objects` and `boxes` are permutations. The first boxes hold the objects; the others are empty. `moves` are pairs
     (index of an object, index of an empty box).
     """
 

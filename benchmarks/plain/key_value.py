@@ -1,4 +1,4 @@
-"""Key-Value Rewrite, one world."""
+"""Key-Value Rewrite as a single environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WRITE, ASK = 0, 1
 
 
 class PlainKeyValueRewrite(gym.Env):
-    """The rules of `envs.key_value`. A whole episode is drawn when it begins: a list of (WRITE or ASK, key, value)."""
+    """The rules of `envs.key_value`. `reset` draws the whole episode: a list of (WRITE or ASK, key, value)."""
 
     def __init__(self, keys: int = 4, values: int = 4, updates: int = 4, queries: int = 4) -> None:
         self.keys, self.values, self.updates, self.queries = keys, values, updates, queries

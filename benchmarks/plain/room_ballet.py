@@ -1,4 +1,4 @@
-"""Room Ballet, both tasks, one world each."""
+"""Both tasks of Room Ballet as single environments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VIEWS = 18
 
 
 class PlainRoomBallet(gym.Env):
-    """What both tasks share: an episode is a list of (room, dance) and a question."""
+    """Base class of both tasks: an episode is a list of (room, dance) and a question."""
 
     dances: int
     views: list[tuple[int, int]]
@@ -82,7 +82,7 @@ class PlainRoomBalletShortStay(PlainRoomBallet):
 
 
 class PlainRoomBalletMultiTask(PlainRoomBallet):
-    """The rules of `envs.room_ballet_tasks` (after SAT, arXiv 2402.15160); part 0 is the room asked for."""
+    """The rules of `envs.room_ballet_tasks` (after SAT, arXiv 2402.15160). Part 0 is the room of the question."""
 
     def __init__(self, dances: int = 8, task: str = "all") -> None:
         self.dances, self.fixed = dances, task

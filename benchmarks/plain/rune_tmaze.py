@@ -1,4 +1,4 @@
-"""The Rune T-Maze, one world."""
+"""Rune T-Maze as a single environment."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class PlainRuneTMaze(gym.Env):
         self.done: list[tuple[int, int, int]] = []
 
     def _meet(self, kind: int, value: int) -> None:
-        """`done` holds (kind, value, the cue before) of the operations that count."""
+        """Apply a rune. `done` is the stack of operations, as (kind, value, cue before it)."""
         if kind == CANCEL:
             if self.done:
                 self.cue = self.done.pop()[2]

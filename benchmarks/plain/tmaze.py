@@ -1,4 +1,4 @@
-"""The T-Mazes, one world each."""
+"""The T-Mazes as single environments."""
 
 from __future__ import annotations
 

@@ -1,35 +1,36 @@
-"""Time recurrences as plain functions with their own gradients: numba on the CPU, torch on other devices.
+"""Recurrences over time as plain functions with their own gradients, a folder per class.
 
-Each takes sequences [T, B, ...] with `start` [T, B] bool, resets to zeros where it is true, and equals the loop
-that its docstring writes down.
+Each takes sequences [T, B, ...] and `start` [T, B] bool, where the state is reset to zeros. In a folder,
+
+    naive.py             the equations as a plain loop over time, which tests compare everything with
+    torch_*, chunked.py  the same by torch's operations, parallel in time, on any device
+    *loops.py            the same in numba, for the CPU
+
+and the other files choose between the last two. `arithmetic` is what all of them are made of.
 """
 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from palimpsest.memory.kernels.arithmetic.compiling import drop_stale
 
 if TYPE_CHECKING:
     from palimpsest.memory.kernels.arithmetic.dispatch import torch_only
     from palimpsest.memory.kernels.cells.gated import gru_scan, lstm_scan
-    from palimpsest.memory.kernels.delta.gated_delta import gated_delta_scan
+    from palimpsest.memory.kernels.delta.scan import gated_delta_scan
     from palimpsest.memory.kernels.diagonal.decay import decay_scan
+    from palimpsest.memory.kernels.diagonal.diagonal import diagonal_scan
 
-__all__ = ["decay_scan", "gated_delta_scan", "gru_scan", "lstm_scan", "torch_only"]
+__all__ = ["decay_scan", "diagonal_scan", "gated_delta_scan", "gru_scan", "lstm_scan", "torch_only"]
 
 _LAZY = {
     "decay_scan": "palimpsest.memory.kernels.diagonal.decay",
-    "gated_delta_scan": "palimpsest.memory.kernels.delta.gated_delta",
+    "diagonal_scan": "palimpsest.memory.kernels.diagonal.diagonal",
+    "gated_delta_scan": "palimpsest.memory.kernels.delta.scan",
     "gru_scan": "palimpsest.memory.kernels.cells.gated",
     "lstm_scan": "palimpsest.memory.kernels.cells.gated",
     "torch_only": "palimpsest.memory.kernels.arithmetic.dispatch",
 }
-
-
-drop_stale(drop_stale, Path(__file__).parent.rglob("*.py"))
 
 
 def __getattr__(name: str) -> Any:

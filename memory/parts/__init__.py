@@ -1,4 +1,4 @@
-"""What memories are made of and that is no memory: allocation, strategy values, chunk plans, windows.
+"""What memories are made of: slot allocation, values of strategies, plans of chunks, windows, reads by place.
 
 Imports `memory.kernels`, never a memory.
 """

@@ -1,15 +1,15 @@
-"""Which slot an entry takes: four strategies, and who reads what over a sequence.
+"""Which slot an entry takes, by four strategies, and which entries each step of a sequence reads.
 
-With every slot taken, the incoming entry replaces
+When all slots are taken, the incoming entry replaces
 
     fifo  the oldest entry,
     lifo  the newest,
     mvfo  the oldest entry of the most visited place that still holds one,
     lvfo  the oldest entry of the least visited place that still holds one.
 
-The visits of a place are the entries ever stored from it in this episode, the incoming one counted after the
-replacement; ties go to the lowest index. None of this depends on what the entries hold, so it is done for a whole
-sequence before anything is read. The kernels work on integers and run on the CPU for every device.
+The visits of a place are the entries ever stored from it in this episode; the incoming one is counted after the
+replacement. Ties go to the lowest index. None of this depends on what the entries hold, so it is done for a whole
+sequence before anything is read. The kernels work on integers, on the CPU for every device.
 
 Source: arXiv 2402.15160.
 """
@@ -19,8 +19,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from palimpsest.machine_code import njit
 
 STRATEGIES = ("fifo", "lifo", "mvfo", "lvfo")
 """The strategies; a `strategy` tensor holds indices into them."""
@@ -29,12 +30,12 @@ Integers = NDArray[np.int64]
 
 
 class Slots(NamedTuple):
-    """What is known of the slots besides their contents; `allocate` writes into it. S slots, P places."""
+    """The slots without their contents, S of them, for P places; `allocate` changes it in place."""
 
     time: Integers
     """[B, S], the step of its episode at which an entry was stored; -1 where the slot is empty."""
     place: Integers
-    """[B, S], the place an entry comes from."""
+    """[B, S], the place that an entry comes from."""
     visits: Integers
     """[B, P], entries ever stored from a place in this episode."""
     steps: Integers
@@ -46,14 +47,14 @@ class Slots(NamedTuple):
 def allocate(
     slots: Slots, place: Integers, start: NDArray[np.bool_], strategy: Integers, by_place: bool
 ) -> tuple[Integers, Integers]:
-    """Choose the slot of every entry of a sequence and bring `slots` up to its end, in place.
+    """Choose the slot of every entry of a sequence; `slots` is moved on to its end, in place.
 
     Args:
         slots: C-contiguous arrays, as before the first input.
         place: [T, B], 0 to P - 1.
         start: [T, B], true where an episode opens: the slots are emptied before the entry is stored.
-        strategy: [T, B], index into `STRATEGIES`; read at the first input of an episode and kept.
-        by_place: every place has S // P slots of its own, in the order of places, instead of all sharing S.
+        strategy: [T, B], index into `STRATEGIES`; it is read at the first input of an episode and then kept.
+        by_place: whether every place has S // P slots of its own, in the order of places; else all share S.
 
     Returns:
         The slot of every entry and its step in its episode, from 0 on, [T, B] each.
@@ -73,8 +74,8 @@ def allocate(
 
 
 @njit(cache=True)
-def _allocate(time, held, visits, steps, strategy, place, start, chosen, by_place, slot, now):  # type: ignore[no-untyped-def]
-    """Fill slot and now; the first (t, b) with a value out of range, or (-1, -1)."""
+def _allocate(time, held, visits, steps, strategy, place, start, chosen, by_place, slot, now):
+    """Fill slot and now. Returns the first (t, b) with a value out of range, or (-1, -1)."""
     T, B = place.shape
     S, P = time.shape[1], visits.shape[1]
     for b in range(B):
@@ -103,7 +104,7 @@ def _allocate(time, held, visits, steps, strategy, place, start, chosen, by_plac
 
 
 @njit(cache=True)
-def _choose(time, held, visits, strategy, first, end):  # type: ignore[no-untyped-def]
+def _choose(time, held, visits, strategy, first, end):
     """The slot among first to end - 1 for the next entry of one row: an empty one, or what the strategy drops."""
     for s in range(first, end):
         if time[s] < 0:
@@ -126,23 +127,23 @@ def _choose(time, held, visits, strategy, first, end):  # type: ignore[no-untype
 
 
 class Reads(NamedTuple):
-    """Who reads what, in chunks of C steps; N chunks, S slots.
+    """Which entries each step reads, in N chunks of C steps, from S slots.
 
-    Rows of a table hold the entries: first the B * S incoming slots, row b * S + s, then the N * B * C inputs,
-    row B * S + (n * B + b) * C + i for step n * C + i. A chunk's keys are the S slots as it finds them, then its C
-    inputs.
+    Entries are numbered: first the B * S incoming slots, b * S + s; then the N * B * C inputs,
+    B * S + (n * B + b) * C + i for step n * C + i. The keys of a chunk are the S slots as they are at its beginning,
+    then its C inputs.
     """
 
     held: Integers
-    """[N, B, S], the table's rows in the slots at a chunk's beginning; any row where none is readable."""
+    """[N, B, S], the entries in the slots at the beginning of each chunk; any number where none is readable."""
     readable: NDArray[np.bool_]
-    """[N, B, C, S + C], the keys that a step reads, its own entry included; a step beyond T reads its own alone."""
+    """[N, B, C, S + C], the keys that a step reads, its own entry included; a step beyond T reads only its own."""
     last: Integers
-    """[B, S], the table's rows in the slots at the end; -1 where a slot was emptied and not filled since."""
+    """[B, S], the entries in the slots at the end; -1 where a slot was emptied and not filled again."""
 
 
 def reads(occupied: NDArray[np.bool_], slot: Integers, start: NDArray[np.bool_], chunk: int) -> Reads:
-    """Follow the entries through the slots.
+    """Follow the entries through the slots over a sequence.
 
     Args:
         occupied: [B, S], slots that hold an entry before the first input.
@@ -160,7 +161,7 @@ def reads(occupied: NDArray[np.bool_], slot: Integers, start: NDArray[np.bool_],
 
 
 @njit(cache=True)
-def _reads(occupied, slot, start, held, readable, last):  # type: ignore[no-untyped-def]
+def _reads(occupied, slot, start, held, readable, last):
     """Fill held, readable and last."""
     T, B = slot.shape
     N, _, C, _ = readable.shape

@@ -1,4 +1,4 @@
-"""Where the chunks of a batch of episodes lie in one scan, so that no layer needs a loop over time.
+"""Where the chunks of a batch of episodes lie in one scan. With that plan no layer needs a loop over time.
 
 C = 3, stored before: chunk 0 and one running input     start  0 0 0 0 0 1 0 0 0
 place in its chunk of each input                               1 2 0 1 2 0 1 2 0
@@ -16,17 +16,17 @@ from torch import Tensor
 class ChunkPlan(NamedTuple):
     """Which token is where in a scan; the same for every layer.
 
-    Tokens of a row b are C - 1 places for what the running chunk held before the scan (the last ones used), then the
-    T inputs: E = C - 1 + T. The list of chunks holds, row by row, oldest first, the P stored ones that the scan can
-    still read and those that it finishes: R in all.
+    A row has E = C - 1 + T tokens: C - 1 places for what the running chunk held before the scan (the last ones are
+    used), then the T inputs. The list of chunks has R entries, row by row, oldest first: the P stored ones that the
+    scan can still read, and those that it finishes.
     """
 
     place: Tensor
-    """[B, E], place in its chunk of each token."""
+    """[B, E], the place of each token in its chunk."""
     filled: Tensor
-    """[B, C - 1, 1] bool, whether a place before the scan holds an input of the episode that goes on."""
+    """[B, C - 1, 1] bool, whether a place before the scan holds an input of the running episode."""
     local_first: Tensor
-    """[B * T, 1], the token that opens each input's running chunk, in [B * E]."""
+    """[B * T, 1], the first token of the running chunk of each input, in [B * E]."""
     local_length: Tensor
     """[B * T, 1], inputs of the running chunk, the current one included."""
     oldest: Tensor
@@ -34,19 +34,19 @@ class ChunkPlan(NamedTuple):
     finished: Tensor
     """[B * T], how many it may read, 0 to N."""
     stored: tuple[Tensor, Tensor]
-    """[P] row and slot of the stored chunks in the list."""
+    """[P] each: row and slot of the stored chunks in the list."""
     stored_index: Tensor
-    """[P], where they are in the list."""
+    """[P], their positions in the list."""
     content: Tensor
-    """[R * C], the token of every place of every chunk: in P * C stored ones, then [B * E]."""
+    """[R * C], the token at every place of every chunk: an index into P * C stored ones, then [B * E]."""
     kept: Tensor
     """[B] bool, whether the row's episode lasts through the whole scan."""
     untouched: Tensor
-    """[B] bool, whether it lasts and no chunk is finished: what follows the running inputs then stays as it was."""
+    """[B] bool, whether it lasts and no chunk is finished: the rest of the running chunk then stays as it was."""
     final: tuple[Tensor, Tensor]
     """Row and slot of the chunks to store at the end: the last episode's newest N."""
     final_index: Tensor
-    """Where they are in the list."""
+    """Their positions in the list."""
     running: Tensor
     """[B * C], the token in [B * E] of each place of the running chunk at the end."""
     running_filled: Tensor

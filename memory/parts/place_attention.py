@@ -4,12 +4,12 @@ An entry stored at tau is read at t as M = [m, s(a)], its content beside the cod
 
     s(a) = [sin(a w_0), cos(a w_0), ..],  w_i = 10000^(-i/8),  i = 0 .. 7                                [16]
 
-but ages are never formed. As complex numbers, sin + i cos of each rate,
+but ages are never formed. As complex numbers sin + i cos, one per rate,
 
-    s(t - tau) = conj(s(tau)) (-cos(t w) + i sin(t w)),
+    s(t - tau) = conj(s(tau)) (-cos(t w) + i sin(t w)).
 
-so s(tau) is stored and what multiplies it, or comes out of it, is turned by t. The maps to keys and values are
-applied to the query and to the weighted mean instead of to every entry: (W^T q) . M for q . (W M).
+So s(tau) is stored, and the factor that it is multiplied by, or the result, is rotated by t. The maps to keys and
+values are applied to the query and to the weighted mean, not to every entry: (W^T q) . M equals q . (W M).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RATES = 8
 
 
 class View(NamedTuple):
-    """What G groups of C steps have before them: J keys a group, whoever may read them."""
+    """What G groups of C steps can read: J keys per group, and which step may read which."""
 
     content: Tensor
     """[G, J, D], m of the keys."""
@@ -49,23 +49,23 @@ def view(now: Tensor, keys: Tensor, readable: Tensor, among: Tensor | None) -> V
     s = time_code(now, keys.dtype).unflatten(-1, (RATES, 2))
     turn = torch.view_as_complex(torch.stack([-s[..., 1], s[..., 0]], -1))[:, :, None]
     barrier = torch.zeros(readable.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~readable, -math.inf)
-    # One reader a group is bound by memory: a copy of the keys would cost more than it saves.
+    # one reader per group is limited by memory: a copy of the keys would cost more than it saves
     content_t = content.mT if readable.shape[1] == 1 else content.mT.contiguous()
     return View(content, content_t, code, readable, barrier, turn, among)
 
 
 def time_code(now: Tensor, dtype: torch.dtype) -> Tensor:
-    """s(now) [..., 16] of steps `now` [...] int64; angles in float64, as float32 would lose those of long times."""
+    """s(now) [..., 16] of steps `now` [...] int64; angles in float64, since float32 would lose those of late steps."""
     rates = 1e4 ** (-torch.arange(RATES, dtype=torch.float64, device=now.device) / RATES)
     angle = now.unsqueeze(-1) * rates
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2).to(dtype)
 
 
 class ReadLayer(nn.Module):
-    """h <- h + out(attention of LN(h) on M), then h <- h + MLP(LN(h)), the MLP with one hidden layer as wide.
+    """h <- h + out(attention of LN(h) on M), then h <- h + MLP(LN(h)), with one hidden layer of the same width.
 
-    The attention's weights start by Glorot's rule, as in `nn.MultiheadAttention`: by `nn.Linear`'s an entry among 40
-    would move the stream five times less, and is not found.
+    The weights of the attention start as in `nn.MultiheadAttention`, by Glorot's rule. By the rule of `nn.Linear` one
+    entry among 40 would move the stream five times less, and agents do not find it.
 
     Args:
         size: D, width; a multiple of num_heads.
@@ -91,7 +91,7 @@ class ReadLayer(nn.Module):
             self.place_key = nn.Linear(entry_size, size, bias=False)
 
     def forward(self, h: Tensor, seen: View) -> Tensor:
-        """Map the stream h [G, C, D] to the next layer's, where each step reads what it may of `seen`."""
+        """Map the stream h [G, C, D] to that of the next layer; each step reads what it may of `seen`."""
         n = self.norm(h)
         H = self.num_heads
         weights = _scores(self.query(n), self.key.weight, H, seen)
@@ -112,7 +112,7 @@ def by_place(scores: Tensor, place_scores: Tensor, readable: Tensor, among: Tens
         place_scores: [G, C, J], -inf where unreadable; their mean over a place is the score of its mean entry.
         readable: [G, C, J] bool.
         among: [G, J, P], the entries' places, one-hot.
-        top_k: places that share the weight, at most P; fewer where fewer hold an entry.
+        top_k: places that share the weight, at most P; fewer are used where fewer hold an entry.
     """
     G, C, H, J = scores.shape
     counts = readable.to(among.dtype) @ among
@@ -131,7 +131,7 @@ def by_place(scores: Tensor, place_scores: Tensor, readable: Tensor, among: Tens
 
 
 def _scores(query: Tensor, key: Tensor, num_heads: int, seen: View) -> Tensor:
-    """Queries [G, C, D] on the keys: q . (key M) / sqrt(D / H) + barrier for each of H heads, [G, C, H, J]."""
+    """Scores [G, C, H, J] of queries [G, C, D]: q . (key M) / sqrt(D / H) + barrier, for each of H heads."""
     G, C, D = query.shape
     H, J = num_heads, seen.code.shape[1]
     q = query.reshape(G * C, H, -1).transpose(0, 1)
@@ -139,23 +139,23 @@ def _scores(query: Tensor, key: Tensor, num_heads: int, seen: View) -> Tensor:
     content = torch.bmm(q, maps[..., :D]).transpose(0, 1).reshape(G, C * H, D)
     code = torch.bmm(q, maps[..., D:]).transpose(0, 1).view(G, C, H, -1)
     barrier = seen.barrier[:, :, None].expand(G, C, H, J).reshape(G, C * H, J)
-    scores = torch.baddbmm(barrier, _turned(code, seen.turn).reshape(G, C * H, -1), seen.code.mT)
+    scores = torch.baddbmm(barrier, _rotated(code, seen.turn).reshape(G, C * H, -1), seen.code.mT)
     return torch.baddbmm(scores, content, seen.content_t).view(G, C, H, J)
 
 
 def _means(weights: Tensor, value: Tensor, seen: View) -> Tensor:
-    """`value` M of the keys, meaned with weights [G, C, H, J], heads side by side: [G, C, D]."""
+    """The mean [G, C, D] of `value` M over the keys by weights [G, C, H, J], heads side by side."""
     G, C, H, J = weights.shape
     D = seen.content.shape[-1]
     weights = weights.view(G, C * H, J)
     content = torch.bmm(weights, seen.content).view(G * C, H, D).transpose(0, 1)
-    code = _turned(torch.bmm(weights, seen.code).view(G, C, H, -1), seen.turn).view(G * C, H, -1).transpose(0, 1)
+    code = _rotated(torch.bmm(weights, seen.code).view(G, C, H, -1), seen.turn).view(G * C, H, -1).transpose(0, 1)
     maps = value.view(H, D // H, -1)
     heads = torch.baddbmm(torch.bmm(code, maps[..., D:].mT), content, maps[..., :D].mT)
     return heads.transpose(0, 1).reshape(G, C, D)
 
 
-def _turned(code: Tensor, turn: Tensor) -> Tensor:
-    """A code [G, C, H, 16], of times or of ages, turned into the other; its own inverse and transpose."""
-    turned = torch.view_as_complex(code.unflatten(-1, (RATES, 2))).conj() * turn
-    return torch.view_as_real(turned).flatten(-2)
+def _rotated(code: Tensor, turn: Tensor) -> Tensor:
+    """A code [G, C, H, 16] of times as one of ages, or the reverse; the map is its own inverse and transpose."""
+    rotated = torch.view_as_complex(code.unflatten(-1, (RATES, 2))).conj() * turn
+    return torch.view_as_real(rotated).flatten(-2)

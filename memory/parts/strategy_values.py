@@ -14,11 +14,11 @@ from palimpsest.refusals import check_above, check_integer
 
 
 class StrategyValues(nn.Module):
-    """What each strategy is worth in each task: Q(task) = W2 relu(W1 onehot(task) + b1) + b2, one value a strategy.
+    """The value of each strategy in each task: Q(task) = W2 relu(W1 onehot(task) + b1) + b2, one per strategy.
 
-    The strategy with the greatest value is used, and the value of the one used is
-    drawn to what the episode returned. Weights and the state of their optimiser (Adam) are buffers, not parameters:
-    an optimiser over `parameters()` never sees them, and `state_dict` restores them exactly.
+    The strategy with the greatest value is used, and its value is trained towards the return of the episode. Weights
+    and the state of their optimiser (Adam) are buffers, not parameters: an optimiser over `parameters()` never changes
+    them, and `state_dict` restores them exactly.
 
     Args:
         num_tasks: tasks told apart; 1 or more.
@@ -60,7 +60,7 @@ class StrategyValues(nn.Module):
         Args:
             task: [N] integers, 0 to num_tasks - 1.
             epsilon: 0 to 1; with 0 the draws change nothing.
-            rng: what the draws come from, two arrays of N each time.
+            rng: gives the draws, two arrays of N at each call.
 
         Returns:
             [N] int64.
@@ -69,7 +69,7 @@ class StrategyValues(nn.Module):
             ValueError: a task is out of range.
         """
         task = self._check_task(task)
-        greedy = self(task).cpu().numpy().argmax(1)  # numpy's argmax is the first one, torch's may be any
+        greedy = self(task).cpu().numpy().argmax(1)  # of equals numpy takes the first; torch may take any
         explored = rng.integers(len(STRATEGIES), size=len(greedy))
         choice = np.where(rng.random(len(greedy)) < epsilon, explored, greedy)
         return torch.from_numpy(choice.astype(np.int64)).to(self.b2.device)
@@ -80,7 +80,7 @@ class StrategyValues(nn.Module):
         Args:
             task: [N] integers, 0 to num_tasks - 1.
             strategy: [N] integers, 0 to 3: what was used.
-            value: [N], what it brought: the episode's return. With N = 0 nothing changes.
+            value: [N], the return of the episode. With N = 0 nothing changes.
 
         Returns:
             The loss before the step, detached.

@@ -1,4 +1,4 @@
-"""A sliding attention window over a sequence in blocks, so that memory grows with its length alone."""
+"""A sliding attention window over a sequence, in blocks: memory grows linearly with the length of the sequence."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 SMALLEST_BLOCK = 16
-"""Queries in a block, at least: below it the blocks' number costs more than what their smaller bands save."""
+"""Least number of queries in a block: with smaller ones, more blocks cost more than smaller bands save."""
 
 
 class Window:
-    """Which keys each query of a sequence sees, in blocks of Q queries; Q >= M unless one block is all.
+    """Which keys each query of a sequence sees, in blocks of Q queries; Q >= M unless there is only one block.
 
     Keys are the M inputs before the sequence, then its T inputs. Block n holds queries n Q to n Q + Q - 1 and the
     M + Q keys from n Q on, so that query i of a block sees a band of M + 1 keys, from i to its own at i + M:
@@ -24,8 +24,7 @@ class Window:
                                  . . 2 2 2 2 .
                                  . . . 3 3 3 3
 
-    Of the band it sees the keys of its own episode. The last block is filled up behind the sequence's end with queries
-    that see one another and that nothing sees.
+    Within the band it sees the keys of its own episode. The last block is padded with queries that see only each other.
 
     Args:
         start: [B, T] bool, T of 1 or more.
@@ -55,7 +54,7 @@ class Window:
         """What to add to scores [B, heads, blocks, Q, M + Q]: 0 or -inf."""
 
     def in_blocks(self, keys: Tensor, dim: int) -> Tensor:
-        """What stands at every key, M + blocks * Q at `dim`, to what each block sees, [blocks, M + Q] there."""
+        """Split keys, M + blocks * Q of them at `dim`, into what each block sees: [blocks, M + Q] at `dim`."""
         if self.blocks == 1:
             return keys.unsqueeze(dim)
         own = keys.narrow(dim, self.M, self.blocks * self.Q).unflatten(dim, (self.blocks, self.Q))
@@ -63,9 +62,9 @@ class Window:
         return torch.cat([before.narrow(dim + 1, 0, self.M), own], dim + 1)
 
     def shift(self, bands: Tensor) -> Tensor:
-        """Scores along the band [..., Q, M + 1], farthest first, to their keys [..., Q, M + Q].
+        """Move scores along the band [..., Q, M + 1], farthest first, to the positions of their keys [..., Q, M + Q].
 
-        A row more of zeros than fits makes each row begin one key after the row above.
+        Each row is padded by one zero more than fits, so that it begins one key after the row above.
         """
         flat = functional.pad(bands, (0, self.Q)).flatten(-2)
         return flat[..., : self.Q * (self.M + self.Q)].unflatten(-1, (self.Q, self.M + self.Q))

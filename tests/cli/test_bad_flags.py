@@ -41,17 +41,17 @@ TRAIN: dict[str, list[str]] = {
     "n_steps": [*INTEGER, "0"],
     "n_epochs": [*INTEGER, "0"],
     "num_minibatches": [*INTEGER, "0", "3", "65"],
-    "learning_rate": [*NUMBER, "0", "11"],
+    "learning_rate": [*NUMBER, "-1e-9", "11"],
     "anneal": SWITCH,
     "anneal_entropy": SWITCH,
     "gamma": [*NUMBER, "1.0001"],
     "gae_lambda": [*NUMBER, "1.0001"],
     "ent_coef": NUMBER,
-    "clip_range": [*NUMBER, "0"],
+    "clip_range": [*NUMBER, "-1e-9"],
     "target_kl": [*NUMBER],
     "min_advantage_std": [*NUMBER],
     "vf_coef": NUMBER,
-    "max_grad_norm": [*NUMBER, "0"],
+    "max_grad_norm": [*WORDS, "true", "nan", "-1e-9", "-inf"],
     "width": [*INTEGER, "0", "65537"],
     "eval_every": INTEGER,
     "eval_episodes": [*INTEGER, "0"],
@@ -68,7 +68,7 @@ EVALUATE: dict[str, list[str]] = {
     "grid": [*PAIRS, "corridors=", "corridors=1,", "corridors=1,nan", "corridors=,", "corridors=1,x"],
     "deterministic": SWITCH,
     "seed": [*INTEGER, "1000000001"],
-    "json": [*PATH, "nowhere/x.json", "file/x.json"],
+    "json": [*PATH, "run", "file/x.json", "file/x/y.json"],
     "device": [*NAME, "tpu", "cuda:-1"],
     "max_steps": [*INTEGER, "0"],
 }
@@ -96,9 +96,9 @@ def assert_refused(argv: list[str], name: str, value: str, capsys, tmp_path) -> 
     assert train.main(argv) == 2, value
     out, err = capsys.readouterr()
     assert out == "", value
-    assert err.startswith("train.py: ")
+    assert err.startswith("palimpsest: ")
     assert err.count("\n") == 1, err
-    assert len(err) > len("train.py: ") + 20
+    assert len(err) > len("palimpsest: ") + 20
     assert err.rstrip("\n").isprintable(), err
     assert sorted(tmp_path.rglob("*")) == before, value
 

@@ -342,7 +342,7 @@ def test_the_minigrid_env_is_a_gymnasium_env():
 
 def test_the_batched_world_leaves_minigrid_out():
     code = (
-        "import sys, gymnasium as g; g.make('envs:Palimpsest/MiniGridMemoryRewrite-v0').reset(seed=0); "
+        "import sys, gymnasium as g; g.make('palimpsest:Palimpsest/MiniGridMemoryRewrite-v0').reset(seed=0); "
         "print([m for m in ('minigrid', 'pygame', 'torch') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

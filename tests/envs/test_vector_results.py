@@ -1,17 +1,10 @@
-"""What a VectorEnv hands out belongs to the caller; and compiled code is renewed with the files that it was made of."""
+"""What a VectorEnv hands out belongs to the caller."""
 
 from __future__ import annotations
-
-import os
-import time
-from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
-
-from palimpsest import envs
-from palimpsest.envs import core
 
 IDS = ("Palimpsest/EndlessTMaze-v0", "Palimpsest/HideAndSeek-v0")
 
@@ -64,38 +57,3 @@ def test_rows_that_a_partial_reset_leaves_show_where_they_are(env_id):
         after = env.reset(options={"reset_mask": mask})[0]
         shown = arrays((after, *[np.zeros(0)] * 3, {}))[:-3]
         assert all(np.array_equal(part[~mask], rest) for part, rest in zip(shown, kept))
-
-
-def test_cached_code_older_than_a_file_it_was_made_of_is_dropped(tmp_path, monkeypatch):
-    family, shared = tmp_path / "family.py", tmp_path / "shared.py"
-    for file in (family, shared):
-        file.write_text("def function():\n    pass\n")
-    scope: dict = {}
-
-    def compiled(file):
-        exec(compile(file.read_text(), str(file), "exec"), scope)
-        return SimpleNamespace(py_func=scope["function"])
-
-    kernel = SimpleNamespace(__module__="family_under_test", stats=SimpleNamespace(cache_path=str(tmp_path)))
-    monkeypatch.setitem(
-        core.sys.modules, "family_under_test", SimpleNamespace(kernel=compiled(family), draw=compiled(shared))
-    )
-    own, other = tmp_path / "family.kernel-1.py311.nbi", tmp_path / "stranger.kernel-1.py311.nbi"
-    now = time.time()
-    for index in (own, other):
-        index.touch()
-        os.utime(index, (now + 10, now + 10))
-    core.drop_stale(kernel)
-    assert own.exists()
-    os.utime(shared, (now + 20, now + 20))
-    core.drop_stale(kernel)
-    assert not own.exists()
-    assert other.exists()
-
-
-def test_a_family_is_made_of_the_shared_files(monkeypatch):
-    """Its module names the compiled functions of other files that its kernel calls."""
-    world = envs.registration.family("Palimpsest/MiniGridMemory-S7-v0")
-    functions = [f for f in vars(core.sys.modules[world.__module__]).values() if hasattr(f, "py_func")]
-    files = {os.path.basename(f.py_func.__code__.co_filename) for f in functions}
-    assert files == {"minigrid_memory.py", "minigrid_view.py", "kernels.py"}

@@ -244,7 +244,7 @@ def test_the_program_exits_with_1_and_keeps_its_last_checkpoint(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 1
-    assert error.splitlines()[-1].startswith("train.py: the worker of environment 1 (process ")
+    assert error.splitlines()[-1].startswith("palimpsest: the worker of environment 1 (process ")
     assert "Traceback" not in error
     for path in (run / "checkpoints").glob("*.zip"):
         assert read_tree(path)["num_timesteps"] == int(path.stem)

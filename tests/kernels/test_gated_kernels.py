@@ -1,6 +1,5 @@
 """The gated recurrences: kernels against torch's modules, against their torch twins, and on their own."""
 
-import numpy as np
 import pytest
 import torch
 from conftest import tolerance
@@ -9,8 +8,9 @@ from torch.testing import assert_close
 from palimpsest import memory
 from palimpsest.memory.kernels.arithmetic.threads import STEPS_PER_THREAD
 from palimpsest.memory.kernels.cells import gated
-from palimpsest.memory.kernels.cells import pieces as gated_pieces
 from palimpsest.memory.kernels.cells.loops import BLOCK_ROWS
+from palimpsest.memory.kernels.cells.pieces import cut
+from palimpsest.memory.kernels.cells.torch_gated import torch_scan
 
 TORCH = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
 CELLS = {"lstm": gated.LSTM, "gru": gated.GRU, "rnn": gated.RNN}
@@ -63,7 +63,7 @@ def test_kernel_equals_torch_twin(name, dtype, T, B):
     x, start, state, weights = arguments(name, T, B, dtype)
     leaves = (x, *state, *weights)
     y, last = gated.scan(CELLS[name], x, start, state, weights)
-    y_torch, last_torch = gated.torch_scan(CELLS[name], x, start, state, weights)
+    y_torch, last_torch = torch_scan(CELLS[name].kind, x, start, state, weights)
     assert_close(y, y_torch, **tolerance(dtype))
     assert_close(last, last_torch, **tolerance(dtype))
     assert_close(gradients(y, last, leaves), gradients(y_torch, last_torch, leaves), **tolerance(dtype))
@@ -173,7 +173,7 @@ def test_extreme_inputs_saturate(name):
     x, start, state, weights = arguments(name, 6, 2, torch.float32)
     with torch.no_grad():
         y, _ = gated.scan(CELLS[name], 1e4 * x, start, state, weights)
-        expected, _ = gated.torch_scan(CELLS[name], 1e4 * x, start, state, weights)
+        expected, _ = torch_scan(CELLS[name].kind, 1e4 * x, start, state, weights)
         assert_close(y, expected, rtol=0, atol=1e-6)
         x[0, 0] = torch.nan
         start[0, 0] = True
@@ -198,27 +198,27 @@ def test_backward_twice_through_one_scan():
 
 
 def test_cut_by_hand():
-    """The example in the kernels' docstring."""
+    """The example in the docstring of `pieces`."""
     start = torch.zeros(5, 2).bool()
     start[3, 0] = start[1, 1] = True
-    pieces = gated_pieces.cut(start)
-    # row of x[t, b] is 2 t + b; pieces c (column 1 from 1), a (column 0 from 0), b (column 0 from 3), d
+    pieces = cut(start)
+    # x[t, b] is input 2 t + b; pieces c (row 1 from 1), a (row 0 from 0), b (row 0 from 3), d
     assert pieces.active.tolist() == [4, 3, 2, 1]
-    assert pieces.rows.tolist() == [3, 0, 6, 1, 5, 2, 8, 7, 4, 9]
-    assert pieces.carried.tolist() == [False, True, False, True]
+    assert pieces.order.tolist() == [3, 0, 6, 1, 5, 2, 8, 7, 4, 9]
+    assert [each.tolist() for each in pieces.continuing] == [[1, 3], [0, 1]]
     assert pieces.last.tolist() == [2, 0]
 
 
-def test_cut_covers_every_input_once():
-    rng = np.random.default_rng(0)
-    for T, B, density in [(1, 1, 0.5), (30, 4, 0.0), (30, 4, 1.0), (50, 3, 0.1), (7, 20, 0.5)]:
-        start = torch.from_numpy(rng.random((T, B)) < density)
-        pieces = gated_pieces.cut(start)
-        assert sorted(pieces.rows.tolist()) == list(range(T * B))
-        assert int(pieces.active[0]) == B + int(start[1:].sum())
-        assert (np.diff(pieces.active) <= 0).all()
-        ends = (np.cumsum(pieces.active) - pieces.active)[(pieces.active[:, None] > pieces.last).sum(0) - 1]
-        assert np.array_equal(pieces.rows[ends + pieces.last], (T - 1) * B + np.arange(B))
+@pytest.mark.parametrize(("T", "B", "density"), [(1, 1, 0.5), (30, 4, 0.0), (30, 4, 1.0), (50, 3, 0.1), (7, 20, 0.5)])
+def test_cut_covers_every_input_once(T, B, density):
+    start = torch.rand(T, B) < density
+    pieces = cut(start)
+    assert sorted(pieces.order.tolist()) == list(range(T * B))
+    assert int(pieces.active[0]) == B + int(start[1:].sum())
+    assert (pieces.active.diff() <= 0).all()
+    steps = (pieces.active[:, None] > pieces.last).sum(0)
+    ends = (pieces.active.cumsum(0) - pieces.active)[steps - 1] + pieces.last
+    assert torch.equal(pieces.order[ends], (T - 1) * B + torch.arange(B))
 
 
 def test_input_weights_start_as_torch_has_them():

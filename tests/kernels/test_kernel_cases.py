@@ -1,7 +1,6 @@
 """Thousands of shapes, starts and splits that hypothesis thinks of, through every time recurrence.
 
-Each is compared, values and gradients, with the loop that its docstring writes down, in one pass and in segments, some
-of them empty.
+Each is compared, values and gradients, with a plain loop over time, in one pass and in segments, some of them empty.
 """
 
 from __future__ import annotations
@@ -15,17 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palimpsest.memory.kernels import decay_scan, gated_delta_scan
+from palimpsest.memory.kernels import decay_scan, diagonal_scan, gated_delta_scan, torch_only
 from palimpsest.memory.kernels.cells import gated
-from palimpsest.memory.kernels.delta.gated_delta import gated_delta_chunked
-from palimpsest.memory.kernels.diagonal.decay import torch_decay_scan
+from palimpsest.memory.kernels.cells.naive import gru_naive, lstm_naive, rnn_naive
+from palimpsest.memory.kernels.delta.chunked import gated_delta_chunked
+from palimpsest.memory.kernels.delta.naive import gated_delta_naive
+from palimpsest.memory.kernels.diagonal.naive import decay_naive, diagonal_naive
 from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, torch_hadamard_scan
 
 EXAMPLES = 350
 
 
 class Recurrence(NamedTuple):
-    """A kernel, and one step of its definition; a start sets all states to zero before the step."""
+    """The forms of a recurrence, the first of which is the compiled one, and its definition."""
 
     sequences: tuple[tuple[int, ...], ...]
     """Shapes of its inputs, without [T, B]."""
@@ -34,16 +35,22 @@ class Recurrence(NamedTuple):
     """Shapes, without [B]."""
     forms: tuple[Callable[..., Any], ...]
     """(sequences, parameters, start, states) -> y [T, B, ...], last states."""
-    step: Callable[..., Any]
-    """(inputs of one step, parameters, states) -> y [B, ...], states."""
+    naive: Callable[..., Any]
+    """The same by a plain loop over time."""
 
 
-def decay_step(inputs, parameters, states):
-    (x,), (alpha, omega), (state,) = inputs, parameters, states
-    S = torch.complex(state[..., 0], state[..., 1])
-    gamma = torch.polar((-alpha.abs()).exp()[:, None], -omega.expand(len(alpha), -1))
-    S = torch.view_as_real(S * gamma + x[..., None])
-    return S, (S,)
+def stepwise(step):
+    """A loop over (inputs of one step, parameters, states) -> y [B, ...], states."""
+
+    def run(sequences, parameters, start, states):
+        ys = []
+        for t in range(len(start)):
+            states = tuple(torch.where(start[t].view(-1, *[1] * (s.ndim - 1)), 0.0, s) for s in states)
+            y, states = step([sequence[t] for sequence in sequences], parameters, states)
+            ys.append(y)
+        return torch.stack(ys) if ys else states[0].new_empty(0), states
+
+    return run
 
 
 def decay_form(scan):
@@ -54,19 +61,19 @@ def decay_form(scan):
     return run
 
 
+def diagonal_form(scan):
+    def run(sequences, parameters, start, states):
+        h, last = scan(*(each.tanh() for each in parameters), *sequences, start, *states)
+        return h, (last,)
+
+    return run
+
+
 def gates_of(inputs):
     """Keys of unit length, alpha in [0, 1] and beta in [0, 2], their ends included."""
     q, k, v, alpha, beta = inputs
     k = k / (k.square().sum(-1, keepdim=True) + 1e-12).sqrt()
     return q, k, v, (alpha + 0.5).clamp(0, 1), (beta + 1).clamp(0, 2)
-
-
-def delta_step(inputs, parameters, states):
-    q, k, v, alpha, beta = gates_of(inputs)
-    table = states[0] * alpha[..., None, None]
-    under = torch.einsum("bhkv,bhk->bhv", table, k)
-    table = table + torch.einsum("bhk,bhv->bhkv", k, beta[..., None] * (v - under))
-    return torch.einsum("bhkv,bhk->bhv", table, q), (table,)
 
 
 def delta_form(scan):
@@ -92,28 +99,6 @@ def hadamard_form(scan):
     return run
 
 
-def lstm_step(inputs, parameters, states):
-    (x,), (w_ih, w_hh, b_ih, b_hh), (h, c) = inputs, parameters, states
-    i, f, g, o = (x @ w_ih.T + b_ih + h @ w_hh.T + b_hh).chunk(4, -1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    h = o.sigmoid() * c.tanh()
-    return h, (h, c)
-
-
-def gru_step(inputs, parameters, states):
-    (x,), (w_ih, w_hh, b_ih, b_hh), (h,) = inputs, parameters, states
-    (r, z, n), (r_h, z_h, n_h) = ((v @ w.T + b).chunk(3, -1) for v, w, b in ((x, w_ih, b_ih), (h, w_hh, b_hh)))
-    z = (z + z_h).sigmoid()
-    h = (1 - z) * (n + (r + r_h).sigmoid() * n_h).tanh() + z * h
-    return h, (h,)
-
-
-def rnn_step(inputs, parameters, states):
-    (x,), (w_ih, w_hh, b_ih, b_hh), (h,) = inputs, parameters, states
-    h = (x @ w_ih.T + b_ih + h @ w_hh.T + b_hh).tanh()
-    return h, (h,)
-
-
 def gated_form(scan):
     def run(sequences, parameters, start, states):
         y, last = scan(*sequences, start, *states, tuple(parameters))
@@ -122,41 +107,57 @@ def gated_form(scan):
     return run
 
 
+def in_both_forms(cell):
+    def run(sequences, parameters, start, states):
+        return gated.scan(cell, *sequences, start, states, tuple(parameters))
+
+    return run, torch_only()(run)
+
+
 def weights(gates: int, F: int = 3, H: int = 4) -> tuple[tuple[int, ...], ...]:
     return (gates * H, F), (gates * H, H), (gates * H,), (gates * H,)
 
 
 KERNELS = {
     "decay": Recurrence(
-        ((3,),), ((3,), (2,)), ((3, 2, 2),), (decay_form(decay_scan), decay_form(torch_decay_scan)), decay_step
+        ((3,),),
+        ((3,), (2,)),
+        ((3, 2, 2),),
+        (decay_form(decay_scan), decay_form(torch_only()(decay_scan))),
+        decay_form(decay_naive),
+    ),
+    "diagonal": Recurrence(
+        ((3,), (3,)),
+        (),
+        ((3,),),
+        (diagonal_form(diagonal_scan), diagonal_form(torch_only()(diagonal_scan))),
+        diagonal_form(diagonal_naive),
+    ),
+    "diagonal, fixed": Recurrence(
+        ((3,),),
+        ((3,),),
+        ((3,),),
+        (diagonal_form(diagonal_scan), diagonal_form(torch_only()(diagonal_scan))),
+        diagonal_form(diagonal_naive),
     ),
     "delta": Recurrence(
         ((2, 3), (2, 3), (2, 4), (2,), (2,)),
         (),
         ((2, 3, 4),),
         (delta_form(gated_delta_scan), delta_form(gated_delta_chunked)),
-        delta_step,
+        delta_form(gated_delta_naive),
     ),
     "hadamard": Recurrence(
         ((3,),) * 5,
         (),
         ((3, 3),),
         (hadamard_form(hadamard_scan), hadamard_form(torch_hadamard_scan)),
-        hadamard_definition,
+        stepwise(hadamard_definition),
     ),
-    "lstm": Recurrence(((3,),), weights(4), ((4,), (4,)), (gated_form(gated.lstm_scan),), lstm_step),
-    "gru": Recurrence(((3,),), weights(3), ((4,),), (gated_form(gated.gru_scan),), gru_step),
-    "rnn": Recurrence(((3,),), weights(1), ((4,),), (gated_form(gated.rnn_scan),), rnn_step),
+    "lstm": Recurrence(((3,),), weights(4), ((4,), (4,)), in_both_forms(gated.LSTM), gated_form(lstm_naive)),
+    "gru": Recurrence(((3,),), weights(3), ((4,),), in_both_forms(gated.GRU), gated_form(gru_naive)),
+    "rnn": Recurrence(((3,),), weights(1), ((4,),), in_both_forms(gated.RNN), gated_form(rnn_naive)),
 }
-
-
-def loop(kernel: Recurrence, sequences, parameters, start, states):
-    ys = []
-    for t in range(len(start)):
-        states = tuple(torch.where(start[t].view(-1, *[1] * (s.ndim - 1)), 0.0, s) for s in states)
-        y, states = kernel.step([sequence[t] for sequence in sequences], parameters, states)
-        ys.append(y)
-    return (torch.stack(ys) if ys else None), states
 
 
 def in_segments(form, cuts, sequences, parameters, start, states):
@@ -227,7 +228,7 @@ def test_equals_its_definition_whole_and_in_segments(name, case):
     )
     given = sequences, parameters, start, states
     exact = [[leaf.double() for leaf in group] for group in (sequences, parameters, states)]
-    expected = with_gradients(lambda *parts: loop(kernel, *parts), *exact[:2], start, exact[2])
+    expected = with_gradients(kernel.naive, *exact[:2], start, exact[2])
     for form in kernel.forms:
         assert_near(with_gradients(form, *given), expected, dtype)
     segmented = with_gradients(lambda *parts: in_segments(kernel.forms[0], cuts, *parts), *given)

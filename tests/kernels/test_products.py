@@ -10,7 +10,7 @@ from palimpsest.memory.kernels.arithmetic.linear import FEWEST_ROWS, Linear, lin
 from palimpsest.memory.kernels.arithmetic.products import (
     multiply,
     multiply_onto,
-    multiply_turned,
+    multiply_transposed,
     pack,
     transpose,
     whole_vectors,
@@ -96,13 +96,13 @@ def test_nan_stays_in_its_row():
 
 @each_dtype
 @pytest.mark.parametrize(("m", "k", "n"), SHAPES)
-def test_multiply_turned_equals_the_definition(dtype, m, k, n):
+def test_multiply_transposed_equals_the_definition(dtype, m, k, n):
     a, b, out = torch.randn(m, k, dtype=dtype), torch.randn(n, k, dtype=dtype), torch.randn(m, n, dtype=dtype)
     before = out.clone()
-    multiply_turned(a.numpy(), b.numpy(), out.numpy(), True)
+    multiply_transposed(a.numpy(), b.numpy(), out.numpy(), True)
     assert_close(out, before + a @ b.t(), **tolerance(dtype))
     out.fill_(torch.nan)
-    multiply_turned(a.numpy(), b.numpy(), out.numpy(), False)
+    multiply_transposed(a.numpy(), b.numpy(), out.numpy(), False)
     assert_close(out, a @ b.t(), **tolerance(dtype))
 
 

@@ -16,7 +16,7 @@ from worlds import Counter
 
 from palimpsest.agents import MemoryPPO
 from palimpsest.agents.files.archive import read_tree
-from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, save_model
+from palimpsest.agents.learn.model_file import save_model
 from palimpsest.agents.learn.numerics import NotFinite, policy_input
 from palimpsest.agents.policy.policies import MlpMemoryPolicy
 from palimpsest.agents.tree import tree_map
@@ -190,5 +190,5 @@ def test_a_step_that_fails_leaves_the_memory_before_it(name, then, error, tmp_pa
             played(name, keep_state, True, watch)
         states.append(watch.model._last_state)
     assert_equal(*states)
-    save_model(watches[0].model, tmp_path / "x.zip", include=PLACE_IN_ROLLOUT)
+    save_model(watches[0].model, tmp_path / "x.zip")
     assert_equal(tuple(read_tree(tmp_path / "x.zip")["_last_state"]), tuple(states[1]))

@@ -263,7 +263,7 @@ def test_illegal_actions_are_refused_and_move_nothing(id):
     venv.reset()
     single.reset(seed=0)
     before, before_single = vector.hidden_state(), single.hidden_state()
-    allowed = f"actions must be integers from 0 to {n - 1}"
+    allowed = f"actions must be integers, 0 to {n - 1}"
     for bad in ([0, 0, n], [-1, 0, 0]):
         for face in (vector, venv):
             with pytest.raises(ValueError, match=allowed):

@@ -13,7 +13,7 @@ from palimpsest.memory.ffm import FFM, FFMState
 from palimpsest.memory.kernels import torch_only
 from palimpsest.memory.kernels.arithmetic.threads import STEPS_PER_THREAD
 from palimpsest.memory.kernels.diagonal import ffm_loops
-from palimpsest.memory.kernels.diagonal.ffm_scan import torch_scan
+from palimpsest.memory.kernels.diagonal.torch_ffm import torch_scan
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 

@@ -11,12 +11,6 @@ from torch.testing import assert_close
 
 from palimpsest.memory import Memory
 from palimpsest.memory.hcam import HCAM
-from palimpsest.memory.kernels.attention.slices import (
-    attend_slices,
-    best_candidates,
-    torch_attend_slices,
-    torch_best_candidates,
-)
 from palimpsest.memory.parts.chunk_plan import plan_chunks
 
 EXACT = tolerance(torch.float64)
@@ -275,51 +269,6 @@ def test_plan_of_a_worked_example():
     assert plan.filled[0, :, 0].tolist() == [False, True]
     assert plan.steps.tolist() == [4]
     assert not plan.kept.item()
-
-
-def slices(dtype, N=7, J=3, S=20, H=2, E=5, longest=4):
-    """Random arguments of attend_slices; entry 19 is NaN and no slice reads it."""
-    query, key, value = (torch.randn(n, H, E, dtype=dtype) for n in (N, S, S))
-    key[19] = value[19] = math.nan
-    length = torch.randint(longest + 1, (N, J))
-    length[0] = 0
-    first = torch.randint(19 - longest, (N, J))
-    leaves = [t.requires_grad_() for t in (query, key, value, torch.rand(N, J, dtype=dtype))]
-    return leaves, first, length, longest
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_compiled_slices_equal_gathered_slices(dtype):
-    (query, key, value, weight), first, length, longest = slices(dtype)
-    results = []
-    for form in (attend_slices, torch_attend_slices):
-        read = form(query, key, value, first, length, weight, longest)
-        loss = (read * torch.linspace(-1, 2, read.numel(), dtype=dtype).view_as(read)).sum()
-        results.append((read, torch.autograd.grad(loss, (query, key, value, weight))))
-    assert_close(*results, **tolerance(dtype))
-    assert results[0][0][0].count_nonzero() == 0
-    assert all(g.isfinite().all() for g in results[0][1])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_compiled_choice_equals_gathered_choice(dtype):
-    query, key = torch.randn(9, 4, dtype=dtype), torch.randn(12, 4, dtype=dtype)
-    key[5] = key[3]
-    leaves = [query.requires_grad_(), key.requires_grad_()]
-    first, length = torch.tensor([0, 0, 2, 3, 3, 11, 4, 12, 1]), torch.tensor([12, 0, 2, 3, 6, 1, 8, 0, 11])
-    results = []
-    for form in (best_candidates, torch_best_candidates):
-        index, score = form(query, key, first, length, 3)
-        loss = (score * torch.linspace(-1, 2, 27, dtype=dtype).view(9, 3)).sum()
-        results.append((index, score, torch.autograd.grad(loss, leaves)))
-    assert_close(*results, **tolerance(dtype))
-    index, score = (r.detach() for r in results[0][:2])
-    assert (index >= 0).sum(1).tolist() == [3, 0, 2, 3, 3, 1, 3, 0, 3]
-    for n in range(9):
-        scores = {r: (query[n] @ key[r]).item() for r in range(first[n], first[n] + length[n])}
-        expected = sorted(scores, key=lambda r: (-round(scores[r], 5), -r))[:3]
-        assert index[n][: len(expected)].tolist() == expected
-    assert (score[index < 0] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """The registry's face: `memory.names`, `entry`, `make`, `register`."""
 
+import inspect
 import subprocess
 import sys
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from small import SMALL
@@ -101,6 +103,29 @@ def test_an_unknown_argument_is_answered_with_the_closest(name):
 def test_wrong_numbers_of_layers_are_refused(name, value):
     with pytest.raises(ValueError, match=f"num_layers must be an integer, 1 to 1,048,576; got {value}"):
         memory.make(name, 4, num_layers=value)
+
+
+@pytest.mark.parametrize("name", memory.names())
+def test_numpy_scalars_count_as_numbers_of_python(name):
+    as_numpy = {bool: np.bool_, int: np.int64, float: np.float32}
+    parameters = inspect.signature(memory.memory_class(name)).parameters.values()
+    given = {p.name: p.default for p in parameters} | {"input_size": 5} | SMALL[name]
+    taken = {key: as_numpy.get(type(value), lambda v: v)(value) for key, value in given.items()}
+    torch.manual_seed(0)
+    plain = memory.make(name, **given)
+    torch.manual_seed(0)
+    module = memory.make(name, **taken)
+    kept = [
+        value
+        for attribute in vars(module).values()
+        for value in (attribute if type(attribute) is tuple else [attribute])
+    ]
+    assert [value for value in kept if isinstance(value, np.generic)] == []
+    x, start, place = torch.randn(4, 2, 5), torch.zeros(4, 2, dtype=torch.bool), torch.zeros(4, 2, dtype=torch.int64)
+    y, state = module.scan(x, start, module.initial_state(2), place)
+    expected, last = plain.scan(x, start, plain.initial_state(2), place)
+    for one, other in zip((y, *state), (expected, *last), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_a_name_is_registered_once(delay):

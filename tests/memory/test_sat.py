@@ -388,7 +388,7 @@ def test_values_are_saved_with_their_optimiser_and_are_no_parameters():
         (dict(layout="place", allocator="mvfo"), "'fifo' and 'lifo'; got 'mvfo'"),
         (dict(layout="place", allocator="adaptive"), "'fifo' and 'lifo'; got 'adaptive'"),
         (dict(read="hierarchical"), "needs layout='place'; got layout='flat'"),
-        (dict(num_heads=3), "output_size=8, num_heads=3"),
+        (dict(num_heads=3), "num_heads must be a divisor of output_size=8, such as 1, 2, 4, 8; got 3"),
         (dict(allocator="lru"), "'fifo', 'lifo', 'mvfo', 'lvfo', 'adaptive'; got 'lru'"),
         (dict(layout="grid"), "'flat', 'place'; got 'grid'"),
         (dict(read="deep"), "'flat', 'hierarchical'; got 'deep'"),
@@ -433,5 +433,5 @@ def test_bad_places_and_strategies_are_refused():
         values.update([0], [4], [1.0])
     with pytest.raises(ValueError, match=r"must be \[N\] each; got \[1\], \[2\], \[1\]"):
         values.update([0], [1, 2], [1.0])
-    with pytest.raises(ValueError, match="learning_rate must be above 0; got 0"):
+    with pytest.raises(ValueError, match="learning_rate must be a number above 0; got 0"):
         StrategyValues(learning_rate=0)

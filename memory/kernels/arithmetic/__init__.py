@@ -1,4 +1,4 @@
-"""Products, vectors, linear maps, elementwise functions, compiling, threads, dispatch. Knows no recurrence.
+"""Products, vectors, elementwise functions, addresses, compiling, threads, dispatch. Knows no recurrence.
 
-Imports nothing of the package; `agents` may import this folder of the kernels alone.
+Imports nothing of the package but its common ground. It is the only folder of the kernels that `agents` may import.
 """

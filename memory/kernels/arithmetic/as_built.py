@@ -71,7 +71,7 @@ class AsBuilt:
         return not self._difference
 
     def allows(self, root: nn.Module, x: Tensor, *others: Tensor) -> bool:
-        """Whether kernels compute from these tensors and from the tree's parameters; warns where only the tree forbids."""
+        """Whether kernels compute from these tensors and the tree's parameters; warns where only the tree forbids it."""
         return has_kernels(x, *others) and (self.holds(root) or self.warn())
 
     def warn(self) -> bool:

@@ -1,41 +1,25 @@
-"""How kernels are compiled, and when machine code of earlier runs is thrown away."""
+"""How kernels are compiled."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 
 OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-"""A division that may raise would not be vectorised; a * b + c may be one instruction, and nothing else changes."""
-
-# mypy would take it for a function of all its arguments, the context too
-as_intrinsic: Any = intrinsic
+"""Division by zero raises nothing, so that divisions vectorise; a * b + c may be one instruction."""
 
 SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
-"""For loops that add up a row: in any order, so that they are vectorised. NaN and infinity keep their meaning."""
+"""For loops that sum a row: the order of additions may change, so that they vectorise. NaN and infinity are kept."""
 
 INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
-"""For kernels with sums of several products that other kernels call.
+"""For kernels that add several products and are called by other kernels.
 
-Which of two products is joined with the sum depends on what the compiler sees around it. A kernel that is called, not
-compiled in, exists twice in the process that compiles it, once in its caller's machine code, and another copy may be
-run there than where the machine code is loaded: results would differ in the last bit between first and later runs.
+The compiler chooses which of two products becomes one instruction with the sum; the code around it decides. A kernel
+that is called and not inlined exists twice in the process that compiles it, alone and in the machine code of its
+caller. A process that compiles may then run another copy than one that loads the cache, and results would differ in
+the last bit between a first and a later run.
 """
 
-
-def drop_stale(function: Callable[..., Any], sources: Iterable[Path]) -> None:
-    """Delete machine code that is older than one of `sources`, from the cache of the folder that `function` is in.
-
-    A kernel's machine code holds that of the kernels it calls, but numba looks only at the file of the kernel itself.
-    Other processes may use the cache, or clear it, at the same time.
-    """
-    newest = max((source.stat().st_mtime for source in sources), default=0.0)
-    for cached in Path(FunctionCache(function).cache_path).glob("*.nb[ic]"):
-        with contextlib.suppress(FileNotFoundError):
-            if cached.stat().st_mtime < newest:
-                cached.unlink()
+as_intrinsic: Any = intrinsic
+"""`numba.extending.intrinsic` without its type, by which mypy would ask for the context argument in every call."""

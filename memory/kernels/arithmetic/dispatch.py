@@ -1,16 +1,20 @@
-"""Which form of a kernel computes, numba's or torch's, and what only torch's can: differentiate twice."""
+"""Which form of a kernel computes, numba's or torch's; and gradients written by hand, which refuse a second one."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+import numba
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+
+from palimpsest.memory.kernels.arithmetic.self_test import check_intrinsics
 
 decided: ContextVar[bool | None] = ContextVar("whether numba kernels may run", default=None)
 """True and False are answers that `kernels_may_run` gives; a policy sets it once for a whole step or sequence."""
@@ -21,22 +25,22 @@ def has_kernels(x: Tensor, *others: Tensor) -> bool:
     if not kernels_may_run() or type(x) not in (Tensor, nn.Parameter):
         return False
     dtype = x.dtype
-    # a kernel that is handed an address would not see that signs are to be turned
+    # torch negates lazily; a kernel that reads memory would miss the sign
     if not (x.is_cpu and (dtype is torch.float32 or dtype is torch.float64)) or x.is_neg():
         return False
-    for other in others:
-        if other.dtype is not dtype:
-            return False
-    return True
+    return {other.dtype for other in others} <= {dtype}
 
 
 def kernels_may_run() -> bool:
     """Whether numba kernels may take the place of torch's operations here.
 
-    They may not within `torch_only`, where operations are watched, and under autocast, which chooses types by operation.
+    They may not within `torch_only`, where operations are watched, and under autocast, which chooses types by what the
+    operation is. Nor may they where numba does not compile them: that is tried once per process and told in a warning.
     """
     answer = decided.get()
-    return not is_watched() and not torch.is_autocast_enabled("cpu") if answer is None else answer
+    if answer is None:
+        return not is_watched() and not torch.is_autocast_enabled("cpu") and _intrinsics_work()
+    return answer
 
 
 def is_watched() -> bool:
@@ -54,12 +58,27 @@ def is_watched() -> bool:
     )
 
 
+@functools.cache
+def _intrinsics_work() -> bool:
+    try:
+        check_intrinsics()
+    except Exception as error:  # of numba or of llvmlite, of any kind
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(
+            f"numba {numba.__version__} does not compile the kernels of palimpsest.memory ({reason}); torch's "
+            "operations take their place and are several times slower. Install a version that palimpsest-rl allows",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def torch_only() -> Iterator[None]:
-    """Within it torch's operations compute what numba kernels do elsewhere: slower, and equal but for rounding.
+    """Within it torch's operations compute what numba kernels do otherwise: slower, and equal but for rounding.
 
-    To compare the two, to differentiate twice, or to find out whether a kernel is to blame. The gradient of
-    `decay_scan` (and so of `ffm`) is written by hand there too, and cannot be differentiated.
+    To compare the two, to differentiate twice, or to find out whether a kernel is to blame.
     """
     token = decided.set(False)
     try:
@@ -69,10 +88,10 @@ def torch_only() -> Iterator[None]:
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """For the `backward` of an autograd function, written by hand: what it returns refuses to be differentiated.
+    """Decorate the `backward` of an autograd function: the gradients that it returns refuse to be differentiated.
 
-    Torch's `once_differentiable` refuses only where the gradient that comes in can be differentiated itself: the second
-    derivative of a sum would silently lack everything that passes through the kernel.
+    Torch's `once_differentiable` refuses only where the incoming gradient requires one itself. The second derivative of
+    a sum would then silently lack everything that passes through the kernel.
     """
 
     @functools.wraps(backward)
@@ -89,7 +108,7 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Refusing(torch.autograd.Function):
-    """The tensors after the first, as they are, with a derivative that is an error."""
+    """The tensors after the first, unchanged; their derivative is an error."""
 
     @staticmethod
     def forward(ctx: Any, requires_grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -99,5 +118,5 @@ class _Refusing(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise RuntimeError(
             "a gradient written by hand cannot be differentiated; compute the forward pass within "
-            "`with memory.kernels.torch_only():`, whose operations can (all but ffm's decay_scan)"
+            "`with memory.kernels.torch_only():`, whose operations can"
         )

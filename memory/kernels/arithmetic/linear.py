@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
+from palimpsest.memory.kernels.arithmetic.elementwise import tanh
 from palimpsest.memory.kernels.arithmetic.products import multiply, pack, transpose, whole_vectors
-from palimpsest.memory.kernels.cells.elementwise import tanh
 
 
 @njit(**OPTIONS)
-def map_packed(x, weights, biases, out):  # type: ignore[no-untyped-def]
+def map_packed(x, weights, biases, out):
     """Fill out [N, D] from few rows by linear maps with tanh between them.
 
     The rows come packed and transposed: weights are then read as torch lays them out. The result of a row does not
@@ -31,9 +31,9 @@ def map_packed(x, weights, biases, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _add_number(row, number, squash):  # type: ignore[no-untyped-def]
-    """Add a number to a row, and take tanh if `squash`."""
-    if squash:
+def _add_number(row, number, with_tanh):
+    """Add a number to a row, and take its tanh `with_tanh`."""
+    if with_tanh:
         for j in range(len(row)):
             row[j] = tanh(row[j] + number)
     else:

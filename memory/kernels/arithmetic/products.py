@@ -1,9 +1,9 @@
-"""Matrix products for compiled loops: a recurrence that multiplies at every step need not leave its kernel for it.
+"""Matrix products inside compiled loops, for recurrences that multiply at every step.
 
-out (+)= a b in tiles, 6 rows by a wide panel of columns or 12 by a narrow one, that stay in registers while the shared
-axis is walked through; they are written in vector instructions of this machine's width. b is packed before: panel by
-panel, in the order in which tiles read it. Sums run over the shared axis in order and a row's do not depend on how many
-rows there are, so that a row alone equals the same row in a batch bit by bit.
+out (+)= a b is computed in tiles: 6 rows by a wide panel of columns, or 12 rows by a narrow one. A tile stays in vector
+registers of this machine's width over the whole shared axis. b is packed first, panel by panel, in the order in which
+tiles read it. Sums run over the shared axis in order, and those of a row do not depend on the number of rows: a row
+alone equals the same row in a batch, bit for bit.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS, as_intrinsic
 
 _FEATURES = llvm.get_host_cpu_features()
@@ -22,18 +23,21 @@ VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") el
 """Bytes of a vector register."""
 
 _WIDE = 2 if _FEATURES.get("sse2") and not _FEATURES.get("avx512f") else 4
-"""Vectors across a panel: 6 rows of them, the panel's own and one of a fit into 16 registers, or into 32."""
+"""Vectors in a row of a wide panel. 6 rows of sums, one row of the panel and one number of a fit into 16 registers, or
+into 32."""
 
 _ROW_BLOCK = 256
-"""Rows of a that meet every panel before the next ones do, so that they stay in the cache."""
+"""Rows of a that are multiplied by every panel before the next rows, so that they stay in the cache."""
 
 
 @as_intrinsic
-def _tile(typing, a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, rows, vectors):  # type: ignore[no-untyped-def]
-    """`rows` times `vectors` of out from [row, column] on = base + rows of a, from `row` on, times the panel at b[at].
+def multiply_tile(
+    typing, a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, rows, vectors
+):
+    """Fill the tile of out at [row, column] with base + rows of a, from `row` on, times the panel at b[at].
 
-    Strides are in elements; `rows` and `vectors` are constants. a, b, base and out have one type. There is a base only
-    where `add`.
+    The tile has `rows` rows of `vectors` vectors, which are constants. Strides are in elements. a, b, base and out have
+    one type. base is read only where `add`.
     """
     if not (isinstance(rows, types.IntegerLiteral) and isinstance(vectors, types.IntegerLiteral)):
         return None
@@ -43,7 +47,7 @@ def _tile(typing, a, a_row, a_column, b, at, base, base_row, add, out, row, colu
     n = types.intp
     signature = types.void(a, n, n, b, n, base, n, types.boolean, out, n, n, n, n, rows, vectors)
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         number, size = context.get_value_type(out.dtype), out.dtype.bitwidth // 8
         lanes = VECTOR_BYTES // size
         vector = ir.VectorType(number, lanes)
@@ -54,10 +58,10 @@ def _tile(typing, a, a_row, a_column, b, at, base, base_row, add, out, row, colu
         )
         _, a_row, a_column, _, at, _, base_row, add, _, row, column, out_row, depth = args[:13]
 
-        def constant(value):  # type: ignore[no-untyped-def]
+        def constant(value):
             return ir.Constant(row.type, value)
 
-        def vector_at(data, place):  # type: ignore[no-untyped-def]
+        def vector_at(data, place):
             return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
 
         sums = [[cgutils.alloca_once(builder, vector) for _ in range(V)] for _ in range(R)]
@@ -79,7 +83,7 @@ def _tile(typing, a, a_row, a_column, b, at, base, base_row, add, out, row, colu
                     product = builder.fmul(one, part, flags=("contract",))
                     builder.store(builder.fadd(builder.load(each), product, flags=("contract",)), each)
 
-        def places(data, stride):  # type: ignore[no-untyped-def]
+        def places(data, stride):
             ends = [builder.add(builder.mul(number_, stride), column) for number_ in numbers]
             return [vector_at(data, builder.add(end, constant(v * lanes))) for end in ends for v in range(V)]
 
@@ -95,29 +99,29 @@ def _tile(typing, a, a_row, a_column, b, at, base, base_row, add, out, row, colu
 
 
 @as_intrinsic
-def _turn(typing, a, at, a_row, out, to, out_row):  # type: ignore[no-untyped-def]
-    """The square of as many rows as a vector has numbers, from a[at] on, transposed to out[to] and what follows.
+def transpose_square(typing, a, at, a_row, out, to, out_row):
+    """Write the transposed square at a[at], with as many rows as a vector has numbers, to out[to].
 
-    Each round puts the rows of the upper half between those of the lower one, number by number, which rotates the bits
-    of every number's index (row, column) by one; after as many rounds as a column's index has bits, both have changed
-    places. Strides are in elements.
+    Each round interleaves the rows of the lower half with those of the upper half, number by number. That rotates the
+    bits of each number's index (row, column) by one. After log2(rows) rounds row and column have changed places.
+    Strides are in elements.
     """
     if a.dtype != out.dtype:
         return None
     n = types.intp
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         number, size = context.get_value_type(out.dtype), out.dtype.bitwidth // 8
         lanes = VECTOR_BYTES // size
         vector = ir.VectorType(number, lanes)
         a_data, out_data = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3))
         _, at, a_row, _, to, out_row = args
 
-        def places(data, begin, row):  # type: ignore[no-untyped-def]
+        def places(data, begin, row):
             starts = (builder.add(begin, builder.mul(row, ir.Constant(row.type, i))) for i in range(lanes))
             return [builder.bitcast(builder.gep(data, [start]), vector.as_pointer()) for start in starts]
 
-        def mask(first):  # type: ignore[no-untyped-def]
+        def mask(first):
             order = [i // 2 + first + (i % 2) * lanes for i in range(lanes)]
             return ir.Constant(ir.VectorType(ir.IntType(32), lanes), order)
 
@@ -134,75 +138,75 @@ def _turn(typing, a, at, a_row, out, to, out_row):  # type: ignore[no-untyped-de
 
 
 @njit(**OPTIONS)
-def _wide(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
-    """A panel of `_WIDE` vectors."""
+def _wide(a, b, at, base, out, column):
+    """The product with one panel of `_WIDE` vectors."""
     m, depth = a.shape
     size = out.itemsize
     a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
     add, base_row = len(base) > 0, base.strides[0] // size if len(base) > 1 else 0
     row = 0
     while row + 6 <= m:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 6, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 6, _WIDE)
         row += 6
     if m - row == 5:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 5, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 5, _WIDE)
     elif m - row == 4:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, _WIDE)
     elif m - row == 3:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 3, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 3, _WIDE)
     elif m - row == 2:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 2, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 2, _WIDE)
     elif m - row == 1:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, _WIDE)
 
 
 @njit(**OPTIONS)
-def _narrow(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
-    """A panel of one vector."""
+def _narrow(a, b, at, base, out, column):
+    """The product with one panel of one vector."""
     m, depth = a.shape
     size = out.itemsize
     a_row, a_column, out_row = a.strides[0] // size, a.strides[1] // size, out.strides[0] // size
     add, base_row = len(base) > 0, base.strides[0] // size if len(base) > 1 else 0
     row = 0
-    # one sum waits for the last: twelve side by side hide it
+    # each addition to a sum waits for the one before; twelve independent sums hide the wait
     while row + 12 <= m:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 12, 1)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 12, 1)
         row += 12
     while row + 4 <= m:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, 1)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, 1)
         row += 4
     while row < m:
-        _tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, 1)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, 1)
         row += 1
 
 
 @njit(**OPTIONS)
-def multiply(a, b, out, add):  # type: ignore[no-untyped-def]
+def multiply(a, b, out, add):
     """Fill out [m, n] with a b, or add a b to it where `add`.
 
     Args:
         a: [m, k], any strides; its type is that of out.
         b: [k, n], packed by `pack`.
         out: [m, n], rows contiguous.
-        add: whether to add to what out holds; if not, that is not read.
+        add: whether to add to out; if not, out is not read.
     """
     _multiply(a, b, out[: len(out) if add else 0, ::1], out)
 
 
 @njit(**OPTIONS)
-def multiply_onto(line, a, b, out):  # type: ignore[no-untyped-def]
-    """Fill out with line + a b, where line [n] is added to every row; the rest as in `multiply`."""
+def multiply_onto(line, a, b, out):
+    """Fill out with a b and add line [n] to every row; the rest as in `multiply`."""
     _multiply(a, b, np.ascontiguousarray(line).reshape(1, -1)[:, ::1], out)
 
 
 @njit(**OPTIONS)
-def _multiply(a, b, base, out):  # type: ignore[no-untyped-def]
+def _multiply(a, b, base, out):
     """Fill out with base + a b; base has the rows of out, one for all of them, or none."""
     m, depth = a.shape
     n = out.shape[1]
     lanes, whole = VECTOR_BYTES // out.itemsize, whole_vectors(n, out.itemsize)
     for begin in range(0, m, _ROW_BLOCK):
-        # the step of 1 makes every layout one type, so that tiles are compiled once
+        # slices with a step of 1 have one type for every layout, so that tiles are compiled once
         rows, into = a[begin : begin + _ROW_BLOCK, ::1], out[begin : begin + _ROW_BLOCK, ::1]
         onto = base[begin if len(base) > 1 else 0 :, ::1][: len(rows)]
         column = 0
@@ -226,8 +230,8 @@ def _multiply(a, b, base, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def transpose(a, out):  # type: ignore[no-untyped-def]
-    """Fill out [n, m], rows contiguous, from a [m, n]: by squares of vectors where the rows of a are contiguous too."""
+def transpose(a, out):
+    """Fill out [n, m], rows contiguous, with a [m, n] transposed; by squares where the rows of a are contiguous too."""
     m, n = a.shape
     size = out.itemsize
     lanes = VECTOR_BYTES // size
@@ -236,29 +240,29 @@ def transpose(a, out):  # type: ignore[no-untyped-def]
     columns = n - n % lanes
     for row in range(0, rows, lanes):
         for column in range(0, columns, lanes):
-            _turn(a, row * a_row + column, a_row, out, column * out_row + row, out_row)
+            transpose_square(a, row * a_row + column, a_row, out, column * out_row + row, out_row)
     for row in range(m):
         for column in range(columns if row < rows else 0, n):
             out[column, row] = a[row, column]
 
 
 @njit(**OPTIONS)
-def copy(line, out):  # type: ignore[no-untyped-def]
-    """The numbers of line to the beginning of out: several times as fast as to assign them."""
+def copy(line, out):
+    """Copy line to the beginning of out; several times as fast as an assignment."""
     for j in range(len(line)):
         out[j] = line[j]
 
 
 @njit(**OPTIONS)
-def fill_rows(out, line):  # type: ignore[no-untyped-def]
-    """Every row of out [m, n], rows contiguous, becomes line [n]."""
+def fill_rows(out, line):
+    """Fill every row of out [m, n], rows contiguous, with line [n]."""
     for i in range(len(out)):
         copy(line, out[i])
 
 
 @njit(**OPTIONS)
-def fill_columns(out, line):  # type: ignore[no-untyped-def]
-    """Every column of out [m, n], rows contiguous, becomes line [m]."""
+def fill_columns(out, line):
+    """Fill every column of out [m, n], rows contiguous, with line [m]."""
     for i in range(len(out)):
         row, number = out[i], line[i]
         for j in range(len(row)):
@@ -266,15 +270,15 @@ def fill_columns(out, line):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def whole_vectors(n, itemsize):  # type: ignore[no-untyped-def]
-    """The least multiple of a vector's numbers that is n or more."""
+def whole_vectors(n, itemsize):
+    """N rounded up to a multiple of the numbers in a vector."""
     lanes = VECTOR_BYTES // itemsize
     return -(-n // lanes) * lanes
 
 
 @njit(**OPTIONS)
-def add_rows(rows, total):  # type: ignore[no-untyped-def]
-    """Add rows [n, N] to total [N], summed apart first: a long sequence then loses no more than a short one."""
+def add_rows(rows, total):
+    """Add the sum of rows [n, N] to total [N]. They are summed first, so that a long total loses no precision."""
     part = np.zeros_like(total)
     for n in range(len(rows)):
         row = rows[n]
@@ -284,23 +288,23 @@ def add_rows(rows, total):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def pack(b):  # type: ignore[no-untyped-def]
-    """Put b [k, n], any strides, in the order in which `multiply` reads it; zeros fill up the last vectors.
+def pack(b):
+    """B [k, n], any strides, in the order in which `multiply` reads it; padded with zeros to whole vectors.
 
-    The product may have these columns too: n of them or as many as fill the last vector.
+    The product may have n columns, or the padding's columns too.
     """
     return pack_into(b, np.empty(packed_size(b.shape[0], b.shape[1], b.itemsize), b.dtype))
 
 
 @njit(**OPTIONS)
-def packed_size(k, n, itemsize):  # type: ignore[no-untyped-def]
-    """How many numbers `pack` makes of [k, n]."""
+def packed_size(k, n, itemsize):
+    """The size of what `pack` makes of [k, n]."""
     return k * whole_vectors(n, itemsize)
 
 
 @njit(**OPTIONS)
-def pack_into(b, packed):  # type: ignore[no-untyped-def]
-    """`pack` into memory of `packed_size` or more, for loops that pack often."""
+def pack_into(b, packed):
+    """`pack` into given memory of `packed_size` or more, for loops that pack often."""
     k, n = b.shape
     lanes, whole = VECTOR_BYTES // b.itemsize, whole_vectors(n, b.itemsize)
     column = 0
@@ -319,10 +323,10 @@ def pack_into(b, packed):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def multiply_turned(a, b, out, add):  # type: ignore[no-untyped-def]
-    """`multiply` with the transpose of b [n, k], rows contiguous and not packed: a weight as torch lays it out.
+def multiply_transposed(a, b, out, add):
+    """`multiply` by b [n, k] transposed, rows contiguous and not packed: a weight as torch lays it out.
 
-    It is packed panel by panel, each of which is still in the first cache when it is read.
+    Each panel is packed just before it is read, so that it is still in the first cache.
     """
     width = _WIDE * (VECTOR_BYTES // out.itemsize)
     packed = np.empty(width * b.shape[1], out.dtype)

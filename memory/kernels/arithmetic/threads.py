@@ -1,4 +1,4 @@
-"""Kernels whose rows are independent, spread over as many threads as torch may use."""
+"""Kernels of independent rows, spread over the threads that torch may use."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ import torch
 Result = TypeVar("Result")
 
 STEPS_PER_THREAD = 512
-"""Steps of rows that are worth a thread: about half a millisecond, many times what it costs to hand them over."""
+"""Steps, summed over rows, that are worth a thread: about half a millisecond, many times the cost of starting them."""
 
 
 def over_rows(kernel: Callable[..., None], T: int, B: int, *args: Any) -> None:
-    """Run `kernel(first, last, *args)` for the rows 0 to B of T steps, in parts where `torch.get_num_threads` allows.
+    """Run `kernel(first, last, *args)` for the rows 0 to B of T steps, on as many threads as torch may use.
 
-    The kernel must release the interpreter's lock and write nothing that another row reads.
+    The kernel must release Python's lock (`nogil`) and write nothing that another row reads.
     """
     in_parts(lambda first, last: kernel(first, last, *args), part_borders(T, B))
 
 
 def part_borders(T: int, B: int) -> list[int]:
-    """Where to cut B rows of T steps, from 0 to B: into one part for each thread that torch may use and that pays."""
+    """Borders, 0 to B, that cut B rows of T steps into parts: one for each thread of torch that is worth starting."""
     parts = max(1, min(torch.get_num_threads(), B, T * B // STEPS_PER_THREAD))
     return [part * B // parts for part in range(parts + 1)]
 
 
 def in_parts(run: Callable[[int, int], Result], borders: list[int]) -> list[Result]:
-    """What `run(first, last)` returns for the rows between neighbouring borders, in order, without a graph.
+    """What `run(first, last)` returns for the rows between neighbouring borders, in order; a thread each, no graph.
 
-    A thread for each; see `over_rows`. A backward pass that reads what its forward pass kept by part takes the borders
-    from there: the number of threads may have changed.
+    `run` obeys the rules of `over_rows`. A backward pass that reads what the forward pass kept by part must use the
+    same borders: the number of threads may have changed.
     """
     if len(borders) == 2:
         return [run(*borders)]
     pool = _pool(len(borders) - 2, os.getpid())
 
     def without_graph(first: int, last: int) -> Result:
-        # whether gradients are recorded is a setting of each thread
+        # each thread has its own setting of whether gradients are recorded
         with torch.no_grad():
             return run(first, last)
 
@@ -52,5 +52,5 @@ def in_parts(run: Callable[[int, int], Result], borders: list[int]) -> list[Resu
 
 @functools.cache
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process: a fork inherits none, so it gets its own."""
+    """The threads of a process; a fork inherits none, so it gets its own."""
     return ThreadPoolExecutor(workers, thread_name_prefix="memory-kernels")

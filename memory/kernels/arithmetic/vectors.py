@@ -1,12 +1,12 @@
-"""Vectors of numbers as values in compiled loops, where a loop over numbers is not sure to be vectorised.
+"""Vectors of numbers as values in compiled loops, for loops that the compiler may not vectorise by itself.
 
-    row = load(x, at, 32)         32 numbers of x, whatever its shape, from the one with index `at` in memory on
-    row = a * row + other         number by number; a may be one number; a product and a sum may become one instruction
+    row = load(x, at, 32)         the 32 numbers of x from index `at` in memory on, whatever the shape of x
+    row = a * row + other         number by number; a may be a single number; a * b + c may be one instruction
     store(row, x, at)
 
-Any count will do; the compiler spreads it over registers, so that a matrix of few columns is a loop over its rows.
-Sums across a vector are slow. They are cheaper by the dozen: `fold` vectors to the width of a register, `store` them
-one after the other, and let `sum_rows` add up each.
+Any count is possible: the compiler spreads a vector over registers. So a matrix of few columns is a loop over its rows.
+The sum across one vector is slow. Many sums at once are cheaper: `fold` each vector to the width of a register, `store`
+them one after the other, then `sum_rows` adds up each of them.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
-from numba.core.imputils import lower_builtin
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import models, register_model
+from numba.extending import lower_builtin, models, register_model, type_callable
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, as_intrinsic
 from palimpsest.memory.kernels.arithmetic.products import VECTOR_BYTES
 
 _LINE_BYTES = 64
-"""Of the cache."""
+"""Bytes of a cache line."""
 
 
 class Vector(types.Type):
-    """`count` numbers of one type."""
+    """The type of a vector: `count` numbers of one type."""
 
     def __init__(self, real: types.Float, count: int) -> None:
         self.real, self.count = real, count
@@ -47,18 +46,19 @@ def _ir_type(kind: Vector) -> ir.VectorType:
     return ir.VectorType(ir.FloatType() if kind.real == types.float32 else ir.DoubleType(), kind.count)
 
 
-class _Arithmetic(AbstractTemplate):
-    def generic(self, args: Any, kws: Any) -> Any:
-        found = [arg for arg in args if isinstance(arg, Vector)]
-        if found and all(arg in (found[0], found[0].real) for arg in args):
-            return signature(found[0], *args)
-        return None
-
-
 def _lower(function: Any, instruction: str) -> None:
-    infer_global(function)(type(f"_{instruction}", (_Arithmetic,), {}))
+    """Let `function` of two vectors, or of a vector and a number, be an instruction."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    @type_callable(function)
+    def of_arguments(context):
+        def result(a, b):
+            vector = a if isinstance(a, Vector) else b
+            fits = isinstance(vector, Vector) and {a, b} <= {vector, vector.real}
+            return vector if fits else None
+
+        return result
+
+    def generate(context, builder, signature, args):
         kind = signature.return_type
         a, b = (x if isinstance(t, Vector) else _spread(builder, kind, x) for x, t in zip(args, signature.args))
         return getattr(builder, instruction)(a, b, flags=("contract",))
@@ -67,7 +67,7 @@ def _lower(function: Any, instruction: str) -> None:
         lower_builtin(function, *pair)(generate)
 
 
-def _spread(builder, kind, x):  # type: ignore[no-untyped-def]
+def _spread(builder, kind, x):
     vector, first = _ir_type(kind), ir.Constant(ir.IntType(32), 0)
     undefined = ir.Constant(vector, ir.Undefined)
     everywhere = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None)
@@ -80,19 +80,19 @@ _lower(operator.mul, "fmul")
 _lower(operator.truediv, "fdiv")
 
 
-def _place(context, builder, array_type, array, at, vector):  # type: ignore[no-untyped-def]
+def _place(context, builder, array_type, array, at, vector):
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
 
 
 @as_intrinsic
-def load(typing, array, at, count):  # type: ignore[no-untyped-def]
-    """`count`, a constant, numbers of a contiguous array from index `at` in memory on."""
+def load(typing, array, at, count):
+    """`count` numbers, a constant, of a contiguous array from index `at` in memory on."""
     if not isinstance(count, types.IntegerLiteral):
         return None
     kind = Vector(array.dtype, count.literal_value)
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         place = _place(context, builder, signature.args[0], args[0], args[1], _ir_type(kind))
         return builder.load(place, align=array.dtype.bitwidth // 8)
 
@@ -100,12 +100,12 @@ def load(typing, array, at, count):  # type: ignore[no-untyped-def]
 
 
 @as_intrinsic
-def store(typing, vector, array, at):  # type: ignore[no-untyped-def]
-    """Put a vector into a contiguous array from index `at` in memory on."""
+def store(typing, vector, array, at):
+    """Write a vector into a contiguous array from index `at` in memory on."""
     if vector.real != array.dtype:
         return None
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         place = _place(context, builder, signature.args[1], args[1], args[2], _ir_type(vector))
         builder.store(args[0], place, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
@@ -114,10 +114,10 @@ def store(typing, vector, array, at):  # type: ignore[no-untyped-def]
 
 
 @as_intrinsic
-def root(typing, vector):  # type: ignore[no-untyped-def]
+def root(typing, vector):
     """The square roots of a vector's numbers."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         name = f"llvm.sqrt.v{vector.count}f{vector.real.bitwidth}"
         of = ir.FunctionType(_ir_type(vector), [_ir_type(vector)])
         return builder.call(cgutils.get_or_insert_function(builder.module, of, name), args)
@@ -126,16 +126,16 @@ def root(typing, vector):  # type: ignore[no-untyped-def]
 
 
 @as_intrinsic
-def zeros_like(typing, vector):  # type: ignore[no-untyped-def]
+def zeros_like(typing, vector):
     """A vector of zeros."""
     return vector(vector), lambda context, builder, signature, args: ir.Constant(_ir_type(vector), None)
 
 
 @njit(**INLINED)
-def aligned(count, like):  # type: ignore[no-untyped-def]
-    """Memory for `count` numbers of the type of `like`, zeros, where a register's worth never lies in two cache lines.
+def aligned(count, like):
+    """`count` zeros of the type of `like`, beginning at a cache line.
 
-    Loads and stores that cross lines take twice as long.
+    Loads and stores of a register that cross two lines take twice as long.
     """
     memory = np.zeros(count + _LINE_BYTES // like.itemsize, like.dtype)
     skipped = -memory.ctypes.data % _LINE_BYTES // like.itemsize
@@ -143,27 +143,27 @@ def aligned(count, like):  # type: ignore[no-untyped-def]
 
 
 def aligned_empty(count: int, dtype: Any) -> np.ndarray:
-    """`aligned` outside kernels, not filled. Numpy asks the system for large pages, which torch does not."""
+    """`aligned` outside kernels, not filled. Numpy asks the system for large pages; torch does not."""
     memory = np.empty(count + _LINE_BYTES // np.dtype(dtype).itemsize, dtype)
     skipped = -memory.__array_interface__["data"][0] % _LINE_BYTES // memory.itemsize
     return memory[skipped : skipped + count]
 
 
 def lanes_of(itemsize: int) -> int:
-    """Numbers that fit into a register."""
+    """Numbers of `itemsize` bytes that a register holds."""
     return VECTOR_BYTES // itemsize
 
 
 @as_intrinsic
-def fold(typing, vector):  # type: ignore[no-untyped-def]
-    """A vector as wide as a register, with the same sum."""
+def fold(typing, vector):
+    """A vector of the width of a register with the same sum."""
     lanes = lanes_of(vector.real.bitwidth // 8)
     kind = Vector(vector.real, lanes)
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         zeros, total = ir.Constant(_ir_type(vector), None), None
         for first in range(0, vector.count, lanes):
-            # an index beyond the vector's own takes one of the zeros
+            # indices beyond the vector select zeros
             order = [min(first + lane, vector.count) for lane in range(lanes)]
             part = builder.shuffle_vector(args[0], zeros, ir.Constant(ir.VectorType(ir.IntType(32), lanes), order))
             total = part if total is None else builder.fadd(total, part, flags=("contract",))
@@ -173,11 +173,11 @@ def fold(typing, vector):  # type: ignore[no-untyped-def]
 
 
 @as_intrinsic
-def sum_rows(typing, rows, count, out, to):  # type: ignore[no-untyped-def]
-    """The sums of `count`, a constant, rows of a register's width, one after the other in memory, to out[to] on.
+def sum_rows(typing, rows, count, out, to):
+    """Write the sums of `count` rows, a constant, of a register's width each, contiguous in memory, to out[to] on.
 
-    What is written is rounded up to whole registers. Halves of two rows are added into one register, then quarters of
-    two of those, and so on: a number of additions per register, not per row, that is the logarithm of its width.
+    Whole registers are written: `count` is rounded up. Halves of two rows are added into one register, then quarters of
+    two of those, and so on. That takes log2(width) additions per register, not per row.
     """
     if not (isinstance(count, types.IntegerLiteral) and rows.dtype == out.dtype):
         return None
@@ -185,21 +185,21 @@ def sum_rows(typing, rows, count, out, to):  # type: ignore[no-untyped-def]
     lanes = lanes_of(size)
     kind = Vector(rows.dtype, lanes)
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         vector = _ir_type(kind)
         indices = ir.VectorType(ir.IntType(32), lanes)
         zeros = ir.Constant(vector, None)
 
-        def at(array, number):  # type: ignore[no-untyped-def]
+        def at(array, number):
             return _place(context, builder, signature.args[array], args[array], number, vector)
 
-        def added(one, other, half):  # type: ignore[no-untyped-def]
+        def added(one, other, half):
             """Of each block of 2 halves: one's halves added, then other's."""
             low = [i - i % (2 * half) + i % half + (lanes if i % (2 * half) >= half else 0) for i in range(lanes)]
             orders = (ir.Constant(indices, [i + shift for i in low]) for shift in (0, half))
             return builder.fadd(*(builder.shuffle_vector(one, other, order) for order in orders))
 
-        def number(n):  # type: ignore[no-untyped-def]
+        def number(n):
             return ir.Constant(args[3].type, n)
 
         for first in range(0, count.literal_value, lanes):

@@ -1,1 +1,1 @@
-"""Attention of queries to their own few slices of one list: windows and chunks. Imports `arithmetic`."""
+"""Attention of queries to a few slices or chunks of a long list: naive, torch and compiled. Imports `arithmetic`."""

@@ -1,25 +1,24 @@
-"""The best few of scores that come one after the other."""
+"""The best few of a stream of scores."""
 
 from __future__ import annotations
 
-from numba import njit
-
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
 
 
 @njit(**OPTIONS)
-def insert(scores, indices, found, score, index):  # type: ignore[no-untyped-def]
-    """Put a score and its index among the best so far, behind its equals, unless the row is full of others as good.
+def insert(scores, indices, found, score, index):
+    """Insert a score and its index into the best so far, behind equal scores; drop the worst if there are more than K.
 
     Args:
-        scores: [K], of which the first `found` are there, best first.
-        indices: [K], theirs.
-        found: 0 to K.
+        scores: [K], the first `found` of which are set, best first.
+        indices: [K], their indices.
+        found: scores found so far, 0 to K.
         score: the new one.
-        index: its own.
+        index: its index.
 
     Returns:
-        How many are there now.
+        The new `found`.
     """
     at = min(found, len(scores) - 1)
     if found == len(scores) and not score > scores[at]:

@@ -1,1 +1,4 @@
-"""Gated recurrent cells with a product of the state at every step: LSTM, GRU, RNN. Imports `arithmetic`."""
+"""Cells with a matrix product of the state at every step, LSTM, GRU and RNN: naive, torch and compiled.
+
+Imports `arithmetic`.
+"""

@@ -1,16 +1,13 @@
-"""Gated recurrences with resets: LSTM, GRU and Elman's network.
+"""The gated recurrences with resets, public entry: LSTM, GRU and Elman's network.
 
 All are h_t = cell(x_t, h_{t-1}) with h_{t-1} = 0 where start_t is true. Gates, their order and the layout of the
-weights are torch's, so that weights can be copied from `nn.LSTM`, `nn.GRU` and `nn.RNN`.
+weights are those of torch. Weights of `nn.LSTM`, `nn.GRU` and `nn.RNN` can be copied.
 
-On the CPU a kernel walks through the steps. Elsewhere columns are cut at their starts and the pieces run side by side:
-see `memory.kernels.cells.pieces`.
+On the CPU the compiled loops run (`loops`), elsewhere torch's recurrences (`torch_gated`).
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,10 +19,8 @@ from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, h
 from palimpsest.memory.kernels.arithmetic.products import pack
 from palimpsest.memory.kernels.arithmetic.threads import in_parts, part_borders
 from palimpsest.memory.kernels.cells import loops
-from palimpsest.memory.kernels.cells.pieces import cut, opening_state
-
-Weights = tuple[Tensor, Tensor, Tensor, Tensor]
-"""weight_ih [G, F], weight_hh [G, H], bias_ih [G], bias_hh [G], as torch has them; G is the gates' number times H."""
+from palimpsest.memory.kernels.cells.naive import Weights
+from palimpsest.memory.kernels.cells.torch_gated import torch_scan
 
 
 class Cell(NamedTuple):
@@ -34,15 +29,14 @@ class Cell(NamedTuple):
     kind: int
     """What `memory.kernels.cells.loops` calls it."""
     width: int
-    """Columns of `gates` per unit, S / H. The input's product fills the first G of S, the recurrent one the last G."""
+    """Columns of `gates` per unit, S / H. The product of the input fills the first G of S, that of h the last G."""
     turn: int
-    """By how many gates the input's gates are rotated, so that those with both products are neighbours."""
-    torch_scan: Callable[..., Any]
+    """Gates by which the input's gates are rotated, so that the gates that add both products are neighbours."""
 
 
-LSTM = Cell(loops.LSTM, 4, 0, torch.lstm)
-GRU = Cell(loops.GRU, 4, 1, torch.gru)
-RNN = Cell(loops.RNN, 1, 0, torch.rnn_tanh)
+LSTM = Cell(loops.LSTM, 4, 0)
+GRU = Cell(loops.GRU, 4, 1)
+RNN = Cell(loops.RNN, 1, 0)
 
 
 def lstm_scan(x: Tensor, start: Tensor, h: Tensor, c: Tensor, weights: Weights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -86,21 +80,12 @@ def gru_scan(x: Tensor, start: Tensor, h: Tensor, weights: Weights) -> tuple[Ten
     return y, last[0]
 
 
-def rnn_scan(x: Tensor, start: Tensor, h: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-    """Elman's network with resets, one layer: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
-
-    Arguments and results as in `gru_scan`, with the weights of `nn.RNN`, G = H.
-    """
-    y, last = scan(RNN, x, start, (h,), weights)
-    return y, last[0]
-
-
 def scan(
     cell: Cell, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One layer of `cell` over x [T, B, F]: h at every step and the last state, [B, H] each.
 
-    By the numba kernels where they can run, by torch's own recurrences elsewhere.
+    Compiled on the CPU, by torch's recurrences elsewhere.
     """
     T, B, H = *start.shape, weights[1].shape[1]
     if x.shape != (T, B, weights[0].shape[1]) or any(s.shape != (B, H) for s in state):
@@ -117,15 +102,22 @@ def scan(
     if start.numel() == 0:
         return x.new_empty(T, B, H), state
     if not has_kernels(x, weights[0], *state):
-        return torch_scan(cell, x, start, state, weights)
+        return torch_scan(cell.kind, x, start, state, weights)
     y, *last = _GatedScan.apply(cell, start, torch.is_grad_enabled(), x, *weights, *state)
     return y, tuple(last)
 
 
 def step_layers(cell: Cell, x: Tensor, state: tuple[Tensor, ...], weights: Arrays) -> tuple[Tensor, list[Tensor]]:
-    """One step of stacked layers without gradients: x [B, F] and the state, [B, L, H] each, to y [B, H] and the next.
+    """One compiled step of stacked layers, without gradients.
 
-    Only where `has_kernels`, and for shapes that fit; `weights` are `Weights` of the layers, one after the other.
+    Args:
+        cell: LSTM, GRU or RNN.
+        x: [B, F].
+        state: [B, L, H] each.
+        weights: the `Weights` of all layers, one after the other.
+
+    Returns:
+        y [B, H] and the next state. Nothing is checked: the caller has asked `has_kernels`, and the shapes fit.
     """
     y, before = x.contiguous(), [s.contiguous() for s in state]
     (B, L, H), real = before[0].shape, weights[0].dtype
@@ -133,7 +125,7 @@ def step_layers(cell: Cell, x: Tensor, state: tuple[Tensor, ...], weights: Array
     for layer in range(L):
         given, out = y, np.empty((B, H), real)
         own = weights[4 * layer : 4 * layer + 4]
-        # no kernel but the LSTM's looks at the second part of a state
+        # only the LSTM reads the second part of a state; the others are given the first one twice
         old = before[0].data_ptr(), before[-1].data_ptr()
         loops.step(cell.kind, layer, given.data_ptr(), *own, *old, after[0], after[-1], out)
         y = torch.from_numpy(out)
@@ -141,7 +133,7 @@ def step_layers(cell: Cell, x: Tensor, state: tuple[Tensor, ...], weights: Array
 
 
 def _projection(cell: Cell, weights: Weights) -> tuple[Tensor, Tensor]:
-    """What multiplies x, [F, G], and the biases of all sums, [S], in the order of `gates`."""
+    """The weight that x is multiplied by, [F, G], and the biases [S], in the order of `gates`."""
     w_ih, w_hh, b_ih, b_hh = weights
     G, H = w_hh.shape
     if cell.width * H == G:
@@ -153,9 +145,9 @@ def _projection(cell: Cell, weights: Weights) -> tuple[Tensor, Tensor]:
 
 
 class _GatedScan(torch.autograd.Function):
-    """(cell, start, recording, x [T, B, F], *weights, *state) -> (y [T, B, H], *last state).
+    """(cell, start, recording, x [T, B, F], *Weights, *state) -> (y [T, B, H], *last state), compiled.
 
-    The weights are `Weights`; `recording` says whether autograd is on: under no_grad, `needs_input_grad` does not.
+    `recording` says whether gradients are recorded; `needs_input_grad` is true under no_grad as well.
     """
 
     @staticmethod
@@ -220,29 +212,3 @@ class _GatedScan(torch.autograd.Function):
         turn = -cell.turn * H
         d_biases = d_bias[:G].roll(turn), d_bias[len(d_bias) - G :]
         return None, None, None, dx, d_ih.roll(turn, 0), d_hh, *d_biases, *d_first
-
-
-def torch_scan(
-    cell: Cell, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The same through torch's recurrences over packed sequences: cuDNN on CUDA, differentiable as often as theirs."""
-    T, B, F = x.shape
-    pieces = cut(start)
-    opening = [o.unsqueeze(0) for o in opening_state(state, pieces)]
-    with warnings.catch_warnings():
-        # parameters of a module of ours do not share one block of memory, which cuDNN only regrets
-        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
-        packed, *last = cell.torch_scan(
-            x.reshape(T * B, F)[torch.from_numpy(pieces.rows).to(x.device)],
-            torch.from_numpy(pieces.active),
-            opening if len(opening) > 1 else opening[0],
-            weights,
-            True,
-            1,
-            0.0,
-            torch.is_grad_enabled(),
-            False,
-        )
-    y = packed[torch.from_numpy(np.argsort(pieces.rows)).to(x.device)].view(T, B, -1)
-    ends = torch.from_numpy(pieces.last).to(x.device)
-    return y, tuple(s[0, ends] for s in last)

@@ -1,14 +1,14 @@
-"""The gated recurrences over time, with their matrix products, in numba: see `memory.kernels.cells.gated`.
+"""The gated recurrences of `memory.kernels.cells.gated` in numba, matrix products included, forward and backward.
 
-`gates` [T, B, S] holds a step's sums, then what its cell made of them. The input's product fills the first G columns,
-the recurrent one the last G; G is S but for GRU, where the two are summed only after the reset gate.
+`gates` [T, B, S] holds the sums of a step, then what the cell made of them. The product of the input fills the first G
+columns, that of h the last G. G equals S for LSTM and RNN; GRU adds two of the products only after its reset gate.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
 from palimpsest.memory.kernels.arithmetic.products import (
@@ -38,13 +38,13 @@ BLOCK_ROWS = 128
 
 
 @njit(**OPTIONS)
-def block_steps(T, B):  # type: ignore[no-untyped-def]
-    """Steps whose input products and gradients are computed at once: many for speed, few enough for the cache."""
+def block_steps(T, B):
+    """Steps whose products with x are one matrix product: many for speed, few enough to stay in the cache."""
     return min(T, max(1, BLOCK_ROWS // B))
 
 
 @njit(**OPTIONS)
-def forward(kind, x, start, to_gates, to_h, bias, h, c, gates, y, cells):  # type: ignore[no-untyped-def]
+def forward(kind, x, start, to_gates, to_h, bias, h, c, gates, y, cells):
     """Fill y [T, B, H], gates and, for LSTM, cells [T, B, H].
 
     Args:
@@ -54,11 +54,11 @@ def forward(kind, x, start, to_gates, to_h, bias, h, c, gates, y, cells):  # typ
         to_gates: [F, G], packed.
         to_h: [H, G], packed.
         bias: [S].
-        h: [B, H], comes with the state before the sequence and leaves with the last one.
-        c: [B, H], the same for the cells; empty but for LSTM.
-        gates: [T, B, S] to keep for `backward`, or `block_steps` of it, which are then used again and again.
+        h: [B, H], the state before the sequence; replaced by the last one.
+        c: [B, H], the same for the cells; empty for GRU and RNN.
+        gates: [T, B, S] to keep for `backward`; or memory for `block_steps` of it, which every block reuses.
         y: to fill.
-        cells: to fill, or empty where nothing is kept.
+        cells: to fill; or empty where nothing is kept.
     """
     T, B, F = x.shape
     H, S = y.shape[2], len(bias)
@@ -92,13 +92,11 @@ def forward(kind, x, start, to_gates, to_h, bias, h, c, gates, y, cells):  # typ
 
 
 @njit(**OPTIONS)
-def backward(  # type: ignore[no-untyped-def]
-    kind, x, start, from_gates, from_h, h, c, gates, y, cells, dy, dh, dc, dx, d_ih, d_hh, d_bias
-):
+def backward(kind, x, start, from_gates, from_h, h, c, gates, y, cells, dy, dh, dc, dx, d_ih, d_hh, d_bias):
     """Gradients of `forward`, added to d_ih [G, F], d_hh [G, H] and d_bias [S].
 
-    `from_gates` [G, F] and `from_h` [G, H] are packed. `h` and `c` [B, H] are the state before the sequence; `dh` and
-    `dc` come with the gradient of the last one and leave with that of the first; `dx` [T, B, F] is filled unless it is
+    `from_gates` [G, F] and `from_h` [G, H] are packed. `h` and `c` [B, H] are the state before the sequence. `dh` and
+    `dc` hold the gradient of the last state; it is replaced by that of the first. `dx` [T, B, F] is filled unless it is
     empty. The rest is as in `forward`.
     """
     T, B, F = x.shape
@@ -151,16 +149,17 @@ def backward(  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def step(kind, layer, x_at, w_ih, w_hh, b_ih, b_hh, h_at, c_at, new_h, new_c, y):  # type: ignore[no-untyped-def]
-    """One step of a layer, nothing kept: y [B, H], new_h and new_c [B, L, H] from x [B, F] and h and c, by address.
+def step(kind, layer, x_at, w_ih, w_hh, b_ih, b_hh, h_at, c_at, new_h, new_c, y):
+    """One step of a layer, nothing kept: fill y [B, H] and the layer's part of new_h and new_c [B, L, H].
 
-    Weights and biases are torch's; see `forward` for the rest. Everything is turned, units by rows: weights are read as
-    they lie, and what is packed for the products is the few rows of x and h.
+    x [B, F], h and c [B, L, H] are given by their addresses; weights and biases are laid out as torch has them.
+    Everything is transposed, [units, rows]: then the weights are the left factor and need no packing, and only the few
+    rows of x and h are packed.
     """
     B, H = y.shape
     x = array_at(x_at, (B, w_ih.shape[1]), y)
     old_h, old_c = array_at(h_at, new_h.shape, y), array_at(c_at, new_c.shape, y)
-    # rows are filled up to whole vectors, so that what is made of a row does not depend on how many there are
+    # padded to whole vectors: the same instructions then compute a row, whatever the number of rows
     N = whole_vectors(B, y.itemsize)
     sums = np.empty((4 * H if kind == GRU else len(b_hh), N), y.dtype)
     h, c = np.empty((H, N), y.dtype), np.empty((H if kind == LSTM else 0, N), y.dtype)

@@ -1,89 +1,52 @@
-"""Columns of a sequence cut where episodes start, and in which order the pieces' inputs are worked through.
+"""A batch of sequences cut where episodes start, so that the pieces run side by side and no reset is left inside one.
 
-The pieces run side by side, longest first:
+The pieces come longest first:
 
-    t           0 1 2 3 4        pieces  c c c c        c: column 1, from 1
-    column 0    a a a b b                a a a          a: column 0, from 0 on the incoming state
-    column 1    d c c c c                b b            b: column 0, from 3
-    starts at (3, 0), (1, 1)             d              d: column 1, from 0 on the incoming state
+    t        0 1 2 3 4        pieces  c c c c        c: row 1, from 1
+    row 0    a a a b b                a a a          a: row 0, from 0 on the incoming state
+    row 1    d c c c c                b b            b: row 0, from 3
+    starts at (3, 0), (1, 1)          d              d: row 1, from 0 on the incoming state
 
-No reset is left inside a piece. Step s of all pieces is one matrix product over those longer than s, which are
-always the first ones, and there are only as many steps as the longest piece has.
+Step s of all pieces is one matrix product over those longer than s, which are always the first ones. There are only as
+many steps as the longest piece has.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 
 class Pieces(NamedTuple):
-    """Columns cut at their starts, longest piece first. Packed rows are all inputs ordered by step, then by piece."""
+    """P pieces of T * B inputs. Packed inputs are ordered by their step in the piece, then by piece, longest first."""
 
-    rows: np.ndarray
-    """[R] int64 with R = T * B, the row of x, seen as [T * B, F], of each packed row."""
-    active: np.ndarray
+    order: Tensor
+    """[T * B] int64, which input of x [T * B, F] each packed one is."""
+    active: Tensor
     """[length of the longest] int64, how many pieces are longer than s."""
-    carried: np.ndarray
-    """[N] bool, whether a piece continues the incoming state."""
-    last: np.ndarray
-    """[B] int64, the piece that ends each column."""
-
-
-@njit(cache=True)
-def _cut(start):  # type: ignore[no-untyped-def]
-    """The fields of `Pieces` for `start` [T, B] bool with T, B >= 1."""
-    T, B = start.shape
-    first = np.empty(T * B, np.int64)
-    length = np.empty(T * B, np.int64)
-    count = 0
-    for b in range(B):
-        opened = 0
-        for t in range(1, T + 1):
-            if t == T or start[t, b]:
-                first[count] = opened * B + b
-                length[count] = t - opened
-                opened = t
-                count += 1
-    active = np.zeros(length[:count].max(), np.int64)
-    for p in range(count):
-        active[length[p] - 1] += 1
-    for s in range(len(active) - 2, -1, -1):
-        active[s] += active[s + 1]
-    begin = np.cumsum(active) - active
-    # a counting sort: pieces of length l follow the active[l] longer ones, in the order of the columns
-    place = np.append(active[1:], 0)
-    rows = np.empty(T * B, np.int64)
-    carried = np.empty(count, np.bool_)
-    last = np.empty(B, np.int64)
-    for p in range(count):
-        slot = place[length[p] - 1]
-        place[length[p] - 1] += 1
-        carried[slot] = first[p] < B and not start[0, first[p]]
-        for s in range(length[p]):
-            rows[begin[s] + slot] = first[p] + s * B
-        if first[p] // B + length[p] == T:
-            last[first[p] % B] = slot
-    return rows, active, carried, last
+    continuing: tuple[Tensor, Tensor]
+    """The pieces that go on from the incoming state, and their rows, int64 each."""
+    last: Tensor
+    """[B] int64, the piece that ends each row."""
 
 
 def cut(start: Tensor) -> Pieces:
-    """Cut the columns of `start` [T, B] bool, T and B >= 1."""
-    return Pieces(*_cut(start.detach().cpu().contiguous().numpy()))
-
-
-def carried_pieces(pieces: Pieces, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The pieces that continue the incoming state, and their columns."""
-    piece = np.flatnonzero(pieces.carried)
-    column = pieces.rows[piece] % len(pieces.last)
-    return torch.from_numpy(piece).to(device), torch.from_numpy(column).to(device)
-
-
-def opening_state(state: tuple[Tensor, ...], pieces: Pieces) -> list[Tensor]:
-    """[N, H] each: the incoming state where a piece continues it, zeros where an episode starts."""
-    piece, column = carried_pieces(pieces, state[0].device)
-    return [s.new_zeros(len(pieces.carried), s.shape[1]).index_copy(0, piece, s[column]) for s in state]
+    """Cut at `start` [T, B] bool, T and B of 1 or more."""
+    T, B = start.shape
+    opens = start.t().clone()
+    opens[:, 0] = True
+    first = opens.flatten().nonzero()[:, 0]  # of every piece, in the order of rows, then steps
+    length = first.diff(append=first.new_tensor([T * B]))
+    piece = length.argsort(descending=True, stable=True).argsort()  # their places, longest first
+    step = torch.arange(T * B, device=start.device) - first.repeat_interleave(length)
+    packed = (step * len(first) + piece.repeat_interleave(length)).argsort()
+    row, begin = first // T, first % T
+    goes_on = (begin == 0) & ~start[0, row]
+    return Pieces(
+        order=packed % T * B + packed // T,
+        active=step.bincount(),
+        continuing=(piece[goes_on], row[goes_on]),
+        last=piece[opens.sum(1).cumsum(0) - 1],
+    )

@@ -1,4 +1,4 @@
-"""Delta-rule recurrences S <- a S + b k (v - a S^T k)^T: what stands under a key is erased before it is written.
+"""The gated delta rule S <- a S + b k (v - a S^T k)^T: naive, chunked (torch) and compiled, and the layer around it.
 
-Imports `arithmetic`.
+Imports `kernels/arithmetic` and nothing else of the package.
 """

@@ -1,13 +1,13 @@
-"""A layer of the rewrite-aware memory: the maps into and out of its tables, and all that lies between.
+"""A layer of the rewrite-aware memory: the maps into and out of its tables, and everything between them.
 
-With x what it reads, and z = W_z x + c = [q, k, v, g] of every head, then a and b of all heads, per head:
+x is what the layer reads; z = W_z x + c holds [q, k, v, g] of every head, then a and b of all heads. Per head:
 
     alpha = sigmoid(a),  beta = 2 sigmoid(b)
     read = gated_delta_scan(q / |q|, k / |k|, v, alpha, beta)
     y = sigmoid(g) tanh(read)
 
-and stream + W_y y leaves it; the first layer's stream is a map of x too. One function, because on the CPU these
-operations cost more than the recurrence when each goes through memory.
+and the layer returns stream + W_y y. The first layer's stream is itself a map of x. All of this is one compiled
+function, because on the CPU these operations would cost more than the recurrence if each wrote its result to memory.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
 from palimpsest.memory.kernels.arithmetic.threads import in_parts, part_borders
-from palimpsest.memory.kernels.delta.gated_delta import gated_delta_scan
 from palimpsest.memory.kernels.delta.layer_loops import compiled
 from palimpsest.memory.kernels.delta.loops import SEGMENT
+from palimpsest.memory.kernels.delta.scan import gated_delta_scan
 
 Maps = tuple[nn.Linear, nn.Linear, nn.Linear]
 
@@ -52,21 +52,21 @@ class DeltaSizes(NamedTuple):
 def delta_layer(
     x: Tensor, stream: Tensor | None, maps: Maps, start: Tensor, state: Tensor, sizes: DeltaSizes
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The formulas above: compiled on the CPU, where the maps are not called, and by torch's operations elsewhere.
+    """The equations above: compiled on the CPU, where the maps are not called, and by torch's operations elsewhere.
 
     Args:
         x: [T, B, F], what the layer reads.
-        stream: [T, B, D], what it adds to; None where it adds to the first of the maps.
-        maps: of x to the stream, of x to z, and of what is read to the stream; the last one has no bias.
-        start: [T, B] bool.
+        stream: [T, B, D], what the layer adds to; None for the first layer, which adds to the first map of x.
+        maps: linear maps of x to the stream, of x to z, and of y to the stream; the last one has no bias.
+        start: [T, B] bool, steps before which a row's tables are reset to zeros.
         state: [B, H, K, V], the tables before the first step.
         sizes: H, K and V.
 
     Returns:
-        The new stream [T, B, D], the last tables [B, H, K, V]; alpha and beta [T, B, H], without gradients.
+        The new stream [T, B, D], the last tables [B, H, K, V], and alpha and beta [T, B, H] without gradients.
 
     Raises:
-        ValueError: maps that do not fit, from which a kernel would read beyond their end.
+        ValueError: maps that do not fit; a kernel would read beyond their end.
     """
     if x.numel() == 0 or not has_kernels(x, state):
         return delta_layer_torch(x, stream, maps, start, state, sizes)
@@ -99,7 +99,7 @@ def _check(
 def delta_layer_torch(
     x: Tensor, stream: Tensor | None, maps: Maps, start: Tensor, state: Tensor, sizes: DeltaSizes
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`delta_layer` operation by operation."""
+    """`delta_layer` in torch operations, on any device."""
     enter, project, leave = maps
     stream = enter(x) if stream is None else stream
     K, V = sizes.key_size, sizes.value_size
@@ -126,38 +126,38 @@ class _DeltaLayer(torch.autograd.Function):
         state: Tensor,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The new stream, the last tables, and alpha and beta [T, B, 2 H]; `recording`: whether autograd is on."""
+        """Return the new stream, the last tables, alpha and beta [T, B, 2 H]; `recording` says if autograd is on."""
         T, B, _ = x.shape
         H, D = sizes.heads, len(weights[-1])
         keep = recording and any(ctx.needs_input_grad)
         x, start = x.contiguous(), start.contiguous()
-        borders = x.new_empty(1 + -(-T // SEGMENT) * keep, *state.shape)
-        borders[0] = state
+        tables = x.new_empty(1 + -(-T // SEGMENT) * keep, *state.shape)
+        tables[0] = state
         z = x.new_empty(T * B * keep, sizes.width)
         y, gates = x.new_empty(T, B, D), x.new_empty(T, B, 2 * H)
         read = x.new_empty(0, B, D) if stream is None else stream.contiguous()
-        arrays = (x, read, *weights, start, borders.flatten(3), z, gates, y)
-        x_, read_, *maps_, start_, borders_, z_, gates_, y_ = (each.detach().numpy() for each in arrays)
-        given = (x_, read_, *maps_, start_, borders_, z_, gates_, y_)
+        arrays = (x, read, *weights, start, tables.flatten(3), z, gates, y)
+        x_, read_, *maps_, start_, tables_, z_, gates_, y_ = (each.detach().numpy() for each in arrays)
+        given = (x_, read_, *maps_, start_, tables_, z_, gates_, y_)
         ctx.borders = part_borders(T, B)
         in_parts(lambda first, last: compiled(sizes.key_size, sizes.value_size)[0](first, last, *given), ctx.borders)
         if keep:
-            ctx.save_for_backward(x, start, borders, z, *weights)
+            ctx.save_for_backward(x, start, tables, z, *weights)
             ctx.sizes, ctx.adds = sizes, stream is not None
         ctx.mark_non_differentiable(gates)
-        return y, borders[-1].clone(), gates
+        return y, tables[-1].clone(), gates
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, dy: Tensor, d_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x, start, borders, z, *weights = ctx.saved_tensors
+        x, start, tables, z, *weights = ctx.saved_tensors
         sizes: DeltaSizes = ctx.sizes
         dy, d_state = dy.contiguous(), d_last.clone(memory_format=torch.contiguous_format)
         dx = x.new_empty(x.shape if ctx.needs_input_grad[2] else (0, *x.shape[1:]))
         matrices = (weights[0], weights[2], weights[4])
-        arrays = (x, *matrices, start, borders.flatten(3), z, dy, d_state.flatten(2), dx)
-        x_, *matrices_, start_, borders_, z_, dy_, d_state_, dx_ = (each.numpy() for each in arrays)
-        given = (x_, *matrices_, start_, borders_, z_, dy_, d_state_, dx_)
+        arrays = (x, *matrices, start, tables.flatten(3), z, dy, d_state.flatten(2), dx)
+        x_, *matrices_, start_, tables_, z_, dy_, d_state_, dx_ = (each.numpy() for each in arrays)
+        given = (x_, *matrices_, start_, tables_, z_, dy_, d_state_, dx_)
 
         def run(first: int, last: int) -> list[Tensor]:
             sums = [x.new_zeros(each.shape) for each in weights]

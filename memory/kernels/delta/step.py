@@ -1,8 +1,8 @@
-"""A layer of the rewrite-aware memory for acting: one step of `memory.kernels.delta.layer` and the maps around it.
+"""One step of stacked layers of the rewrite-aware memory, for acting: see `memory.kernels.delta.layer`.
 
-Acting is few rows at a time, for which each of torch's operations takes longer to begin than to do; here a layer is one
-call. Loops are those of `memory.kernels.delta.loops` for one step, from the tables before to those after, so that each
-table moves through memory once.
+When few rows act, a torch operation takes longer to start than to run, so a whole layer is one call here. The loops are
+those of `memory.kernels.delta.loops` for a single step, reading the old tables and writing the new ones, so that each
+table passes through memory once.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
 from palimpsest.memory.kernels.arithmetic.as_built import Arrays
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS, SUMS
-from palimpsest.memory.kernels.arithmetic.products import copy, fill_rows, multiply_turned
-from palimpsest.memory.kernels.cells.elementwise import open_gates, sigmoid, tanh
+from palimpsest.memory.kernels.arithmetic.elementwise import sigmoid, sigmoid_in_place, tanh
+from palimpsest.memory.kernels.arithmetic.products import copy, fill_rows, multiply_transposed
 from palimpsest.memory.kernels.delta.layer import DeltaSizes
-from palimpsest.memory.kernels.delta.loops import EPS
+from palimpsest.memory.kernels.delta.naive import EPS
 
 NORM_EPS = 0.1
 """Added to the variance where the stream is normalised, so that a stream near zero is not blown up to full size."""
@@ -34,12 +34,12 @@ def step_layers(
 
     Args:
         x: [B, F].
-        beat: [B, n], n numbers that follow those of x, and change their sign from step to step.
-        parameters: contiguous. Weights of the map of x and beat to the stream, [D, F + n], and of each layer's two: of
-            what the layer reads to [sizes.width], and of [H * V] to what is added to the stream. Biases of all but the
-            last.
+        beat: [B, n], n numbers appended to x, whose sign changes from step to step.
+        parameters: contiguous arrays. First the weights: of the map of x and beat to the stream, [D, F + n], then per
+            layer that of its input to z, [sizes.width, F + n or D], and that of y to the stream, [D, H V]. Then the
+            biases of all these maps but the ones of y.
         sizes: H, K and V.
-        table: [B, L, H, K, V], all tables.
+        table: [B, L, H, K, V], the tables before the step.
 
     Returns:
         The stream [B, D], the next tables and the next beat.
@@ -57,8 +57,8 @@ def step_layers(
 
 
 @njit(**SUMS, forceinline=True)
-def _normalise(stream, out):  # type: ignore[no-untyped-def]
-    """Layer norm of rows [B, D] without parameters."""
+def _normalise(stream, out):
+    """Fill out with the layer norm of stream [B, D], without parameters."""
     D = stream.shape[1]
     real = stream.dtype.type
     for b in range(len(stream)):
@@ -75,8 +75,8 @@ def _normalise(stream, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _joined(x_at, beat_at, width, next_beat):  # type: ignore[no-untyped-def]
-    """Both, side by side, as rows [B, width]; fill the next beat [B, n]."""
+def _joined(x_at, beat_at, width, next_beat):
+    """Return x and beat side by side, [B, width], and fill the next beat [B, n]."""
     B, n = next_beat.shape
     F = width - n
     x, beat = array_at(x_at, (B, F), next_beat), array_at(beat_at, (B, n), next_beat)
@@ -90,18 +90,19 @@ def _joined(x_at, beat_at, width, next_beat):  # type: ignore[no-untyped-def]
 
 @functools.cache
 def _compiled(K: int, V: int) -> Callable[..., None]:
-    """The step for tables [K, V]; the sizes are constants, as in `memory.kernels.delta.loops`."""
+    """The step for tables [K, V], compile-time constants as in `memory.kernels.delta.loops`."""
     KV, width = K * V, 2 * K + 2 * V
+    # rows of a table that are taken at a time: few enough to stay in registers
     BK = max(n for n in range(1, 17) if K % n == 0)
 
     @njit(**SUMS)
-    def step(  # type: ignore[no-untyped-def]
+    def step(
         number, x_at, beat_at, table_at, enter, enter_bias, project, project_bias, leave, H,
         table, next_beat, stream,
     ):  # fmt: skip
-        """One layer, of this number: the first one reads x, and every other the stream [B, D], to which all add.
+        """Layer `number`: the first layer reads x, every other the stream [B, D]; each adds to the stream.
 
-        x, beat and the tables before are given by address, the rest is filled; see `step_layers`.
+        x, beat and the old tables are given by address; table, next_beat and stream are filled. See `step_layers`.
         """
         B = len(stream)
         size = B, table.shape[1] * H * KV
@@ -113,57 +114,58 @@ def _compiled(K: int, V: int) -> Callable[..., None]:
         if number == 0:
             x = _joined(x_at, beat_at, enter.shape[1], next_beat)
             fill_rows(stream, enter_bias)
-            multiply_turned(x, enter, stream, True)
-            multiply_turned(x, project, z, True)
+            multiply_transposed(x, enter, stream, True)
+            multiply_transposed(x, project, z, True)
         else:
             normal = np.empty_like(stream)
             _normalise(stream, normal)
-            multiply_turned(normal, project, z, True)
+            multiply_transposed(normal, project, z, True)
         opened, reads = np.empty(H * V, stream.dtype), np.empty(H * V, stream.dtype)
-        result = np.empty(2 * V, stream.dtype)
+        result = np.empty(2 * V, stream.dtype)  # what is read; S^T k, then the error
         for b in range(B):
             gates = z[b, H * width :]
-            open_gates(gates)
+            sigmoid_in_place(gates)
             for h in range(H):
                 s0 = (number * H + h) * KV
-                row, old, new = z[b, h * width : (h + 1) * width], before[b, s0 : s0 + KV], after[b, s0 : s0 + KV]
+                qkvg, old, new = z[b, h * width : (h + 1) * width], before[b, s0 : s0 + KV], after[b, s0 : s0 + KV]
                 q_length, k_length = eps, eps
                 for i in range(K):
-                    q_length += row[i] * row[i]
-                    k_length += row[K + i] * row[K + i]
+                    q_length += qkvg[i] * qkvg[i]
+                    k_length += qkvg[K + i] * qkvg[K + i]
                 q_scale, k_scale = one / np.sqrt(q_length), one / np.sqrt(k_length)
-                a, rate = gates[h], two * gates[H + h]
+                alpha, beta = gates[h], two * gates[H + h]
                 for c in range(0, K, BK):
-                    part, uniform = old[c * V : (c + BK) * V], row[c : c + K + BK]
+                    # qk[i] and qk[K + i] are query and key of row c + i of the table
+                    part, qk = old[c * V : (c + BK) * V], qkvg[c : c + K + BK]
                     for j in range(V):
                         even, odd = zero, zero
                         for i in range(0, BK, 2):
-                            even += uniform[K + i] * part[i * V + j]
+                            even += qk[K + i] * part[i * V + j]
                         for i in range(1, BK, 2):
-                            odd += uniform[K + i] * part[i * V + j]
+                            odd += qk[K + i] * part[i * V + j]
                         result[V + j] = even + odd + (result[V + j] if c > 0 else zero)
                 for c in range(0, K, BK):
-                    part, into, uniform = old[c * V : (c + BK) * V], new[c * V : (c + BK) * V], row[c:]
+                    part, into, qk = old[c * V : (c + BK) * V], new[c * V : (c + BK) * V], qkvg[c:]
                     for j in range(V):
-                        error = row[2 * K + j] - a * k_scale * result[V + j] if c == 0 else result[V + j]
-                        write = rate * k_scale * error
+                        error = qkvg[2 * K + j] - alpha * k_scale * result[V + j] if c == 0 else result[V + j]
+                        write = beta * k_scale * error
                         even, odd = zero, zero
                         for i in range(0, BK, 2):
-                            entry = a * part[i * V + j] + uniform[K + i] * write
+                            entry = alpha * part[i * V + j] + qk[K + i] * write
                             into[i * V + j] = entry
-                            even += uniform[i] * entry
+                            even += qk[i] * entry
                         for i in range(1, BK, 2):
-                            entry = a * part[i * V + j] + uniform[K + i] * write
+                            entry = alpha * part[i * V + j] + qk[K + i] * write
                             into[i * V + j] = entry
-                            odd += uniform[i] * entry
+                            odd += qk[i] * entry
                         result[V + j] = error
                         result[j] = q_scale * (even + odd) + (result[j] if c > 0 else zero)
                 for j in range(V):
                     reads[h * V + j] = result[j]
                 for j in range(V):
-                    opened[h * V + j] = row[2 * K + V + j]
+                    opened[h * V + j] = qkvg[2 * K + V + j]
             for i in range(H * V):
                 y[b, i] = tanh(reads[i]) * sigmoid(opened[i])
-        multiply_turned(y, leave, stream, True)
+        multiply_transposed(y, leave, stream, True)
 
     return step

@@ -1,4 +1,1 @@
-"""Diagonal recurrences h <- a h + b: each state decays (and rotates) by itself. Imports `arithmetic`.
-
-Fast and Forgetful Memory's decaying traces are one.
-"""
+"""Diagonal recurrences h = a h + b: naive, torch and compiled; FFM's decaying traces are one. Imports `arithmetic`."""

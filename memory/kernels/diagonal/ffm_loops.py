@@ -1,55 +1,55 @@
-"""FFM's scan block by block with its matrix products, and its step, in numba: see `memory.kernels.diagonal.ffm_scan`.
+"""FFM's scan block by block, matrix products included, and its step, in numba: see `memory.kernels.diagonal.ffm_scan`.
 
-The maps of x are, per token, value and input gate side by side [2 m], output gate [D] and skip [D]: each is read and
-written from end to end, as the processor fetches ahead.
+A token is one input of one row. The maps of x are, per token, value and input gate side by side [2 m], output gate [D]
+and skip [D]. Each of the three is read and written contiguously, so that the processor can fetch ahead.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, OPTIONS, SUMS
+from palimpsest.memory.kernels.arithmetic.elementwise import sigmoid_in_place
 from palimpsest.memory.kernels.arithmetic.products import (
     add_rows,
     copy,
     fill_rows,
     multiply,
     multiply_onto,
-    multiply_turned,
+    multiply_transposed,
     pack,
     pack_into,
     packed_size,
     transpose,
 )
 from palimpsest.memory.kernels.arithmetic.vectors import aligned
-from palimpsest.memory.kernels.cells.elementwise import open_gates
-from palimpsest.memory.kernels.diagonal.decay import decay_backward, decay_forward
+from palimpsest.memory.kernels.diagonal.decay_loops import decay_backward, decay_forward
 
 EPSILON = 1e-5
 """Added to the variance by the layer norm of the output."""
 
 BLOCK_ROWS = 256
-"""Tokens that a scan takes at once: few enough that what it computes of them stays in the cache."""
+"""Tokens in a block: few enough that what is computed from them stays in the cache."""
 
 
 @njit(**OPTIONS)
-def block_steps(T, B):  # type: ignore[no-untyped-def]
+def block_steps(T, B):
     """Steps of a block."""
     return min(T, max(1, BLOCK_ROWS // B))
 
 
 @njit(**OPTIONS)
-def kept_size(T, B, m, c, D, every):  # type: ignore[no-untyped-def]
-    """How many numbers `forward` keeps: those of `every` token, for `backward`, or a block's, used again and again."""
+def kept_size(T, B, m, c, D, every):
+    """How many numbers `forward` keeps: those of `every` token for `backward`, or those of one block, then reused."""
     steps = block_steps(T, B)
     return -(-T // steps) * B * 2 * c * m + (T if every else steps) * B * (2 * m + 2 * D + 1)
 
 
 @njit(**OPTIONS)
-def _parts_of(kept, T, B, m, c, D):  # type: ignore[no-untyped-def]
-    """What is kept, as borders, entry, gate, normal and scale.
+def _parts_of(kept, T, B, m, c, D):
+    """The kept memory as borders, entry, gate, normal and scale.
 
     borders [blocks, B, 2, c, m]: the state before every block, in planes. For N tokens, entry [N, 2 m]: value and input
     gate; gate [N, D]: the output gate; normal [N, D]: LN(z); scale [N]: 1 / the standard deviation of z.
@@ -64,7 +64,7 @@ def _parts_of(kept, T, B, m, c, D):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def forward(x, start, weight, bias, mix, mix_bias, alpha, omega, state, kept, last, y):  # type: ignore[no-untyped-def]
+def forward(x, start, weight, bias, mix, mix_bias, alpha, omega, state, kept, last, y):
     """Fill last, y and what `backward` needs.
 
     Args:
@@ -103,8 +103,8 @@ def forward(x, start, weight, bias, mix, mix_bias, alpha, omega, state, kept, la
         multiply_onto(bias[2 * m : N], inputs[rows], to_gate, opened)
         multiply_onto(bias[N:], inputs[rows], to_skip, skip[:n])
         for row in range(n):
-            open_gates(entered[row, m:])
-        open_gates(opened.reshape(-1))
+            sigmoid_in_place(entered[row, m:])
+        sigmoid_in_place(opened.reshape(-1))
         flat = _traces(entered, start[begin:end], a, b, borders[number], value, states)
         if end < T:
             copy(states[end - begin - 1].reshape(-1), borders[number + 1].reshape(-1))
@@ -115,12 +115,12 @@ def forward(x, start, weight, bias, mix, mix_bias, alpha, omega, state, kept, la
 
 
 @njit(**OPTIONS)
-def backward(x, start, weight, mix, alpha, omega, kept, y, dy, d_state, dx, gradients):  # type: ignore[no-untyped-def]
+def backward(x, start, weight, mix, alpha, omega, kept, y, dy, d_state, dx, gradients):
     """Fill `gradients` with those of weight, mix, bias, mix_bias, alpha and omega, one after the other.
 
-    `kept` is what `forward` kept of every token, `dy` [T, B, D] the gradient of y. `d_state` [B, m, c, 2] comes with
-    that of the last state and leaves with that of the first one; `dx` [T, B, F] is filled unless it is empty. The rest
-    is as in `forward`.
+    `kept` is what `forward` kept of every token, `dy` [T, B, D] the gradient of y. `d_state` [B, m, c, 2] holds that of
+    the last state; it is replaced by that of the first one. `dx` [T, B, F] is filled unless it is empty. The rest is as
+    in `forward`.
     """
     T, B, F = x.shape
     (D, width), c, m, N = mix.shape, len(omega), len(alpha), len(weight)
@@ -167,9 +167,9 @@ def backward(x, start, weight, mix, alpha, omega, kept, y, dy, d_state, dx, grad
         if len(dx) > 0:
             multiply(d_maps[:n], from_maps, d_inputs[rows], False)
     _from_planes(carried, d_state)
-    turned = np.empty_like(d_planes)
-    _reorder(d_planes, m, turned)
-    transpose(turned, d_mix)
+    reordered = np.empty_like(d_planes)
+    _reorder(d_planes, m, reordered)
+    transpose(reordered, d_mix)
     for i in range(m):
         total = 0.0
         for j in range(c):
@@ -183,8 +183,8 @@ def backward(x, start, weight, mix, alpha, omega, kept, y, dy, d_state, dx, grad
 
 
 @njit(**OPTIONS)
-def _rates(alpha, omega):  # type: ignore[no-untyped-def]
-    """The parts of one step's factor, [c, m] each; see `memory.kernels.diagonal.decay.rates`."""
+def _rates(alpha, omega):
+    """The parts of one step's factor, [c, m] each; see `memory.kernels.diagonal.torch_decay.rates`."""
     a, b = np.empty((len(omega), len(alpha)), alpha.dtype), np.empty((len(omega), len(alpha)), alpha.dtype)
     for i in range(len(alpha)):
         decayed = np.exp(-abs(np.float64(alpha[i])))
@@ -195,8 +195,8 @@ def _rates(alpha, omega):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _reorder(parts, columns, out):  # type: ignore[no-untyped-def]
-    """Fill out [2 N, D] from `parts`, two matrices of rows [D] with so many columns: each of them transposed."""
+def _reorder(parts, columns, out):
+    """Fill out [2 N, D] from `parts`, two matrices [N / columns, columns] of vectors [D]: each is transposed."""
     half = len(parts) // 2
     rows = half // columns
     for part in range(0, 2 * half, half):
@@ -206,17 +206,17 @@ def _reorder(parts, columns, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _from_traces(mix, c):  # type: ignore[no-untyped-def]
-    """`mix` [D, 2 m c] transposed, rows as the planes of `memory.kernels.diagonal.decay`, [2 c m, D]."""
+def _from_traces(mix, c):
+    """`mix` [D, 2 m c] transposed, its rows in the order of planes, [2 c m, D]."""
     D, width = mix.shape
-    turned, out = np.empty((width, D), mix.dtype), np.empty((width, D), mix.dtype)
-    transpose(mix, turned)
-    _reorder(turned, c, out)
+    transposed, out = np.empty((width, D), mix.dtype), np.empty((width, D), mix.dtype)
+    transpose(mix, transposed)
+    _reorder(transposed, c, out)
     return out
 
 
 @njit(**OPTIONS)
-def _to_planes(state, planes):  # type: ignore[no-untyped-def]
+def _to_planes(state, planes):
     """Fill planes [B, 2, c, m] from state [B, m, c, 2]."""
     B, m, c, _ = state.shape
     for row in range(B):
@@ -226,7 +226,7 @@ def _to_planes(state, planes):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _from_planes(planes, state):  # type: ignore[no-untyped-def]
+def _from_planes(planes, state):
     """Undo `_to_planes`."""
     B, m, c, _ = state.shape
     for row in range(B):
@@ -236,8 +236,8 @@ def _from_planes(planes, state):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _traces(entry, start, a, b, border, value, states):  # type: ignore[no-untyped-def]
-    """Fill value, gated, and states of a block with this entry [n, 2 m]; the states as rows [n, 2 c m]."""
+def _traces(entry, start, a, b, border, value, states):
+    """Fill value and states of a block from its entry [n, 2 m]; returns the states as rows [n, 2 c m]."""
     n, steps, m = len(entry), len(start), value.shape[2]
     values = value.reshape(-1, m)
     for row in range(n):
@@ -249,7 +249,7 @@ def _traces(entry, start, a, b, border, value, states):  # type: ignore[no-untyp
 
 
 @njit(**OPTIONS)
-def step(x_at, weights, biases, alpha, omega, before_at, S, y):  # type: ignore[no-untyped-def]
+def step(x_at, weights, biases, alpha, omega, before_at, S, y):
     """One step to S [B, m, c, 2] and y [B, D].
 
     Args:
@@ -267,19 +267,19 @@ def step(x_at, weights, biases, alpha, omega, before_at, S, y):  # type: ignore[
     entry, gate, skip = np.empty((B, 2 * m), x.dtype), np.empty((B, D), x.dtype), np.empty((B, D), x.dtype)
     for part, weight, bias in zip((entry[:, :m], entry[:, m:], gate[:, ::1], skip[:, ::1]), weights[:4], biases[:4]):
         fill_rows(part, bias)
-        multiply_turned(x, weight, part, True)
-    open_gates(gate.reshape(-1))
+        multiply_transposed(x, weight, part, True)
+    sigmoid_in_place(gate.reshape(-1))
     mix, mix_bias = weights[4], biases[4]
     traces, z = np.empty((B, mix.shape[1]), x.dtype), np.empty((B, D), x.dtype)
     _step_states(entry, alpha, omega, before.reshape(B, -1), S.reshape(B, -1), traces)
     fill_rows(z, mix_bias)
-    multiply_turned(traces, mix, z, True)
+    multiply_transposed(traces, mix, z, True)
     output_forward(skip, gate, z, np.empty(B, x.dtype), y)
 
 
 @njit(**INLINED)
-def _step_states(entry, alpha, omega, before, S, traces):  # type: ignore[no-untyped-def]
-    """Open the input gate; fill S [B, 2 m c], and traces [B, 2 m c] with Re S || Im S for `mix`."""
+def _step_states(entry, alpha, omega, before, S, traces):
+    """Fill S [B, 2 m c], and traces [B, 2 m c] with Re S || Im S for `mix`; the input gate's sums become sigmoids."""
     m, c = len(alpha), len(omega)
     N = m * c
     a, b, value = np.empty(N, S.dtype), np.empty(N, S.dtype), np.empty(N, S.dtype)
@@ -291,7 +291,7 @@ def _step_states(entry, alpha, omega, before, S, traces):  # type: ignore[no-unt
     for n in range(len(entry)):
         old, new, row = before[n], S[n], traces[n]
         re, im = row[:N], row[N:]
-        open_gates(entry[n, m:])
+        sigmoid_in_place(entry[n, m:])
         for i in range(m):
             for j in range(c):
                 value[i * c + j] = entry[n, i] * entry[n, m + i]
@@ -305,8 +305,8 @@ def _step_states(entry, alpha, omega, before, S, traces):  # type: ignore[no-unt
 
 
 @njit(**SUMS, forceinline=True)
-def output_forward(skips, gates, z, scale, y):  # type: ignore[no-untyped-def]
-    """From z [N, D], skip and output gate to y: z becomes LN(z), scale [N] 1 / its standard deviation."""
+def output_forward(skips, gates, z, scale, y):
+    """Fill y from z [N, D], skip and output gate; z becomes LN(z), scale [N] is filled with 1 / standard deviation."""
     N, D = z.shape
     for n in range(N):
         row, skip, gate, out = z[n], skips[n], gates[n], y[n]
@@ -325,13 +325,13 @@ def output_forward(skips, gates, z, scale, y):  # type: ignore[no-untyped-def]
             out[d] = skip[d] + gate[d] * (row[d] - skip[d])
 
 
-# One array is written in each loop: with more, the check that they do not overlap gets too long for the compiler,
-# and the loop stays scalar.
+# Each loop writes one array. With more, the compiler would need too many checks that arrays do not overlap, and would
+# not vectorise the loop.
 @njit(**SUMS, forceinline=True)
-def _output_backward(dy, y, gates, normal, scale, dz, d_maps):  # type: ignore[no-untyped-def]
-    """From dy to dz and, in d_maps, the gradients of what the output gate's sigmoid takes and of skip.
+def _output_backward(dy, y, gates, normal, scale, dz, d_maps):
+    """Fill dz and, in d_maps, the gradients of skip and of the sums in the output gate, from dy.
 
-    Without skip itself: (1 - gate) (LN(z) - skip), which the gate's gradient is made of, is LN(z) - y.
+    skip is not needed: the gate's gradient contains (1 - gate) (LN(z) - skip), which equals LN(z) - y.
     """
     N, D = dz.shape
     end = d_maps.shape[1]
@@ -356,8 +356,8 @@ def _output_backward(dy, y, gates, normal, scale, dz, d_maps):  # type: ignore[n
 
 
 @njit(**INLINED)
-def _value_backward(dv, entry, d_maps):  # type: ignore[no-untyped-def]
-    """From dv [N, m] to the gradients of value and of what the input gate's sigmoid takes."""
+def _value_backward(dv, entry, d_maps):
+    """Fill, in d_maps, the gradients of value and of the sums in the input gate, from dv [N, m]."""
     N, m = dv.shape
     for n in range(N):
         value, gate = entry[n, :m], entry[n, m:]

@@ -1,4 +1,4 @@
-"""FFM's scan from x to y, compiled in blocks of steps: four maps of x, decaying traces, their mix.
+"""FFM's scan from x to y, compiled: four maps of x, decaying traces and their mix, one block of steps after another.
 
 Equations and names are those of `memory.ffm`; the traces are those of `memory.kernels.diagonal.decay`.
 """
@@ -19,10 +19,10 @@ from palimpsest.memory.kernels.diagonal import ffm_loops as loops
 
 
 class FFMScan(torch.autograd.Function):
-    """The scan on the CPU, blocks of steps one after the other, state in planes.
+    """The scan on the CPU, one block of steps after another, state in planes.
 
-    Kept for the backward pass are the maps of x but skip, LN(z), y and the state at every block's border; the states
-    inside a block are computed again.
+    Kept for the backward pass are the maps of x without skip, LN(z), y, and the state before each block. States inside
+    a block are computed again.
     """
 
     @staticmethod
@@ -34,10 +34,10 @@ class FFMScan(torch.autograd.Function):
         state: Tensor,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Y [T, B, D] and the last state [B, m, c, 2]; `recording`: whether autograd is on.
+        """Y [T, B, D] and the last state [B, m, c, 2].
 
-        `parameters`: the weights of value, input gate, output gate, skip and mix [D, 2 m c], m-major; their biases;
-        alpha and omega.
+        `recording` says whether gradients are recorded. `parameters` are the weights of value, input gate, output gate,
+        skip and mix [D, 2 m c], m-major; then their biases; then alpha and omega.
         """
         T, B, _ = x.shape
         mix, mix_bias, alpha, omega = parameters[4], *parameters[9:]
@@ -51,7 +51,7 @@ class FFMScan(torch.autograd.Function):
             kept = aligned_empty(loops.kept_size(T, rows, m, c, D, keep), inputs.dtype)
             y = aligned_empty(T * rows * D, inputs.dtype).reshape(T, rows, D)
             ended = np.empty((rows, m, c, 2), inputs.dtype)
-            read = _columns(inputs, first, last), _columns(starts, first, last)
+            read = _rows(inputs, first, last), _rows(starts, first, last)
             loops.forward(*read, *given, opening[first:last], kept, ended, y)
             return y, ended, kept
 
@@ -76,8 +76,8 @@ class FFMScan(torch.autograd.Function):
         def run(first: int, last: int) -> tuple[np.ndarray, ...]:
             d_state, gradients = ended[first:last].copy(), np.empty(sum(sizes), inputs.dtype)
             dx = np.empty((T if ctx.needs_input_grad[1] else 0, last - first, F), inputs.dtype)
-            read = (_columns(each, first, last) for each in (inputs, starts))
-            around = (_columns(each, first, last) for each in (outputs, outside))
+            read = (_rows(each, first, last) for each in (inputs, starts))
+            around = (_rows(each, first, last) for each in (outputs, outside))
             loops.backward(*read, *given, saved[first].numpy(), *around, d_state, dx, gradients)
             return d_state, dx, gradients
 
@@ -88,8 +88,8 @@ class FFMScan(torch.autograd.Function):
         return None, dx, None, _joined(d_states, 0), *d_parameters
 
 
-def _columns(array: np.ndarray, first: int, last: int) -> np.ndarray:
-    """Columns first to last of [T, B, ...], contiguous."""
+def _rows(array: np.ndarray, first: int, last: int) -> np.ndarray:
+    """Rows first to last of [T, B, ...], contiguous."""
     return np.ascontiguousarray(array[:, first:last])
 
 

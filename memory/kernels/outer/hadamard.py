@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
 
 _CHUNK = 16
@@ -150,16 +151,16 @@ _P0, _P1, _P2, _P3 = map(np.float32, (9.9999985e-01, 1.2925667e-01, 2.9510283e-0
 _Q0, _Q1, _Q2, _Q3, _Q4 = map(np.float32, (1.0, 4.6258883e-01, 2.3815573e-02, 2.3866977e-04, 2.4592237e-07))
 
 
-def _tanh(x):  # type: ignore[no-untyped-def]
+def _tanh(x):
     """Hyperbolic tangent inside the kernels: exact for float64, within 5e-7 for float32."""
     return math.tanh(x)
 
 
 @overload(_tanh, jit_options={"fastmath": {"contract"}, "error_model": "numpy"})
-def _tanh_by_type(x):  # type: ignore[no-untyped-def]
+def _tanh_by_type(x):
     if x == types.float32:
 
-        def rational(x):  # type: ignore[no-untyped-def]
+        def rational(x):
             # written so that NaN fails both comparisons and stays NaN
             x = _BOUND if x > _BOUND else x
             x = -_BOUND if x < -_BOUND else x
@@ -178,7 +179,7 @@ _OPTIONS: Any = dict(cache=True, error_model="numpy", fastmath={"contract", "rea
 
 
 @njit(**_OPTIONS)
-def _forward(theta, calibrate, value, key, query, start, M, read, kept):  # type: ignore[no-untyped-def]
+def _forward(theta, calibrate, value, key, query, start, M, read, kept):
     """Fill read [T, B, H] and kept [T / _CHUNK or 0, B, H, H]; M [B, H, H] enters as state and leaves as last."""
     T, B, _ = theta.shape
     for b in range(B):
@@ -191,7 +192,7 @@ def _forward(theta, calibrate, value, key, query, start, M, read, kept):  # type
 
 
 @njit(**_OPTIONS)
-def _advance(M, theta, calibrate, value, key, query, read):  # type: ignore[no-untyped-def]
+def _advance(M, theta, calibrate, value, key, query, read):
     """One step of M [H, H] in place; fill read [H]."""
     H = len(theta)
     for i in range(H):
@@ -205,7 +206,7 @@ def _advance(M, theta, calibrate, value, key, query, read):  # type: ignore[no-u
 
 
 @njit(**_OPTIONS)
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     theta, calibrate, value, key, query, start, kept, d_read, G, d_theta, d_calibrate, d_value, d_key, d_query
 ):
     """Add to the five gradients [T, B, H]; G [B, H, H] enters as d_last and leaves as d_state."""
@@ -244,7 +245,7 @@ def _backward(  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def _recompute(before, after, tanh, theta, calibrate, value, key):  # type: ignore[no-untyped-def]
+def _recompute(before, after, tanh, theta, calibrate, value, key):
     """One step from before to after [H, H], with the tanh [H, H] on the way."""
     H = len(theta)
     for i in range(H):
@@ -260,7 +261,7 @@ def _recompute(before, after, tanh, theta, calibrate, value, key):  # type: igno
 
 
 @njit(**_OPTIONS)
-def _retreat_write(G, after, value, key, query, d_read, d_value, d_key, d_query):  # type: ignore[no-untyped-def]
+def _retreat_write(G, after, value, key, query, d_read, d_value, d_key, d_query):
     """G [H, H] becomes the whole gradient of `after`; add to the gradients of the write and of the query [H]."""
     H = len(value)
     for i in range(H):
@@ -278,7 +279,7 @@ def _retreat_write(G, after, value, key, query, d_read, d_value, d_key, d_query)
 
 
 @njit(**_OPTIONS)
-def _retreat_calibration(G, before, tanh, theta, calibrate, d_theta, d_calibrate):  # type: ignore[no-untyped-def]
+def _retreat_calibration(G, before, tanh, theta, calibrate, d_theta, d_calibrate):
     """G [H, H] becomes the gradient of `before`; add to the gradients of theta and calibrate [H]."""
     H = len(theta)
     for i in range(H):

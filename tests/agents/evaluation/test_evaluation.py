@@ -149,8 +149,9 @@ def test_a_run_is_evaluated_by_its_directory(run, tmp_path):
     assert result["chance"] == 0.25
     assert result["episodes"] == 20
     assert result == evaluate(run.model, MAZE, episodes=20, env_args={"corridors": 2, "length": 2})
-    config = EvaluateConfig(run_dir=run.directory, episodes=20, env_args={"corridors": 2}, json=tmp_path / "out.json")
-    assert evaluate_run(config) == result == json.loads((tmp_path / "out.json").read_text())
+    path = tmp_path / "new" / "out.json"
+    config = EvaluateConfig(run_dir=run.directory, episodes=20, env_args={"corridors": 2}, json=path)
+    assert evaluate_run(config) == result == json.loads(path.read_text())
 
 
 def test_the_memory_gates_are_logged_at_events_and_elsewhere(tmp_path):

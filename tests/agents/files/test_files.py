@@ -1,10 +1,13 @@
-"""Laws of files: what is written comes back, and what cannot be written says where."""
+"""Laws of files: what is written comes back, and an error names the place of what cannot be written."""
 
 import functools
 import io
 import math
 import os
+import pathlib
+import tempfile
 import warnings
+import zipfile
 from collections import OrderedDict, deque
 
 import numpy as np
@@ -17,7 +20,8 @@ from hypothesis.extra import numpy as hnp
 from same_bits import same
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
-from palimpsest.agents.files.archive import CorruptFile, read_tree, write_atomically, write_tree
+from palimpsest.agents.files.archive import CorruptFile, read_contents, read_tree, write_atomically, write_tree
+from palimpsest.agents.files.classes import CLASSES
 
 
 def round_trip(tree, **kwargs):
@@ -172,6 +176,8 @@ def test_spaces_come_back_equal(space):
         LinearSchedule(1e-3, 1e-5, 0.7),
         FloatSchedule(0.25),
         FloatSchedule(LinearSchedule(np.float64(3.0), 1, 0.5)),
+        FloatSchedule(ConstantSchedule(np.float32(0.5))),
+        LinearSchedule(np.float32(1e-3), np.int64(0), 1),
     ],
     ids=str,
 )
@@ -185,8 +191,12 @@ def halved(progress):
     return progress / 2
 
 
+class Squash(torch.nn.Module):
+    pass
+
+
 NAMED = {
-    "class": torch.nn.Tanh,
+    "class": Squash,
     "function": halved,
     "lambda": lambda x: x,
     "partial": functools.partial(halved, 0.5),
@@ -206,14 +216,97 @@ def test_other_objects_are_names_that_the_caller_must_give(case):
 
 
 def test_custom_objects_are_found_by_qualified_name_inside_a_schedule_too():
-    tree = {"a": halved, "b": FloatSchedule(halved), "c": [torch.nn.Tanh]}
-    names = {f"{__name__}.halved": halved, "torch.nn.modules.activation.Tanh": torch.nn.ReLU}
+    tree = {"b": FloatSchedule(halved), "c": [Squash, torch.nn.Tanh]}
+    names = {f"{__name__}.halved": halved, f"{__name__}.Squash": Squash, "torch.nn.modules.activation.Tanh": Squash}
     back = round_trip(tree, custom_objects=names)
-    assert back["a"] is halved
     assert back["b"](0.5) == 0.25
-    assert back["c"] == [torch.nn.ReLU]
-    with pytest.raises(ValueError, match=r"halved.*at 'a'.*Tanh.*at 'c\.0'"):
+    assert back["c"] == [Squash, Squash]
+    with pytest.raises(ValueError, match=r"halved.*at 'b'.*Squash.*at 'c\.0'"):
         round_trip(tree)
+
+
+def times(factor):
+    """Two of these have one qualified name."""
+
+    def schedule(progress):
+        return factor * progress
+
+    return schedule
+
+
+class Caller:
+    def __call__(self, progress):
+        return progress
+
+
+SAME_NAME = {
+    "closures": (times(2), times(3)),
+    "lambdas": (lambda x: 2 * x, lambda x: 3 * x),
+    "partials": (functools.partial(max, 2), functools.partial(max, 3)),
+    "objects": (Caller(), Caller()),
+    "in schedules": (FloatSchedule(times(2)), FloatSchedule(times(3))),
+    "one function twice": (halved, halved),
+}
+
+
+@pytest.mark.parametrize("case", SAME_NAME)
+def test_a_name_that_stands_at_two_places_is_given_at_each(case):
+    first, second = SAME_NAME[case]
+    tree = {"rate": {"f": first}, "clip": {"f": second}}
+    with pytest.raises(ValueError, match=r"custom_objects=\{'rate\.f': \.\.\., 'clip\.f': \.\.\.\}") as caught:
+        round_trip(tree)
+    name = str(caught.value).split("'")[3]
+    for key in (name, "f"):
+        with pytest.raises(ValueError, match=r"'rate\.f': \.\.\., 'clip\.f': \.\.\."):
+            round_trip(tree, custom_objects={key: first})
+    with pytest.raises(ValueError, match=r"custom_objects=\{'clip\.f': \.\.\.\}"):
+        round_trip(tree, custom_objects={"rate.f": first})
+    back = round_trip(tree, custom_objects={"rate.f": times(5), "clip.f": times(7)})
+    assert (back["rate"]["f"](1), back["clip"]["f"](1)) == (5, 7)
+    back = round_trip(tree, custom_objects={"rate.f": times(5), name: times(7)})
+    assert (back["rate"]["f"](1), back["clip"]["f"](1)) == (5, 7)
+
+
+def test_custom_objects_replace_what_stands_at_a_place():
+    tree = {"rate": LinearSchedule(1, 0, 1), "kwargs": {"fn": halved, "n": 3}, "weights": torch.ones(3)}
+    new = {"rate": 0.5, "kwargs.n": 4, "kwargs.fn": times(2), "weights": None, "absent": 1}
+    back = round_trip(tree, custom_objects=new)
+    assert back == {"rate": 0.5, "kwargs": {"fn": new["kwargs.fn"], "n": 4}, "weights": None}
+    assert round_trip(tree, custom_objects={"kwargs": {}})["kwargs"] == {}  # asks for nothing inside it
+
+
+def test_contents_say_what_is_missing_and_give_the_rest():
+    file = io.BytesIO()
+    write_tree(file, {"a": halved, "b": 3})
+    contents = read_contents(file)
+    assert contents.tree == {"a": None, "b": 3}
+    assert contents.missing == [(f"{__name__}.halved", "a")]
+
+
+ACTIVATIONS = [name for name in torch.nn.modules.activation.__all__ if name != "MultiheadAttention"]
+OPTIMISERS = [
+    name
+    for name, cls in vars(torch.optim).items()
+    if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer
+]
+
+
+def test_every_activation_and_optimiser_of_torch_comes_back():
+    classes = [getattr(torch.nn, name) for name in ACTIVATIONS] + [getattr(torch.optim, name) for name in OPTIMISERS]
+    assert len(classes) > 35
+    assert round_trip(classes) == classes
+    assert set(classes) <= set(CLASSES.values())
+
+
+def test_an_object_of_a_known_class_does_not_come_back_as_the_class():
+    with pytest.raises(ValueError, match=r"'torch\.nn\.modules\.activation\.ReLU' \(at 'fn'\)"):
+        round_trip({"fn": torch.nn.ReLU()})
+
+
+def test_paths_and_kinds_of_text_come_back():
+    back = round_trip({"log": pathlib.Path("a") / "b", "pure": pathlib.PurePosixPath("c"), "text": torch.__version__})
+    assert back == {"log": pathlib.Path("a/b"), "pure": pathlib.Path("c"), "text": str(torch.__version__)}
+    assert type(back["text"]) is str
 
 
 UNWRITABLE = {
@@ -260,7 +353,74 @@ def test_a_failed_write_leaves_the_file_before_and_nothing_beside(tmp_path, monk
     assert read_tree(path) == {"x": 1}
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(FileNotFoundError):
-        write_tree(tmp_path / "gone" / "model.zip", {"x": 2})
+        write_atomically(tmp_path / "gone" / "x", b"2")
+
+
+def test_a_folder_that_does_not_exist_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path / "a" / "b" / "model", "c/d.zip", "e"):
+        write_tree(place, {"x": 1})
+        assert read_tree(place) == {"x": 1}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        write_tree(tmp_path / "file" / "model.zip", {"x": 1})
+
+
+def test_a_name_is_found_again_beside_a_folder_of_that_name(tmp_path):
+    (tmp_path / "run").mkdir()
+    write_tree(tmp_path / "run", {"x": 1})
+    assert read_tree(tmp_path / "run") == {"x": 1}
+    write_tree(tmp_path / "rate0.01.zip", {"x": 2})
+    assert read_tree(tmp_path / "rate0.01") == {"x": 2}
+    with pytest.raises(FileNotFoundError, match=r"absent\.zip"):
+        read_tree(tmp_path / "absent")
+    for nothing in ("", ".", "/"):
+        with pytest.raises(ValueError, match="needs a name"):
+            write_tree(nothing, {})
+
+
+@pytest.mark.parametrize("make", [io.BytesIO, tempfile.TemporaryFile, tempfile.NamedTemporaryFile])
+def test_a_file_object_needs_no_rewinding(make):
+    with make() as file:
+        write_tree(file, {"x": 1})
+        assert read_tree(file) == read_tree(file) == {"x": 1}
+        assert not file.closed
+
+
+def test_a_file_object_is_read_from_where_it_stands(tmp_path):
+    with (tmp_path / "file").open("w+b") as file:
+        file.write(b"before")
+        write_tree(file, {"x": 1})
+        file.seek(len(b"before"))
+        assert read_tree(file) == {"x": 1}
+        with pytest.raises(CorruptFile, match="bytes before"):
+            read_tree(file)  # from its start
+
+
+def test_what_is_no_binary_file_is_refused_by_name(tmp_path):
+    path = tmp_path / "model.zip"
+    write_tree(path, {"x": 1})
+    with path.open() as text, path.open("r+b") as both, (tmp_path / "new").open("wb") as written:
+        for wrong in (text, written, 3, None, {"x": 1}):
+            with pytest.raises(ValueError, match="open in mode 'rb'") as caught:
+                read_tree(wrong)
+            assert not isinstance(caught.value, CorruptFile)
+        assert read_tree(both) == {"x": 1}
+    with path.open("rb") as read, (tmp_path / "text").open("w") as text:
+        for wrong in (text, read, 3, None):
+            with pytest.raises(ValueError, match="open in mode 'wb'"):
+                write_tree(wrong, {"x": 1})
+
+
+def test_files_beyond_the_limits_of_a_small_zip_are_read(monkeypatch):
+    tree = {"x": torch.arange(1000.0)}
+    small = io.BytesIO()
+    write_tree(small, tree)
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 300)
+    large = io.BytesIO()
+    write_tree(large, tree)
+    assert len(large.getvalue()) > len(small.getvalue())
+    assert same(read_tree(large), tree)
 
 
 def test_the_directory_is_synced_after_the_rename(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Laws of files from others: what is altered is noticed, and nothing in a file runs."""
+"""Laws of files from others: changes are noticed, and nothing in a file runs."""
 
 import functools
 import hashlib
@@ -129,6 +129,12 @@ def hostile_files(marker):
         "odd dtype": packed([(DATA, document({"$dtype": "load"})), tensors]),
         "odd space": packed([(DATA, document({"$space": ["Space", {}]})), tensors]),
         "odd space argument": packed([(DATA, document({"$space": ["Discrete", {"n": "x", "start": 0}]})), tensors]),
+        "odd schedule inside": packed(
+            [(DATA, document({"$schedule": ["FloatSchedule", {"$schedule": ["LinearSchedule", 1, 2, "x"]}]})), tensors]
+        ),
+        "schedule of nothing": packed([(DATA, document({"$schedule": ["FloatSchedule"]})), tensors]),
+        "odd path": packed([(DATA, document({"$path": 3})), tensors]),
+        "odd name": packed([(DATA, document({"$named": [1]})), tensors]),
         "odd schedule": packed([(DATA, document({"$schedule": ["ConstantSchedule", "x"]})), tensors]),
         "odd generator": packed([(DATA, document({"$generator": {"bit_generator": "os"}})), tensors]),
         "tuple of text": packed([(DATA, document({"$tuple": "abc"})), tensors]),
@@ -159,11 +165,11 @@ BAD_TENSORS = {
     "of unknown type": ([("t0", "O8", [1], [0, 8])], 8),
     "told of twice": ([("t0", "F32", [1], [0, 4]), ("t0", "F32", [1], [4, 8])], 8),
 }
-"""Headers of safetensors, each a list of (name, dtype, shape, [begin, end]), and how many bytes follow."""
+"""Case -> header of safetensors, a list of (name, dtype, shape, [begin, end]), and the number of bytes after it."""
 
 
 def tensor_file(entries, size):
-    """A file whose document refers to the tensors that `entries` (name, dtype, shape, place) tell of."""
+    """A file whose document refers to the tensors of `entries` (name, dtype, shape, place)."""
     parts = [
         f'"{name}":{json.dumps({"dtype": dtype, "shape": shape, "data_offsets": place})}'
         for name, dtype, shape, place in entries
@@ -226,6 +232,19 @@ def test_a_name_in_a_file_is_never_imported(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"evil_module\.fn"):
         read_tree(io.BytesIO(content))
     assert not (tmp_path / "marker").exists()
+
+
+def test_names_of_torch_beyond_the_table_are_not_found():
+    for name in ("torch.load", "torch.nn.modules.linear.Linear", "torch.optim.Adam", "torch.nn.ReLU", "os.system"):
+        content = packed([(DATA, document({"x": {"$named": name}})), (TENSORS, EMPTY)])
+        with pytest.raises(ValueError, match=name):
+            read_tree(io.BytesIO(content))
+
+
+def test_pickles_of_torch_are_told_from_torn_files():
+    content = hostile_files("unused")["torch pickle"]
+    with pytest.raises(CorruptFile, match=r"a pickle of torch\.save, which can run code"):
+        read_tree(io.BytesIO(content))
 
 
 def test_a_model_of_stable_baselines3_is_refused_with_the_way_to_convert_it(tmp_path):

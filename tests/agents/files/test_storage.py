@@ -67,7 +67,7 @@ def train_with(monkeypatch, at: int, trouble, run: TrainConfig) -> None:
 
 @pytest.fixture
 def largest_file():
-    """Sets the size beyond which the system refuses to write on: to a program, a disk that is full."""
+    """Sets the largest size of a file. Beyond it the system refuses to write, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -80,7 +80,7 @@ def test_a_refused_write_names_the_file_and_leaves_the_one_before(tmp_path, larg
     largest_file(4096)
     with pytest.raises(OSError, match=r"model\.zip") as refused:
         write_atomically(path, b"x" * 10_000)
-    largest_file(resource.RLIM_INFINITY)  # before pytest reports, to a file perhaps
+    largest_file(resource.RLIM_INFINITY)  # before pytest writes its report, perhaps to a file
     assert refused.value.errno == errno.EFBIG
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -102,13 +102,15 @@ def test_a_full_disk_stops_the_run_and_the_checkpoints_stay(tmp_path, monkeypatc
     assert all((one[name] == other[name]).all() for name in one)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread says it too
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # TensorBoard's thread raises it too
 def test_a_lost_run_directory_stops_the_run(tmp_path, monkeypatch):
     run = tmp_path / "run"
     with pytest.raises(RunFailed, match=r"No such file or directory.*run directory .* is gone: start anew"):
         train_with(monkeypatch, 200, lambda: shutil.rmtree(run), config(run))
     assert not run.exists()
-    for thread in threading.enumerate():  # so that it says so here, not in a later test
+    for thread in threading.enumerate():  # so that it warns here, not in a later test
         if type(thread).__name__ == "_AsyncWriterThread":
             thread.join(10)
     gc.collect()
@@ -172,7 +174,7 @@ def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
 
 @pytest.mark.learning
 def test_the_program_says_it_in_one_line(tmp_path):
-    """The whole program in a shell that forbids files beyond 32 KiB, in which no checkpoint has room."""
+    """The whole program in a shell that forbids files above 32 KiB, which is too small for a checkpoint."""
     run = tmp_path / "run"
     flags = "--memory gru --n-steps 16 --num-envs 4 --num-minibatches 2 --eval-every 0 --checkpoint-every 64"
     done = subprocess.run(

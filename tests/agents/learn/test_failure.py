@@ -30,7 +30,7 @@ def dump(tmp_path):
 def raised_again(tmp_path, error: NotFinite) -> None:
     """What training raised is what the dump raises, down to the words."""
     file = dump(tmp_path)
-    assert f"python -m agents.learn.failure {file} raises this again" in str(error)
+    assert f"python -m palimpsest.agents.learn.failure {file} raises this again" in str(error)
     with pytest.raises(NotFinite) as again:
         reproduce(file)
     assert str(error).startswith(str(again.value))
@@ -146,11 +146,18 @@ def test_without_a_directory_nothing_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_is_gone_does_not_hide_the_error(tmp_path):
-    model = small_agent(in_row_two("reward", 3, np.nan))
-    model.set_logger(Logger(str(tmp_path / "gone"), []))
-    with pytest.raises(NotFinite, match=r"the reward is nan .*no file could be kept of it"):
-        model.learn(30)
+def test_a_directory_that_is_gone_is_made_and_one_that_cannot_be_made_does_not_hide_the_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for directory, told in (
+        ("gone", r"gone/not_finite\.zip raises this again"),
+        ("file", "no file could be kept of it"),
+    ):
+        model = small_agent(in_row_two("reward", 3, np.nan))
+        model.set_logger(Logger(str(tmp_path / directory), []))
+        with pytest.raises(NotFinite, match=rf"the reward is nan .*{told}"):
+            model.learn(30)
+    with pytest.raises(NotFinite, match="the reward is nan"):
+        reproduce(tmp_path / "gone" / "not_finite.zip")
 
 
 def test_other_files_are_refused(tmp_path):

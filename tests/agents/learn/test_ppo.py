@@ -317,6 +317,11 @@ def test_long_horizons_are_warned_of():
         model_for(env=venv)
 
 
+def test_a_batch_smaller_than_a_column_is_warned_of():
+    with pytest.warns(UserWarning, match="batch_size=8 is less than n_steps=16: a minibatch is a whole column"):
+        model_for(n_steps=16, batch_size=8)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -325,7 +330,7 @@ def test_long_horizons_are_warned_of():
         ({"policy": {"share_features_extractor": False}}, "set share_memory=False"),
         ({"memory_carry_over": 1.5}, "memory_carry_over must be a number, 0 to 1; got 1.5"),
         ({"gamma": -1}, "gamma must be a number, 0 to 1; got -1"),
-        ({"n_epochs": 0}, "n_epochs must be an integer, 1 or more; got 0"),
+        ({"n_epochs": 0}, "n_epochs must be an integer, 1 to 10,000; got 0"),
     ],
 )
 def test_wrong_arguments_are_refused(kwargs, message):
@@ -334,7 +339,7 @@ def test_wrong_arguments_are_refused(kwargs, message):
 
 
 def test_wrong_devices_policies_and_spaces_are_refused():
-    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+    with pytest.raises(ValueError, match="device must be 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'; got 'gpu'"):
         MemoryPPO("MlpMemoryPolicy", counters(), device="gpu")
     with pytest.raises(ValueError, match="torch sees"):
         MemoryPPO("MlpMemoryPolicy", counters(), device="cuda:99")

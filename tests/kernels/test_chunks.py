@@ -1,4 +1,4 @@
-"""How a step of HCAM chooses and reads chunks: compiled, by torch's operations, and by the definition."""
+"""How a step of HCAM chooses and reads chunks: compiled and in torch, against plain loops."""
 
 import math
 
@@ -8,7 +8,8 @@ from conftest import tolerance
 from torch.testing import assert_close
 
 from palimpsest.memory.kernels import torch_only
-from palimpsest.memory.kernels.attention.chunk_read import choose_chunks, read_chunks
+from palimpsest.memory.kernels.attention.chunks import choose_chunks, read_chunks
+from palimpsest.memory.kernels.attention.naive import choose_chunks_naive, read_chunks_naive
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
@@ -27,18 +28,9 @@ def test_the_best_chunks_are_chosen_and_of_equals_the_newest(dtype, count):
     finished = torch.tensor([0, 1, 2, 4, 5, 6, 8, 13])
     query, summaries = torch.randn(8, 7, dtype=dtype), torch.randn(8, N, 7, dtype=dtype)
     summaries[:, 3] = summaries[:, 1]
-    results = both_forms(choose_chunks, query, summaries, finished, count)
-    assert_close(*results, **tolerance(dtype))
-    for b, chunks in enumerate(finished.tolist()):
-        newest_first = [chunk % N for chunk in reversed(range(max(0, chunks - N), chunks))]
-        score = {slot: (query[b] @ summaries[b, slot]).item() / math.sqrt(7) for slot in newest_first}
-        score |= {1: score[3]} if score.keys() >= {1, 3} else {}
-        best = sorted(newest_first, key=lambda slot: -score[slot])[:count]
-        slot, weight = (result[b] for result in results[0])
-        assert slot.tolist() == best + [0] * (count - len(best))
-        expected = torch.tensor([score[s] for s in best], dtype=dtype).softmax(0)
-        assert_close(weight[: len(best)], expected, **tolerance(dtype))
-        assert not weight[len(best) :].any()
+    expected = choose_chunks_naive(query, summaries, finished, count)
+    for found in both_forms(choose_chunks, query, summaries, finished, count):
+        assert_close(found, expected, **tolerance(dtype))
 
 
 @each_dtype
@@ -51,16 +43,10 @@ def test_a_read_is_attention_to_chunks(dtype, C, D, H):
     weight = torch.rand(B, J, dtype=dtype)
     weight[0], weight[1, 1:] = 0, 0
     query = query.t().contiguous().t()  # another layout
-    results = both_forms(read_chunks, query, key, value, code, contents, which, length, weight, H)
-    assert_close(*results, **tolerance(dtype))
-    expected = torch.zeros(B, H, D // H, dtype=dtype)
-    for b in range(B):
-        for j in range(J):
-            placed = (contents[which[b, j]] + code)[: length[b]]
-            keys, values = ((placed @ w.T).view(-1, H, D // H) for w in (key, value))
-            score = torch.einsum("he,nhe->hn", query[b].view(H, -1), keys) / math.sqrt(D // H)
-            expected[b] += weight[b, j] * torch.einsum("hn,nhe->he", score.softmax(1), values)
-    assert_close(results[0].view_as(expected), expected, **tolerance(dtype))
+    given = query, key, value, code, contents, which, length, weight, H
+    expected = read_chunks_naive(*given)
+    for found in both_forms(read_chunks, *given):
+        assert_close(found, expected, **tolerance(dtype))
 
 
 @each_dtype

@@ -1,0 +1,128 @@
+"""Policies as files, without the algorithm that trained them, and what is needed to make modules from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import ConstantSchedule, get_device
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from palimpsest.agents.device import check_device
+from palimpsest.agents.files.archive import CorruptFile, File, one_line, read_contents, write_tree
+from palimpsest.agents.files.classes import qualified_name
+from palimpsest.agents.files.written_by import written_by
+from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, SmallImageExtractor
+from palimpsest.agents.policy.layers import Tanh
+
+PolicyT = TypeVar("PolicyT", bound=ActorCriticPolicy)
+
+
+def names_of(classes: tuple[type, ...], *former_modules: str) -> dict[str, type]:
+    """Class by the qualified name it has now, and by those it had in modules that are no more."""
+    now = {qualified_name(cls): cls for cls in classes}
+    return now | {f"{module}.{cls.__qualname__}": cls for module in former_modules for cls in classes}
+
+
+OUR_CLASSES = names_of((Tanh,), "agents.layers", "agents.activations") | names_of(
+    (DictExtractor, ImageExtractor, SmallImageExtractor), "agents.extractors"
+)
+"""Classes of ours that a file may name, under the names of every version."""
+
+MOST_TIMES, MOST_MORE = 4, 1_000_000
+"""Numbers that making modules may register for each one in the file, and beside them: some are replaced at once."""
+
+_ENTRIES = {"policy", "state_dict", "written_by"}
+
+
+def save_policy(policy: ActorCriticPolicy, file: File) -> None:
+    """Write a policy's arguments and parameters as JSON and safetensors; not its optimiser, as in SB3."""
+    arguments = policy._get_constructor_parameters() | {"share_features_extractor": policy.share_features_extractor}
+    arguments.pop("lr_schedule", None)
+    write_tree(file, {"policy": arguments, "state_dict": policy.state_dict(), "written_by": written_by()})
+
+
+def load_policy(
+    cls: type[PolicyT],
+    file: File,
+    device: torch.device | str = "auto",
+    custom_objects: Mapping[str, Any] | None = None,
+) -> PolicyT:
+    """Make a policy from what `save_policy` wrote. Nothing in the file is executed, imported or unpickled.
+
+    Args:
+        cls: the class of the policy that was saved.
+        file: a path or a file open for reading in binary mode.
+        device: "auto", "cpu", "cuda", ...
+        custom_objects: object by argument, such as "policy.activation_fn", for what the file knows by name only.
+
+    Raises:
+        CorruptFile: the file is torn, altered, or holds no policy.
+        ValueError: a name that `custom_objects` lacks.
+    """
+    check_device(device)
+    where = get_device(device)
+    contents = read_contents(file, custom_objects, where, OUR_CLASSES)
+    tree = contents.tree
+    if not isinstance(tree, dict) or set(tree) != _ENTRIES:
+        is_model = isinstance(tree, dict) and "policy_class" in tree
+        raise CorruptFile(f"{contents.label!r} holds {'a model; use MemoryPPO.load' if is_model else 'no policy'}")
+    contents.refuse_names()
+    with blamed(contents.label, "policy", custom_objects or ()):
+        with no_larger_than([tree["state_dict"]]):
+            policy = cls(lr_schedule=ConstantSchedule(0.0), **tree["policy"])
+        policy.load_state_dict(tree["state_dict"])
+    return policy.to(where)
+
+
+@contextmanager
+def no_larger_than(states: Iterable[Mapping[str, Any]]) -> Iterator[None]:
+    """Refuse to make modules far larger than `states`, the state dicts that are to be put into them.
+
+    A file of a few bytes can ask for a network that fills the memory. What is refused here has cost one parameter at
+    most, and nothing where torch's layers make it, as they register parameters before they fill them.
+    """
+    tensors = [tensor for state in states for tensor in state.values() if isinstance(tensor, torch.Tensor)]
+    left = MOST_TIMES * sum(tensor.numel() for tensor in tensors) + MOST_MORE
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if left < 0:
+            raise ValueError(f"it asks for more parameters than it holds, at {type(module).__name__}.{name}")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def blamed(label: str, what: str, given: Iterable[str]) -> Iterator[None]:
+    """Blame a failure inside on the file, or on what the caller gave in place of what the file holds.
+
+    Args:
+        label: the file.
+        what: "model" or "policy", which is being made of it.
+        given: names of what the caller gave.
+
+    Raises:
+        CorruptFile: nothing was given.
+        ValueError: something was given, and is named.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, OSError, ImportError, Warning):
+        raise  # the machine is at fault, or the user made warnings errors
+    except Exception as error:
+        if names := ", ".join(given):
+            raise ValueError(
+                f"no {what} can be made of {label!r} with what was given to load, {names}: {one_line(error)}; give "
+                "only what the file asks for"
+            ) from error
+        raise CorruptFile(f"{label!r} describes no {what} that can be made: {one_line(error)}") from error

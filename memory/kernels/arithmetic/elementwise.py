@@ -1,0 +1,86 @@
+"""Elementwise functions that several recurrences use, inside kernels: sigmoid and tanh.
+
+Loops over them are vectorised, which the libraries' exp and tanh prevent.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from palimpsest.machine_code import njit
+from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
+
+# No other options than `OPTIONS`: reassociation would undo the rounding trick in `_exp32`.
+
+
+@njit(inline="always", error_model="numpy", fastmath={"contract"})
+def _exp32(x):
+    """exp(x) in float32 to 2e-7, without a branch or a call, so that loops over it vectorise. NaN stays NaN.
+
+    x = n ln 2 + r with |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds x / ln 2 to n and leaves n in the low bits, which are
+    shifted into the exponent. exp(r) is its Taylor polynomial.
+    """
+    x = np.float32(-87.0) if x < np.float32(-87.0) else x
+    x = np.float32(88.0) if x > np.float32(88.0) else x
+    shifted = np.float32(x * np.float32(1.44269504) + np.float32(12582912.0))
+    n = shifted - np.float32(12582912.0)
+    # ln 2 in two parts; n times the first part is exact
+    r = (x - n * np.float32(0.693145751953125)) - n * np.float32(1.42860677e-06)
+    power = np.float32(1 / 720)
+    power = power * r + np.float32(1 / 120)
+    power = power * r + np.float32(1 / 24)
+    power = power * r + np.float32(1 / 6)
+    power = power * r + np.float32(1 / 2)
+    power = power * r + np.float32(1)
+    power = power * r + np.float32(1)
+    scale = np.int32((shifted.view(np.int32) << np.int32(23)) + np.int32(0x3F800000))
+    return power * scale.view(np.float32)
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)) inside a kernel: exact in float64, to 1e-7 in float32."""
+    raise NotImplementedError
+
+
+def tanh(x: float) -> float:
+    """Tanh inside a kernel: exact in float64, to 2e-7 in float32."""
+    raise NotImplementedError
+
+
+@overload(sigmoid, jit_options={"error_model": "numpy", "fastmath": {"contract"}})
+def _sigmoid(x):
+    if x == types.float32:
+        return lambda x: np.float32(1) / (np.float32(1) + _exp32(-x))
+    return lambda x: 1.0 / (1.0 + math.exp(-x))
+
+
+@overload(tanh, jit_options={"error_model": "numpy", "fastmath": {"contract"}})
+def _tanh(x):
+    if x == types.float32:
+        return lambda x: np.float32(2) / (np.float32(1) + _exp32(np.float32(-2) * x)) - np.float32(1)
+    return lambda x: math.tanh(x)
+
+
+@njit(**OPTIONS)
+def sigmoid_in_place(row):
+    """Replace every number of a row by its sigmoid."""
+    for j in range(len(row)):
+        row[j] = sigmoid(row[j])
+
+
+@njit(**OPTIONS)
+def write_tanh(row, out):
+    """Fill out with the tanh of row. They must not overlap: the loop would then not run in vectors."""
+    for j in range(len(row)):
+        out[j] = tanh(row[j])
+
+
+@njit(**OPTIONS)
+def tanh_in_place(row):
+    """Replace every number of a row by its tanh."""
+    for j in range(len(row)):
+        row[j] = tanh(row[j])

@@ -1,0 +1,45 @@
+"""The functions of `memory.kernels.attention.chunks` by torch's operations, differentiable, on any device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from palimpsest.memory.kernels.attention.torch_slices import softmax_where
+
+
+def torch_choose(query: Tensor, summaries: Tensor, finished: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`choose_chunks` by torch's operations."""
+    N, D = summaries.shape[1:]
+    score = (summaries @ query[..., None])[..., 0] / math.sqrt(D)
+    age = torch.arange(N, device=query.device)
+    there = age < finished[:, None]
+    slot = (finished[:, None] - 1 - age) % N  # the newest first; the sort is stable, so that it comes first of equals
+    score = score.gather(1, slot)
+    best = score.masked_fill(~there, -math.inf).sort(dim=1, descending=True, stable=True).indices[:, :count]
+    there = there.gather(1, best)
+    return torch.where(there, slot.gather(1, best), 0), softmax_where(score.gather(1, best), there)
+
+
+def torch_read(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    code: Tensor,
+    contents: Tensor,
+    which: Tensor,
+    length: Tensor,
+    weight: Tensor,
+    num_heads: int,
+) -> Tensor:
+    """`read_chunks` by torch's operations, of a scaled query."""
+    (B, D), J, C, H = query.shape, which.shape[1], len(code), num_heads
+    toward = torch.einsum("bhe,hed->bhd", query.view(B, H, -1), key.view(H, -1, D))
+    content = contents.index_select(0, which.flatten()).view(B, J * C, D)
+    score = (toward @ content.mT).view(B, H, J, C) + (toward @ code.T)[:, :, None]
+    unread = torch.arange(C, device=query.device) >= length[:, None]
+    prob = score.masked_fill(unread[:, None, None], -math.inf).softmax(-1) * weight[:, None, :, None]
+    mixed = prob.view(B, H, J * C) @ content + prob.sum(2) @ code
+    return torch.einsum("bhd,hed->bhe", mixed, value.view(H, -1, D)).reshape(B, D)
