@@ -256,6 +256,7 @@ class MemoryPPO(SavedAlgorithm):
         """Update the policy from the rollout: `n_epochs` passes over its segments in minibatches."""
         began = time.perf_counter()
         self.policy.set_training_mode(True)
+        self.policy.look_for_changes()
         self._update_learning_rate(self.policy.optimizer)
         clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
         clip_range_vf = None

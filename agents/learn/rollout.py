@@ -87,6 +87,7 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
         began = time.perf_counter()
         policy = self.policy
         policy.set_training_mode(False)
+        policy.look_for_changes()
         for memory in policy.memories():
             memory.redraw(self.rng)
         if self.use_sde:
@@ -184,7 +185,7 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
             obs = tree_map(lambda leaf, t=t: leaf[t], columns.observations)
             strategy = None if columns.strategy is None else columns.strategy[t]
             with torch.no_grad():
-                _, _, state = policy._remember(obs, state, policy._step(obs, columns.memory_start[t], strategy))
+                state = policy.next_state(obs, state, columns.memory_start[t], strategy)
         return tree_map(torch.clone, state)
 
     def _warn_outside(self) -> None:

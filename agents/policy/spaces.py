@@ -62,7 +62,7 @@ def flat_action_space(space: spaces.Space) -> spaces.Space:
 
 def flattened(space: spaces.Space) -> spaces.Space:
     """The space of what `preprocess` makes of one observation, in one dimension, where SB3 cannot flatten `space`."""
-    if space.shape == () and isinstance(space, spaces.Box) or isinstance(space, spaces.MultiDiscrete):
+    if (space.shape == () and isinstance(space, spaces.Box)) or isinstance(space, spaces.MultiDiscrete):
         return spaces.Box(-np.inf, np.inf, (flatdim(space),), np.float32)
     return space
 
