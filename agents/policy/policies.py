@@ -1,7 +1,4 @@
-"""Actor-critic policies with a memory between the encoder and the heads.
-
-observation -> features -> encoder -> memory -> (actor head, critic head)
-"""
+"""Actor-critic policies: observation -> features -> encoder -> memory -> (actor head, critic head)."""
 
 from __future__ import annotations
 

@@ -86,7 +86,6 @@ def test_columns_as_segments_are_the_update_of_whole_columns_bit_for_bit():
         (8, 128, 128),
         (8, 32, 256),
         (64, 128, 2048),
-        (3, 100, 64),
         (2, 96, 64),
     ],
 )
