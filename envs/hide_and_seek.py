@@ -171,9 +171,9 @@ class HideAndSeek(World):
     it there; 2 moves + 2, ..., 2 moves + objects + 1 if it was never moved; {2} with a single object.
 
     Chance level: 1 / (rooms * boxes), because the room of the question is independent of everything else and all boxes
-    are equally likely. A player who always names the object's first box has the success of `first_place_level`: 0.2650
-    by default. Success by the number of moves of the object (`times_moved` at the question) separates retaining (0)
-    from rewriting (1 and more).
+    are equally likely. A player who always names the object's first box has the success of `first_place_level`, which
+    is 0.2650 by default. Success by the number of moves of the object (`times_moved` at the question) separates
+    retaining (0) from rewriting (1 and more).
 
     Args:
         rooms: 2 to 100.

@@ -19,9 +19,10 @@ def has_text(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Dict) and any(is_text(part) for part in space.spaces.values())
 
 
-def without_text(space: spaces.Space) -> spaces.Dict:
-    """A Dict space without its text keys."""
-    assert isinstance(space, spaces.Dict)
+def without_text(space: spaces.Space) -> spaces.Space:
+    """A Dict space without its text keys; any other space as it is."""
+    if not isinstance(space, spaces.Dict):
+        return space
     return spaces.Dict({key: part for key, part in space.spaces.items() if not is_text(part)})
 
 

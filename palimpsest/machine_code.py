@@ -1,21 +1,26 @@
 """numba's `njit` with another cache: its machine code is never stale, and the package may lie where none can write.
 
-Of the sources that a kernel's machine code is made of, numba's own cache (`cache=True`) looks at the kernel's file
-alone, not at the files of the kernels that it calls. And it raises an error where no cache can be written.
+numba's own cache (`cache=True`) has three faults. It compares the source of a kernel's own file, while machine code
+holds that of the kernels called, from other files. It raises an error where nothing can be written. And its index of
+numbered files can name the wrong one after two processes have written at the same time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import os
+import pickle
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core import caching
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
 
 from palimpsest.cache_folder import cache_folder
 from palimpsest.source_stamp import source_stamp
@@ -38,89 +43,81 @@ def njit(cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]], 
 
 
 class _Cache:
-    """What a kernel asks for machine code: numba's cache in a folder of ours; it never raises an error."""
+    """Where a kernel asks for machine code and leaves it; it never raises an error.
+
+    One file holds the code for one signature. Its name tells all that the code depends on.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._sources = Path(inspect.getfile(function)).parent
-        try:
-            self._files: Any = _Files(function)
-        except RuntimeError:  # numba's word for: no locator found a place
-            self._files = caching.NullCache()
+        file = Path(inspect.getfile(function))
+        self._function, self._sources = function, file.parent
+        self._folder, self._stamp = cache_folder(file.parent), source_stamp(file, function.__module__)
+        if self._stamp is None:
+            self._folder = None
+        self._name = re.sub(r"[^\w.]", "", f"{file.stem}.{function.__qualname__}")
 
     @property
     def cache_path(self) -> str | None:
-        """The folder; None where there is none."""
-        return self._files.cache_path
+        """The folder; None where nothing is kept."""
+        return None if self._folder is None else str(self._folder)
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The machine code for a signature; None where it must be compiled."""
-        try:
-            found = self._files.load_overload(signature, target_context)
-        except Exception as error:  # whatever a file may hold that was cut short
-            _say("unread", f"machine code in {self.cache_path} cannot be read and is made again: {error!r}")
-            found = None
-            with contextlib.suppress(OSError):
-                self.flush()
-        if found is None:
-            self._say_that_it_compiles()
-        return found
+        target_context.refresh()
+        file = self._file(signature, target_context.codegen())
+        if file is not None and file.is_file():
+            try:
+                return CompileResult._rebuild(target_context, *pickle.loads(file.read_bytes()))
+            except Exception as error:  # whatever a file may hold that was cut short
+                _say("unread", f"machine code in {file} cannot be read and is made again: {error!r}")
+        self._say_that_it_compiles()
+        return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
-        """Keep what was compiled."""
+        """Keep what was compiled, and drop what was compiled from older sources."""
+        file = self._file(signature, compiled.codegen)
+        if file is None or compiled.library.has_dynamic_globals:  # addresses in this process
+            return
+        new = file.with_name(f"{file.name}.{os.getpid()}")
         try:
-            self._files.save_overload(signature, compiled)
+            new.write_bytes(dumps(compiled._reduce()))
+            new.replace(file)
+            for other in file.parent.glob(f"{self._name}-*.nbc"):
+                if not other.name.startswith(f"{self._name}-{self._stamp}"):
+                    with contextlib.suppress(FileNotFoundError):  # another process was faster
+                        other.unlink()
         except OSError as error:  # a full disk, or a folder that is gone
-            _say("unsaved", f"machine code cannot be kept in {self.cache_path}: {error}")
+            _say("unsaved", f"machine code cannot be kept in {file.parent}: {error}")
+            with contextlib.suppress(OSError):
+                new.unlink()
 
     def flush(self) -> None:
-        """Forget what is kept."""
-        self._files.flush()
+        """Forget what is kept; numba asks for it before it compiles anew."""
+        if self._folder is not None:
+            for file in self._folder.glob(f"{self._name}-*.nbc"):
+                file.unlink(missing_ok=True)
+
+    def _file(self, signature: Any, codegen: Any) -> Path | None:
+        if self._folder is None:
+            return None
+        held = dumps(tuple(cell.cell_contents for cell in self._function.__closure__ or ()))
+        code = self._function.__code__
+        kernel = code.co_firstlineno, code.co_code, held, signature
+        machine = codegen.magic_tuple(), numba.__version__, sys.version
+        digest = hashlib.sha256(f"{kernel} {machine}".encode()).hexdigest()[:16]
+        return self._folder / f"{self._name}-{self._stamp}-{digest}.nbc"
 
     def _say_that_it_compiles(self) -> None:
-        folder = self.cache_path
-        if folder is None:
+        if self._stamp is None:
+            _say("edited", "compiling for this process alone: a source was edited while it ran")
+        elif self._folder is None:
             why = "no folder for it can be written; set NUMBA_CACHE_DIR to one that can"
             _say("nowhere", f"compiling for this machine; this takes some seconds at every start, because {why}")
-        elif os.environ.get("NUMBA_CACHE_DIR") or Path(folder).parent == self._sources:
+        elif os.environ.get("NUMBA_CACHE_DIR") or self._folder.parent == self._sources:
             _say("beside", "compiling for this machine, once; this takes some seconds")
         else:
-            why = f"kept in {folder}, because {self._sources} cannot be written"
+            why = f"kept in {self._folder}, because {self._sources} cannot be written"
             _say("elsewhere", f"compiling for this machine, once; this takes some seconds; {why}")
-
-
-class _Locator:
-    """Answers what numba's cache asks: where a function's machine code is kept, and from which sources it is."""
-
-    def __init__(self, function: Callable[..., Any], file: str) -> None:
-        self._py_file = file
-        self._folder, self._stamp = cache_folder(Path(file).parent), source_stamp(Path(file), function.__module__)
-        self._line = function.__code__.co_firstlineno
-
-    @classmethod
-    def from_function(cls, function: Callable[..., Any], file: str) -> _Locator | None:
-        """None where machine code cannot be kept."""
-        found = cls(function, file)
-        return None if found._folder is None or found._stamp is None else found
-
-    def ensure_cache_path(self) -> None:
-        """The folder was made when it was found."""
-
-    def get_cache_path(self) -> str:
-        return str(self._folder)
-
-    def get_source_stamp(self) -> str | None:
-        return self._stamp
-
-    def get_disambiguator(self) -> str:
-        return str(self._line)
-
-
-class _Placement(caching.CompileResultCacheImpl):
-    _locator_classes: Any = (_Locator,)
-
-
-class _Files(caching.FunctionCache):
-    _impl_class = _Placement
 
 
 _said: set[str] = set()

@@ -35,7 +35,7 @@ def source_stamp(file: Path, module: str) -> str | None:
     sources = [_read(each) for each in imported_files(file, module)]
     if any(source.changed for source in sources):
         return None
-    return hashlib.sha256("".join(sorted(source.digest for source in sources)).encode()).hexdigest()
+    return hashlib.sha256("".join(sorted(source.digest for source in sources)).encode()).hexdigest()[:16]
 
 
 @functools.cache

@@ -133,6 +133,7 @@ def blocked(tmp_path, monkeypatch):
     cache_folder.cache_folder.cache_clear()
     yield tmp_path
     cache_folder.cache_folder.cache_clear()
+    sys.modules.pop("source", None)
 
 
 def test_which_folder_is_taken(blocked, monkeypatch):
@@ -180,15 +181,31 @@ def test_a_temporary_folder_that_others_can_write_to_is_not_used(blocked, monkey
     assert cache_folder.cache_folder(blocked) is None
 
 
-def _kernel(folder: Path):
+SOURCE = """from palimpsest.machine_code import njit
+
+@njit(cache=True)
+def doubled(x):
+    return 2 * x
+
+def adding(n):
+    @njit(cache=True)
+    def added(x):
+        return x + n
+    return added
+"""
+
+
+def _kernel(folder: Path, name: str = "doubled", source: str = SOURCE):
     """A kernel of a module in a folder, as a new process would load it."""
-    source = folder / "source.py"
-    source.write_text(KERNEL.format("", "doubled", "2 * x"))
-    os.utime(source, (0, 0))
-    spec = importlib.util.spec_from_file_location("source", source)
-    module = importlib.util.module_from_spec(spec)
+    file = folder / "source.py"
+    file.write_text(source)
+    os.utime(file, (0, 0))
+    source_stamp.source_stamp.cache_clear()
+    source_stamp._read.cache_clear()
+    spec = importlib.util.spec_from_file_location("source", file)
+    module = sys.modules["source"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.doubled
+    return eval(name, vars(module))
 
 
 def test_where_nothing_can_be_kept_it_is_said_once(blocked, capsys):
@@ -199,25 +216,56 @@ def test_where_nothing_can_be_kept_it_is_said_once(blocked, capsys):
     assert "NUMBA_CACHE_DIR" in capsys.readouterr().err.removesuffix("\n")
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage"])
-def test_machine_code_that_cannot_be_read_is_compiled_again(blocked, monkeypatch, capsys, content):
+@pytest.fixture
+def given(blocked, monkeypatch):
+    """A folder that can be written, for kernels of sources in `blocked`."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(blocked / "given"))
+    return blocked / "given"
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage"])
+def test_machine_code_that_cannot_be_read_is_compiled_again(blocked, given, capsys, content):
     assert _kernel(blocked)(4) == 8
-    index, data = sorted((blocked / "given").rglob("*.nb[ic]"), reverse=True)
-    for file in (index, data):
-        file.write_bytes(content)
+    (file,) = given.rglob("*.nbc")
+    for hits in (0, 1):
         kernel = _kernel(blocked)
+        if not hits:
+            file.write_bytes(content)
         assert kernel(4) == 8
-        assert not kernel.stats.cache_hits
+        assert sum(kernel.stats.cache_hits.values()) == hits
     assert capsys.readouterr().err.count("cannot be read") == 1
 
 
-def test_a_full_disk(blocked, monkeypatch, capsys):
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(blocked / "given"))
-
+def test_a_full_disk(blocked, given, monkeypatch, capsys):
     def full(*args) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(machine_code._Files, "save_overload", full)
+    monkeypatch.setattr(machine_code.Path, "replace", full)
     assert _kernel(blocked)(4) == 8
     assert "cannot be kept" in capsys.readouterr().err
+    assert not list(given.rglob("*.nbc*"))
+
+
+def test_each_signature_and_closure_has_a_file_of_its_own(blocked, given):
+    """However many processes write at once, a file holds what its name says."""
+    for hits in (0, 1):
+        for call, x, expected in (("adding(1)", 1, 2), ("adding(1)", 1.5, 2.5), ("adding(2)", 1, 3)):
+            kernel = _kernel(blocked, call)
+            assert kernel(x) == expected
+            assert sum(kernel.stats.cache_hits.values()) == hits
+        assert len(list(given.rglob("*.nbc"))) == 3
+
+
+def test_code_of_older_sources_is_dropped(blocked, given):
+    _kernel(blocked)(4)
+    (old,) = given.rglob("*.nbc")
+    assert _kernel(blocked, source=SOURCE.replace("2 * x", "3 * x"))(4) == 12
+    (new,) = given.rglob("*.nbc")
+    assert new != old
+
+
+def test_flush_drops_all(blocked, given):
+    kernel = _kernel(blocked)
+    kernel(4)
+    kernel._cache.flush()
+    assert not list(given.rglob("*.nbc"))

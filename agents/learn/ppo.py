@@ -36,6 +36,7 @@ from palimpsest.agents.policy.policy_kwargs import check_policy, check_policy_kw
 from palimpsest.agents.policy.spaces import check_spaces
 from palimpsest.envs.sb3 import watch_workers
 from palimpsest.envs.sb3_wrappers import VecDropText
+from palimpsest.envs.text import without_text
 
 SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 
@@ -126,7 +127,7 @@ class MemoryPPO(SavedAlgorithm):
         if env is not None:
             given, env = env, maybe_make_env(env, verbose)
             try:
-                check_spaces(env.observation_space, env.action_space)
+                check_spaces(without_text(env.observation_space), env.action_space)
             except ValueError:
                 if env is not given:
                     env.close()

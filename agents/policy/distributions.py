@@ -23,7 +23,7 @@ HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 def make_distribution(action_space: spaces.Space) -> sb3.Distribution:
-    """The distribution of a Discrete, MultiDiscrete, MultiBinary or Box space; refusals are SB3's."""
+    """The distribution of a Discrete, MultiDiscrete, MultiBinary or Box space of one dimension; refusals are SB3's."""
     made = sb3.make_proba_distribution(action_space)
     if isinstance(made, sb3.CategoricalDistribution):
         return Categorical(made.action_dim)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
 from torch import Tensor, nn
 from torch.nn import functional
+
+from palimpsest.agents.policy.spaces import flat_box
 
 SMALLEST_NATURE_IMAGE = 36
 """Pixels: a side below it is consumed by NatureCNN's three strided convolutions."""
@@ -20,14 +23,14 @@ class SmallImageExtractor(BaseFeaturesExtractor):
 
     Args:
         observation_space: uint8 image space [..., ...], any channel order.
-        normalized_image: whether what arrives was already divided by 255, as SB3 does by default.
+        normalize_images: whether what arrives was divided by 255, as SB3 does by default.
     """
 
     VALUES = 16
 
-    def __init__(self, observation_space: spaces.Box, normalized_image: bool = True) -> None:
+    def __init__(self, observation_space: spaces.Box, normalize_images: bool = True) -> None:
         super().__init__(observation_space, get_flattened_obs_dim(observation_space) * (self.VALUES + 1))
-        self.unit = 255.0 if normalized_image else 1.0
+        self.unit = 255.0 if normalize_images else 1.0
 
     def forward(self, observations: Tensor) -> Tensor:
         """Image [N, ...] to features [N, pixels * 17]."""
@@ -37,28 +40,41 @@ class SmallImageExtractor(BaseFeaturesExtractor):
         return torch.cat([one_hot.flatten(1), flat * (self.unit / 255.0)], dim=1)
 
 
-def image_extractor(space: spaces.Box, features_dim: int) -> BaseFeaturesExtractor:
-    """NatureCNN where the image is large enough for it, else `SmallImageExtractor`. `space` is channels first."""
-    if min(space.shape[1:]) < SMALLEST_NATURE_IMAGE:
-        return SmallImageExtractor(space)
-    return NatureCNN(space, features_dim)
+def image_extractor(space: spaces.Box, features_dim: int, normalize_images: bool = True) -> BaseFeaturesExtractor:
+    """NatureCNN where the image is large enough for it; else its categories, or its numbers where they are floats.
+
+    Args:
+        space: an image space, channels first.
+        features_dim: NatureCNN's number of features.
+        normalize_images: whether what arrives was divided by 255, as SB3 does with bytes by default.
+    """
+    if min(space.shape[1:]) >= SMALLEST_NATURE_IMAGE:
+        return NatureCNN(space, features_dim, normalized_image=not normalize_images)
+    if space.dtype == np.uint8:
+        return SmallImageExtractor(space, normalize_images)
+    return FlattenExtractor(space)
 
 
 class ImageExtractor(BaseFeaturesExtractor):
     """An image space through NatureCNN, or as categories where its smaller side is below 36 pixels.
 
     Args:
-        observation_space: uint8 image space, channels first (SB3's `VecTransposeImage` sees to that).
+        observation_space: image space, channels first (SB3's `VecTransposeImage` sees to that for bytes): of bytes, or,
+            with `normalize_images=False`, of floats.
         features_dim: NatureCNN's number of features.
+        normalize_images: the policy's argument: whether images of bytes arrive divided by 255.
     """
 
-    def __init__(self, observation_space: spaces.Space, features_dim: int = 256) -> None:
-        if not isinstance(observation_space, spaces.Box) or not is_image_space(observation_space):
+    def __init__(self, observation_space: spaces.Space, features_dim: int = 256, normalize_images: bool = True) -> None:
+        if not isinstance(observation_space, spaces.Box) or not is_image_space(
+            observation_space, normalized_image=not normalize_images
+        ):
             raise ValueError(
-                "CnnMemoryPolicy needs a uint8 image space with values 0 to 255; "
+                "CnnMemoryPolicy needs a uint8 image space with values 0 to 255, or, with "
+                "policy_kwargs=dict(normalize_images=False), one of floats, channels first; "
                 f"got {observation_space}. Use MlpMemoryPolicy or MultiInputMemoryPolicy"
             )
-        extractor = image_extractor(observation_space, features_dim)
+        extractor = image_extractor(observation_space, features_dim, normalize_images)
         super().__init__(observation_space, extractor.features_dim)
         self.image = extractor
 
@@ -73,23 +89,28 @@ class DictExtractor(BaseFeaturesExtractor):
     Args:
         observation_space: Dict of Box, Discrete, MultiDiscrete and MultiBinary spaces, not nested.
         cnn_output_dim: NatureCNN's number of features, for each large image.
+        normalize_images: the policy's argument: whether images of bytes arrive divided by 255.
     """
 
-    def __init__(self, observation_space: spaces.Dict, cnn_output_dim: int = 256) -> None:
+    def __init__(
+        self, observation_space: spaces.Dict, cnn_output_dim: int = 256, normalize_images: bool = True
+    ) -> None:
         if not isinstance(observation_space, spaces.Dict):
             raise ValueError(
                 f"MultiInputMemoryPolicy needs a Dict observation space; got {observation_space}. "
                 "Use MlpMemoryPolicy or CnnMemoryPolicy"
             )
-        parts: dict[str, BaseFeaturesExtractor] = {}
-        for key, space in observation_space.spaces.items():
-            if isinstance(space, spaces.Box) and is_image_space(space):
-                parts[key] = image_extractor(space, cnn_output_dim)
+        parts: list[BaseFeaturesExtractor] = []
+        for space in observation_space.spaces.values():
+            if isinstance(space, spaces.Box) and is_image_space(space, normalized_image=not normalize_images):
+                parts.append(image_extractor(space, cnn_output_dim, normalize_images))
             else:
-                parts[key] = FlattenExtractor(space)
-        super().__init__(observation_space, sum(part.features_dim for part in parts.values()))
-        self.parts = nn.ModuleDict(parts)
+                parts.append(FlattenExtractor(flat_box(space)))
+        super().__init__(observation_space, sum(part.features_dim for part in parts))
+        # a list, as a module cannot be named by every key: "forward" and "a.b" are keys too
+        self.keys = list(observation_space.spaces)
+        self.parts = nn.ModuleList(parts)
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """Dict of preprocessed tensors [N, ...] to features [N, D]."""
-        return torch.cat([part(observations[key]) for key, part in self.parts.items()], dim=1)
+        return torch.cat([part(observations[key]) for key, part in zip(self.keys, self.parts)], dim=1)

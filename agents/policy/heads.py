@@ -181,9 +181,7 @@ def act(heads: Heads, latent_pi: Tensor, latent_vf: Tensor) -> tuple[Tensor, Ten
 
 
 @njit(**OPTIONS)
-def _act(  # type: ignore[no-untyped-def]
-    pi_at, vf_at, uniform_at, weights_pi, biases_pi, weights_vf, biases_vf, logits, values, actions, log_prob
-):
+def _act(pi_at, vf_at, uniform_at, weights_pi, biases_pi, weights_vf, biases_vf, logits, values, actions, log_prob):
     """Fill logits [B, n], values, actions and log_prob [B] from what lies at the addresses; see `act`."""
     B = len(actions)
     actor = pack(array_at(pi_at, (B, weights_pi[0].shape[1]), values).T)

@@ -12,11 +12,12 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.spaces.utils import flatdim
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, create_mlp
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
 from palimpsest import memory as memories
@@ -29,6 +30,7 @@ from palimpsest.agents.policy.layers import Layers, Tanh, encode
 from palimpsest.agents.policy.observation_checks import refuse_not_finite
 from palimpsest.agents.policy.observation_keys import check_place, place_of, task_of
 from palimpsest.agents.policy.policy_file import load_policy, save_policy
+from palimpsest.agents.policy.spaces import as_batch, flat_action_space, flat_box, preprocess
 from palimpsest.agents.slips import refuse_other_algorithms, refuse_pair, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
@@ -94,6 +96,12 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         **kwargs: Any,
     ) -> None:
         refuse_other_algorithms()
+        extractor = features_extractor_class or self.default_extractor
+        if isinstance(observation_space, spaces.Dict) and extractor in (FlattenExtractor, ImageExtractor):
+            raise ValueError(
+                f"{type(self).__name__} reads one array of observations; got {observation_space}: "
+                "use MultiInputMemoryPolicy"
+            )
         if share_memory and not kwargs.get("share_features_extractor", True):
             raise ValueError(
                 "share_memory=True needs share_features_extractor=True, for one memory reads one stream of features; "
@@ -106,13 +114,14 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         self.reconstruct = reconstruct
         super().__init__(
             observation_space,
-            action_space,
+            flat_action_space(action_space),
             lr_schedule,
             net_arch={"pi": [64], "vf": [64]} if net_arch is None else net_arch,
             activation_fn=activation_fn,
-            features_extractor_class=features_extractor_class or self.default_extractor,
+            features_extractor_class=extractor,
             **kwargs,
         )
+        self.action_space = action_space
 
     def _build(self, lr_schedule: Schedule) -> None:
         if not self.use_sde:
@@ -130,7 +139,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             self.memory_critic = memories.make(self.memory_name, width, **self.memory_kwargs)
         check_place(self.memory, self.memory_name, self.observation_space)
         if self.reconstruct:
-            self.decoder = nn.Linear(self.memory.output_size, get_flattened_obs_dim(self.observation_space))
+            self.decoder = nn.Linear(self.memory.output_size, flatdim(self.observation_space))
         super()._build(lr_schedule)
 
     def _make_encoder(self) -> tuple[Layers, int]:
@@ -139,6 +148,32 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         if self.ortho_init:
             encoder.apply(partial(self.init_weights, gain=np.sqrt(2)))
         return encoder, self.encoder_arch[-1] if self.encoder_arch else self.features_dim
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """A features extractor of this policy's class; see SB3."""
+        cls, arguments = self.features_extractor_class, dict(self.features_extractor_kwargs)
+        if issubclass(cls, ImageExtractor | DictExtractor):
+            arguments.setdefault("normalize_images", self.normalize_images)
+        return cls(flat_box(self.observation_space) if cls is FlattenExtractor else self.observation_space, **arguments)
+
+    def extract_features(self, obs: Observation, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """Features [N, D] of observations, a tree of [N, ...]; a pair of them where actor and critic have one each."""
+        floats = preprocess(obs, self.observation_space, self.normalize_images)
+        if features_extractor is not None:
+            return features_extractor(floats)
+        if self.share_features_extractor:
+            return self.features_extractor(floats)
+        return self.pi_features_extractor(floats), self.vf_features_extractor(floats)
+
+    def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
+        """Observations as tensors [N, ...], and whether they came as a batch; see SB3."""
+        space = self.observation_space
+        if isinstance(space, spaces.Dict):
+            parts = {key: as_batch(observation[key], part) for key, part in space.spaces.items()}
+            arrays = {key: array for key, (array, _) in parts.items()}
+            return obs_as_tensor(arrays, self.device), any(batch for _, batch in parts.values())
+        array, batch = as_batch(observation, space)
+        return obs_as_tensor(array, self.device), batch
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {
@@ -229,7 +264,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             return y.flatten(0, 1), state
 
         latent_pi, latent_vf, _ = self._remember(flat, state, read)
-        values, log_prob, entropy = judge(self, latent_pi, latent_vf, actions.flatten(0, 1))
+        values, log_prob, entropy = judge(self, latent_pi, latent_vf, self._flat_actions(actions))
         return Evaluation(
             values.view(T, B),
             log_prob.view(T, B),
@@ -237,9 +272,14 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             self._reconstruction(latent_pi, flat).view(T, B) if self.reconstruct else None,
         )
 
+    def _flat_actions(self, actions: Tensor) -> Tensor:
+        """Actions [T, B, *shape] as distributions take them: [N], or [N, numbers] where an action is several."""
+        flat = actions.flatten(0, 1)
+        return flat if isinstance(self.action_space, spaces.Discrete) else flat.reshape(len(flat), -1)
+
     def _reconstruction(self, latent: Tensor, obs: Observation) -> Tensor:
         """Squared error [N] of `obs` (tree of [N, ...]) decoded from `latent` [N, D], mean over its numbers."""
-        target = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        target = preprocess(obs, self.observation_space, self.normalize_images)
         parts = target.values() if isinstance(target, dict) else [target]
         flat = torch.cat([part.flatten(1).to(latent.dtype) for part in parts], dim=1)
         return (self.decoder(latent) - flat).square().mean(1)
@@ -303,7 +343,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         with torch.no_grad():
             distribution, after = self.get_distribution(obs, before, start, self._greedy_strategy(obs, B))
             actions = distribution.get_actions(deterministic=deterministic)
-        array = actions.cpu().numpy()
+        array = actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
         if isinstance(self.action_space, spaces.Box):
             if self.squash_output:
                 array = self.unscale_action(array)
@@ -329,7 +369,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
     ) -> tuple[Tensor, Tensor, State]:
         """What the heads see of `obs` (tree of [N, ...]) when each memory reads it with `read`."""
         # what SB3 does to such observations takes longer to find out than to do
-        features: Any = obs.float().flatten(1) if self._flattens else self.extract_features(obs)  # type: ignore[union-attr]
+        features: Any = obs.float().reshape(len(obs), -1) if self._flattens else self.extract_features(obs)  # type: ignore[union-attr]
         if self.shares_memory:
             # found without the long search for a module's attributes
             own: dict[str, Any] = self._modules
@@ -359,7 +399,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
     @cached_property
     def _flattens(self) -> bool:
         return (
-            type(self).extract_features is ActorCriticPolicy.extract_features
+            type(self).extract_features is MemoryActorCriticPolicy.extract_features
             and type(self.features_extractor) is FlattenExtractor
             and self.share_features_extractor
             and isinstance(self.observation_space, spaces.Box)

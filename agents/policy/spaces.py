@@ -1,9 +1,21 @@
-"""Which observation and action spaces policies take."""
+"""Which observation and action spaces policies take, and observations as floats.
+
+SB3 takes MultiDiscrete and MultiBinary spaces of one dimension, and Discrete observations that count from 0. Here they
+may have any shape and any start.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
 from gymnasium import spaces
+from gymnasium.spaces.utils import flatdim
+from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
+from stable_baselines3.common.utils import is_vectorized_observation
+from torch import Tensor
+from torch.nn import functional
 
 
 def check_spaces(observations: spaces.Space, actions: spaces.Space) -> None:
@@ -35,3 +47,64 @@ def check_action_space(space: spaces.Space) -> None:
             f"the actions must be counted from 0; got {space}: wrap the environment in gymnasium.wrappers."
             "TransformAction(env, lambda action: action + env.action_space.start, the space without its start)"
         )
+
+
+def flat_action_space(space: spaces.Space) -> spaces.Space:
+    """The same numbers in one dimension: what SB3's distributions take. A Discrete space is one already."""
+    if isinstance(space, spaces.Box):
+        return spaces.Box(space.low.reshape(-1), space.high.reshape(-1), dtype=space.dtype)
+    if isinstance(space, spaces.MultiDiscrete):
+        return spaces.MultiDiscrete(space.nvec.reshape(-1))
+    if isinstance(space, spaces.MultiBinary):
+        return spaces.MultiBinary(int(np.prod(space.shape)))
+    return space
+
+
+def flat_box(space: spaces.Space) -> spaces.Box:
+    """The space of what `preprocess` makes of one observation, in one dimension."""
+    return spaces.Box(-np.inf, np.inf, (flatdim(space),), np.float32)
+
+
+def preprocess(obs: Any, space: spaces.Space, normalize_images: bool = True) -> Any:
+    """Observations as floats, ready for a features extractor.
+
+    Args:
+        obs: tree of [N, *shape].
+        space: theirs.
+        normalize_images: whether images of bytes are divided by 255, as in SB3.
+
+    Returns:
+        Box and MultiBinary: [N, *shape] float32, a scalar as [N, 1]. Discrete and MultiDiscrete: one-hots, [N, width],
+        the width being the sum of the numbers of values. Dict: a dict of these.
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: preprocess(obs[key], part, normalize_images) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Discrete):
+        return _one_hot(obs, np.array([space.n]), np.array([space.start]))
+    if isinstance(space, spaces.MultiDiscrete):
+        return _one_hot(obs, space.nvec.reshape(-1), space.start.reshape(-1))
+    floats = obs.float() if obs.ndim > 1 else obs.float().unsqueeze(1)
+    return floats / 255.0 if normalize_images and is_image_space(space) else floats
+
+
+def _one_hot(obs: Tensor, sizes: np.ndarray, starts: np.ndarray) -> Tensor:
+    """The values [N, ...], one after the other, each as a one-hot of its size, counted from its start."""
+    values = obs.long().reshape(len(obs), -1) - torch.as_tensor(starts, dtype=torch.int64, device=obs.device)
+    parts = [functional.one_hot(value, int(size)).float() for value, size in zip(values.unbind(1), sizes)]
+    return torch.cat(parts, dim=1)
+
+
+def as_batch(observation: Any, space: spaces.Space) -> tuple[np.ndarray, bool]:
+    """Observations [N, *shape], images channels first, and whether they came as a batch, not as one [*shape].
+
+    Raises:
+        ValueError: the shape is neither.
+    """
+    array = maybe_transpose(np.asarray(observation), space)
+    if isinstance(space, spaces.MultiDiscrete):  # SB3 takes those of one dimension alone
+        if space.shape not in (array.shape, array.shape[1:]):
+            raise ValueError(f"observations must be of shape {space.shape} or [N, ...] of it; got {array.shape}")
+        batch = array.shape != space.shape
+    else:
+        batch = is_vectorized_observation(array, space)
+    return array.reshape(-1, *space.shape), batch  # type: ignore[misc]

@@ -18,7 +18,7 @@ from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
 
 
 @njit(inline="always", error_model="numpy", fastmath={"contract"})
-def _exp32(x):  # type: ignore[no-untyped-def]
+def _exp32(x):
     """exp(x) in float32 to 2e-7, without a branch or a call, so that loops over it vectorise. NaN stays NaN.
 
     x = n ln 2 + r with |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds x / ln 2 to n and leaves n in the low bits, which are
@@ -52,35 +52,35 @@ def tanh(x: float) -> float:
 
 
 @overload(sigmoid, jit_options={"error_model": "numpy", "fastmath": {"contract"}})
-def _sigmoid(x):  # type: ignore[no-untyped-def]
+def _sigmoid(x):
     if x == types.float32:
         return lambda x: np.float32(1) / (np.float32(1) + _exp32(-x))
     return lambda x: 1.0 / (1.0 + math.exp(-x))
 
 
 @overload(tanh, jit_options={"error_model": "numpy", "fastmath": {"contract"}})
-def _tanh(x):  # type: ignore[no-untyped-def]
+def _tanh(x):
     if x == types.float32:
         return lambda x: np.float32(2) / (np.float32(1) + _exp32(np.float32(-2) * x)) - np.float32(1)
     return lambda x: math.tanh(x)
 
 
 @njit(**OPTIONS)
-def sigmoid_in_place(row):  # type: ignore[no-untyped-def]
+def sigmoid_in_place(row):
     """Replace every number of a row by its sigmoid."""
     for j in range(len(row)):
         row[j] = sigmoid(row[j])
 
 
 @njit(**OPTIONS)
-def write_tanh(row, out):  # type: ignore[no-untyped-def]
+def write_tanh(row, out):
     """Fill out with the tanh of row. They must not overlap: the loop would then not run in vectors."""
     for j in range(len(row)):
         out[j] = tanh(row[j])
 
 
 @njit(**OPTIONS)
-def tanh_in_place(row):  # type: ignore[no-untyped-def]
+def tanh_in_place(row):
     """Replace every number of a row by its tanh."""
     for j in range(len(row)):
         row[j] = tanh(row[j])

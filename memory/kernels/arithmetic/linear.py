@@ -145,13 +145,13 @@ class _Linear(torch.autograd.Function):
 
 
 @njit(**OPTIONS)
-def map_layers(x, weights, biases, squashed, out):  # type: ignore[no-untyped-def]
+def map_layers(x, weights, biases, squashed, out):
     """`map_packed` of rows x [N, F]."""
     map_packed(pack(x.T), weights, biases, squashed, out)
 
 
 @njit(**OPTIONS)
-def map_packed(x, weights, biases, squashed, out):  # type: ignore[no-untyped-def]
+def map_packed(x, weights, biases, squashed, out):
     """Fill out [N, D] from few rows by linear maps with tangents between them, and at the end if `squashed`.
 
     The rows come packed, turned: weights are then read as torch lays them out. A row's map does not depend on how many
@@ -171,7 +171,7 @@ def map_packed(x, weights, biases, squashed, out):  # type: ignore[no-untyped-de
 
 
 @njit(**OPTIONS)
-def _add_number(row, number, squash):  # type: ignore[no-untyped-def]
+def _add_number(row, number, squash):
     """Add a number to a row, and take the tangent if `squash`."""
     if squash:
         for j in range(len(row)):
@@ -182,7 +182,7 @@ def _add_number(row, number, squash):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def layers_forward(x, weights, biases, outputs):  # type: ignore[no-untyped-def]
+def layers_forward(x, weights, biases, outputs):
     """`map_packed` of many rows: fill outputs [N, D], one of each map, tangents taken in all but the last."""
     last = len(weights) - 1
     for number in range(len(weights)):
@@ -191,7 +191,7 @@ def layers_forward(x, weights, biases, outputs):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def layers_backward(dy, x, weights, outputs, dx, add, d_weights, d_biases):  # type: ignore[no-untyped-def]
+def layers_backward(dy, x, weights, outputs, dx, add, d_weights, d_biases):
     """From dy [N, D] of the last of `layers_forward`'s outputs: dx [N, F] and the parameters' as in `_backward`."""
     last = len(weights) - 1
     for number in range(last, -1, -1):
@@ -204,7 +204,7 @@ def layers_backward(dy, x, weights, outputs, dx, add, d_weights, d_biases):  # t
 
 
 @njit(**OPTIONS)
-def _forward(x, packed, bias, squashed, y):  # type: ignore[no-untyped-def]
+def _forward(x, packed, bias, squashed, y):
     """Fill y [N, D] from x [N, F], the transposed weight, packed, and bias [D]."""
     for begin in range(0, len(x), BLOCK_ROWS):
         rows = y[begin : begin + BLOCK_ROWS]
@@ -214,7 +214,7 @@ def _forward(x, packed, bias, squashed, y):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _backward(dy, x, y, packed, dx, add, d_weight, d_bias):  # type: ignore[no-untyped-def]
+def _backward(dy, x, y, packed, dx, add, d_weight, d_bias):
     """Fill dx [N, F], or add to it where `add`, unless it is empty; add to d_weight [D, F] and d_bias [D].
 
     dy [N, D], x [N, F], the output y [N, D] where the tangent was taken, else empty; the weight, packed.
@@ -236,6 +236,6 @@ def _backward(dy, x, y, packed, dx, add, d_weight, d_bias):  # type: ignore[no-u
 
 
 @njit(**INLINED)
-def _through_tangent(dy, y, d):  # type: ignore[no-untyped-def]
+def _through_tangent(dy, y, d):
     for j in range(len(d)):
         d[j] = dy[j] * (1 - y[j] * y[j])

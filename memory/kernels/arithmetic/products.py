@@ -31,7 +31,7 @@ _ROW_BLOCK = 256
 
 
 @as_intrinsic
-def multiply_tile(  # type: ignore[no-untyped-def]
+def multiply_tile(
     typing, a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, rows, vectors
 ):
     """Fill the tile of out at [row, column] with base + rows of a, from `row` on, times the panel at b[at].
@@ -47,7 +47,7 @@ def multiply_tile(  # type: ignore[no-untyped-def]
     n = types.intp
     signature = types.void(a, n, n, b, n, base, n, types.boolean, out, n, n, n, n, rows, vectors)
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         number, size = context.get_value_type(out.dtype), out.dtype.bitwidth // 8
         lanes = VECTOR_BYTES // size
         vector = ir.VectorType(number, lanes)
@@ -58,10 +58,10 @@ def multiply_tile(  # type: ignore[no-untyped-def]
         )
         _, a_row, a_column, _, at, _, base_row, add, _, row, column, out_row, depth = args[:13]
 
-        def constant(value):  # type: ignore[no-untyped-def]
+        def constant(value):
             return ir.Constant(row.type, value)
 
-        def vector_at(data, place):  # type: ignore[no-untyped-def]
+        def vector_at(data, place):
             return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
 
         sums = [[cgutils.alloca_once(builder, vector) for _ in range(V)] for _ in range(R)]
@@ -83,7 +83,7 @@ def multiply_tile(  # type: ignore[no-untyped-def]
                     product = builder.fmul(one, part, flags=("contract",))
                     builder.store(builder.fadd(builder.load(each), product, flags=("contract",)), each)
 
-        def places(data, stride):  # type: ignore[no-untyped-def]
+        def places(data, stride):
             ends = [builder.add(builder.mul(number_, stride), column) for number_ in numbers]
             return [vector_at(data, builder.add(end, constant(v * lanes))) for end in ends for v in range(V)]
 
@@ -99,7 +99,7 @@ def multiply_tile(  # type: ignore[no-untyped-def]
 
 
 @as_intrinsic
-def transpose_square(typing, a, at, a_row, out, to, out_row):  # type: ignore[no-untyped-def]
+def transpose_square(typing, a, at, a_row, out, to, out_row):
     """Write the transposed square at a[at], with as many rows as a vector has numbers, to out[to].
 
     Each round interleaves the rows of the lower half with those of the upper half, number by number. That rotates the
@@ -110,18 +110,18 @@ def transpose_square(typing, a, at, a_row, out, to, out_row):  # type: ignore[no
         return None
     n = types.intp
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         number, size = context.get_value_type(out.dtype), out.dtype.bitwidth // 8
         lanes = VECTOR_BYTES // size
         vector = ir.VectorType(number, lanes)
         a_data, out_data = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 3))
         _, at, a_row, _, to, out_row = args
 
-        def places(data, begin, row):  # type: ignore[no-untyped-def]
+        def places(data, begin, row):
             starts = (builder.add(begin, builder.mul(row, ir.Constant(row.type, i))) for i in range(lanes))
             return [builder.bitcast(builder.gep(data, [start]), vector.as_pointer()) for start in starts]
 
-        def mask(first):  # type: ignore[no-untyped-def]
+        def mask(first):
             order = [i // 2 + first + (i % 2) * lanes for i in range(lanes)]
             return ir.Constant(ir.VectorType(ir.IntType(32), lanes), order)
 
@@ -138,7 +138,7 @@ def transpose_square(typing, a, at, a_row, out, to, out_row):  # type: ignore[no
 
 
 @njit(**OPTIONS)
-def _wide(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
+def _wide(a, b, at, base, out, column):
     """The product with one panel of `_WIDE` vectors."""
     m, depth = a.shape
     size = out.itemsize
@@ -161,7 +161,7 @@ def _wide(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _narrow(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
+def _narrow(a, b, at, base, out, column):
     """The product with one panel of one vector."""
     m, depth = a.shape
     size = out.itemsize
@@ -181,7 +181,7 @@ def _narrow(a, b, at, base, out, column):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def multiply(a, b, out, add):  # type: ignore[no-untyped-def]
+def multiply(a, b, out, add):
     """Fill out [m, n] with a b, or add a b to it where `add`.
 
     Args:
@@ -194,13 +194,13 @@ def multiply(a, b, out, add):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def multiply_onto(line, a, b, out):  # type: ignore[no-untyped-def]
+def multiply_onto(line, a, b, out):
     """Fill out with a b and add line [n] to every row; the rest as in `multiply`."""
     _multiply(a, b, np.ascontiguousarray(line).reshape(1, -1)[:, ::1], out)
 
 
 @njit(**OPTIONS)
-def _multiply(a, b, base, out):  # type: ignore[no-untyped-def]
+def _multiply(a, b, base, out):
     """Fill out with base + a b; base has the rows of out, one for all of them, or none."""
     m, depth = a.shape
     n = out.shape[1]
@@ -230,7 +230,7 @@ def _multiply(a, b, base, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def transpose(a, out):  # type: ignore[no-untyped-def]
+def transpose(a, out):
     """Fill out [n, m], rows contiguous, with a [m, n] transposed; by squares where the rows of a are contiguous too."""
     m, n = a.shape
     size = out.itemsize
@@ -247,21 +247,21 @@ def transpose(a, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def copy(line, out):  # type: ignore[no-untyped-def]
+def copy(line, out):
     """Copy line to the beginning of out; several times as fast as an assignment."""
     for j in range(len(line)):
         out[j] = line[j]
 
 
 @njit(**OPTIONS)
-def fill_rows(out, line):  # type: ignore[no-untyped-def]
+def fill_rows(out, line):
     """Fill every row of out [m, n], rows contiguous, with line [n]."""
     for i in range(len(out)):
         copy(line, out[i])
 
 
 @njit(**OPTIONS)
-def fill_columns(out, line):  # type: ignore[no-untyped-def]
+def fill_columns(out, line):
     """Fill every column of out [m, n], rows contiguous, with line [m]."""
     for i in range(len(out)):
         row, number = out[i], line[i]
@@ -270,14 +270,14 @@ def fill_columns(out, line):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def whole_vectors(n, itemsize):  # type: ignore[no-untyped-def]
+def whole_vectors(n, itemsize):
     """N rounded up to a multiple of the numbers in a vector."""
     lanes = VECTOR_BYTES // itemsize
     return -(-n // lanes) * lanes
 
 
 @njit(**OPTIONS)
-def add_rows(rows, total):  # type: ignore[no-untyped-def]
+def add_rows(rows, total):
     """Add the sum of rows [n, N] to total [N]. They are summed first, so that a long total loses no precision."""
     part = np.zeros_like(total)
     for n in range(len(rows)):
@@ -288,7 +288,7 @@ def add_rows(rows, total):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def pack(b):  # type: ignore[no-untyped-def]
+def pack(b):
     """B [k, n], any strides, in the order in which `multiply` reads it; padded with zeros to whole vectors.
 
     The product may have n columns, or the padding's columns too.
@@ -297,13 +297,13 @@ def pack(b):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def packed_size(k, n, itemsize):  # type: ignore[no-untyped-def]
+def packed_size(k, n, itemsize):
     """The size of what `pack` makes of [k, n]."""
     return k * whole_vectors(n, itemsize)
 
 
 @njit(**OPTIONS)
-def pack_into(b, packed):  # type: ignore[no-untyped-def]
+def pack_into(b, packed):
     """`pack` into given memory of `packed_size` or more, for loops that pack often."""
     k, n = b.shape
     lanes, whole = VECTOR_BYTES // b.itemsize, whole_vectors(n, b.itemsize)
@@ -323,7 +323,7 @@ def pack_into(b, packed):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def multiply_transposed(a, b, out, add):  # type: ignore[no-untyped-def]
+def multiply_transposed(a, b, out, add):
     """`multiply` by b [n, k] transposed, rows contiguous and not packed: a weight as torch lays it out.
 
     Each panel is packed just before it is read, so that it is still in the first cache.

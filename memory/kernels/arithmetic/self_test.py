@@ -24,7 +24,7 @@ def check_intrinsics() -> None:
 
 
 @njit(**OPTIONS)
-def _use(address, transposed, sums, product):  # type: ignore[no-untyped-def]
+def _use(address, transposed, sums, product):
     """Transpose the array at the address; sum its first two columns; multiply its first row by the transpose."""
     x = array_at(address, transposed.shape, transposed)
     transpose_square(x, 0, _LANES, transposed, 0, _LANES)

@@ -50,15 +50,15 @@ def _lower(function: Any, instruction: str) -> None:
     """Let `function` of two vectors, or of a vector and a number, be an instruction."""
 
     @type_callable(function)
-    def of_arguments(context):  # type: ignore[no-untyped-def]
-        def result(a, b):  # type: ignore[no-untyped-def]
+    def of_arguments(context):
+        def result(a, b):
             vector = a if isinstance(a, Vector) else b
             fits = isinstance(vector, Vector) and {a, b} <= {vector, vector.real}
             return vector if fits else None
 
         return result
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         kind = signature.return_type
         a, b = (x if isinstance(t, Vector) else _spread(builder, kind, x) for x, t in zip(args, signature.args))
         return getattr(builder, instruction)(a, b, flags=("contract",))
@@ -67,7 +67,7 @@ def _lower(function: Any, instruction: str) -> None:
         lower_builtin(function, *pair)(generate)
 
 
-def _spread(builder, kind, x):  # type: ignore[no-untyped-def]
+def _spread(builder, kind, x):
     vector, first = _ir_type(kind), ir.Constant(ir.IntType(32), 0)
     undefined = ir.Constant(vector, ir.Undefined)
     everywhere = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None)
@@ -80,19 +80,19 @@ _lower(operator.mul, "fmul")
 _lower(operator.truediv, "fdiv")
 
 
-def _place(context, builder, array_type, array, at, vector):  # type: ignore[no-untyped-def]
+def _place(context, builder, array_type, array, at, vector):
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
 
 
 @as_intrinsic
-def load(typing, array, at, count):  # type: ignore[no-untyped-def]
+def load(typing, array, at, count):
     """`count` numbers, a constant, of a contiguous array from index `at` in memory on."""
     if not isinstance(count, types.IntegerLiteral):
         return None
     kind = Vector(array.dtype, count.literal_value)
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         place = _place(context, builder, signature.args[0], args[0], args[1], _ir_type(kind))
         return builder.load(place, align=array.dtype.bitwidth // 8)
 
@@ -100,12 +100,12 @@ def load(typing, array, at, count):  # type: ignore[no-untyped-def]
 
 
 @as_intrinsic
-def store(typing, vector, array, at):  # type: ignore[no-untyped-def]
+def store(typing, vector, array, at):
     """Write a vector into a contiguous array from index `at` in memory on."""
     if vector.real != array.dtype:
         return None
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         place = _place(context, builder, signature.args[1], args[1], args[2], _ir_type(vector))
         builder.store(args[0], place, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
@@ -114,10 +114,10 @@ def store(typing, vector, array, at):  # type: ignore[no-untyped-def]
 
 
 @as_intrinsic
-def root(typing, vector):  # type: ignore[no-untyped-def]
+def root(typing, vector):
     """The square roots of a vector's numbers."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         name = f"llvm.sqrt.v{vector.count}f{vector.real.bitwidth}"
         of = ir.FunctionType(_ir_type(vector), [_ir_type(vector)])
         return builder.call(cgutils.get_or_insert_function(builder.module, of, name), args)
@@ -126,13 +126,13 @@ def root(typing, vector):  # type: ignore[no-untyped-def]
 
 
 @as_intrinsic
-def zeros_like(typing, vector):  # type: ignore[no-untyped-def]
+def zeros_like(typing, vector):
     """A vector of zeros."""
     return vector(vector), lambda context, builder, signature, args: ir.Constant(_ir_type(vector), None)
 
 
 @njit(**INLINED)
-def aligned(count, like):  # type: ignore[no-untyped-def]
+def aligned(count, like):
     """`count` zeros of the type of `like`, beginning at a cache line.
 
     Loads and stores of a register that cross two lines take twice as long.
@@ -155,12 +155,12 @@ def lanes_of(itemsize: int) -> int:
 
 
 @as_intrinsic
-def fold(typing, vector):  # type: ignore[no-untyped-def]
+def fold(typing, vector):
     """A vector of the width of a register with the same sum."""
     lanes = lanes_of(vector.real.bitwidth // 8)
     kind = Vector(vector.real, lanes)
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         zeros, total = ir.Constant(_ir_type(vector), None), None
         for first in range(0, vector.count, lanes):
             # indices beyond the vector select zeros
@@ -173,7 +173,7 @@ def fold(typing, vector):  # type: ignore[no-untyped-def]
 
 
 @as_intrinsic
-def sum_rows(typing, rows, count, out, to):  # type: ignore[no-untyped-def]
+def sum_rows(typing, rows, count, out, to):
     """Write the sums of `count` rows, a constant, of a register's width each, contiguous in memory, to out[to] on.
 
     Whole registers are written: `count` is rounded up. Halves of two rows are added into one register, then quarters of
@@ -185,21 +185,21 @@ def sum_rows(typing, rows, count, out, to):  # type: ignore[no-untyped-def]
     lanes = lanes_of(size)
     kind = Vector(rows.dtype, lanes)
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         vector = _ir_type(kind)
         indices = ir.VectorType(ir.IntType(32), lanes)
         zeros = ir.Constant(vector, None)
 
-        def at(array, number):  # type: ignore[no-untyped-def]
+        def at(array, number):
             return _place(context, builder, signature.args[array], args[array], number, vector)
 
-        def added(one, other, half):  # type: ignore[no-untyped-def]
+        def added(one, other, half):
             """Of each block of 2 halves: one's halves added, then other's."""
             low = [i - i % (2 * half) + i % half + (lanes if i % (2 * half) >= half else 0) for i in range(lanes)]
             orders = (ir.Constant(indices, [i + shift for i in low]) for shift in (0, half))
             return builder.fadd(*(builder.shuffle_vector(one, other, order) for order in orders))
 
-        def number(n):  # type: ignore[no-untyped-def]
+        def number(n):
             return ir.Constant(args[3].type, n)
 
         for first in range(0, count.literal_value, lanes):

@@ -11,7 +11,7 @@ from palimpsest.memory.kernels.attention.top_k import insert
 
 
 @njit(**SUMS, forceinline=True)
-def _softmax(row):  # type: ignore[no-untyped-def]
+def _softmax(row):
     """Softmax of a row in place; an empty row stays empty."""
     if len(row) == 0:
         return
@@ -27,7 +27,7 @@ def _softmax(row):  # type: ignore[no-untyped-def]
 
 
 @njit(**SUMS)
-def choose(query, summaries, finished, slot, weight, scale):  # type: ignore[no-untyped-def]
+def choose(query, summaries, finished, slot, weight, scale):
     """Fill slot and weight [B, K], by insertion, the newest chunk first."""
     B = len(query)
     N = summaries.shape[1]
@@ -45,7 +45,7 @@ def choose(query, summaries, finished, slot, weight, scale):  # type: ignore[no-
 
 
 @njit(**SUMS)
-def read_chosen(query, key, value, code, contents, which, length, weight, read, H):  # type: ignore[no-untyped-def]
+def read_chosen(query, key, value, code, contents, which, length, weight, read, H):
     """Fill read [B, D]."""
     B, D = query.shape
     C, E = len(code), D // H

@@ -10,7 +10,7 @@ from palimpsest.memory.kernels.attention.top_k import insert
 
 
 @njit(**SUMS)
-def attend(query, key, value, first, length, weight, read, prob, scale):  # type: ignore[no-untyped-def]
+def attend(query, key, value, first, length, weight, read, prob, scale):
     """Fill read [N, H, E] and prob [N, J, H, longest] with the softmax weights, undefined beyond the slice's length."""
     real = query.dtype.type
     N, H, E = query.shape
@@ -44,9 +44,7 @@ def attend(query, key, value, first, length, weight, read, prob, scale):  # type
 
 
 @njit(**SUMS)
-def attend_backward(  # type: ignore[no-untyped-def]
-    query, key, value, first, length, weight, prob, grad, d_query, d_key, d_value, d_weight, scale
-):
+def attend_backward(query, key, value, first, length, weight, prob, grad, d_query, d_key, d_value, d_weight, scale):
     """Add the gradients of `attend` to d_query, d_key, d_value and d_weight; grad [N, H, E] is that of read."""
     real = query.dtype.type
     N, H, E = query.shape
@@ -78,7 +76,7 @@ def attend_backward(  # type: ignore[no-untyped-def]
 
 
 @njit(**SUMS)
-def choose(query, key, first, length, index, score, scale):  # type: ignore[no-untyped-def]
+def choose(query, key, first, length, index, score, scale):
     """Fill index and score [N, K] with the best of each range, by insertion from the end of the range."""
     real = query.dtype.type
     N, D = query.shape
@@ -97,7 +95,7 @@ def choose(query, key, first, length, index, score, scale):  # type: ignore[no-u
 
 
 @njit(**SUMS)
-def choose_backward(query, key, index, grad, d_query, d_key, scale):  # type: ignore[no-untyped-def]
+def choose_backward(query, key, index, grad, d_query, d_key, scale):
     """Add the gradients of the scores to d_query, d_key; grad [N, K] is that of score."""
     real = query.dtype.type
     N, D = query.shape

@@ -7,7 +7,7 @@ from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
 
 
 @njit(**OPTIONS)
-def insert(scores, indices, found, score, index):  # type: ignore[no-untyped-def]
+def insert(scores, indices, found, score, index):
     """Insert a score and its index into the best so far, behind equal scores; drop the worst if there are more than K.
 
     Args:

@@ -22,14 +22,14 @@ from palimpsest.memory.kernels.arithmetic.elementwise import sigmoid_in_place, t
 
 
 @njit(**OPTIONS)
-def _through_gate(d, times, gate, out):  # type: ignore[no-untyped-def]
+def _through_gate(d, times, gate, out):
     """Fill out with the gradient of the sum in a gate, a sigmoid: d is that of gate * times."""
     for j in range(len(d)):
         out[j] = d[j] * times[j] * gate[j] * (1 - gate[j])
 
 
 @njit(**INLINED)
-def lstm_forward(gates, h, c):  # type: ignore[no-untyped-def]
+def lstm_forward(gates, h, c):
     """i, f, o = sigmoid; g = tanh; c = f c + i g; h = o tanh(c)."""
     H = h.shape[1]
     for p in range(len(h)):
@@ -46,7 +46,7 @@ def lstm_forward(gates, h, c):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def lstm_backward(gates, cells, c_before, dy, d, dh, dc):  # type: ignore[no-untyped-def]
+def lstm_backward(gates, cells, c_before, dy, d, dh, dc):
     """Gradients of `lstm_forward`, with the new and the old c in `cells` and `c_before`."""
     H = dy.shape[1]
     squashed = np.empty(H, dy.dtype)
@@ -70,7 +70,7 @@ def lstm_backward(gates, cells, c_before, dy, d, dh, dc):  # type: ignore[no-unt
 
 
 @njit(**OPTIONS)
-def gru_forward(gates, h):  # type: ignore[no-untyped-def]
+def gru_forward(gates, h):
     """r, z = sigmoid; n = tanh(input + r m); h = n + z (h - n)."""
     H = h.shape[1]
     for p in range(len(h)):
@@ -85,7 +85,7 @@ def gru_forward(gates, h):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def gru_backward(gates, h_before, dy, d, dh):  # type: ignore[no-untyped-def]
+def gru_backward(gates, h_before, dy, d, dh):
     """Gradients of `gru_forward`."""
     H = dy.shape[1]
     for p in range(len(dy)):
@@ -106,14 +106,14 @@ def gru_backward(gates, h_before, dy, d, dh):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def rnn_forward(gates, h):  # type: ignore[no-untyped-def]
+def rnn_forward(gates, h):
     """The new h = tanh."""
     for p in range(len(h)):
         write_tanh(gates[p], h[p])
 
 
 @njit(**OPTIONS)
-def rnn_backward(y, dy, d, dh):  # type: ignore[no-untyped-def]
+def rnn_backward(y, dy, d, dh):
     """Gradients of `rnn_forward`, with the new h in `y`."""
     H = dy.shape[1]
     for p in range(len(dy)):

@@ -38,13 +38,13 @@ BLOCK_ROWS = 128
 
 
 @njit(**OPTIONS)
-def block_steps(T, B):  # type: ignore[no-untyped-def]
+def block_steps(T, B):
     """Steps whose products with x are one matrix product: many for speed, few enough to stay in the cache."""
     return min(T, max(1, BLOCK_ROWS // B))
 
 
 @njit(**OPTIONS)
-def forward(kind, x, start, to_gates, to_h, bias, h, c, gates, y, cells):  # type: ignore[no-untyped-def]
+def forward(kind, x, start, to_gates, to_h, bias, h, c, gates, y, cells):
     """Fill y [T, B, H], gates and, for LSTM, cells [T, B, H].
 
     Args:
@@ -92,9 +92,7 @@ def forward(kind, x, start, to_gates, to_h, bias, h, c, gates, y, cells):  # typ
 
 
 @njit(**OPTIONS)
-def backward(  # type: ignore[no-untyped-def]
-    kind, x, start, from_gates, from_h, h, c, gates, y, cells, dy, dh, dc, dx, d_ih, d_hh, d_bias
-):
+def backward(kind, x, start, from_gates, from_h, h, c, gates, y, cells, dy, dh, dc, dx, d_ih, d_hh, d_bias):
     """Gradients of `forward`, added to d_ih [G, F], d_hh [G, H] and d_bias [S].
 
     `from_gates` [G, F] and `from_h` [G, H] are packed. `h` and `c` [B, H] are the state before the sequence. `dh` and
@@ -151,7 +149,7 @@ def backward(  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def step(kind, layer, x_at, w_ih, w_hh, b_ih, b_hh, h_at, c_at, new_h, new_c, y):  # type: ignore[no-untyped-def]
+def step(kind, layer, x_at, w_ih, w_hh, b_ih, b_hh, h_at, c_at, new_h, new_c, y):
     """One step of a layer, nothing kept: fill y [B, H] and the layer's part of new_h and new_c [B, L, H].
 
     x [B, F], h and c [B, L, H] are given by their addresses; weights and biases are laid out as torch has them.

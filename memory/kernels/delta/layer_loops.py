@@ -40,7 +40,7 @@ BLOCK_ROWS = 16
 
 
 @njit(**OPTIONS)
-def _tokens(x, t0, t1, b0, b1, scratch):  # type: ignore[no-untyped-def]
+def _tokens(x, t0, t1, b0, b1, scratch):
     """Steps t0 to t1 of rows b0 to b1 of x [T, B, F] as [tokens, F]: a view if that is all rows, else a copy."""
     n = b1 - b0
     if n == x.shape[1]:
@@ -52,7 +52,7 @@ def _tokens(x, t0, t1, b0, b1, scratch):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _put_back(tokens, x, t0, t1, b0, b1):  # type: ignore[no-untyped-def]
+def _put_back(tokens, x, t0, t1, b0, b1):
     """Write the tokens of `_tokens` back to x, if they are a copy."""
     n = b1 - b0
     if n < x.shape[1]:
@@ -62,7 +62,7 @@ def _put_back(tokens, x, t0, t1, b0, b1):  # type: ignore[no-untyped-def]
 
 
 @njit(**INLINED)
-def _open(z, H):  # type: ignore[no-untyped-def]
+def _open(z, H):
     """Replace a and b, the last 2 H columns of z [n, W], by alpha = sigmoid(a) and beta = 2 sigmoid(b).
 
     Returns a copy of alpha and beta, [n, 2 H].
@@ -83,7 +83,7 @@ def _open(z, H):  # type: ignore[no-untyped-def]
 
 
 @njit(**INLINED)
-def _open_backward(z, dz, H):  # type: ignore[no-untyped-def]
+def _open_backward(z, dz, H):
     """The gradient of `_open`, in place, in the last 2 H columns of dz [n, W]; z holds alpha and beta."""
     n, W = z.shape
     one, two = z.dtype.type(1), z.dtype.type(2)
@@ -101,7 +101,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
     KV, HEAD = K * V, 2 * K + 2 * V
 
     @njit(**OPTIONS)
-    def forward(  # type: ignore[no-untyped-def]
+    def forward(
         first,
         last,
         x,
@@ -179,7 +179,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                 _put_back(into, y, t0, t1, b0, b1)
 
     @njit(**OPTIONS)
-    def backward(  # type: ignore[no-untyped-def]
+    def backward(
         first, last, x, enter, project, leave, start, tables, z, dy, d_table, dx,
         d_enter, d_enter_bias, d_project, d_project_bias, d_leave,
     ):  # fmt: skip

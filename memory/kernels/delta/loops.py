@@ -35,7 +35,7 @@ PAIRS = 2 * SEGMENT
 # These functions stand outside of `compiled`: a kernel that is a closure variable of another gets a new name in every
 # process, so numba would never find the cached machine code of the kernel that holds it.
 @njit(**INLINED)
-def directions(K, z, at, stride, steps, normalise, unit, scale, parts, sums):  # type: ignore[no-untyped-def]
+def directions(K, z, at, stride, steps, normalise, unit, scale, parts, sums):
     """Fill unit [SEGMENT + 1, 2, K] with the queries and keys of z, scaled to unit length if `normalise`.
 
     The first query is at z[at], that of each next step `stride` numbers on. scale [SEGMENT, 2] is filled with the
@@ -57,7 +57,7 @@ def directions(K, z, at, stride, steps, normalise, unit, scale, parts, sums):  #
 
 
 @njit(**INLINED)
-def read_by(K, V, numbers, at, table, first):  # type: ignore[no-untyped-def]
+def read_by(K, V, numbers, at, table, first):
     """S^T k, with the table S [K, V] at table[first] and the vector k [K] at numbers[at]."""
     literally(K)
     literally(V)
@@ -72,7 +72,7 @@ def read_by(K, V, numbers, at, table, first):  # type: ignore[no-untyped-def]
 
 
 @njit(**INLINED)
-def forward_scratch(K, V, like):  # type: ignore[no-untyped-def]
+def forward_scratch(K, V, like):
     """Scratch memory for `segment_forward`."""
     lanes = VECTOR_BYTES // like.itemsize
     unit, parts, sums = aligned(2 * (SEGMENT + 1) * K, like), aligned(PAIRS * lanes, like), aligned(PAIRS, like)
@@ -80,9 +80,7 @@ def forward_scratch(K, V, like):  # type: ignore[no-untyped-def]
 
 
 @njit(**INLINED)
-def segment_forward(  # type: ignore[no-untyped-def]
-    K, V, gated, normalise, z, at, stride, alpha_at, H, start, S, y, y_at, y_stride, scratch
-):
+def segment_forward(K, V, gated, normalise, z, at, stride, alpha_at, H, start, S, y, y_at, y_stride, scratch):
     """Advance the table S [K V] by the steps of `start`; fill y with what they read.
 
     The first step's query, key and value are at z[at], its alpha at z[alpha_at], its beta H numbers after that, and its
@@ -134,7 +132,7 @@ def segment_forward(  # type: ignore[no-untyped-def]
 
 
 @njit(**INLINED)
-def backward_scratch(K, V, like):  # type: ignore[no-untyped-def]
+def backward_scratch(K, V, like):
     """Scratch memory for `segment_backward`."""
     lanes = VECTOR_BYTES // like.itemsize
     wide = -(-K // lanes) * lanes
@@ -149,9 +147,7 @@ def backward_scratch(K, V, like):  # type: ignore[no-untyped-def]
 
 
 @njit(**INLINED)
-def segment_backward(  # type: ignore[no-untyped-def]
-    K, V, gated, normalise, z, at, stride, alpha_at, H, start, before, G, dy, y_at, y_stride, scratch
-):
+def segment_backward(K, V, gated, normalise, z, at, stride, alpha_at, H, start, before, G, dy, y_at, y_stride, scratch):
     """The gradient of `segment_forward`, written over what that left in z; `before` is the table before the segment.
 
     `G` [K V] enters as the gradient of the table after the segment and leaves as that of the table before it. If
@@ -259,7 +255,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
     KV, HEAD = K * V, 2 * K + V
 
     @njit(**OPTIONS)
-    def forward(first, last, z, start, normalise, tables, read):  # type: ignore[no-untyped-def]
+    def forward(first, last, z, start, normalise, tables, read):
         """Scan rows first to last of z [T, B, H (2 K + V + 2)]; fill read [T, B, H, V] and tables.
 
         tables [N + 1, B, H, K V], for N segments, enters with the initial tables at index 0; those after each segment
@@ -281,7 +277,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                     copy(S, tables[t // SEGMENT + 1, b, h])
 
     @njit(**OPTIONS)
-    def backward(first, last, z, start, normalise, tables, d_read, d_table):  # type: ignore[no-untyped-def]
+    def backward(first, last, z, start, normalise, tables, d_read, d_table):
         """The gradient of `forward` for rows first to last, written over z.
 
         `d_table` [B, H, K V] enters as the gradient of the last tables and leaves as that of the initial ones.

@@ -11,7 +11,7 @@ from palimpsest.memory.kernels.arithmetic.elementwise import sigmoid, tanh
 
 
 @njit(**INLINED)
-def output_gate(reads, gates):  # type: ignore[no-untyped-def]
+def output_gate(reads, gates):
     """Replace reads [n V] by sigmoid(gates) tanh(reads)."""
     for i in range(len(reads)):
         reads[i] = tanh(reads[i])
@@ -20,7 +20,7 @@ def output_gate(reads, gates):  # type: ignore[no-untyped-def]
 
 
 @njit(**INLINED)
-def output_gate_backward(reads, gates, d, y):  # type: ignore[no-untyped-def]
+def output_gate_backward(reads, gates, d, y):
     """The gradient of `output_gate`: turn d [n V], that of y, into that of reads, and gates into their own.
 
     `y` [n V] is filled with the gated reads; `reads` is overwritten.

@@ -57,7 +57,7 @@ def step_layers(
 
 
 @njit(**SUMS, forceinline=True)
-def _normalise(stream, out):  # type: ignore[no-untyped-def]
+def _normalise(stream, out):
     """Fill out with the layer norm of stream [B, D], without parameters."""
     D = stream.shape[1]
     real = stream.dtype.type
@@ -75,7 +75,7 @@ def _normalise(stream, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _joined(x_at, beat_at, width, next_beat):  # type: ignore[no-untyped-def]
+def _joined(x_at, beat_at, width, next_beat):
     """Return x and beat side by side, [B, width], and fill the next beat [B, n]."""
     B, n = next_beat.shape
     F = width - n
@@ -96,7 +96,7 @@ def _compiled(K: int, V: int) -> Callable[..., None]:
     BK = max(n for n in range(1, 17) if K % n == 0)
 
     @njit(**SUMS)
-    def step(  # type: ignore[no-untyped-def]
+    def step(
         number, x_at, beat_at, table_at, enter, enter_bias, project, project_bias, leave, H,
         table, next_beat, stream,
     ):  # fmt: skip

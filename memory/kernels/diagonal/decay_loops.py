@@ -20,7 +20,7 @@ _FLUSH = 64
 
 
 @njit(**INLINED)
-def decay_forward(x, a, b, start, opening, states):  # type: ignore[no-untyped-def]
+def decay_forward(x, a, b, start, opening, states):
     """Fill states [T, B, 2, C, M]; x [T, B, M], a and b [C, M], start [T, B], opening [B, 2, C, M]."""
     T, B, M = x.shape
     width, nothing = 2 * a.size, np.zeros(2 * a.size, x.dtype)
@@ -36,7 +36,7 @@ def decay_forward(x, a, b, start, opening, states):  # type: ignore[no-untyped-d
 
 
 @njit(**INLINED)
-def _advance(a, b, before, old, x, token, states, new):  # type: ignore[no-untyped-def]
+def _advance(a, b, before, old, x, token, states, new):
     """One step of one row: states[new:] from before[old:] and x[token:]."""
     M = a.shape[1]
     whole = M - M % _LANES
@@ -45,7 +45,7 @@ def _advance(a, b, before, old, x, token, states, new):  # type: ignore[no-untyp
 
 
 @njit(**INLINED)
-def _advance_by(count, first, last, a, b, before, old, x, token, states, new):  # type: ignore[no-untyped-def]
+def _advance_by(count, first, last, a, b, before, old, x, token, states, new):
     """Decays first to last of every frequency, `count` at a time."""
     literally(count)
     (C, M), N = a.shape, a.size
@@ -60,7 +60,7 @@ def _advance_by(count, first, last, a, b, before, old, x, token, states, new):  
 
 
 @njit(**INLINED)
-def decay_backward(d_states, states, a, b, start, opening, carried, dx, da, db):  # type: ignore[no-untyped-def]
+def decay_backward(d_states, states, a, b, start, opening, carried, dx, da, db):
     """Fill dx [T, B, M] and add to da and db [C, M] float64.
 
     carried [B, 2, C, M] holds the gradient of the last state; it is replaced by that of the opening one.
@@ -84,9 +84,7 @@ def decay_backward(d_states, states, a, b, start, opening, carried, dx, da, db):
 
 
 @njit(**INLINED)
-def _retreat(  # type: ignore[no-untyped-def]
-    a, b, opens, before, old, d_states, outside, carried, carry, dx, into, sum_a, sum_b
-):
+def _retreat(a, b, opens, before, old, d_states, outside, carried, carry, dx, into, sum_a, sum_b):
     """One step of one row: its dx, its terms of da and db; carried goes from conj(gamma) G_{t+1} to conj(gamma) G_t."""
     M = a.shape[1]
     whole = M - M % _LANES
@@ -95,7 +93,7 @@ def _retreat(  # type: ignore[no-untyped-def]
 
 
 @njit(**INLINED)
-def _retreat_by(  # type: ignore[no-untyped-def]
+def _retreat_by(
     count, first, last, a, b, opens, before, old, d_states, outside, carried, carry, dx, into, sum_a, sum_b
 ):
     """Decays first to last of every frequency, `count` at a time."""

@@ -11,7 +11,7 @@ from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
 
 
 @njit(**OPTIONS)
-def forward(first, last, a, b, start, state, h):  # type: ignore[no-untyped-def]
+def forward(first, last, a, b, start, state, h):
     """Fill h [T, B, N] for the rows first to last from b [T, B, N], start [T, B] and state [B, N]."""
     T, _, N = b.shape
     for t in range(T):
@@ -27,7 +27,7 @@ def forward(first, last, a, b, start, state, h):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def backward(first, last, a, start, state, h, dh, carried, da, db, varies):  # type: ignore[no-untyped-def]
+def backward(first, last, a, start, state, h, dh, carried, da, db, varies):
     """Fill db [T, B, N] and da for the rows first to last; add to da where the factors do not vary.
 
     dh [T, B, N] is the gradient of h. carried [B, N] holds that of the last h; it is replaced by that of state.

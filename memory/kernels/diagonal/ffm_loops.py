@@ -35,20 +35,20 @@ BLOCK_ROWS = 256
 
 
 @njit(**OPTIONS)
-def block_steps(T, B):  # type: ignore[no-untyped-def]
+def block_steps(T, B):
     """Steps of a block."""
     return min(T, max(1, BLOCK_ROWS // B))
 
 
 @njit(**OPTIONS)
-def kept_size(T, B, m, c, D, every):  # type: ignore[no-untyped-def]
+def kept_size(T, B, m, c, D, every):
     """How many numbers `forward` keeps: those of `every` token for `backward`, or those of one block, then reused."""
     steps = block_steps(T, B)
     return -(-T // steps) * B * 2 * c * m + (T if every else steps) * B * (2 * m + 2 * D + 1)
 
 
 @njit(**OPTIONS)
-def _parts_of(kept, T, B, m, c, D):  # type: ignore[no-untyped-def]
+def _parts_of(kept, T, B, m, c, D):
     """The kept memory as borders, entry, gate, normal and scale.
 
     borders [blocks, B, 2, c, m]: the state before every block, in planes. For N tokens, entry [N, 2 m]: value and input
@@ -64,7 +64,7 @@ def _parts_of(kept, T, B, m, c, D):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def forward(x, start, weight, bias, mix, mix_bias, alpha, omega, state, kept, last, y):  # type: ignore[no-untyped-def]
+def forward(x, start, weight, bias, mix, mix_bias, alpha, omega, state, kept, last, y):
     """Fill last, y and what `backward` needs.
 
     Args:
@@ -115,7 +115,7 @@ def forward(x, start, weight, bias, mix, mix_bias, alpha, omega, state, kept, la
 
 
 @njit(**OPTIONS)
-def backward(x, start, weight, mix, alpha, omega, kept, y, dy, d_state, dx, gradients):  # type: ignore[no-untyped-def]
+def backward(x, start, weight, mix, alpha, omega, kept, y, dy, d_state, dx, gradients):
     """Fill `gradients` with those of weight, mix, bias, mix_bias, alpha and omega, one after the other.
 
     `kept` is what `forward` kept of every token, `dy` [T, B, D] the gradient of y. `d_state` [B, m, c, 2] holds that of
@@ -183,7 +183,7 @@ def backward(x, start, weight, mix, alpha, omega, kept, y, dy, d_state, dx, grad
 
 
 @njit(**OPTIONS)
-def _rates(alpha, omega):  # type: ignore[no-untyped-def]
+def _rates(alpha, omega):
     """The parts of one step's factor, [c, m] each; see `memory.kernels.diagonal.torch_decay.rates`."""
     a, b = np.empty((len(omega), len(alpha)), alpha.dtype), np.empty((len(omega), len(alpha)), alpha.dtype)
     for i in range(len(alpha)):
@@ -195,7 +195,7 @@ def _rates(alpha, omega):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _reorder(parts, columns, out):  # type: ignore[no-untyped-def]
+def _reorder(parts, columns, out):
     """Fill out [2 N, D] from `parts`, two matrices [N / columns, columns] of vectors [D]: each is transposed."""
     half = len(parts) // 2
     rows = half // columns
@@ -206,7 +206,7 @@ def _reorder(parts, columns, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _from_traces(mix, c):  # type: ignore[no-untyped-def]
+def _from_traces(mix, c):
     """`mix` [D, 2 m c] transposed, its rows in the order of planes, [2 c m, D]."""
     D, width = mix.shape
     transposed, out = np.empty((width, D), mix.dtype), np.empty((width, D), mix.dtype)
@@ -216,7 +216,7 @@ def _from_traces(mix, c):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _to_planes(state, planes):  # type: ignore[no-untyped-def]
+def _to_planes(state, planes):
     """Fill planes [B, 2, c, m] from state [B, m, c, 2]."""
     B, m, c, _ = state.shape
     for row in range(B):
@@ -226,7 +226,7 @@ def _to_planes(state, planes):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _from_planes(planes, state):  # type: ignore[no-untyped-def]
+def _from_planes(planes, state):
     """Undo `_to_planes`."""
     B, m, c, _ = state.shape
     for row in range(B):
@@ -236,7 +236,7 @@ def _from_planes(planes, state):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _traces(entry, start, a, b, border, value, states):  # type: ignore[no-untyped-def]
+def _traces(entry, start, a, b, border, value, states):
     """Fill value and states of a block from its entry [n, 2 m]; returns the states as rows [n, 2 c m]."""
     n, steps, m = len(entry), len(start), value.shape[2]
     values = value.reshape(-1, m)
@@ -249,7 +249,7 @@ def _traces(entry, start, a, b, border, value, states):  # type: ignore[no-untyp
 
 
 @njit(**OPTIONS)
-def step(x_at, weights, biases, alpha, omega, before_at, S, y):  # type: ignore[no-untyped-def]
+def step(x_at, weights, biases, alpha, omega, before_at, S, y):
     """One step to S [B, m, c, 2] and y [B, D].
 
     Args:
@@ -278,7 +278,7 @@ def step(x_at, weights, biases, alpha, omega, before_at, S, y):  # type: ignore[
 
 
 @njit(**INLINED)
-def _step_states(entry, alpha, omega, before, S, traces):  # type: ignore[no-untyped-def]
+def _step_states(entry, alpha, omega, before, S, traces):
     """Fill S [B, 2 m c], and traces [B, 2 m c] with Re S || Im S for `mix`; the input gate's sums become sigmoids."""
     m, c = len(alpha), len(omega)
     N = m * c
@@ -305,7 +305,7 @@ def _step_states(entry, alpha, omega, before, S, traces):  # type: ignore[no-unt
 
 
 @njit(**SUMS, forceinline=True)
-def output_forward(skips, gates, z, scale, y):  # type: ignore[no-untyped-def]
+def output_forward(skips, gates, z, scale, y):
     """Fill y from z [N, D], skip and output gate; z becomes LN(z), scale [N] is filled with 1 / standard deviation."""
     N, D = z.shape
     for n in range(N):
@@ -328,7 +328,7 @@ def output_forward(skips, gates, z, scale, y):  # type: ignore[no-untyped-def]
 # Each loop writes one array. With more, the compiler would need too many checks that arrays do not overlap, and would
 # not vectorise the loop.
 @njit(**SUMS, forceinline=True)
-def _output_backward(dy, y, gates, normal, scale, dz, d_maps):  # type: ignore[no-untyped-def]
+def _output_backward(dy, y, gates, normal, scale, dz, d_maps):
     """Fill dz and, in d_maps, the gradients of skip and of the sums in the output gate, from dy.
 
     skip is not needed: the gate's gradient contains (1 - gate) (LN(z) - skip), which equals LN(z) - y.
@@ -356,7 +356,7 @@ def _output_backward(dy, y, gates, normal, scale, dz, d_maps):  # type: ignore[n
 
 
 @njit(**INLINED)
-def _value_backward(dv, entry, d_maps):  # type: ignore[no-untyped-def]
+def _value_backward(dv, entry, d_maps):
     """Fill, in d_maps, the gradients of value and of the sums in the input gate, from dv [N, m]."""
     N, m = dv.shape
     for n in range(N):

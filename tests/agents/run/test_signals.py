@@ -51,7 +51,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number, code, running):
     ended, out, err = program.wait()
     assert ended == code, err
     assert f"palimpsest --resume {run}" in "".join(out.split("\n")).replace("palimpsest--", "palimpsest --")
-    assert f"{number.name}: finishing the iteration" in err
+    assert f"{number.name}: the run stops after this iteration" in err
     assert f"palimpsest: stopped by {number.name}" in err
     assert "Traceback" not in err
     last = checkpoints(run)[-1]
@@ -71,7 +71,7 @@ def test_going_on_as_it_was_said_works(running, tmp_path):
     finally:
         again.kill()
     _, out, _ = again.wait()
-    assert f"goes on from step {int(Path(last).stem):,}" in "".join(out.split("\n"))
+    assert f"continues from step {int(Path(last).stem):,}" in "".join(out.split("\n"))
 
 
 def test_a_second_signal_stops_at_once(running):
@@ -81,7 +81,7 @@ def test_a_second_signal_stops_at_once(running):
         os.kill(program.pid, number)
     code, _, err = program.wait()
     assert code in (130, 143), err
-    assert "finishing the iteration; again to stop at once" in err
+    assert "the run stops after this iteration; a second signal stops it at once" in err
     assert "Traceback" not in err
     last = checkpoints(run)[-1]
     assert read_tree(last)["num_timesteps"] == int(last.stem)
