@@ -196,7 +196,7 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
             obs = tree_map(lambda leaf, t=t: leaf[t], buffer.observations)
             strategy = None if buffer.strategy is None else buffer.strategy[t]
             with torch.no_grad():
-                _, _, state = policy._remember(obs, state, policy._step(obs, buffer.memory_start[t], strategy))
+                state = policy.next_state(obs, state, buffer.memory_start[t], strategy)
         return state
 
     def _to_device(self, arrays: Any) -> Any:
