@@ -21,7 +21,6 @@ from typing import Any
 import numba
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
-from numba.core.types import BaseNamedTuple
 
 from palimpsest.cache_folder import cache_folder
 from palimpsest.source_stamp import source_stamp
@@ -124,8 +123,8 @@ class _Cache:
 def _named_tuples(types: Iterable[Any]) -> Iterator[str]:
     """The classes of named tuples in a signature, whose text tells their names without their modules."""
     for each in types:
-        if isinstance(each, BaseNamedTuple):
-            yield f"{each.instance_class.__module__}.{each.instance_class.__qualname__}"
+        if (found := getattr(each, "instance_class", None)) is not None:
+            yield f"{found.__module__}.{found.__qualname__}"
         yield from _named_tuples(getattr(each, "types", ()))
 
 
