@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
+
 
 class ChunkPlan(NamedTuple):
     """Which token is where in a scan; the same for every layer.
@@ -57,6 +59,7 @@ class ChunkPlan(NamedTuple):
 
 def plan_chunks(start: Tensor, steps: Tensor, C: int, N: int) -> ChunkPlan:
     """Lay out a scan of `start` [T, B], T of 1 or more, from rows that have read `steps` [B] inputs."""
+    refuse_tracing()
     T, B = start.shape
     device = start.device
     E = C - 1 + T
