@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory
-from palimpsest.memory.kernels.arithmetic.linear import Linear
+from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
 from palimpsest.memory.parts.allocation import STRATEGIES, Slots, allocate, reads
 from palimpsest.memory.parts.place_attention import RATES, ReadLayer, time_code, view
 from palimpsest.memory.parts.strategy_values import StrategyValues
@@ -136,7 +136,7 @@ class SpatiallyAwareTransformer(Memory):
         self.layout, self.read, self.allocator = layout, read, allocator
         self.slots_per_place = capacity // num_places if layout == "place" else capacity
         self.num_slots = self.slots_per_place * (num_places if layout == "place" else 1)
-        self.encode = Linear(input_size, output_size)
+        self.encode = nn.Linear(input_size, output_size)
         self.place_embedding = nn.Parameter(torch.randn(num_places, output_size) / math.sqrt(output_size))
         self.norm = nn.LayerNorm(output_size)
         places_read = min(top_k, num_places) if read == "hierarchical" else 0
@@ -287,6 +287,7 @@ class SpatiallyAwareTransformer(Memory):
         self, state: SATState, place: Tensor, start: np.ndarray, strategy: Tensor | None, keep_state: bool = True
     ) -> tuple[Slots, np.ndarray, np.ndarray]:
         """The slots after a sequence, and the slot and the step of every entry, [T, B] each."""
+        refuse_tracing()
         as_slots = partial(np.array, order="C") if keep_state else np.ascontiguousarray
         slots = Slots(*(as_slots(s.cpu().numpy()) for s in state[1:]))
         if self.strategy_values is None:
