@@ -7,6 +7,7 @@ draws an action. Elsewhere SB3's modules and torch's operations do, and this is 
 
 from __future__ import annotations
 
+import inspect
 from abc import ABCMeta
 from typing import Any, NamedTuple
 
@@ -45,6 +46,12 @@ class _Noted(ABCMeta):
         policy = super().__call__(*args, **kwargs)
         policy._note_build()
         return policy
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of the constructor, which `__call__` would hide."""
+        _self, *parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+        return inspect.Signature(parameters)
 
 
 class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
