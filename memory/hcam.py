@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.memory.base import Context, Memory
+from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
 from palimpsest.memory.kernels.attention.chunks import choose_chunks, read_chunks
 from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates
 from palimpsest.memory.kernels.attention.torch_slices import softmax_where
@@ -156,6 +157,7 @@ class HCAM(Memory):
         return self._step(x, state, keep_state=torch.is_grad_enabled())
 
     def _step(self, x: Tensor, state: HCAMState, keep_state: bool) -> tuple[Tensor, HCAMState]:
+        refuse_tracing()  # chunks are stored where some are full
         B, L, N, C = self.check_step(x, state), self.num_layers, self.num_chunks, self.chunk_size
         rows = torch.arange(B, device=x.device)
         at, finished = state.steps % C, state.steps // C

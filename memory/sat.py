@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory
+from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
 from palimpsest.memory.parts.allocation import STRATEGIES, Slots, allocate, reads
 from palimpsest.memory.parts.place_attention import RATES, ReadLayer, time_code, view
 from palimpsest.memory.parts.strategy_values import StrategyValues
@@ -286,6 +287,7 @@ class SpatiallyAwareTransformer(Memory):
         self, state: SATState, place: Tensor, start: np.ndarray, strategy: Tensor | None, keep_state: bool = True
     ) -> tuple[Slots, np.ndarray, np.ndarray]:
         """The slots after a sequence, and the slot and the step of every entry, [T, B] each."""
+        refuse_tracing()
         as_slots = partial(np.array, order="C") if keep_state else np.ascontiguousarray
         slots = Slots(*(as_slots(s.cpu().numpy()) for s in state[1:]))
         if self.strategy_values is None:

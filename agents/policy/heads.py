@@ -1,8 +1,8 @@
 """The heads of a policy, and acting by them in one compiled call.
 
 Acting is many small operations, each of which takes longer to begin than to do. Where the actions are discrete and the
-heads are as SB3 builds them, linear maps with tanh between them, all their layers and the draw of an action are one
-call on the CPU. Elsewhere they are SB3's modules and torch's operations, to which this is equal.
+heads are as SB3 builds them, linear maps with tanh between them, one call on the CPU computes all their layers and
+draws an action. Elsewhere SB3's modules and torch's operations do, and this is equal to them.
 """
 
 from __future__ import annotations

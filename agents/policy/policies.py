@@ -80,9 +80,9 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         **kwargs: SB3's other arguments.
 
     Attributes:
-        compiled: whether kernels compute on the CPU, while the policy is as it was built. A hook, or a module that was
-            replaced, pruned or parametrized, is found and said once; torch's operations compute then. Set it to False
-            to choose them, before the modules are watched or changed.
+        compiled: whether kernels compute on the CPU while the policy is as it was built. Where a module was hooked,
+            replaced, pruned or parametrized, a warning says so once and torch's operations compute. False chooses them
+            without a warning, to watch or change the modules.
 
     Raises:
         ValueError: an unknown memory or argument, or a memory whose places the observations do not give.

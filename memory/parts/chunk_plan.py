@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
+
 
 class ChunkPlan(NamedTuple):
     """Indices of tokens and chunks in a scan, the same for every layer.
@@ -66,6 +68,7 @@ def plan_chunks(start: Tensor, steps: Tensor, C: int, N: int) -> ChunkPlan:
         C: chunk size.
         N: number of chunks that a row can store.
     """
+    refuse_tracing()
     T, B = start.shape
     device = start.device
     E = C - 1 + T

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from palimpsest.memory.kernels import gated_delta_scan
-from palimpsest.memory.kernels.arithmetic.linear import Linear
 from palimpsest.memory.kernels.arithmetic.threads import STEPS_PER_THREAD
 from palimpsest.memory.kernels.delta.chunked import gated_delta_chunked
 from palimpsest.memory.kernels.delta.layer import DeltaSizes, delta_layer, delta_layer_torch
@@ -207,7 +206,7 @@ SIZES = {"small": DeltaSizes(2, 3, 4), "wide": DeltaSizes(2, 16, 32)}
 def maps_of(sizes, F, D, dtype=torch.float32):
     """A layer's three maps, for F features and a stream of width D."""
     heads = sizes.heads * sizes.value_size
-    return tuple(Linear(*shape).to(dtype) for shape in ((F, D), (F, sizes.width), (heads, D, False)))
+    return tuple(torch.nn.Linear(*shape).to(dtype) for shape in ((F, D), (F, sizes.width), (heads, D, False)))
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -268,9 +267,12 @@ def test_a_layer_is_differentiated_again_after_a_backward_pass():
     assert_close(first, second, rtol=0, atol=0)
 
 
-def test_a_map_with_a_hook_is_called():
+def test_maps_that_do_not_fit_are_refused():
+    """Before a kernel reads beyond their end."""
     sizes = SIZES["small"]
-    maps, seen = maps_of(sizes, 5, 4), []
-    maps[2].register_forward_hook(lambda module, args, y: seen.append(y.shape))
-    delta_layer(torch.randn(20, 3, 5), None, maps, torch.zeros(20, 3) > 0, torch.zeros(3, 2, 3, 4), sizes)
-    assert seen == [(20, 3, 4)]
+    x, start, state = torch.randn(20, 3, 5), torch.zeros(20, 3) > 0, torch.zeros(3, 2, 3, 4)
+    for number, odd in ((0, (5, 7)), (1, (6, sizes.width)), (2, (8, 7, False)), (2, (8, 4)), (1, (5, 9, False))):
+        maps = list(maps_of(sizes, 5, 4))
+        maps[number] = torch.nn.Linear(*odd)
+        with pytest.raises(ValueError, match="maps must be"):
+            delta_layer(x, None, tuple(maps), start, state, sizes)

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from conftest import tolerance
-from torch.nn import functional
+from numba import njit
 from torch.testing import assert_close
 
-from palimpsest.memory.kernels.arithmetic.linear import FEWEST_ROWS, Linear, linear, tanh_linear
+from palimpsest.memory.kernels.arithmetic.addresses import array_at
+from palimpsest.memory.kernels.arithmetic.linear import map_packed
 from palimpsest.memory.kernels.arithmetic.products import (
     multiply,
     multiply_onto,
@@ -119,60 +120,31 @@ def test_transpose(dtype, turned, m, n):
 
 
 @each_dtype
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(FEWEST_ROWS,), (20, 30), (3,), (0,)])
-@pytest.mark.parametrize("squashed", [False, True], ids=["linear", "tanh"])
-def test_linear_equals_torch(dtype, bias, shape, squashed):
-    """Values and gradients, for sequences as for the few rows that torch maps itself, and for views."""
-    x = torch.randn(*shape, 9, dtype=dtype).transpose(0, -2).requires_grad_()
-    weight = torch.randn(9, 13, dtype=dtype).t().requires_grad_()
-    leaves = [x, weight] + ([torch.randn(13, dtype=dtype, requires_grad=True)] if bias else [])
-    outside = torch.randn(*x.shape[:-1], 13, dtype=dtype)
-    found, expected = (
-        (y.detach(), *torch.autograd.grad(y, leaves, outside))
-        for y in (
-            (tanh_linear if squashed else linear)(x, *leaves[1:]),
-            functional.linear(x, *leaves[1:]).tanh() if squashed else functional.linear(x, *leaves[1:]),
-        )
-    )
-    with torch.no_grad():
-        assert torch.equal((tanh_linear if squashed else linear)(x, *leaves[1:]), found[0])
-    assert_close(found, expected, **tolerance(dtype))
+@pytest.mark.parametrize("arch", [(13,), (20, 7), (4, 33, 1)])
+def test_a_few_rows_through_linear_maps(dtype, arch):
+    """Tanh between the maps and none after the last; a row alone gives what it gives among others, bit by bit."""
+    x, N = torch.randn(9, 5, dtype=dtype), 9
+    layers = [torch.nn.Linear(F, D, dtype=dtype) for F, D in zip((5, *arch), arch)]
+    weights, biases = (tuple(getattr(each, name).numpy(force=True) for each in layers) for name in ("weight", "bias"))
+    expected = x
+    for number, layer in enumerate(layers):
+        expected = layer(expected.tanh() if number else expected)
+    out, alone = torch.empty(N, arch[-1], dtype=dtype), torch.empty(1, arch[-1], dtype=dtype)
+    map_packed(pack(x.numpy().T), weights, biases, out.numpy())
+    assert_close(out, expected, **tolerance(dtype))
+    for row in range(N):
+        map_packed(pack(x[row : row + 1].numpy().T), weights, biases, alone.numpy())
+        assert torch.equal(alone[0], out[row])
 
 
-@pytest.mark.parametrize("each", [linear, tanh_linear])
-def test_no_features_leave_the_bias(each):
-    y = each(torch.empty(2, 0), torch.empty(3, 0), torch.zeros(3))
-    assert torch.equal(y, torch.zeros(2, 3))
+@njit
+def doubled_at(address, like):
+    array = array_at(address, (2, 3), like)
+    array *= 2
 
 
-def test_linear_layer_is_torch_s():
-    ours, theirs = Linear(5, 7), torch.nn.Linear(5, 7)
-    theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(300, 5)
-    assert_close(ours(x), theirs(x))
-
-
-@pytest.mark.parametrize("rows", [3, FEWEST_ROWS + 1])
-@pytest.mark.parametrize("each", [linear, tanh_linear])
-def test_a_bias_of_another_size_is_torchs_to_refuse(each, rows):
-    x, weight = torch.randn(rows, 4), torch.randn(20, 4)
-    for size in (5, 40):
-        with pytest.raises(RuntimeError):
-            each(x, weight, torch.zeros(size))
-    with pytest.raises(RuntimeError, match="dtype"):
-        each(x, weight, torch.zeros(20, dtype=torch.float64))
-
-
-def test_linear_uses_every_thread_it_may():
-    x, weight = torch.randn(3000, 8, requires_grad=True), torch.randn(6, 8, requires_grad=True)
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for number in (1, 3):
-            torch.set_num_threads(number)
-            y = linear(x, weight)
-            results.append((y.detach(), *torch.autograd.grad(y.square().sum(), (x, weight))))
-    finally:
-        torch.set_num_threads(threads)
-    assert_close(results[1], results[0], rtol=1e-4, atol=1e-3)
+@each_dtype
+def test_an_address_is_the_tensor_that_lies_there(dtype):
+    tensor = torch.arange(12, dtype=dtype).view(4, 3)
+    doubled_at(tensor[1:].data_ptr(), tensor.numpy()[:0])
+    assert tensor.tolist() == [[0, 1, 2], [6, 8, 10], [12, 14, 16], [9, 10, 11]]

@@ -9,21 +9,10 @@ from torch.testing import assert_close
 from palimpsest.agents.policy.policies import MlpMemoryPolicy
 from palimpsest.memory import make
 from palimpsest.memory.kernels import torch_only
-from palimpsest.memory.kernels.arithmetic.linear import tanh_linear
 
 COUNTS = [*range(1, 131), 200]
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-
-
-@each_dtype
-def test_few_rows_of_a_linear_map(dtype):
-    weight, bias = torch.randn(20, 9, dtype=dtype), torch.randn(20, dtype=dtype)
-    x = torch.randn(COUNTS[-1], 9, dtype=dtype)
-    alone = torch.cat([tanh_linear(row, weight, bias) for row in x.split(1)])
-    assert_close(alone, (x @ weight.t() + bias).tanh(), **tolerance(dtype))
-    for count in COUNTS:
-        assert torch.equal(tanh_linear(x[:count], weight, bias), alone[:count])
 
 
 @each_dtype

@@ -12,7 +12,6 @@ from palimpsest.agents import MemoryPPO
 from palimpsest.agents.policy.layers import Tanh
 from palimpsest.memory.kernels import torch_only
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
-from palimpsest.memory.kernels.arithmetic.linear import linear, tanh_linear
 
 
 def trained(name):
@@ -83,9 +82,8 @@ def test_a_compiled_gradient_refuses_to_be_differentiated(name):
         dx.square().sum().backward()
 
 
-def test_layers_refuse_to_be_differentiated_twice():
-    x, weight = torch.randn(300, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
-    for y in (linear(x, weight), tanh_linear(x, weight), Tanh()(x)):
-        grads = torch.autograd.grad(y.sum(), [x], create_graph=True)
-        with pytest.raises(RuntimeError, match="torch_only"):
-            grads[0].sum().backward()
+def test_tanh_refuses_to_be_differentiated_twice():
+    x = torch.randn(300, 3, requires_grad=True)
+    grads = torch.autograd.grad(Tanh()(x).sum(), [x], create_graph=True)
+    with pytest.raises(RuntimeError, match="torch_only"):
+        grads[0].sum().backward()

@@ -35,8 +35,8 @@ class AsBuilt:
     parameter that is computed from others. So kernels compute only while the tree is as it was built: the same classes,
     parameters of the same names and shapes, no hooks. Values may change, and parameters may be replaced by others.
 
-    Looking at a whole tree takes as long as some steps of acting. It is done again only if a hook was registered
-    anywhere, or if a module or parameter whose work kernels do was replaced or moved.
+    Looking at a whole tree takes long beside a step of acting. While all is as it was built it is done again only if a
+    hook was registered anywhere, or if a module or parameter whose work kernels do was replaced or moved.
 
     Args:
         root: the tree as it is built.
@@ -65,8 +65,10 @@ class AsBuilt:
         """Whether the tree is as it was built."""
         hooks, owners, objects, parameters, addresses = self._seen
         unchanged = (
+            # what was found may be gone again, as a hook that is removed
+            not self._difference
             # as many hooks were ever registered, by whomever
-            hooks == RemovableHandle.next_id
+            and hooks == RemovableHandle.next_id
             and [*map(id, chain.from_iterable(map(_VALUES, owners)))] == objects
             and [*map(_ADDRESS, parameters)] == addresses
             and all(map(_IS_CONTIGUOUS, parameters))
@@ -76,7 +78,7 @@ class AsBuilt:
         return not self._difference
 
     def allows(self, root: nn.Module, x: Tensor, *others: Tensor) -> bool:
-        """Whether kernels compute from these tensors and the parameters; it warns if only the tree forbids it."""
+        """Whether kernels compute from these tensors and the tree's parameters; warns if only the tree forbids it."""
         return has_kernels(x, *others) and (self.holds(root) or self.warn())
 
     def warn(self) -> bool:

@@ -74,6 +74,21 @@ def _intrinsics_work() -> bool:
     return True
 
 
+def refuse_tracing() -> None:
+    """For code that decides by numbers what it computes: `torch.jit.trace` would keep one decision for all inputs.
+
+    `torch.compile` follows such code, and `torch.export` refuses it by itself.
+
+    Raises:
+        RuntimeError: under `torch.jit.trace`.
+    """
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "torch.jit.trace cannot record this memory: what it computes depends on the numbers in its inputs, and the "
+            "trace would keep what those of the example ask for. Run it as it is, or by torch.compile"
+        )
+
+
 @contextlib.contextmanager
 def torch_only() -> Iterator[None]:
     """Within it torch's operations compute what numba kernels do otherwise: slower, and equal but for rounding.

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
+
 
 class Pieces(NamedTuple):
     """P pieces of T * B inputs. Packed inputs are ordered by their step in the piece, then by piece, longest first."""
@@ -34,6 +36,7 @@ class Pieces(NamedTuple):
 
 def cut(start: Tensor) -> Pieces:
     """Cut at `start` [T, B] bool, T and B of 1 or more."""
+    refuse_tracing()
     T, B = start.shape
     opens = start.t().clone()
     opens[:, 0] = True
