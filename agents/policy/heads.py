@@ -7,7 +7,9 @@ draws an action. Elsewhere SB3's modules and torch's operations do, and this is 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import inspect
+from abc import ABCMeta
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +39,22 @@ class Heads(NamedTuple):
     biases_vf: Arrays
 
 
-class HeadedPolicy(ObservingPolicy):
+class _Noted(ABCMeta):
+    """A policy is built once its constructor is through, a subclass's included: then it notes what it is."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        policy = super().__call__(*args, **kwargs)
+        policy._note_build()
+        return policy
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of the constructor, which `__call__` would hide."""
+        _self, *parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+        return inspect.Signature(parameters)
+
+
+class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
     """SB3's policy, whose heads read a memory instead of features; its subclass makes the memory."""
 
     memory: Memory

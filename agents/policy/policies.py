@@ -133,8 +133,9 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             **kwargs,
         )
         self.action_space = action_space
-        self._heads_compile = has_compiled_heads(self)
-        self._flattens = only_flattens(self)
+
+    def _note_build(self) -> None:
+        self._heads_compile, self._flattens = has_compiled_heads(self), only_flattens(self)
         parts = ("features_extractor", "mlp_extractor", "action_net", "value_net")
         self._built = AsBuilt(self, parts, "policy.compiled = False chooses this")
 

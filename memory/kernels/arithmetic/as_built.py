@@ -164,7 +164,7 @@ def _difference(root: nn.Module, built: Layout) -> str:
                 return f"{called} has a {kind}"
         if name not in built:
             return f"{called} was added"
-        if "forward" in vars(module):
+        if name and "forward" in vars(module):
             return f"{called} has a forward of its own"
         (was, had), (is_, has) = built[name], now[name]
         if is_ is not was:
