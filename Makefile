@@ -1,7 +1,6 @@
 # make train   set up, then the main job (ARGS="..." are flags of train.py)
 # make test    set up, then every test that takes less than minutes
-# make check   lint, and the tests that compile no memory and train no agent
-# make lint    format, lint and types
+# make check   lint (format, lint, types) and the fast tests: those that need no compiled kernel
 # make test-slow, make bench, make help
 
 VENV ?= .venv
@@ -15,7 +14,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist
 BENCHES ?= benchmarks/speed.py benchmarks/env_speed.py benchmarks/growth.py
 
 .DEFAULT_GOAL = help
-.PHONY: help setup train test quick lint check test-slow bench clean
+.PHONY: help setup train test test-fast lint check test-slow bench clean
 
 help:  ## show these lines
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -28,16 +27,16 @@ train: $(READY)  ## train on the main job, or as ARGS="..." says; see train.py -
 test: $(READY)  ## every test but those that train for minutes
 	$(PYTEST) -m "not slow"
 
-quick: $(READY)  ## the tests that compile no memory and train no agent
-	$(PYTEST) -m "not slow and not learning and not compiling"
+test-fast: $(READY)  ## every test that needs no compiled kernel
+	$(PYTEST) -m "not slow and not learning" --no-machine-code
 
 lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: $(READY)  ## lint and quick, side by side
-	@$(MAKE) --no-print-directory --jobs=2 lint quick
+check: $(READY)  ## lint and test-fast, side by side
+	@$(MAKE) --no-print-directory --jobs=2 lint test-fast
 
 test-slow: $(READY)  ## the tests that train for minutes
 	$(PYTEST) -m slow

@@ -1,4 +1,4 @@
-"""What every test shares: one thread, fixed seeds, one place for tolerances."""
+"""What every test shares: one thread, fixed seeds, one place for tolerances; and the fast tests' option."""
 
 import random
 
@@ -7,9 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from palimpsest import envs
+from palimpsest import envs, machine_code
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--no-machine-code",
+        action="store_true",
+        help="skip a test where it asks for a compiled kernel; what computes by torch and numpy alone is tested",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--no-machine-code"):
+        machine_code._Cache.load_overload = lambda *_: pytest.skip("needs machine code; `make test` runs it")
 
 
 @pytest.fixture(autouse=True)

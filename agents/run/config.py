@@ -101,7 +101,7 @@ class Task(Checked):
     previous_action_reward: bool = False
     """Add the previous action and reward to the observations, in training and in evaluation."""
     memory: str = "rewrite"
-    """Name of a memory; `train.py list` shows all."""
+    """Name of a memory; the command `list` shows all."""
     memory_args: Arguments = field(default_factory=dict)
     """Arguments of the memory."""
     carry_over: Annotated[float, FRACTION] = 0.9

@@ -128,7 +128,7 @@ def test_every_state_and_action_equal_the_package(size, random_length):
 
 
 @each_preset
-@pytest.mark.parametrize(("skill", "episodes"), [(1.0, 340), (0.85, 150), (0.5, 30)])
+@pytest.mark.parametrize(("skill", "episodes"), [(1.0, 120), (0.85, 60), (0.5, 20)])
 def test_episodes_equal_the_package(size, random_length, skill, episodes):
     rng = np.random.default_rng(size)
     package = [MemoryEnv(size=size, random_length=random_length) for _ in range(episodes)]

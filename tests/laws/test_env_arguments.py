@@ -114,8 +114,8 @@ def KeyValueRewrite(draw):
     return dict(
         keys=draw(st.integers(1, 64)),
         values=draw(st.integers(2, 64)),
-        updates=draw(st.integers(1, 10_000)),
-        queries=draw(st.integers(0, 100_000)),
+        updates=draw(st.integers(1, 100) | st.integers(1, 10_000)),
+        queries=draw(st.integers(0, 1_000) | st.integers(0, 100_000)),
     )
 
 

@@ -44,6 +44,7 @@ def project(folder: Path, script: str, *names: str) -> Path:
     return folder
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize("first", ["mine", "ours"])
 def test_a_project_with_the_same_folders_trains(first, installed, tmp_path):
     script = "\n".join([MINE, OURS] if first == "mine" else [OURS, MINE])
@@ -52,6 +53,7 @@ def test_a_project_with_the_same_folders_trains(first, installed, tmp_path):
     assert printed.splitlines()[-1] == "trained 8"
 
 
+@pytest.mark.learning
 def test_a_project_with_memory_py_and_an_agents_package_installed_trains(installed, tmp_path):
     """openai-agents, for one, is imported as `agents`."""
     here = project(tmp_path / "here", f"{OURS}\nimport agents, memory", "memory.py")

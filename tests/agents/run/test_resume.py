@@ -23,9 +23,10 @@ from palimpsest.agents.run.resume import Checkpoints, Interrupted, locked
 
 
 @pytest.fixture(autouse=True)
-def _no_closing_tests(monkeypatch):
-    """The closing evaluations take longer than these trainings and change nothing of them."""
+def _no_end(monkeypatch):
+    """The closing evaluations and the picture take longer than these trainings and change nothing of them."""
     monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+    monkeypatch.setattr(experiment, "_draw", lambda config, directory, env: None)
 
 
 def config(directory: Path, name: str = "gru", **kwargs) -> TrainConfig:
@@ -198,8 +199,7 @@ def test_other_environments_are_reset_and_that_is_said(name, tmp_path, monkeypat
     monkeypatch.setattr(callbacks.CheckpointCallback, "_on_rollout_start", rollout_start)
     experiment.train(config(tmp_path / "reset", name, **foreign), quiet())
     assert_same_run(tmp_path / "reset", tmp_path / "killed")
-    monkeypatch.undo()
-    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+    monkeypatch.setattr(callbacks.CheckpointCallback, "_on_rollout_start", original)
     experiment.train(config(tmp_path / "whole", name, **foreign), quiet())
     with pytest.raises(AssertionError):
         assert_same_run(tmp_path / "whole", tmp_path / "killed")
