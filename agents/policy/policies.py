@@ -6,6 +6,7 @@ observation -> features -> encoder -> memory -> (actor head, critic head)
 from __future__ import annotations
 
 import functools
+from abc import ABCMeta
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -68,7 +69,16 @@ def in_its_form(method: Callable[..., ResultT]) -> Callable[..., ResultT]:
     return run
 
 
-class MemoryActorCriticPolicy(HeadedPolicy):
+class _Noted(ABCMeta):
+    """A policy is built when its constructor is through, that of a subclass included."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        policy = super().__call__(*args, **kwargs)
+        policy._note_build()
+        return policy
+
+
+class MemoryActorCriticPolicy(HeadedPolicy, metaclass=_Noted):
     """SB3's actor-critic policy with a memory, for sequences [T, B, ...] and for single steps [B, ...].
 
     Args:
@@ -139,6 +149,10 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             **kwargs,
         )
         self.action_space = action_space
+        self._note_build()
+
+    def _note_build(self) -> None:
+        """Note how the policy is built, and what kernels may do for it."""
         self._heads_compile = has_compiled_heads(self)
         self._flattens = _only_flattens(self)
         parts = ("features_extractor", "mlp_extractor", "action_net", "value_net")
@@ -319,7 +333,7 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         return (self.decoder(latent) - flat).square().mean(1)
 
     @in_its_form
-    def predict_values(  # type: ignore[override]
+    def predict_values(
         self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None
     ) -> Tensor:
         """Values [B] of observations [B, ...] that follow `state`; the state after them is discarded."""
@@ -433,7 +447,6 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         if torch.is_grad_enabled() or not kernels_may_run() or not latent.actor.is_cpu:
             return None
         return self._built.arrays(self, heads_of)
-
 
 
 def _only_flattens(policy: MemoryActorCriticPolicy) -> bool:

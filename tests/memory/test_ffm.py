@@ -12,7 +12,6 @@ from palimpsest.memory.base import Memory
 from palimpsest.memory.ffm import FFM, FFMState
 from palimpsest.memory.kernels import torch_only
 from palimpsest.memory.kernels.arithmetic.threads import STEPS_PER_THREAD
-from palimpsest.memory.kernels.diagonal import ffm_loops
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 

@@ -54,7 +54,11 @@ class AsBuilt:
         self._parts = parts
         self._remedy = remedy
         self._told = False
-        self._forget()
+        # what was there when the tree was last looked at
+        self._seen: tuple[int, list[dict[str, Any]], list[int], list[Tensor], list[int]] = -1, [], [], [], []
+        self._objects: list[Any] = []
+        self._difference = ""
+        self._ordered: Any = None
 
     def holds(self, root: nn.Module) -> bool:
         """Whether the tree is as it was built."""
@@ -104,10 +108,10 @@ class AsBuilt:
         self._difference = _difference(root, self._layout)
         trees = [root] if self._parts is None else [root.get_submodule(part) for part in self._parts]
         modules = [root, *chain.from_iterable(tree.modules() for tree in trees)]
-        owners = [owner for each in modules for owner in (each._modules, each._parameters) if owner]
+        owners: list[dict[str, Any]] = [d for each in modules for d in (each._modules, each._parameters) if d]
         # held here, so that no other object can take the place of one unnoticed
         self._objects = [*chain.from_iterable(map(_VALUES, owners))]
-        parameters = [*chain.from_iterable(tree.parameters() for tree in trees)]
+        parameters: list[Tensor] = [*chain.from_iterable(tree.parameters() for tree in trees)]
         self._seen = (
             RemovableHandle.next_id,
             owners,
@@ -121,14 +125,7 @@ class AsBuilt:
         return {name: getattr(self, name) for name in ("_layout", "_parts", "_remedy", "_told")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._forget()
-
-    def _forget(self) -> None:
-        self._seen: tuple[int, list[dict[str, Any]], list[int], list[Tensor], list[int]] = -1, [], [], [], []
-        self._objects: list[Any] = []
-        self._difference = ""
-        self._ordered: Any = None
+        vars(self).update(state, _seen=(-1, [], [], [], []), _objects=[], _difference="", _ordered=None)
 
 
 _VALUES: Any = dict.values
@@ -154,12 +151,13 @@ def _difference(root: nn.Module, built: Layout) -> str:
         return f"module {min(missing)!r} is gone"
     for name, module in root.named_modules():
         called = f"module {name!r}" if name else type(root).__name__
-        for attribute, kind in _HOOKS.items():
+        # the root itself is called, whatever computes inside it
+        for attribute, kind in _HOOKS.items() if name else ():
             if getattr(module, attribute):
                 return f"{called} has a {kind}"
         if name not in built:
             return f"{called} was added"
-        if "forward" in vars(module):
+        if name and "forward" in vars(module):
             return f"{called} has a forward of its own"
         (was, had), (is_, has) = built[name], now[name]
         if is_ is not was:

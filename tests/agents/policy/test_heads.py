@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import torch.nn.utils.prune as prune
 from gymnasium import spaces
 from torch import nn
 
-from palimpsest.agents.policy.heads import has_compiled_form
+from palimpsest.agents.policy import policies
+from palimpsest.agents.policy.distributions import Categorical
 from palimpsest.agents.policy.policies import MlpMemoryPolicy
+from palimpsest.memory.kernels import torch_only
 
 
 def policy_for(net_arch, action_space=None, cls=MlpMemoryPolicy, **kwargs) -> MlpMemoryPolicy:
@@ -29,9 +30,8 @@ def policy_for(net_arch, action_space=None, cls=MlpMemoryPolicy, **kwargs) -> Ml
     return policy
 
 
-def acted(policy: MlpMemoryPolicy, compiled: bool, deterministic: bool = False):
+def acted(policy: MlpMemoryPolicy, deterministic: bool = False):
     """Actions, values and log-probabilities of 40 rows, one of which begins anew."""
-    policy._heads_compile = compiled
     generator = torch.Generator().manual_seed(1)
     obs = torch.randn(40, 3, generator=generator)
     state = type(policy.initial_state(40))(torch.randn(40, 1, 6, generator=generator, dtype=policy.memory.dtype))
@@ -41,16 +41,24 @@ def acted(policy: MlpMemoryPolicy, compiled: bool, deterministic: bool = False):
     return actions, values, log_prob
 
 
+@pytest.fixture
+def calls(monkeypatch) -> list[int]:
+    """One for each time that the compiled form acts."""
+    seen, act = [], policies.act
+    monkeypatch.setattr(policies, "act", lambda *given: seen.append(1) or act(*given))
+    return seen
+
+
 @pytest.mark.parametrize("activation_fn", [None, nn.Tanh])
 @pytest.mark.parametrize("net_arch", [[7], {"pi": [8, 5], "vf": [70]}, [], {"pi": [4], "vf": []}])
-def test_compiled_heads_equal_torchs_operations(net_arch, activation_fn, monkeypatch):
+def test_compiled_heads_equal_torchs_operations(net_arch, activation_fn, calls):
     kwargs = {} if activation_fn is None else {"activation_fn": activation_fn}
     policy = policy_for(net_arch, **kwargs)
-    assert has_compiled_form(policy)
-    fast = acted(policy, compiled=True)
-    with monkeypatch.context() as patch:
-        patch.setattr("palimpsest.agents.policy.policies.act", None)  # the slow form must not come here
-        slow = acted(policy, compiled=False)
+    fast = acted(policy)
+    assert calls == [1]
+    with torch_only():
+        slow = acted(policy)
+    assert calls == [1]
     assert torch.equal(fast[0], slow[0])
     assert len(set(fast[0].tolist())) > 1
     for got, want in zip(fast[1:], slow[1:]):
@@ -69,15 +77,11 @@ def test_no_rounding_leads_beyond_the_actions(uniform, monkeypatch):
             assert set(actions.tolist()) == {3 if uniform else 0}
 
 
-def test_the_compiled_form_is_the_one_that_acts_and_only_without_gradients(monkeypatch):
-    calls = []
+def test_modes_and_gradients_are_left_to_torch(calls):
     policy = policy_for([7])
-    monkeypatch.setattr("palimpsest.agents.policy.policies.act", lambda *latents: calls.append(1) or (None, None, None))
-    acted(policy, compiled=True)
-    assert calls == [1]
-    acted(policy, compiled=True, deterministic=True)
+    acted(policy, deterministic=True)
     _, values, log_prob, _ = policy(torch.zeros(2, 3), policy.initial_state(2))
-    assert calls == [1]
+    assert calls == []
     assert values.requires_grad
     assert log_prob.requires_grad
 
@@ -129,10 +133,11 @@ class OwnFeatures(MlpMemoryPolicy):
     ],
     ids=["relu", "multidiscrete", "box", "overridden", "replaced", "own critic"],
 )
-def test_other_heads_are_left_to_torch(made):
+def test_other_heads_are_left_to_torch(made, calls):
+    """Without a warning: such a policy is as it was built."""
     policy = made()
-    assert not has_compiled_form(policy)
-    actions, values, log_prob = acted(policy, policy._heads_compile)
+    actions, values, log_prob = acted(policy)
+    assert calls == []
     assert torch.isfinite(log_prob).all()
     if isinstance(policy, Masked):
         assert (actions > 0).all()
@@ -149,69 +154,68 @@ def test_features_that_a_subclass_computes_are_the_ones_that_are_read():
     assert not torch.allclose(own.predict_values(obs, state), plain.predict_values(obs, state))
 
 
-@pytest.mark.parametrize("watched", ["policy_net", "policy_net.1", "value_net.0"])
-def test_heads_that_are_watched_are_called(watched):
-    """The hook comes after the first action, and goes again."""
-    policy = policy_for([4])
-    acted(policy, policy._heads_compile)
-    calls = []
-    handle = policy.mlp_extractor.get_submodule(watched).register_forward_hook(lambda *_: calls.append(1))
-    watched_results = acted(policy, policy._heads_compile)
-    assert calls == [1]
-    handle.remove()
-    for got, want in zip(acted(policy, policy._heads_compile), watched_results):
-        torch.testing.assert_close(got, want, rtol=2e-6, atol=5e-6)
-    assert calls == [1]
+class Cold(Categorical):
+    """A distribution as users derive one: logits are tripled."""
+
+    def proba_distribution(self, action_logits):
+        return super().proba_distribution(3 * action_logits)
 
 
-@pytest.mark.parametrize("name", ["weight", "bias"])
-def test_a_pruned_head_acts(name):
-    """Pruning computes what was a parameter."""
-    policy = policy_for([4])
-    acted(policy, policy._heads_compile)
-    prune.random_unstructured(policy.action_net, name, amount=1.0)
-    assert getattr(policy.action_net, name).abs().sum() == 0
-    obs = torch.randn(5, 3)
+def test_a_distribution_of_ones_own_acts_and_is_evaluated():
+    policy, obs = policy_for([7]), torch.randn(40, 3)
+    state, start = policy.initial_state(40), torch.zeros(1, 40, dtype=torch.bool)
     with torch.no_grad():
-        logits = policy.get_distribution(obs, policy.initial_state(5))[0].distribution.logits
-        assert policy(obs, policy.initial_state(5))[0].shape == (5,)
-    assert torch.isfinite(logits).all()
+        policy(obs, state)
+        policy.action_dist = Cold(4)
+        actions, _, log_prob, _ = policy(obs, state)
+    evaluated = policy.evaluate_actions(obs[None], actions[None], state, start)
+    torch.testing.assert_close(evaluated.log_prob[0], log_prob)
+
+
+def test_evaluation_is_by_the_same_heads_as_acting():
+    """Log-probabilities and values of the actions that were drawn, with their entropies and gradients."""
+    policy = policy_for([7])
+    actions, values, log_prob = acted(policy)
+    generator = torch.Generator().manual_seed(1)
+    obs = torch.randn(1, 40, 3, generator=generator)
+    state = type(policy.initial_state(40))(torch.randn(40, 1, 6, generator=generator))
+    found = policy.evaluate_actions(obs, actions[None], state, (torch.arange(40) == 7)[None])
+    torch.testing.assert_close(found.values[0], values)
+    torch.testing.assert_close(found.log_prob[0], log_prob)
+    distribution, _ = policy.get_distribution(obs[0], state, torch.arange(40) == 7)
+    torch.testing.assert_close(found.entropy[0], distribution.distribution.entropy())
+    found.log_prob.sum().backward()
+    assert policy.action_net.weight.grad.any()
+    assert policy.value_net.weight.grad is None
 
 
 def test_a_head_of_another_width_is_refused():
     """By torch, before a kernel reads beyond the latents' end."""
     policy = policy_for([4])
     policy.action_net = nn.Linear(500, 4)
-    with pytest.raises(RuntimeError, match="shapes"):
-        acted(policy, policy._heads_compile)
+    changed = pytest.warns(UserWarning, match=r"module 'action_net' has parameters weight \[4, 500\]")
+    with changed, pytest.raises(RuntimeError, match="shapes"):
+        acted(policy)
 
 
 @pytest.mark.parametrize(("name", "size"), [("weight", (60, 6)), ("bias", (60,)), ("bias", (1,))])
 def test_a_head_whose_weight_and_bias_differ_is_refused(name, size):
     """By torch, before a kernel writes beyond the end of what it computes; or computed as torch does."""
     policy = policy_for([4])
-    acted(policy, policy._heads_compile)
+    acted(policy)
     layer = policy.mlp_extractor.policy_net[0]
     setattr(layer, name, nn.Parameter(torch.zeros(size)))
+    changed = pytest.warns(UserWarning, match=r"module 'mlp_extractor.policy_net.0' has parameters")
     if size == (1,):
-        assert torch.isfinite(acted(policy, policy._heads_compile)[2]).all()
+        with changed:
+            assert torch.isfinite(acted(policy)[2]).all()
         return
-    with pytest.raises(RuntimeError):
-        acted(policy, policy._heads_compile)
-
-
-def test_a_layer_that_is_replaced_between_steps_is_the_one_that_acts():
-    policy = policy_for([4])
-    acted(policy, policy._heads_compile)
-    policy.action_net.weight = nn.Parameter(torch.zeros(4, 4))
-    policy.action_net.bias.data = torch.tensor([0.0, 1e3, 0.0, 0.0])
-    assert (acted(policy, policy._heads_compile)[0] == 1).all()
-    policy.action_net = nn.Sequential(policy.action_net, Favour(), Favour())
-    assert (acted(policy, policy._heads_compile)[0] == 2).all()
+    with changed, pytest.raises(RuntimeError):
+        acted(policy)
 
 
 def test_parameters_that_are_not_finite_are_refused():
     policy = policy_for([4])
     policy.action_net.bias.data[1] = np.nan
     with pytest.raises(ValueError, match=r"the logits of row 0: that of action 1 is nan"):
-        acted(policy, compiled=True)
+        acted(policy)
