@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.agents.policy.spaces import flat_box
+from palimpsest.agents.policy.spaces import as_batch, flat_box, preprocess
 
 SMALLEST_NATURE_IMAGE = 36
 """Pixels: a side below it is consumed by NatureCNN's three strided convolutions."""
@@ -114,3 +118,45 @@ class DictExtractor(BaseFeaturesExtractor):
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """Dict of preprocessed tensors [N, ...] to features [N, D]."""
         return torch.cat([part(observations[key]) for key, part in zip(self.keys, self.parts)], dim=1)
+
+
+class FeaturesPolicy(ActorCriticPolicy):
+    """SB3's policy for observations of any space, image or shape."""
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """A features extractor of this policy's class; see SB3."""
+        cls, arguments = self.features_extractor_class, dict(self.features_extractor_kwargs)
+        if issubclass(cls, ImageExtractor | DictExtractor):
+            arguments.setdefault("normalize_images", self.normalize_images)
+        return cls(flat_box(self.observation_space) if cls is FlattenExtractor else self.observation_space, **arguments)
+
+    def extract_features(
+        self, obs: Tensor | dict[str, Tensor], features_extractor: BaseFeaturesExtractor | None = None
+    ) -> Any:
+        """Features [N, D] of observations, a tree of [N, ...]; a pair of them where actor and critic have one each."""
+        floats = preprocess(obs, self.observation_space, self.normalize_images)
+        if features_extractor is not None:
+            return features_extractor(floats)
+        if self.share_features_extractor:
+            return self.features_extractor(floats)
+        return self.pi_features_extractor(floats), self.vf_features_extractor(floats)
+
+    def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
+        """Observations as tensors [N, ...], and whether they came as a batch; see SB3."""
+        space = self.observation_space
+        if isinstance(space, spaces.Dict):
+            parts = {key: as_batch(observation[key], part) for key, part in space.spaces.items()}
+            arrays = {key: array for key, (array, _) in parts.items()}
+            return obs_as_tensor(arrays, self.device), any(batch for _, batch in parts.values())
+        array, batch = as_batch(observation, space)
+        return obs_as_tensor(array, self.device), batch
+
+    def _only_flattens(self) -> bool:
+        """Whether features are the observations, flattened."""
+        return (
+            type(self).extract_features is FeaturesPolicy.extract_features
+            and type(self.features_extractor) is FlattenExtractor
+            and self.share_features_extractor
+            and isinstance(self.observation_space, spaces.Box)
+            and not is_image_space(self.observation_space)
+        )

@@ -6,8 +6,6 @@ observation -> features -> encoder -> memory -> (actor head, critic head)
 from __future__ import annotations
 
 import functools
-from abc import ABCMeta
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,31 +13,27 @@ import torch
 from gymnasium import spaces
 from gymnasium.spaces.utils import flatdim
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, create_mlp
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
 from palimpsest import memory as memories
 from palimpsest.agents.files.archive import File
-from palimpsest.agents.policy.distributions import Categorical, draw, make_distribution
+from palimpsest.agents.policy.distributions import draw, make_distribution
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor
-from palimpsest.agents.policy.heads import HeadedPolicy, Heads, act, has_compiled_heads, heads_of
+from palimpsest.agents.policy.heads import HeadedPolicy, act, in_its_form
 from palimpsest.agents.policy.layers import Tanh
 from palimpsest.agents.policy.memory_pair import Both, MemoryPair, State
 from palimpsest.agents.policy.observation_checks import refuse_not_finite
 from palimpsest.agents.policy.observation_keys import check_place, place_of, task_of
 from palimpsest.agents.policy.policy_file import load_policy, save_policy
-from palimpsest.agents.policy.spaces import as_batch, flat_action_space, flat_box, preprocess
+from palimpsest.agents.policy.spaces import flat_action_space, preprocess
 from palimpsest.agents.slips import refuse_other_algorithms, refuse_pair, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
-from palimpsest.memory.kernels.arithmetic.as_built import AsBuilt
-from palimpsest.memory.kernels.arithmetic.dispatch import decided, kernels_may_run
+from palimpsest.memory.kernels.arithmetic.dispatch import kernels_may_run
 
 Observation = Tensor | dict[str, Tensor]
-ResultT = TypeVar("ResultT")
 SelfPolicy = TypeVar("SelfPolicy", bound="MemoryActorCriticPolicy")
 
 
@@ -53,32 +47,7 @@ class Evaluation(NamedTuple):
     """Mean squared error of the observation, decoded from what the memory gives out."""
 
 
-def in_its_form(method: Callable[..., ResultT]) -> Callable[..., ResultT]:
-    """A policy's method by kernels where the policy is compiled and as it was built, else by torch's operations."""
-
-    @functools.wraps(method)
-    def run(self: MemoryActorCriticPolicy, *args: Any, **kwargs: Any) -> ResultT:
-        if not kernels_may_run():
-            return method(self, *args, **kwargs)
-        token = decided.set(self.compiled and (self._built.holds(self) or self._built.warn()))
-        try:
-            return method(self, *args, **kwargs)
-        finally:
-            decided.reset(token)
-
-    return run
-
-
-class _Noted(ABCMeta):
-    """A policy is built when its constructor is through, that of a subclass included."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        policy = super().__call__(*args, **kwargs)
-        policy._note_build()
-        return policy
-
-
-class MemoryActorCriticPolicy(HeadedPolicy, metaclass=_Noted):
+class MemoryActorCriticPolicy(HeadedPolicy):
     """SB3's actor-critic policy with a memory, for sequences [T, B, ...] and for single steps [B, ...].
 
     Args:
@@ -105,7 +74,6 @@ class MemoryActorCriticPolicy(HeadedPolicy, metaclass=_Noted):
     """
 
     default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
-    compiled: bool = True
 
     def __init__(
         self,
@@ -149,14 +117,6 @@ class MemoryActorCriticPolicy(HeadedPolicy, metaclass=_Noted):
             **kwargs,
         )
         self.action_space = action_space
-        self._note_build()
-
-    def _note_build(self) -> None:
-        """Note how the policy is built, and what kernels may do for it."""
-        self._heads_compile = has_compiled_heads(self)
-        self._flattens = _only_flattens(self)
-        parts = ("features_extractor", "mlp_extractor", "action_net", "value_net")
-        self._built = AsBuilt(self, parts, "policy.compiled = False chooses this")
 
     def _build(self, lr_schedule: Schedule) -> None:
         if not self.use_sde:
@@ -183,32 +143,6 @@ class MemoryActorCriticPolicy(HeadedPolicy, metaclass=_Noted):
         if self.ortho_init:
             encoder.apply(functools.partial(self.init_weights, gain=np.sqrt(2)))
         return encoder, self.encoder_arch[-1] if self.encoder_arch else self.features_dim
-
-    def make_features_extractor(self) -> BaseFeaturesExtractor:
-        """A features extractor of this policy's class; see SB3."""
-        cls, arguments = self.features_extractor_class, dict(self.features_extractor_kwargs)
-        if issubclass(cls, ImageExtractor | DictExtractor):
-            arguments.setdefault("normalize_images", self.normalize_images)
-        return cls(flat_box(self.observation_space) if cls is FlattenExtractor else self.observation_space, **arguments)
-
-    def extract_features(self, obs: Observation, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
-        """Features [N, D] of observations, a tree of [N, ...]; a pair of them where actor and critic have one each."""
-        floats = preprocess(obs, self.observation_space, self.normalize_images)
-        if features_extractor is not None:
-            return features_extractor(floats)
-        if self.share_features_extractor:
-            return self.features_extractor(floats)
-        return self.pi_features_extractor(floats), self.vf_features_extractor(floats)
-
-    def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
-        """Observations as tensors [N, ...], and whether they came as a batch; see SB3."""
-        space = self.observation_space
-        if isinstance(space, spaces.Dict):
-            parts = {key: as_batch(observation[key], part) for key, part in space.spaces.items()}
-            arrays = {key: array for key, (array, _) in parts.items()}
-            return obs_as_tensor(arrays, self.device), any(batch for _, batch in parts.values())
-        array, batch = as_batch(observation, space)
-        return obs_as_tensor(array, self.device), batch
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {
@@ -246,14 +180,6 @@ class MemoryActorCriticPolicy(HeadedPolicy, metaclass=_Noted):
     def initial_state(self, batch_size: int) -> State:
         """What is remembered before an episode, for `batch_size` rows: the memory's state, or a pair of them."""
         return self.memory_pair.initial_state(batch_size)
-
-    def look_for_changes(self) -> None:
-        """Look at every module: whether all are as they were built. Done before each rollout, update and sequence.
-
-        Hooks and replaced or moved parameters are noticed at any step without this.
-        """
-        if self.compiled:
-            self._built.look(self)
 
     @in_its_form
     def forward(  # type: ignore[override]
@@ -439,25 +365,6 @@ class MemoryActorCriticPolicy(HeadedPolicy, metaclass=_Noted):
             return Both(y, y)
         pi, vf = features
         return Both(self.encoder(pi), self.encoder_critic(vf))
-
-    def _compiled_heads(self, latent: Both) -> Heads | None:
-        """What `act` computes from; None where SB3's modules act."""
-        if not self._heads_compile or type(self.action_dist) is not Categorical:
-            return None
-        if torch.is_grad_enabled() or not kernels_may_run() or not latent.actor.is_cpu:
-            return None
-        return self._built.arrays(self, heads_of)
-
-
-def _only_flattens(policy: MemoryActorCriticPolicy) -> bool:
-    """Whether a policy's features are its observations, flattened."""
-    return (
-        type(policy).extract_features is MemoryActorCriticPolicy.extract_features
-        and type(policy.features_extractor) is FlattenExtractor
-        and policy.share_features_extractor
-        and isinstance(policy.observation_space, spaces.Box)
-        and not is_image_space(policy.observation_space)
-    )
 
 
 class MlpMemoryPolicy(MemoryActorCriticPolicy):
