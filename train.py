@@ -1,7 +1,7 @@
 """Train, evaluate and list agents that remember: `palimpsest --help`, or `python train.py --help` in a clone.
 
-Exit codes: 0 done; 1 a failure while running, the run directory is kept; 2 wrong usage, nothing is made;
-128 + n stopped by signal n (130 SIGINT, 143 SIGTERM), with a checkpoint to go on from.
+Exit codes: 0 success; 1 a failure of a running command, the run directory is kept; 2 wrong usage, no file is written;
+128 + n stopped by signal n (130 SIGINT, 143 SIGTERM), with a checkpoint to resume from.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ ConfigT = TypeVar("ConfigT")
 
 
 class Usage(Exception):
-    """Wrong usage, told in one line."""
+    """Wrong usage. The message is one line."""
 
 
 @dataclass(frozen=True)
 class TrainCommand(TrainConfig):
     """Train an agent.
 
-    Other commands: "evaluate" tests runs, see "evaluate --help"; "list" shows environments and memories. Flags without
-    a command mean "train"; every flag has a default. "--version" tells the version.
+    Other commands: "evaluate" tests runs, see "evaluate --help"; "list" shows environments and memories. Without a
+    command, flags are those of "train". Every flag has a default. "--version" prints the version.
     """
 
     config: Path | None = None
-    """A configuration file, or a run directory, whose values are the defaults; other flags replace them, KEY=VALUE
-    arguments one by one as long as the environment or memory is the same."""
+    """A configuration file, or a run directory, whose values are the defaults. Other flags replace them. KEY=VALUE
+    arguments are replaced one by one if the environment or memory stays the same."""
 
-    # a switch for the command line; None until the memory is known
+    # `bool` makes it a switch on the command line; it is None until the memory is known
     share_memory: bool = None  # type: ignore[assignment]
     """Whether actor and critic share one memory or have one each. Default: the memory's preset."""
 
@@ -64,17 +64,17 @@ class TrainCommand(TrainConfig):
             raise Usage("--resume takes the run's own configuration; leave out --config")
 
     def _take_preset(self) -> None:
-        """Not yet: a later flag may name another memory."""
+        """Do nothing yet: a later flag may name another memory."""
 
 
 @dataclass(frozen=True)
 class EvaluateCommand(EvaluateConfig):
-    """Evaluate the agent of a run, of several runs that differ in their seed, on one setting or on a grid of them."""
+    """Evaluate the agent of a run, or of several runs that differ only in their seed, in one or in many settings."""
 
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """The directory of the run."""
     more: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN_DIR ...]")] = ()
-    """Further runs, of other seeds: what is shown is the mean over runs and its standard error."""
+    """Further runs, with other seeds. The output is then the mean over runs and its standard error."""
     grid: Arguments = dataclasses.field(default_factory=dict)
     """Arguments of the environment with several values each, KEY=A,B,C: every combination is tested."""
 
@@ -164,17 +164,17 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _check_output(path: Path) -> None:
-    """Refuse a --json that no file can be made at; folders that do not exist are made when it is written."""
+    """Refuse a --json path where no file can be made. Missing folders are allowed; they are made with the file."""
     if path.is_dir():
         raise Usage(f"--json {str(path)!r} is a folder; name a file in it")
     ancestor = next(folder for folder in path.absolute().parents if folder.exists())
     if not ancestor.is_dir():
-        raise Usage(f"--json {str(path)!r} cannot be made, as {str(ancestor)!r} is no folder; choose another place")
+        raise Usage(f"--json {str(path)!r} cannot be made, as {str(ancestor)!r} is not a folder; choose another path")
 
 
 def _list(argv: list[str]) -> int:
     if argv in (["--help"], ["-h"]):
-        print(f"usage: {PROGRAM} list\n\nShow the environments and memories, one line of meaning each.")
+        print(f"usage: {PROGRAM} list\n\nShow the environments and memories, each with one line of explanation.")
         return 0
     if argv:
         raise Usage(f"list takes no arguments; got {' '.join(argv)!r}")
@@ -186,7 +186,7 @@ def _list(argv: list[str]) -> int:
 
 
 def _parse(cls: type[ConfigT], argv: list[str], default: ConfigT | None = None) -> ConfigT:
-    """What tyro reads from `argv`, its complaints as `Usage`."""
+    """Parse `argv` with tyro. Its errors become `Usage`."""
     for flag in ("--env-args", "--memory-args", "--grid"):
         if sum(_dashed(word) == flag for word in argv) > 1:
             raise Usage(f"{flag} is given twice; give all its KEY=VALUE arguments after one")
@@ -220,7 +220,7 @@ _REGISTRY = tyro.constructors.ConstructorRegistry()
 
 @_REGISTRY.primitive_rule
 def _key_values(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """KEY=VALUE words, kept as texts until it is known whose arguments they are."""
+    """KEY=VALUE words. They stay texts until the environment or memory is known, which says their types."""
     if info.type != Arguments:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -234,7 +234,7 @@ def _key_values(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.
 
 @_REGISTRY.primitive_rule
 def _plain(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Numbers, strings, paths, and None where one may be left out, refused in our words."""
+    """Numbers, strings and paths, and None if the field is optional, with our own error messages."""
     optional = isinstance(info.type, types.UnionType)
     (kind,) = [part for part in typing.get_args(info.type) if part is not type(None)] if optional else [info.type]
     metavars = {int: "INT", float: "NUMBER", str: "NAME", Path: "PATH"}
@@ -257,7 +257,7 @@ def _plain(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Primi
 
 
 def _resolved(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
-    """Names checked, KEY=VALUE texts read as the constructors want them and laid over the saved arguments."""
+    """Check the names, convert the KEY=VALUE texts for the constructors, and let them replace saved arguments."""
     merged: dict[str, Any] = {}
     for name, resolve in (("env", environment_arguments), ("memory", memory_arguments)):
         chosen, arguments = getattr(config, name), getattr(config, f"{name}_args")
@@ -269,7 +269,7 @@ def _resolved(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
 
 
 def _axes(env: str, texts: Arguments) -> dict[str, list[Any]]:
-    """The values of KEY=A,B,C, each read as the environment's constructor wants it."""
+    """The values of KEY=A,B,C, each converted for the environment's constructor."""
     return {
         key: [environment_arguments(env, Given({key: part}))[key] for part in text.split(",")]
         for key, text in texts.items()
@@ -286,7 +286,7 @@ def _check_resumed(config: TrainConfig, saved: TrainConfig) -> None:
 
 
 def _or_usage(work: Callable[[], Any]) -> Any:
-    """What `work` returns, its ValueError as `Usage`."""
+    """Return the result of `work`. Its ValueError becomes `Usage`."""
     try:
         return work()
     except ValueError as error:
@@ -298,7 +298,7 @@ def _fields(config: Any, cls: type) -> dict[str, Any]:
 
 
 def _value_of(argv: list[str], flag: str) -> str | None:
-    """The word that follows `flag`, or stands after its "=", the last time it is given."""
+    """The value of the last `flag` in `argv`, which is the next word or follows "="; None if there is none."""
     found = None
     for index, word in enumerate(argv):
         if word.startswith(f"{flag}="):
@@ -313,7 +313,7 @@ def _dashed(word: str) -> str:
 
 
 def _first_paragraph(box: str) -> str:
-    """What a boxed message says before its first rule, in one line."""
+    """The text of a boxed message up to its first horizontal line, joined to one line."""
     lines = [line.strip("│╭╮╰╯─|+. ") for line in box.splitlines()[1:]]
     paragraphs = "\n".join(line if line.strip("-") else "" for line in lines).strip().split("\n\n")
     said = " ".join(paragraphs[0].split()).removeprefix("Error parsing ").replace(": must be", " must be")

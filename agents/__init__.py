@@ -1,6 +1,6 @@
-"""Who remembers: SB3-compatible recurrent agents. The only package that knows both memory/ and envs/.
+"""Agents with a memory, compatible with SB3. The only package that imports both `memory` and `envs`.
 
-What needs torch is imported when first used, so that the command line's `--help` answers at once.
+Modules that need torch are imported when they are first used, so `--help` on the command line is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Devices: what may be asked for, and whether it is there. Importing this module does not import torch."""
+"""Devices: which names are allowed, and whether a device exists. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEVICE = Allowed(
 
 
 def check_device(device: Any) -> None:
-    """Refuse a device that there is not, where SB3 falls back to the CPU without a word."""
+    """Refuse a device that does not exist. SB3 would use the CPU instead, without a message."""
     import torch
 
     name = str(device) if isinstance(device, torch.device) else device

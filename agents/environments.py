@@ -1,4 +1,4 @@
-"""Environments as an agent sees them: found by name, made in rows, asked what they declare.
+"""Environments for agents: find them by id, make rows of them, read what they declare.
 
 Importing this module imports neither torch nor stable-baselines3.
 """
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
 EVALUATION_SEED = 1_000_000_007
-"""First seed of evaluation episodes; training's seeds stay below it."""
+"""First seed of evaluation episodes. All seeds of training are below it."""
 
 
 def environment_spec(env_id: str) -> EnvSpec:
-    """The registration of an id; ValueError with the closest known id where there is none."""
+    """The registration of an id; ValueError with the closest known id if it is unknown."""
     import gymnasium
 
     from palimpsest.envs.registration import import_owner
@@ -36,13 +36,13 @@ def environment_spec(env_id: str) -> EnvSpec:
     if name not in gymnasium.registry:
         raise ValueError(
             f"unknown environment {env_id!r}{closest(name, gymnasium.registry)}; any id registered with gymnasium "
-            "works, as module:id where a module must be imported first, and `palimpsest list` shows ours"
+            "works, as module:id if a module must be imported first, and `palimpsest list` shows ours"
         )
     return gymnasium.registry[name]
 
 
 def check_environment(env: Any) -> None:
-    """Refuse what an agent cannot be trained in; None is left to the caller."""
+    """Refuse an `env` that an agent cannot be trained in. None is allowed here."""
     from gymnasium import Env
     from stable_baselines3.common.vec_env import VecEnv
 
@@ -57,17 +57,17 @@ def check_environment(env: Any) -> None:
 def make_environments(
     env_id: str, num_envs: int, seed: int, env_args: Mapping[str, Any], previous_action_reward: bool = False
 ) -> VecEnv:
-    """`envs.make_vec`, with the previous action and reward in the observations where that is asked for.
+    """`envs.make_vec`; `previous_action_reward` adds the previous action and reward to the observations.
 
     Args:
         env_id: a registered gymnasium id.
         num_envs: B, 1 or more.
         seed: row i is reset with seed + i.
         env_args: the environment's arguments.
-        previous_action_reward: join them to the observations (`envs.joined.Joined`).
+        previous_action_reward: add them to the observations (`envs.joined.Joined`).
 
     Raises:
-        ValueError: an unknown id, an argument that does not fit, or spaces that they cannot join.
+        ValueError: an unknown id, an argument that does not fit, or spaces to which they cannot be added.
     """
     from palimpsest.envs.wrappers import VecPreviousActionReward
 
@@ -85,19 +85,19 @@ def innermost(env: VecEnv) -> Any:
 
 
 def longest_horizon(env: VecEnv) -> int | None:
-    """The largest correlation horizon that the environment declares, in steps; None where it declares none."""
+    """The largest correlation horizon that the environment declares, in steps; None if it declares none."""
     if not env.has_attr("memory_horizons"):
         return None
     return max(env.env_method("memory_horizons", indices=[0])[0])
 
 
 def chance_level(env: VecEnv) -> float | None:
-    """Success of the best player without memory, where the environment declares it."""
+    """Success of the best player without memory; None if the environment does not declare it."""
     if not env.has_attr("chance_level"):
         return None
     return float(env.env_method("chance_level", indices=[0])[0])
 
 
 def closing_settings(env: VecEnv) -> list[dict[str, Any]]:
-    """Arguments under which the environment wants a finished agent tested, beside those it was trained with."""
+    """Further settings (arguments) in which the environment asks to test a finished agent."""
     return list(env.get_attr("closing_settings")[0]) if env.has_attr("closing_settings") else []

@@ -1,4 +1,4 @@
-"""Mistakes that are easily made with a policy that remembers, told in words."""
+"""Common mistakes with a policy that has a memory, refused with a clear message."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def refuse_other_algorithms() -> None:
-    """Refuse that a policy with a memory is made by an algorithm of SB3's that keeps no memory; any other caller may.
+    """Refuse an algorithm of SB3 that makes a policy with a memory but keeps no memory state. Other callers may.
 
-    Called while the policy is made. SB3 passes a policy nothing by which it could know its algorithm, so the callers
-    are looked through for the one that makes it.
+    This is called while the policy is made. SB3 does not tell a policy its algorithm, so this searches the call stack
+    for it.
     """
     from stable_baselines3.common.base_class import BaseAlgorithm
 

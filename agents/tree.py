@@ -7,7 +7,7 @@ from typing import Any
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Apply `function` to the leaves of `tree`, and to the leaves of `others` that stand in the same places.
+    """Apply `function` to each leaf of `tree`, together with the leaves of `others` at the same place.
 
     Dicts, tuples and NamedTuples are branches and keep their types; anything else is a leaf.
     """

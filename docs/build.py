@@ -1,6 +1,6 @@
-"""Write the generated parts of the README: tables of memories and environments, pictures, and a learning curve.
+"""Write the generated parts of README.md and docs/environments.md: tables, pictures and a learning curve.
 
-python docs/build.py                 # tables between the markers in README.md, docs/environments.png
+python docs/build.py                 # tables between the markers of both pages, docs/environments.png
 python docs/build.py --run runs/X    # also docs/learning_curve.png, from a finished run
 """
 
@@ -16,14 +16,14 @@ import tyro
 from matplotlib import pyplot
 
 from palimpsest import envs, memory
-from palimpsest.agents.run.listing import environment_rows, memory_rows
+from palimpsest.agents.run.listing import memory_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
 class Options:
-    """Build the README's generated parts."""
+    """Build the generated parts of README.md and docs/environments.md."""
 
     run: Path | None = None
     """A finished run; its learning curve is copied."""
@@ -36,27 +36,62 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
-def tables() -> dict[str, str]:
-    """Name of a pair of markers -> the text between them."""
+def tables() -> dict[str, dict[str, str]]:
+    """Page -> name of a pair of markers in it -> the text between them."""
+    memories = ["memory", "what it is", "source", "erases on demand", "state (numbers)", "cost per step", "parameters"]
+    environments = ["environment", "what it asks", "preset arguments", "horizons Ξ", "step limit", "without memory"]
     return {
-        "memories": table(
-            ["memory", "what it is", "source", "erases on demand", "state (numbers)", "cost per step", "parameters"],
-            memory_rows(),
-        ),
-        "environments": table(["environment", "what it asks"], environment_rows()),
+        "README.md": {
+            "memories": table(memories, memory_rows()),
+            "environments": table(environments[:2], family_rows()),
+        },
+        "docs/environments.md": {"environments": table(environments, environment_rows())},
     }
 
 
-def filled(text: str) -> str:
-    """`text` with new tables between the markers."""
-    for name, content in tables().items():
+def filled(page: str, text: str, parts: dict[str, str]) -> str:
+    """`text` of a page with new tables between its markers."""
+    for name, content in parts.items():
         opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, _, rest = text.partition(opening)
         _, found, after = rest.partition(closing)
         if not found:
-            raise ValueError(f"README.md has no {opening} ... {closing}; put these markers back")
+            raise ValueError(f"{page} has no {opening} ... {closing}; put these markers back")
         text = f"{before}{opening}\n{content}\n{closing}{after}"
     return text
+
+
+def family_rows() -> list[list[str]]:
+    """Ids and meaning of each family: ids of one class whose names are equal up to the first "-"."""
+    families: dict[tuple[str, str], list[str]] = {}
+    for env_id in envs.ids():
+        families.setdefault((envs.entry(env_id).target, short(env_id).partition("-")[0]), []).append(env_id)
+    rows = []
+    for (_, stem), members in families.items():
+        forms = ", ".join(short(env_id).removeprefix(f"{stem}-") for env_id in members)
+        name = f"Palimpsest/{stem}-{{{forms}}}-v0" if len(members) > 1 else members[0]
+        meanings = {envs.describe(env_id) for env_id in members}
+        summary = str(envs.family(members[0]).__doc__).splitlines()[0]
+        rows.append([name, meanings.pop() if len(meanings) == 1 else summary])
+    return rows
+
+
+def environment_rows() -> list[list[str]]:
+    """Id, meaning, preset arguments, horizons, step limit and chance level of each id."""
+    rows = []
+    for env_id in envs.ids():
+        presets = envs.entry(env_id).presets
+        world = envs.family(env_id)(**presets)
+        arguments = [f"{key}={','.join(v) if isinstance(v, list) else v}" for key, v in presets.items()]
+        horizons = " to ".join(map(str, sorted({min(world.memory_horizons()), max(world.memory_horizons())})))
+        figures = [horizons, f"{world.rules.limit:,}", f"{world.chance_level():.3g}"]
+        rows.append([env_id, envs.describe(env_id), " ".join(arguments) or "-", *figures])
+    return rows
+
+
+def short(env_id: str) -> str:
+    """The name of an id without namespace and version."""
+    return env_id.removeprefix("Palimpsest/").removesuffix("-v0")
 
 
 def contact_sheet(path: Path) -> None:
@@ -70,7 +105,7 @@ def contact_sheet(path: Path) -> None:
         axis.axis("off")
     for axis, name in zip(np.ravel(axes), names):
         axis.imshow(frame(name))
-        axis.set_title(name.removeprefix("Palimpsest/").removesuffix("-v0"), fontsize=9)
+        axis.set_title(short(name), fontsize=9)
     figure.savefig(path, dpi=80)
     pyplot.close(figure)
 
@@ -88,12 +123,16 @@ def frame(env_id: str, steps: int = 4) -> np.ndarray:
 
 def main(options: Options) -> int:
     """Build or check."""
-    readme = ROOT / "README.md"
-    before = readme.read_text()
-    after = filled(before)
+    changed = False
+    for page, parts in tables().items():
+        path = ROOT / page
+        before = path.read_text(encoding="utf-8")
+        after = filled(page, before, parts)
+        changed |= before != after
+        if not options.check:
+            path.write_text(after, encoding="utf-8")
     if options.check:
-        return int(before != after)
-    readme.write_text(after)
+        return int(changed)
     contact_sheet(ROOT / "docs" / "environments.png")
     if options.run is not None:
         shutil.copy(options.run / "learning_curve.png", ROOT / "docs" / "learning_curve.png")

@@ -1,6 +1,6 @@
-"""What an agent remembers with. Knows nothing of reinforcement learning.
+"""Memories of agents: recurrences from features to features. Knows nothing of reinforcement learning.
 
-`names` and `entry` cost no torch import; everything that needs torch is imported when first used.
+`names` and `entry` do not import torch. Modules that need torch are imported when they are first used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Gated Transformer-XL: attention over a sliding window of layer inputs, with gates in place of residual sums.
+"""Gated Transformer-XL: attention over a sliding window of layer inputs, with gates instead of residual sums.
 
-Layer l reads its input E_t and those of the `memory_length` steps before, as far as the episode goes:
+A layer reads its input E_t and its inputs of the `memory_length` steps before, as far as they are in this episode:
 
     H = LN(E),  q = W_q H_t,  k_j = W_k H_j,  v_j = W_v H_j,  r_d = W_r sinusoid(d)       per head
     a_d = softmax_d ((q + u) k_{t-d} + (q + w) r_d) / sqrt(head size)                     0 <= d <= memory_length
@@ -26,36 +26,38 @@ from palimpsest.refusals import check_divides, check_integer
 
 
 class GTrXLState(NamedTuple):
-    """State of GTrXL: the window that the next input will see."""
+    """State of GTrXL: the window that the next input attends to."""
 
     inputs: Tensor
-    """[B, L, M, D], the last M inputs of each of L layers, newest last, each at mean 0 and variance 1 as every read of
-    them makes it; zeros where there were none."""
+    """[B, L, M, D], the last M inputs of each of L layers, newest last, standardised to mean 0 and variance 1. All
+    reads need them in this form. Zeros where there was no input."""
     filled: Tensor
-    """[B] int64 in [0, M], how many of them are of this episode."""
+    """[B] int64 in [0, M], how many of the inputs are of this episode."""
 
 
 class GTrXL(Memory):
     """Gated Transformer-XL with GRU-type gates and identity-map reordering.
 
-    Layer norm stands in front of each sublayer and a relu behind it; the output is the last layer's, not normalised.
-    Position is Transformer-XL's: sinusoids of the distance, with biases u and w learned per layer. b_g starts at 2, so
-    that a new network nearly is its linear embedding. The paper's window lies before the rollout and carries no
-    gradient. Here nothing is detached inside a scan: gradients reach every input of the window that the scan holds,
-    and the window before it has no graph, because agents/ hands the state in without one. Two things that the paper
-    leaves open are the Transformer's: the mlp has 4 D hidden units, weights start as Xavier's with biases at 0.
+    Each sublayer has a layer norm before it and a relu after it. The output of the last layer is not normalised.
+    Positions are encoded as in Transformer-XL: sinusoids of the distance, with biases u and w learned per layer. b_g
+    starts at 2, so a new network is close to its linear embedding.
+
+    In the paper, gradients do not reach the window, which lies before the rollout. Here nothing is detached inside a
+    scan. Gradients reach every input of the window that is in the scan. Inputs before the scan have no graph, because
+    agents/ passes the state without one. The paper leaves two points open; both follow the Transformer: the mlp has
+    4 D hidden units, and weights start by Xavier's rule with biases at 0.
 
     Args:
         input_size: F, features per input.
         output_size: D, width of every layer.
         num_layers: L; 1 or more.
-        num_heads: heads that share D; they must divide it.
-        memory_length: M, inputs before the current one that a layer sees; 1 or more.
+        num_heads: number of heads; it must divide D.
+        memory_length: M, number of inputs before the current one that a layer attends to; 1 or more.
     State:
         inputs [B, L, M, D], filled [B] int64.
 
     Raises:
-        ValueError: a size is not an integer of 1 or more, or output_size is no multiple of num_heads.
+        ValueError: a size is not an integer of 1 or more, or output_size is not a multiple of num_heads.
     Source: arXiv 1910.06764; positions: arXiv 1901.02860.
     """
 
@@ -98,7 +100,7 @@ class GTrXL(Memory):
     def step(
         self, x: Tensor, state: GTrXLState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, GTrXLState]:
-        """Map x [B, F] to y [B, D]; keys and values of the window are never formed."""
+        """Map x [B, F] to y [B, D]. Keys and values of the window are never computed."""
         self.check_step(x, state)
         M = self.memory_length
         x = self.embedding(x)
@@ -119,7 +121,7 @@ class GTrXL(Memory):
         place: Tensor | None = None,
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, GTrXLState]:
-        """Map x [T, B, F] to y [T, B, D] in one pass per layer; its memory grows linearly with T."""
+        """Map x [T, B, F] to y [T, B, D] in one pass per layer. The memory use grows linearly with T."""
         T, B = self.check_sequence(x, start, state)
         if T == 0:
             return x.new_empty(0, B, self.output_size), state
@@ -142,16 +144,16 @@ class GTrXL(Memory):
         return x.transpose(0, 1), GTrXLState(last, kept)
 
     def context(self) -> Context:
-        """A layer sees M + 1 inputs; L of them, each on the layer inputs of the one below, reach L M + 1."""
+        """A layer attends to M + 1 inputs. L layers, each over the inputs of the one below, reach L M + 1 inputs."""
         return Context(self.memory_length + 1, self.num_layers * self.memory_length + 1)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Of the last scan: mean attention by distance [M + 1], and mean z of the 2 L gates [T, B, 2 L]."""
+        """Diagnostics of the last scan: mean attention by distance [M + 1], and mean z of the 2 L gates [T, B, 2 L]."""
         return dict(self._last)
 
 
 class Layer(nn.Module):
-    """One layer: windowed attention and an mlp, each with layer norm in front, relu and gate behind.
+    """One layer: windowed attention and an mlp. Each has a layer norm before it, and a relu and a gate after it.
 
     Args:
         size: D.
@@ -174,20 +176,20 @@ class Layer(nn.Module):
         self.mlp_gate = Gate(size)
 
     def step(self, x: Tensor, now: Tensor, before: Tensor, seen: Tensor, sinusoids: Tensor) -> Tensor:
-        """One query per row.
+        """Compute one query per row.
 
-        Keys and values of the window would cost M D^2 each. One query needs neither: its product with W_k meets the
-        inputs themselves, and W_v meets their weighted sum.
+        The keys and the values of the window would cost M D^2 each. One query needs neither of them. W_k is multiplied
+        into the query, which then scores the inputs themselves. W_v is applied to the weighted sum of the inputs.
 
         Args:
             x: [B, D], the layer's input.
             now: [B, D], x standardised.
-            before: [B, M, D], those before it.
-            seen: [B, M] bool, which of them the query sees.
+            before: [B, M, D], the standardised inputs before it.
+            seen: [B, M] bool, the inputs that the query may attend to.
             sinusoids: [M + 1, D], farthest first.
 
         Returns:
-            the next layer's input [B, D].
+            The next layer's input [B, D].
         """
         B, M, D = before.shape
         H = self.num_heads
@@ -195,7 +197,7 @@ class Layer(nn.Module):
         key, value = (w.view(H, D // H, D) for w in self.key_value.weight.chunk(2))
         to_content, to_position = self._queries(now)
         to_content = torch.einsum("bhe,hed->bhd", to_content, key)
-        # what `shift` adds to a score is the same for every key, and softmax takes it off
+        # `shift` adds the same number to the score of every key, and softmax cancels it
         to_content = to_content * gain
         now = now.unsqueeze(1)
         scores = torch.cat([to_content @ before.transpose(1, 2), to_content @ now.transpose(1, 2)], 2)
@@ -206,20 +208,21 @@ class Layer(nn.Module):
         return self._finish(x, torch.einsum("bhd,hed->bhe", mixed, value).flatten(1))[0]
 
     def scan(self, x: Tensor, known: Tensor, window: Window, sinusoids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All queries of a sequence.
+        """Compute all queries of a sequence.
 
         Args:
             x: [B, T, D], the layer's inputs.
-            known: [B, M + T, D], those before the sequence and x, standardised.
-            window: who sees whom.
+            known: [B, M + T, D], the M inputs before the sequence, then x, all standardised.
+            window: which keys each query may attend to.
             sinusoids: [M + 1, D], farthest first.
 
         Returns:
-            the next layer's inputs [B, T, D], mean z of both gates [B, T, 2], mean attention by distance [M + 1].
+            The next layer's inputs [B, T, D], mean z of both gates [B, T, 2], mean attention by distance [M + 1].
         """
         B, T, D = x.shape
         M, H = window.M, self.num_heads
-        # weight 0 times NaN is NaN: what is not finite is taken out, and given back to those who see it
+        # A weight of 0 times NaN is NaN. So inputs that are not finite are set to 0 here, and the queries that may
+        # attend to one become NaN below.
         broken = known.detach().mul(0).sum(2) != 0
         safe = functional.pad(known.masked_fill(broken.unsqueeze(2), 0), (0, 0, 0, window.padding))
         broken = window.in_blocks(functional.pad(broken, (0, window.padding)), 1).unsqueeze(2) & window.seen
@@ -239,30 +242,33 @@ class Layer(nn.Module):
         return x, openness, window.by_distance(weights.detach())
 
     def _of_inputs(self, of: nn.Linear, standardised: Tensor) -> Tensor:
-        """The linear map of the normed inputs [..., D]: gain and shift of the norm act on the map's weights."""
+        """The linear map `of` after the layer norm, from standardised inputs [..., D].
+
+        The gain and the shift of the norm are multiplied into the weights of the map.
+        """
         gain, shift = self.attention_norm.weight, self.attention_norm.bias
         return functional.linear(standardised, of.weight * gain, of.weight @ shift)
 
     def _queries(self, standardised: Tensor) -> tuple[Tensor, Tensor]:
-        """[..., D] to what meets keys and what meets positions, [..., H, D / H] each, scaled."""
+        """Map [..., D] to the scaled queries for keys and for positions, [..., H, D / H] each."""
         q = self._of_inputs(self.query, standardised).unflatten(-1, (self.num_heads, -1))
         scale = q.shape[-1] ** -0.5
         return (q + self.content_bias) * scale, (q + self.position_bias) * scale
 
     def _finish(self, x: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
-        """From what attention read [..., D] to the layer's output, and mean z of both gates [..., 2]."""
+        """Map the result of the attention [..., D] to the layer's output, and the mean z of both gates [..., 2]."""
         x, attention_z = self.attention_gate(x, self.merge(read).relu())
         x, mlp_z = self.mlp_gate(x, self.mlp(self.mlp_norm(x)).relu())
         return x, torch.stack([attention_z.detach().mean(-1), mlp_z.detach().mean(-1)], -1)
 
 
 def standardise(x: Tensor) -> Tensor:
-    """[..., D] at mean 0 and variance 1: layer norm before its gain and shift."""
+    """[..., D] with mean 0 and variance 1: a layer norm without gain and shift."""
     return functional.layer_norm(x, x.shape[-1:])
 
 
 class Gate(nn.Module):
-    """GRU-type gate between a stream x and what a sublayer adds to it, y; equations above.
+    """GRU-type gate between a stream x and the output y of a sublayer; equations above.
 
     Args:
         size: D of both.
@@ -276,7 +282,7 @@ class Gate(nn.Module):
         self.b_g = nn.Parameter(torch.full((size,), 2.0))
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Map x and y [..., D] to the new x and z, how far the gate is open."""
+        """Map x and y [..., D] to the new x and to z, which says how far the gate is open."""
         W_r, W_z, W_g = self.W(y).chunk(3, -1)
         U_r, U_z = self.U(x).chunk(2, -1)
         r = (W_r + U_r).sigmoid()
@@ -286,7 +292,7 @@ class Gate(nn.Module):
 
 
 def maps(size: int, output_size: int, parts: int = 1, bias: bool = False) -> nn.Linear:
-    """Several linear maps from one input as one product, each initialised alone as Xavier's, biases at 0."""
+    """Several linear maps of one input as one product. Each starts by Xavier's rule for itself, with biases at 0."""
     map_ = nn.Linear(size, parts * output_size, bias=bias)
     for part in map_.weight.detach().chunk(parts):
         nn.init.xavier_uniform_(part)
@@ -296,7 +302,7 @@ def maps(size: int, output_size: int, parts: int = 1, bias: bool = False) -> nn.
 
 
 def sinusoids(length: int, size: int) -> Tensor:
-    """[length, size]: sines, then cosines, of the distances length - 1 down to 0 at wavelengths of 2 pi to 20000 pi."""
+    """[length, size]: sines, then cosines, of the distances length - 1 to 0, with wavelengths of 2 pi to 20000 pi."""
     frequency = 10000 ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
     angle = torch.arange(length - 1, -1, -1, dtype=torch.float64).unsqueeze(1) * frequency
     return torch.cat([angle.sin(), angle.cos()], 1)[:, :size].to(torch.get_default_dtype())

@@ -1,4 +1,4 @@
-"""The control: a feed-forward layer where the others remember.
+"""The control without memory: a feed-forward layer.
 
 y_t = tanh(W x_t + b)
 """
@@ -13,13 +13,13 @@ from palimpsest.memory.base import Context, Memory
 
 
 class NoState(NamedTuple):
-    """Nothing is kept: a state without tensors."""
+    """A state without tensors: nothing is kept."""
 
 
 class Memoryless(Memory):
     """No memory: every output is a function of its own input alone, y_t = tanh(W x_t + b).
 
-    What an agent scores with it is what the task gives without memory.
+    The score of an agent with it is the score that the task allows without memory.
 
     Args:
         input_size: F, features per input.
@@ -33,7 +33,7 @@ class Memoryless(Memory):
         self.layer = nn.Linear(input_size, output_size)
 
     def initial_state(self, batch_size: int) -> NoState:
-        """An empty state, whatever `batch_size` is."""
+        """An empty state, for any `batch_size`."""
         return NoState()
 
     def step(
@@ -56,5 +56,5 @@ class Memoryless(Memory):
         return self.layer(x).tanh(), state
 
     def context(self) -> Context:
-        """The current input and nothing else."""
+        """The current input alone."""
         return Context(1, 1)

@@ -1,6 +1,6 @@
-"""Names of memories: one line each, read by `make`, the command line, the tests, the benchmarks and the docs.
+"""The registry of memories. `make`, the command line, the tests, the benchmarks and the docs read it.
 
-Listing names imports no torch: a memory's module is imported when it is first made.
+Listing names does not import torch: the module of a memory is imported when the memory is first made.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """What the registry knows of a memory."""
+    """The registry's entry for a memory."""
 
     target: str
-    """Where it is, as "module:Class"."""
+    """Its class, as "module:Class"."""
     meaning: str
     """One sentence."""
     source: str
@@ -28,7 +28,7 @@ class Entry:
     erases: bool
     """Whether an input can erase what an earlier one wrote."""
     cost: str = ""
-    """Multiply-adds per step to leading order, in the sizes that the class names; D is the width, T is in none."""
+    """Multiply-adds per step to leading order, in the sizes that the class names; D is the width. T never occurs."""
 
 
 _ENTRIES: dict[str, Entry] = {}
@@ -38,7 +38,7 @@ def register(name: str, target: str, meaning: str, source: str = "", erases: boo
     """Add a memory under `name`.
 
     Args:
-        name: what `make` and `--memory` will call it.
+        name: its name in `make` and `--memory`.
         target: "module:Class"; the class is a `memory.Memory` whose first argument is `input_size`.
         meaning: one sentence for lists.
         source: the paper.
@@ -46,7 +46,7 @@ def register(name: str, target: str, meaning: str, source: str = "", erases: boo
         cost: multiply-adds per step to leading order.
 
     Raises:
-        ValueError: the name is taken, or the target does not read "module:Class".
+        ValueError: the name is taken, or the target is not of the form "module:Class".
     """
     if name in _ENTRIES:
         raise ValueError(f"memory {name!r} is already {_ENTRIES[name].target}; choose another name")
@@ -61,7 +61,7 @@ def names() -> list[str]:
 
 
 def entry(name: str) -> Entry:
-    """The registry's line for `name`; ValueError with the closest name if there is none."""
+    """The registry's entry for `name`; ValueError with the closest known name if there is none."""
     if not isinstance(name, str):
         refuse("a memory's name", f"a string, one of {', '.join(_ENTRIES)}", name)
     if name not in _ENTRIES:
@@ -70,7 +70,7 @@ def entry(name: str) -> Entry:
 
 
 def memory_class(name: str) -> type[Memory]:
-    """The class registered under `name`, imported now."""
+    """The class registered under `name`. Its module is imported now."""
     module, _, attribute = entry(name).target.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -84,7 +84,8 @@ def make(name: str, input_size: int, **kwargs: Any) -> Memory:
         **kwargs: the class's other arguments.
 
     Raises:
-        ValueError: the name or an argument is not known (the closest known one is named), or a value does not fit.
+        ValueError: the name or an argument is unknown (the message names the closest known one), or a value does not
+            fit.
     """
     cls = memory_class(name)
     check_keys(f"memory {name!r}", kwargs, cls, skip={"input_size"})
@@ -94,7 +95,9 @@ def make(name: str, input_size: int, **kwargs: Any) -> Memory:
         if "allocate" not in str(error) and "out of memory" not in str(error):
             raise
         sizes = ", ".join(f"{key}={value!r}" for key, value in {"input_size": input_size, **kwargs}.items())
-        raise ValueError(f"memory {name!r} with {sizes} does not fit into this machine; make it smaller") from None
+        raise ValueError(
+            f"memory {name!r} with {sizes} does not fit into this machine's memory; make it smaller"
+        ) from None
 
 
 register(
@@ -122,7 +125,7 @@ register(
 register(
     "sat",
     "palimpsest.memory.sat:SpatiallyAwareTransformer",
-    "Spatially-Aware Transformer: slots stamped with time and place, and a strategy for which to drop.",
+    "Spatially-Aware Transformer: slots with time and place, and a strategy that chooses which entry to drop.",
     "arXiv 2402.15160",
     cost="L (D² + H S D)",
 )

@@ -1,18 +1,18 @@
-"""Spatially-Aware Transformer: slots of entries stamped with time and place, read by attention.
+"""Spatially-Aware Transformer: slots of entries with time and place, read by attention.
 
 An input x_t at place p_t becomes the entry
 
     e_t = encode(x_t) + place_embedding[p_t],    m_t = LN(e_t)                         [D]
 
-whose m_t is stored in a slot before the step reads, so that a step sees its own entry. An entry of age a = t - tau
-is read by every layer as M = [m_tau, s(a)] with s a sinusoid (`place_attention`); the query is a stream that begins
-as e_t, and y_t is what the last layer makes of it.
+m_t is stored in a slot before the step reads, so a step can read its own entry. Every layer reads an entry of age
+a = t - tau as M = [m_tau, s(a)], where s is a sinusoid (`place_attention`). The query is a residual stream that starts
+as e_t. y_t is the stream after the last layer.
 
-read="hierarchical" scores every place by one scaled head between the query and the mean of the place's M, takes the
-best top_k and attends inside each; the results are weighed by a softmax over the scores of those places.
+With read="hierarchical", one scaled head scores every place: it compares the query with the mean M of the place. The
+read attends inside each of the top_k best places. A softmax over their scores weights the results.
 
-Time is the age of an entry, not the step of the episode: a window of recent entries then looks the same at step ten
-thousand as at step ten.
+Time is the age of an entry, not the step of the episode. So a window of recent entries looks the same at step 10,000
+as at step 10.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from palimpsest.refusals import check_choice, check_divides, check_integer
 __all__ = ["STRATEGIES", "SATState", "SpatiallyAwareTransformer", "StrategyValues"]
 
 CHUNK = 32
-"""Steps that are read together; a key costs each of them the same, whether it may read it or not."""
+"""Steps of a scan that are read together. Every step pays for all keys of its chunk, readable or not."""
 
 
 class SATState(NamedTuple):
@@ -47,46 +47,52 @@ class SATState(NamedTuple):
     time: Tensor
     """[B, S], tau: the step of its episode at which an entry was stored; -1 where the slot is empty."""
     place: Tensor
-    """[B, S], the place an entry comes from."""
+    """[B, S], the place of an entry."""
     visits: Tensor
-    """[B, num_places], entries ever stored from a place in this episode."""
+    """[B, num_places], number of entries ever stored from a place in this episode."""
     steps: Tensor
     """[B], inputs read in this episode."""
     strategy: Tensor
-    """[B], index into `STRATEGIES`, as read at the episode's first input."""
+    """[B], index into `STRATEGIES`, read at the episode's first input."""
 
 
 class SpatiallyAwareTransformer(Memory):
-    """Attention over entries that a strategy keeps or drops, by time and by place.
+    """Attention over entries. A strategy keeps or drops them by time and place.
 
-    Where this differs from the public code (whose memory is a finished sequence, and whose query comes after it):
-    an entry is one step, not a chunk; the query's own entry is stored and read, in place of the query's attention on
-    itself; the query carries its place; m is normalised where the code reads e; the age's sinusoid has 16 features
-    beside m, weighed by the maps to keys and values, where the code adds D features to e; places are learned vectors,
-    as on the paper's page, where the code has sinusoids of the place's index. Memory is the same in every layer, as
-    there. Entries are not detached: gradients reach every input that is read, within one scan.
+    The memory of the public code is a finished sequence, and its query comes after the sequence. Further differences:
+
+    - An entry is one step, not a chunk.
+    - The query's own entry is stored and read. The public code lets the query attend to itself instead.
+    - The query has a place.
+    - m is normalised; the public code reads e.
+    - The sinusoid of the age has 16 features beside m, and the maps to keys and values weight them. The public code
+      adds D features to e.
+    - Places are learned vectors, as in the paper. The public code has sinusoids of the place's index.
+    - Entries are not detached: within a scan, gradients reach every input that is read.
+
+    As in the public code, all layers read the same memory.
 
     Args:
         input_size: F, features per input.
         output_size: D, width; a multiple of num_heads.
-        num_places: places that `place` may name; with 1, `place` may be None.
-        capacity: slots.
-        layout: "flat", all places share the slots; "place" (SAT-PM), each has capacity // num_places of its own.
-        read: "flat", one attention over all entries; "hierarchical" (SAT-PM-PH), places first, then inside the best
-            ones; needs layout="place".
-        allocator: what an entry replaces when the slots are taken, one of `STRATEGIES` (layout="place" has fifo and
-            lifo, inside a place), or "adaptive": `strategy` says which.
-        num_layers: layers of attention and MLP.
+        num_places: number of places that `place` may name; with 1, `place` may be None.
+        capacity: number of slots.
+        layout: "flat": all places share the slots; "place" (SAT-PM): each place has capacity // num_places slots.
+        read: "flat": one attention over all entries; "hierarchical" (SAT-PM-PH): choose places first, then attend
+            inside the best ones; needs layout="place".
+        allocator: which entry is replaced when the slots are full, one of `STRATEGIES` (with layout="place" only fifo
+            and lifo, inside a place), or "adaptive": `strategy` selects one of them.
+        num_layers: number of layers of attention and MLP.
         num_heads: heads of each layer.
-        top_k: places that a hierarchical read attends to; fewer where fewer hold an entry.
-        num_tasks: tasks that an adaptive allocator tells apart.
+        top_k: number of places that a hierarchical read attends to; fewer if fewer hold an entry.
+        num_tasks: number of tasks that an adaptive allocator distinguishes.
     State:
-        see `SATState`; capacity * (D + 16) floats a row.
+        See `SATState`; capacity * (D + 16) floats per row.
 
     Attributes:
-        strategy_values: `StrategyValues` with allocator="adaptive", else None. It learns from returns by its own
-            `update`, holds no parameters, and is used neither in `step` nor in `scan`: whoever runs episodes calls
-            `choose` where a memory begins anew and hands the result in as `strategy`.
+        strategy_values: `StrategyValues` with allocator="adaptive", else None. It learns from returns in its own
+            `update` and holds no parameters. Neither `step` nor `scan` uses it. The caller that runs the episodes calls
+            `choose` when a memory is reset, and passes the result as `strategy`.
     Source: arXiv 2402.15160.
     """
 
@@ -160,7 +166,7 @@ class SpatiallyAwareTransformer(Memory):
         """Store one entry and read the slots; see `Memory.step`.
 
         Raises:
-            ValueError: a place is missing or out of range, or a strategy where a fresh state needs one.
+            ValueError: a place is missing or out of range, or a fresh state gets no valid strategy.
         """
         return self._step(x, state, place, strategy, keep_state=True)
 
@@ -194,7 +200,7 @@ class SpatiallyAwareTransformer(Memory):
         place: Tensor | None = None,
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, SATState]:
-        """Store and read a sequence, `CHUNK` steps at once; see `Memory.scan`.
+        """Store and read a sequence, `CHUNK` steps at a time; see `Memory.scan`.
 
         Raises:
             ValueError: as `step`, or shapes do not fit.
@@ -210,7 +216,7 @@ class SpatiallyAwareTransformer(Memory):
         plan = reads((state.time >= 0).cpu().contiguous().numpy(), slot, flags, C)
 
         def grouped(sequence: Tensor) -> Tensor:
-            """[T, B, ...] to [N, B, C, ...], zeros beyond T."""
+            """[T, B, ...] as [N, B, C, ...], with zeros after T."""
             padded = functional.pad(sequence, [0, 0] * (sequence.ndim - 1) + [0, N * C - T])
             return padded.unflatten(0, (N, C)).transpose(1, 2)
 
@@ -234,14 +240,14 @@ class SpatiallyAwareTransformer(Memory):
         last = _on(x, plan.last)
         contents = table.index_select(0, last.clamp_min(0).flatten()).view(B, S, W)
         after = SATState(torch.where((last >= 0)[..., None], contents, 0.0), *(_on(x, s) for s in slots))
-        # a state may be given up and written into
+        # copies, because `advance` may write into the returned state
         self._last = tuple(each.clone() for each in after[1:])
         return y, after
 
     def context(self) -> Context:
-        """K: entries that are read while nothing has been dropped, those of one place where each has its own slots.
+        """K: the number of entries before one is dropped; if each place has its own slots, the number for one place.
 
-        K_eff is K only where the oldest is always dropped; elsewhere an entry may stay for the whole episode.
+        K_eff is K only if the oldest entry is always dropped. Otherwise an entry may stay for the whole episode.
         """
         oldest_leaves = self.allocator != "adaptive" and (
             self.allocator == "fifo" if self.num_places > 1 else self.allocator != "lifo"
@@ -250,9 +256,9 @@ class SpatiallyAwareTransformer(Memory):
         return Context(self.slots_per_place, self.slots_per_place if oldest_leaves and one_queue else math.inf)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """After the last scan: "occupancy" [num_places], the share of all slots that each place's entries take.
+        """Diagnostics after the last scan: "occupancy" [num_places], the share of all slots with entries of each place.
 
-        With an adaptive allocator also "strategy" [4], the rows that use each of `STRATEGIES`.
+        With an adaptive allocator also "strategy" [4], the number of rows that use each of `STRATEGIES`.
         """
         if self._last is None:
             return {}
@@ -264,7 +270,7 @@ class SpatiallyAwareTransformer(Memory):
         return shown
 
     def _places(self, place: Tensor | None, B: int, T: int | None) -> Tensor:
-        """`place` of a sequence, or of a step where T is None, as [T, B]."""
+        """`place` of a sequence, or of a single step if T is None, as [T, B]."""
         size = (B,) if T is None else (T, B)
         if place is None:
             if self.num_places > 1:
@@ -280,7 +286,7 @@ class SpatiallyAwareTransformer(Memory):
     def _allocate(
         self, state: SATState, place: Tensor, start: np.ndarray, strategy: Tensor | None, keep_state: bool = True
     ) -> tuple[Slots, np.ndarray, np.ndarray]:
-        """Slots after a sequence, and the slot and the step of every entry, [T, B]."""
+        """The slots after a sequence, and the slot and the step of every entry, [T, B] each."""
         refuse_tracing()
         as_slots = partial(np.array, order="C") if keep_state else np.ascontiguousarray
         slots = Slots(*(as_slots(s.cpu().numpy()) for s in state[1:]))
@@ -295,7 +301,7 @@ class SpatiallyAwareTransformer(Memory):
             chosen = strategy.cpu().contiguous().numpy()
         elif start.any() or not slots.steps.all():
             raise ValueError(
-                "strategy is missing: with allocator='adaptive' an episode begins with one of "
+                "strategy is missing: with allocator='adaptive' an episode starts with one of "
                 f"{', '.join(f'{i} {name}' for i, name in enumerate(STRATEGIES))}; see strategy_values.choose"
             )
         else:
@@ -304,22 +310,22 @@ class SpatiallyAwareTransformer(Memory):
         return slots, slot, now
 
     def _slot_places(self) -> Tensor:
-        """[S], the place that each slot belongs to, where places have slots of their own."""
+        """[S], the place of each slot, with layout="place"."""
         return torch.arange(self.num_places, device=self.device).repeat_interleave(self.slots_per_place)
 
     def _entries(self, x: Tensor, place: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
-        """The stream's beginning e [..., D] and what is stored, m and s(now) [..., D + 16]."""
+        """The start of the stream, e [..., D], and the entry to store, m and s(now) [..., D + 16]."""
         e = self.encode(x) + functional.embedding(place, self.place_embedding)
         return e, torch.cat([self.norm(e), time_code(now, e.dtype)], -1)
 
     def _read(self, h: Tensor, now: Tensor, keys: Tensor, readable: Tensor, origin: Tensor | None) -> Tensor:
-        """Run the layers for G groups of C steps, each step on its readable ones among its group's J keys.
+        """Run the layers for G groups of C steps. A group has J keys, and each step attends to those readable for it.
 
-        h [G, C, D], now [G, C], keys [G, J, D + 16], readable [G, C, J] bool, origin [G, J] the keys' places for a
-        hierarchical read -> y [G, C, D].
+        h [G, C, D], now [G, C], keys [G, J, D + 16], readable [G, C, J] bool, origin [G, J] the places of the keys for
+        a hierarchical read -> y [G, C, D].
         """
         spoiled = None
-        # A weight of zero does not silence a NaN. Who may read one gets NaN, and nobody else.
+        # A weight of 0 times NaN is NaN. So only steps that may read a NaN get NaN, and it is taken out for the others.
         if not keys.detach().sum().isfinite():
             bad = ~keys.isfinite().all(-1)
             spoiled = (readable & bad[:, None]).any(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Stable Hadamard Memory: a matrix calibrated element by element at every step.
+"""Stable Hadamard Memory: a matrix that is scaled element by element (calibrated) at every step.
 
 h = LN(x_t)
 k, q = L1(relu(W_k h)), L1(relu(W_q h)),  v = W_v h,  v_c = W_c h,  eta = sigmoid(w_eta h)
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory
-from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, hadamard_step
+from palimpsest.memory.kernels.outer.hadamard import hadamard_scan
+from palimpsest.memory.kernels.outer.torch_hadamard import hadamard_step
 from palimpsest.refusals import check_integer
 
 
@@ -27,20 +28,22 @@ class SHMState(NamedTuple):
     M: Tensor
     """[B, H, H], rows along the value, columns along the key."""
     t: Tensor
-    """[B] int64, steps taken in the episode; it says which row of the table comes next."""
+    """[B] int64, steps taken in the episode. It selects the next row of the table."""
 
 
 class SHM(Memory):
     """Stable Hadamard Memory.
 
-    The mean of C is 1 where rows of the table are symmetric about 0 and drawn at random: the memory neither grows nor
-    fades by expectation. The paper draws theta_t anew at every step. Here the row is a hash of a saved `salt` and the
-    episode's step, so that an update sees what acting saw; `redraw` changes the salt between rollouts. Of the authors'
-    code, the module released for reuse draws its index from floor(U(0, 1)) and so always takes row 0; the one of their
-    POMDP experiments draws rows at random, adds a linear path around the memory and clips M to +-100. This class
-    follows the paper in the rows and has neither addition: nothing bounds M but the calibration's mean. Layer norm,
-    maps without biases but the last, and Xavier's initial table are as in both modules; initial rows come in pairs
-    theta and -theta, so that the mean of C over rows is 1 exactly (an odd number leaves one row unpaired).
+    Where rows of the table are symmetric about 0 and drawn at random, the mean of C is 1, so that M neither grows nor
+    fades in expectation. The paper draws theta_t anew at every step. Here the row is a hash of a saved `salt` and the
+    episode's step, so that the update sees what acting saw; `redraw` changes the salt between rollouts.
+
+    The authors published two modules. The one for reuse draws its index from floor(U(0, 1)), so it always takes row 0.
+    The one of their POMDP experiments draws rows at random, adds a linear path around the memory and clips M to +-100.
+    This class draws rows as the paper does and has neither addition: only the calibration's mean bounds M. As in both
+    modules there is a layer norm, only the last map has a bias, and the table's initial values are Xavier's. Initial
+    rows come in pairs theta and -theta, so that the mean of C over rows is exactly 1 (an odd number leaves one row
+    unpaired).
 
     Args:
         input_size: F, features per input.
@@ -86,7 +89,7 @@ class SHM(Memory):
     def step(
         self, x: Tensor, state: SHMState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, SHMState]:
-        """Map x [B, F] to y [B, D]; without gradients by the kernel, a third faster for 64 rows."""
+        """Map x [B, F] to y [B, D]; compiled where no gradient is recorded."""
         self.check_step(x, state)
         theta, v_c, v, k, q, _ = self._tokens(x, state.t)
         if torch.is_grad_enabled():
@@ -105,7 +108,7 @@ class SHM(Memory):
         place: Tensor | None = None,
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, SHMState]:
-        """Map x [T, B, F] to y [T, B, D]; see `memory.kernels.outer.hadamard`."""
+        """Map x [T, B, F] to y [T, B, D] by `memory.kernels.outer.hadamard.hadamard_scan`."""
         T, _ = self.check_sequence(x, start, state)
         t, last_t = episode_steps(start, state.t)
         theta, v_c, v, k, q, eta = self._tokens(x, t)
@@ -120,19 +123,19 @@ class SHM(Memory):
         return self.output(read), SHMState(M, last_t)
 
     def context(self) -> Context:
-        """One input is read directly; the matrix may carry any earlier one."""
+        """The current input is read directly; the matrix may keep any earlier one."""
         return Context(1, float("inf"))
 
     def redraw(self, rng: np.random.Generator) -> None:
-        """Draw a new salt, and with it which row of the table each step takes."""
+        """Draw a new salt. It decides which row of the table each step takes."""
         self.salt.fill_(int(rng.integers(2**63 - 1)))
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Of the last scan: eta of every write, mean of C at the last step, root mean square of the last M."""
+        """Of the last scan: eta of every write, mean of C at the last step, and root mean square of the last M."""
         return dict(self._last)
 
     def _tokens(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """theta, v_c, eta v, k, q [..., H] and eta [..., 1] of inputs x [..., F] at their episodes' steps t [...]."""
+        """theta, v_c, eta v, k, q [..., H] and eta [..., 1] of inputs x [..., F] at the steps t [...] of episodes."""
         H = self.memory_size
         k, q, v, v_c, eta = self.maps(self.norm(x)).split([H, H, H, H, 1], -1)
         k, q = (a / (1e-5 + a.sum(-1, keepdim=True)) for a in (k.relu(), q.relu()))
@@ -142,20 +145,20 @@ class SHM(Memory):
 
 
 def episode_steps(start: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Steps taken in its episode before each input [T, B], and after the last one [B].
+    """Steps since the episode's start: before each input [T, B], and after the last one [B].
 
     Args:
         start: [T, B] bool.
-        before: [B] int64, steps taken before the first input, unless an episode starts there.
+        before: [B] int64, steps of the episode before the first input; ignored where an episode starts there.
     """
     now = torch.arange(len(start), device=start.device).unsqueeze(1)
-    # the time at which step 0 was, which for an episode under way lies before the sequence
+    # the time of the episode's step 0, which is negative for an episode that began before the sequence
     opened = torch.cat([-before.unsqueeze(0), torch.where(start, now, -before - 1)]).cummax(0).values
     return now - opened[1:], len(start) - opened[-1]
 
 
 def row_of(salt: Tensor, t: Tensor, num_rows: int) -> Tensor:
-    """Output t of SplitMix64 seeded with `salt`, its lower 63 bits mod num_rows.
+    """Output t of SplitMix64 with the seed `salt`: its lower 63 bits mod num_rows.
 
     Args:
         salt: one int64.
@@ -166,7 +169,7 @@ def row_of(salt: Tensor, t: Tensor, num_rows: int) -> Tensor:
         int64 of t's shape, in [0, num_rows).
     Source: Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators.
     """
-    # int64 products wrap around as unsigned ones do, but shifts copy the sign, which the masks take off
+    # int64 products wrap around as unsigned ones do; shifts copy the sign bit, and the masks remove the copies
     z = salt + (t + 1) * _as_signed(0x9E3779B97F4A7C15)
     z = (z ^ (z >> 30 & (1 << 34) - 1)) * _as_signed(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> 27 & (1 << 37) - 1)) * _as_signed(0x94D049BB133111EB)
@@ -175,5 +178,5 @@ def row_of(salt: Tensor, t: Tensor, num_rows: int) -> Tensor:
 
 
 def _as_signed(bits: int) -> int:
-    """The int64 with the bits of an unsigned number of 64 bits."""
+    """The int64 with the same bits as an unsigned 64-bit number."""
     return bits - (bits >> 63 << 64)

@@ -1,4 +1,4 @@
-"""Whole episodes of a trained agent, and what they show: success by kind, horizons.
+"""Evaluation of a trained agent: whole episodes, success by kind of answer, horizons.
 
-Imports the ground floor of `agents`, and `envs`.
+Imports the ground floor of `agents`, and `memory`.
 """

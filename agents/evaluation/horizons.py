@@ -1,4 +1,4 @@
-"""Which kind of memory a test tests, from how far back a memory reads and a task reaches (arXiv 2412.06531)."""
+"""The kind of memory that an evaluation tests: a memory's reach against a task's horizons (arXiv 2412.06531)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ OUT_OF_REACH = "nothing: the task reaches further back than the memory"
 
 
 def kind_of_test(context: Context, horizons: Sequence[int]) -> str:
-    """What success on a task shows.
+    """The kind of memory that success on a task shows.
 
     Args:
-        context: K, inputs that the memory reads directly, and K_eff, inputs that it reaches.
+        context: K, the inputs that the memory reads directly, and K_eff, the inputs that it can reach.
         horizons: Ξ of the task, in inputs, the current one included; one or more.
 
     Returns:
-        `SHORT_TERM` where K ≥ max Ξ, `OUT_OF_REACH` where K_eff < max Ξ, `LONG_TERM` where K < min Ξ, else `MIXTURE`.
+        `SHORT_TERM` if K ≥ max Ξ, `OUT_OF_REACH` if K_eff < max Ξ, `LONG_TERM` if K < min Ξ, else `MIXTURE`.
     """
     direct, reachable = context
     nearest, furthest = min(horizons), max(horizons)
@@ -36,10 +36,10 @@ def kind_of_test(context: Context, horizons: Sequence[int]) -> str:
 
 
 def describe_test(model: Any, env: VecEnv) -> dict[str, Any] | None:
-    """What evaluating `model` in `env` tests, ready for JSON; None where either does not say how far back it reaches.
+    """What an evaluation of `model` in `env` tests, ready for JSON; None if one of them does not declare its reach.
 
     Returns:
-        K, K_eff (None where nothing bounds it), horizon_min, horizon_max (Ξ), tests (`kind_of_test`).
+        K, K_eff (None if nothing bounds it), horizon_min, horizon_max (Ξ), tests (`kind_of_test`).
     """
     memory = getattr(getattr(model, "policy", None), "memory", None)
     if not isinstance(memory, Memory) or not env.has_attr("memory_horizons"):

@@ -1,4 +1,4 @@
-"""How well an agent plays: whole episodes, a fixed number of them, on seeds that training never sees."""
+"""Play a fixed number of whole episodes with an agent, on seeds that training never uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from palimpsest.agents.evaluation.success import AnswerLog, Answers, joined, suc
 from palimpsest.agents.tree import tree_map
 
 STALL_STEPS = 500
-"""An agent that repeats one observation and action this often in a row has failed: nothing will change."""
+"""An episode fails after this many consecutive repeats of one observation and action: nothing will change."""
 
 
 class Episodes(NamedTuple):
@@ -25,11 +25,11 @@ class Episodes(NamedTuple):
     lengths: np.ndarray
     """[N] int64, steps"""
     successes: np.ndarray
-    """[N] float64, NaN where the environment does not say."""
+    """[N] float64, NaN where the environment does not report success."""
     stalled: np.ndarray
     """[N] bool"""
     answers: dict[str, Answers]
-    """By name, what the environment's `breakdown` tells apart; empty where it says nothing."""
+    """Name of a breakdown (`World.breakdown`) -> answers. Empty if the environment has none."""
 
 
 def summary(played: Episodes) -> dict[str, Any]:
@@ -62,12 +62,11 @@ def play(
 
     Args:
         model: anything with SB3's `predict(obs, state, episode_start, deterministic)`.
-        env: rows to play in; any observation wrappers included.
-        episodes: how many, 1 or more.
-        deterministic: the likeliest actions instead of samples.
-        seed: of the first row in the first wave.
-        max_steps: steps after which an episode is stopped and counted as failed; None for no limit but the
-            environment's.
+        env: the environments, with their observation wrappers.
+        episodes: number of episodes, 1 or more.
+        deterministic: take the most likely actions instead of samples.
+        seed: seed of the first row in the first wave.
+        max_steps: steps after which an episode is stopped and counted as failed; None for the environment's limit.
     """
     waves = []
     for first in range(0, episodes, env.num_envs):
@@ -77,7 +76,7 @@ def play(
 
 
 def _in_a_row(waves: list[Episodes]) -> Episodes:
-    """The episodes of one wave after those of the other."""
+    """Concatenate the episodes of all waves."""
     answers: dict[str, list[Answers]] = {}
     first = 0
     for wave in waves:
@@ -127,7 +126,7 @@ def _wave(model: Any, env: VecEnv, count: int, deterministic: bool, max_steps: i
 
 
 def _same_rows(now: Any, before: Any, batch_size: int) -> np.ndarray:
-    """[B] bool, the rows in which every leaf is what it was."""
+    """[B] bool, true for the rows in which no leaf has changed."""
     same = np.ones(batch_size, dtype=bool)
     if before is None:
         return ~same
@@ -140,7 +139,7 @@ def _same_rows(now: Any, before: Any, batch_size: int) -> np.ndarray:
 
 
 def check_spaces(model: BaseAlgorithm, env: VecEnv) -> None:
-    """Refuse an environment whose spaces are not those that the model was made for."""
+    """Refuse an environment whose spaces differ from those of the model."""
     for name, ours, theirs in (
         ("observation", model.observation_space, env.observation_space),
         ("action", model.action_space, env.action_space),

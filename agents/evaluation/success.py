@@ -1,4 +1,4 @@
-"""Success by kind of answer, where an environment tells them apart (`envs.core.World.breakdown`)."""
+"""Success by kind of answer, for environments that declare the kinds (`envs.core.World.breakdown`)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from palimpsest.agents.environments import innermost
 
 
 class Answers(NamedTuple):
-    """One entry per answer of M."""
+    """M answers, one entry each."""
 
     episode: np.ndarray
-    """[M] int64, which episode gave it"""
+    """[M] int64, index of the episode"""
     kind: np.ndarray
-    """[M] int64, what the environment's breakdown said of it"""
+    """[M] int64, kind of the answer, from the environment's breakdown"""
     right: np.ndarray
     """[M] bool"""
 
 
 class AnswerLog:
-    """Collects the answers that a batch of episodes gives.
+    """Collects the answers in a batch of episodes.
 
     Args:
-        env: rows to play in; environments without a breakdown give no answers.
+        env: the environments. Without a breakdown there are no answers.
     """
 
     def __init__(self, env: VecEnv) -> None:
@@ -35,11 +35,11 @@ class AnswerLog:
         self._found: dict[str, list[Answers]] = {}
 
     def before_step(self) -> None:
-        """Note which rows are about to answer what; after the step the row may be in its next episode."""
+        """Read which rows answer in the next step. After the step a row may already be in its next episode."""
         self._due = self._read()
 
     def after_step(self, rewards: np.ndarray, playing: np.ndarray) -> None:
-        """Judge the rows that were due by `rewards` [B]; rows that are not `playing` [B] bool do not count."""
+        """Record the answers of the step, right if `rewards` [B] > 0. Only rows in `playing` [B] bool count."""
         for name, kinds in self._due.items():
             rows = np.flatnonzero((kinds >= 0) & playing)
             found = self._found.setdefault(name, [])
@@ -47,12 +47,12 @@ class AnswerLog:
                 found.append(Answers(rows, kinds[rows], rewards[rows] > 0))
 
     def answers(self) -> dict[str, Answers]:
-        """All of them; `episode` is the row."""
+        """Name of a breakdown -> all its answers; `episode` is the index of the row."""
         return {name: joined(parts) for name, parts in self._found.items()}
 
 
 def joined(parts: list[Answers]) -> Answers:
-    """One after the other."""
+    """Concatenate the parts."""
     empty = Answers(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool))
     return Answers(*map(np.concatenate, zip(empty, *parts, strict=True)))
 
@@ -61,8 +61,8 @@ def success_by(answers: dict[str, Answers]) -> dict[str, dict[str, dict[str, Any
     """Fraction of right answers by name and kind, ready for JSON.
 
     Returns:
-        name -> kind, as a text, ascending -> success (fraction), success_se (its standard error; the answers of an
-        episode are not taken for independent), answers (how many).
+        name -> kind (as a text, ascending) -> success (fraction), success_se (its standard error; it allows for
+        dependent answers within an episode), answers (their number).
     """
     return {
         name: {str(kind): _fraction(given, given.kind == kind) for kind in np.unique(given.kind).tolist()}
@@ -73,8 +73,8 @@ def success_by(answers: dict[str, Answers]) -> dict[str, dict[str, dict[str, Any
 def _fraction(given: Answers, chosen: np.ndarray) -> dict[str, Any]:
     right = given.right[chosen].astype(float)
     success = right.mean()
-    # A ratio of sums over episodes: its error is that of the episodes' sums of residuals, sqrt(p (1 - p) / M) where
-    # each episode answers once.
+    # Success is a ratio of sums over episodes. Its standard error comes from the sum of residuals of each episode. With
+    # one answer per episode it is sqrt(p (1 - p) / M).
     residuals = np.bincount(given.episode[chosen], right - success)
     return {
         "success": float(success),

@@ -1,4 +1,4 @@
-"""What a memory says of its last scan, written to the logger."""
+"""Write a memory's diagnostics of its last scan to the logger."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TEXT_FORMATS = ("stdout", "log", "json", "csv")
 def record_memory(logger: Logger, memories: list[Memory], observations: Any, env: VecEnv | None) -> None:
     """Log each memory's diagnostics under `memory/` (and `memory_critic/` for a second one).
 
-    A quantity at every step is averaged over the steps that show an event (where the environment can tell, by
-    its `event_mask`) and over the others, so that a gate's reaction to events can be seen.
+    A quantity with a value per step gets three means: over all steps, over steps that show an event (by the
+    environment's `event_mask`), and over the other steps. They show how a gate reacts to events.
 
     Args:
-        logger: SB3's.
-        memories: the policy's, right after a scan of `observations`.
+        logger: a logger of SB3.
+        memories: the memories of the policy, right after a scan of `observations`.
         observations: tree of [T, B, ...] that they scanned.
         env: the training environments.
     """
@@ -46,7 +46,7 @@ def record_memory(logger: Logger, memories: list[Memory], observations: Any, env
 
 
 def _record_steps(logger: Logger, key: str, value: Tensor, events: Tensor) -> None:
-    """Means of `value` [T, B, N] over all steps, and, where there are both, at events [T, B] and elsewhere."""
+    """Log the mean of `value` [T, B, N], and its means at and outside `events` [T, B] bool if there are both."""
     logger.record(f"{key}_mean", value.mean().item())
     if events.any() and not events.all():
         logger.record(f"{key}_at_events", value[events].mean().item())
@@ -54,7 +54,7 @@ def _record_steps(logger: Logger, key: str, value: Tensor, events: Tensor) -> No
 
 
 def event_mask(env: VecEnv | None, observations: Any) -> Tensor:
-    """[T, B] bool, the steps whose observation shows an event; all false where the environment cannot tell."""
+    """[T, B] bool, the steps whose observation shows an event; all false if the environment has no `event_mask`."""
     leaf = next(iter(observations.values())) if isinstance(observations, dict) else observations
     none = torch.zeros(leaf.shape[:2], dtype=torch.bool)
     if env is None or not env.has_attr("event_mask"):

@@ -1,4 +1,4 @@
-"""How far an update may lead from the policy that acted, and how a step that leads too far is taken back."""
+"""Limit the divergence between the updated policy and the policy that acted, and undo a step that exceeds it."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import torch
 from torch import Tensor
 
 DIRECTIONS = ("exp_avg", "momentum_buffer")
-"""What torch's optimisers call their running mean of gradients."""
+"""Names of the running mean of gradients in the state of torch's optimisers."""
 
 
 class DivergenceLimit:
-    """Ends the passes over a rollout at 1.5 times a divergence, as SB3 does, and undoes a step that leaps beyond.
+    """Ends the passes over a rollout at 1.5 times the target divergence, as SB3 does, and undoes too large a step.
 
-    One step is enough to lose a policy: where it turns the choice at a single place round, agents may stand there for
-    ever. So where the last step alone raised the divergence by more than the target, it is taken back.
+    One step is enough to ruin a policy: if it reverses the action at a single place, agents may stay there for ever.
+    So the last step is undone if it alone raised the divergence by more than the target.
 
     Args:
-        optimizer: what takes the steps.
-        target_kl: nats.
+        optimizer: the optimiser that takes the steps.
+        target_kl: target divergence, in nats.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, target_kl: float) -> None:
         self.target_kl = target_kl
         self.passed = False
-        """Whether the divergence has been beyond the limit."""
+        """Whether the divergence has exceeded the limit."""
         self.rejected = False
-        """Whether the step that led there was taken back."""
+        """Whether the step that exceeded it was undone."""
         self._before = 0.0
         self._last_step = LastStep(optimizer)
 
     def check(self, kl: float) -> bool:
-        """Take note of the divergence, in nats, before a step or after the last one; the result is `passed`."""
+        """Take the divergence, in nats, before a step or after the last one, and return `passed`."""
         rise, self._before = kl - self._before, kl
         self.passed = kl > 1.5 * self.target_kl
         if not self.passed:
@@ -41,20 +41,20 @@ class DivergenceLimit:
 
 
 class LastStep:
-    """Parameters, and the optimiser's running means of their gradients, as they were before its last step.
+    """A copy of the parameters, and of the optimiser's running means of their gradients, from before its last step.
 
-    Its running means of squares stay as they are when a step is undone: they have seen a gradient that leads too far,
-    so that a learning rate that is always too high shortens its steps instead of being refused for ever.
+    The running means of squared gradients are not restored. They hold the gradient of the step that was too large, so
+    the next steps are shorter. Otherwise, with a learning rate that is too high, every step would be undone for ever.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
-        # by the tensors themselves: the optimiser makes its means when a parameter first has a gradient
+        # keys are tensors, because the optimiser makes its means only when a parameter first has a gradient
         self._kept: dict[Tensor, Tensor] = {}
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Remember how things are now; to be called before each step."""
+        """Copy the current values. Call this before each step."""
         tensors = self._tensors()
         for tensor in tensors:
             if tensor not in self._kept:
@@ -63,7 +63,7 @@ class LastStep:
 
     @torch.no_grad()
     def undo(self) -> bool:
-        """Set everything back to the last `keep`; False where there was none, and nothing happens."""
+        """Restore the values of the last `keep`. Without one, change nothing and return False."""
         if self._kept:
             for tensor in self._tensors():
                 kept = self._kept.get(tensor)

@@ -1,4 +1,4 @@
-"""What a training leaves behind when numbers go bad: a file from which `failure` raises the error again."""
+"""The dump of a training that met NaN or infinity: a file from which `failure` raises the error again."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from palimpsest.agents.learn.rollout import RememberingAlgorithm
 from palimpsest.agents.tree import tree_map
 
 FILE = "not_finite.zip"
-"""The dump's name in the logger's directory: the run directory of `train.py`, that of `tensorboard_log`, ..."""
+"""The file name of the dump in the logger's directory: `train.py`'s run directory, or that of `tensorboard_log`."""
 
 
 @contextmanager
 def dumped(model: RememberingAlgorithm) -> Iterator[None]:
-    """Keep what led to a `NotFinite` raised inside, as `FILE` in the logger's directory.
+    """When the body raises `NotFinite`, write a dump to `FILE` in the logger's directory and raise the error again.
 
-    The file holds the model as it is (a failed update has not touched its parameters), the rollout so far and what
-    the failed check looked at. Without `tensorboard_log` SB3 gives a logger a directory of its own among the
-    temporary files; the message names it.
+    The dump holds the model, the rollout so far and the inputs of the failed check. A failed update has not changed
+    the model's parameters. Without `tensorboard_log`, SB3 gives the logger a temporary directory; the message names it.
     """
     try:
         yield
@@ -32,20 +31,20 @@ def dumped(model: RememberingAlgorithm) -> Iterator[None]:
 def _dump(model: RememberingAlgorithm, error: NotFinite) -> str:
     directory = model.logger.dir
     if directory is None:
-        return "with a tensorboard_log or a logger with a directory, the rollout is kept in a file"
+        return "with a tensorboard_log, or a logger that has a directory, a dump of the rollout is written"
     path = Path(directory) / FILE
     buffer, steps = model.rollout_buffer, model.rollout_buffer.pos
     rollout = {
-        "observations": tree_map(lambda leaf: leaf[:steps], buffer.observations),
-        "actions": buffer.actions[:steps],
+        "observations": tree_map(lambda leaf: leaf[:steps], buffer.columns.observations),
+        "actions": buffer.columns.actions[:steps],
         "rewards": buffer.rewards[:steps],
-        "episode_start": buffer.episode_start[:steps],
-        "memory_start": buffer.memory_start[:steps],
-        "state": buffer.state,
+        "episode_starts": buffer.episode_starts[:steps],
+        "memory_start": buffer.columns.memory_start[:steps],
+        "state": buffer.columns.state,
     }
     failure = {"message": str(error), "check": error.check, "evidence": error.evidence, "rollout": rollout}
     try:
         save_model(model, path, extra={"failure": failure})
     except (OSError, ValueError) as problem:
-        return f"no file could be kept of it: {problem}"
-    return f"python -m palimpsest.agents.learn.failure {path} raises this again"
+        return f"no dump could be written: {problem}"
+    return f"python -m palimpsest.agents.learn.failure {path} raises this error again"

@@ -1,4 +1,4 @@
-"""The error that stopped a training, raised again from the file that it left behind (`agents.learn.dump`).
+"""Raise the error that stopped a training again, from the dump of that training (`agents.learn.dump`).
 
 `python -m palimpsest.agents.learn.failure FILE` raises it from the command line.
 """
@@ -37,25 +37,25 @@ from palimpsest.agents.tree import tree_map
 def reproduce(
     file: str | Path, device: torch.device | str = "cpu", custom_objects: Mapping[str, Any] | None = None
 ) -> NoReturn:
-    """Raise the error that stopped a training again, from the file that it left behind.
+    """Raise the error that stopped a training again, from its dump.
 
-    The check that failed is made again, on the model and the numbers in the file; nothing is trained.
+    The failed check runs again on the model and the numbers in the dump. Nothing is trained.
 
     Args:
-        file: `FILE` of a run directory.
-        device: where to compute; the device and the number of threads of the training give the same numbers.
+        file: the dump, `FILE` in a run directory.
+        device: where to compute. The training's device and number of threads give the same numbers again.
         custom_objects: as for `MemoryPPO.load`.
 
     Raises:
-        NotFinite: as it was.
+        NotFinite: the error of the training.
         CorruptFile: the file is torn, altered, or not one of ours.
-        NamedOnly: a class or function that the file knows by name only is not in `custom_objects`.
-        ValueError: the file holds no failure, or the failed check passes here.
+        NamedOnly: `custom_objects` lacks a class or function of which the file holds only the name.
+        ValueError: the file is not a dump, or the failed check passes here.
     """
     model, extra = load_model(MemoryPPO, file, None, device, custom_objects, force_reset=False)
     failure = extra["failure"]
     if failure is None:
-        raise ValueError(f"{str(file)!r} is a model, not the file of a failure, which is called {FILE}")
+        raise ValueError(f"{str(file)!r} is a model, not the dump of a failure; give a file named {FILE}")
     if not isinstance(failure, dict) or not isinstance(evidence := failure.get("evidence"), dict):
         raise CorruptFile(f"{str(file)!r} describes no failure")
     again = {
@@ -69,7 +69,7 @@ def reproduce(
     if failure.get("check") not in again:
         raise CorruptFile(f"{str(file)!r} names the check {failure.get('check')!r}; known: {', '.join(again)}")
     again[failure["check"]]()
-    raise ValueError(f"{str(file)!r}: the check passes here; it said: {failure.get('message')}")
+    raise ValueError(f"{str(file)!r}: the check passes here; the error was: {failure.get('message')}")
 
 
 def _act_again(model: MemoryPPO) -> None:
@@ -79,7 +79,7 @@ def _act_again(model: MemoryPPO) -> None:
 
 
 def _columns(model: MemoryPPO, fields: dict[str, Any]) -> Minibatch:
-    """A minibatch read from a file, its state a NamedTuple again."""
+    """A minibatch from the fields in a file. Its state becomes a NamedTuple again."""
     fresh = model.policy.initial_state(fields["actions"].shape[1])
     return Minibatch(**{**fields, "state": tree_map(lambda _, saved: saved, fresh, fields["state"])})
 
@@ -102,11 +102,11 @@ def _update_again(model: MemoryPPO, evidence: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m palimpsest.agents.learn.failure FILE`: print the error again; 1 if it comes, 2 if not."""
+    """`python -m palimpsest.agents.learn.failure FILE`: print the error; exit code 1 if it is raised, 2 if not."""
     words = sys.argv[1:] if argv is None else argv
     if len(words) != 1 or words[0] in ("-h", "--help"):
         print(
-            f"usage: python -m palimpsest.agents.learn.failure FILE\n\nRaise the error again that left FILE ({FILE})."
+            f"usage: python -m palimpsest.agents.learn.failure FILE\n\nRaise the error again that wrote FILE ({FILE})."
         )
         return 0 if words[:1] in (["-h"], ["--help"]) else 2
     try:
@@ -117,8 +117,8 @@ def main(argv: list[str] | None = None) -> int:
     except NamedOnly as error:
         failure = error.tree.get("failure") if isinstance(error.tree, dict) else None
         if isinstance(failure, dict):
-            print(f"what was said: {failure.get('message')}", file=sys.stderr)
-        print(f"{error}; agents.learn.failure.reproduce takes them too", file=sys.stderr)
+            print(f"the error was: {failure.get('message')}", file=sys.stderr)
+        print(f"{error}; agents.learn.failure.reproduce has this argument too", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

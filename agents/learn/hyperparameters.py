@@ -1,8 +1,8 @@
-"""The hyperparameters of `MemoryPPO`: what each may be, and which of them the command line has.
+"""The hyperparameters of `MemoryPPO`: the values that each allows, and which of them the command line has.
 
-A new hyperparameter touches two files: `agents/learn/ppo.py`, where it is an argument and is used, and this one. It is
-a field of `Hyperparameters` if the command line has it, with the command line's default, and a line of `ARGUMENTS` if
-not. Importing this module imports neither torch nor SB3, so that `--help` answers at once.
+A new hyperparameter touches two files: `agents/learn/ppo.py`, where it is an argument and is used, and this one. If the
+command line has it, it is a field of `Hyperparameters`, with the default of the command line. If not, it is a line of
+`ARGUMENTS`. Importing this module imports neither torch nor SB3, so `--help` is fast.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Hyperparameters:
 
 
 def allowed_of(cls: type) -> dict[str, Allowed]:
-    """Field of a dataclass -> what it may be, for the fields whose annotation says so."""
+    """Field of a dataclass -> the values that it allows, for fields with an `Allowed` in their annotation."""
     hints = typing.get_type_hints(cls, include_extras=True)
     found = {
         name: [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Allowed)]
@@ -92,7 +92,7 @@ def schedule(allowed: Allowed) -> Allowed:
 
 
 def _at_first(value: Callable[[float], Any]) -> Any:
-    """What a schedule gives when training begins, or the exception that it raises."""
+    """The value of a schedule at the start of training, or the exception that it raises."""
     try:
         return value(1.0)
     except Exception as error:  # a user's function may raise anything
@@ -122,6 +122,7 @@ ARGUMENTS: dict[str, Allowed] = {
     "normalize_advantage": FLAG,
     "use_sde": FLAG,
     "sde_sample_freq": integer(-1, math.inf),
+    "sequence_length": optional(integer(1)),
     "memory_carry_over": FRACTION,
     "memory_aux_coef": WEIGHT,
     "strategy_epsilon": Allowed("two numbers, 0 to 1, at the beginning and at the end", _is_pair_of_fractions),
@@ -131,11 +132,11 @@ ARGUMENTS: dict[str, Allowed] = {
     "verbose": Allowed("an integer, 0 to 2, or True or False", lambda value: is_integer(value, 0, 2) or is_flag(value)),
     "seed": optional(integer(0, 2**32 - 1)),
 }
-"""What each argument of `MemoryPPO` may be, but for `policy`, `env` and `device`."""
+"""The values that each argument of `MemoryPPO` allows, except `policy`, `env` and `device`."""
 
 
 def check_arguments(given: Mapping[str, Any]) -> None:
-    """Refuse what `MemoryPPO` cannot be made with, before anything is made; `given` may hold other names."""
+    """Refuse arguments that `MemoryPPO` does not allow, before anything is made. `given` may hold other names."""
     for name, allowed in ARGUMENTS.items():
         check(name, given[name], allowed)
     check_device(given["device"])

@@ -1,4 +1,4 @@
-"""Models as files: what of an algorithm is written, and how it is made again without running any of it."""
+"""Save models to files and load them. Nothing in a file is executed."""
 
 from __future__ import annotations
 
@@ -44,13 +44,14 @@ PLACE_IN_ROLLOUT = frozenset(
         "_return_so_far",
     }
 )
-"""Attributes that say where a model stands in its environments; they mean nothing without those environments."""
+"""Attributes that hold a model's position in its environments. They mean nothing without these environments."""
 
 _BESIDE = ("parameters", "vec_normalize", "written_by", "alive", "failure")
-"""Entries that are no attributes. Some files have the last two: what a run needs to go on, what stopped a training."""
+"""Entries of a file that are not attributes of a model. Only checkpoints have "alive", which holds the rest of a run's
+state. Only dumps have "failure", which describes the error that stopped a training."""
 
-REBUILT = frozenset({"policy", "lr_schedule", "_given_up", "_kept_statistics"})
-"""Attributes that `_setup_model` makes from the others, or that only matter in the middle of a step."""
+REBUILT = frozenset({"policy", "lr_schedule", "_gives_state_up", "_kept_statistics"})
+"""Attributes that are not saved. `_setup_model` makes them from the others, or they matter only within a step."""
 
 CLASSES = OUR_CLASSES | names_of(
     (CnnMemoryPolicy, MemoryActorCriticPolicy, MlpMemoryPolicy, MultiInputMemoryPolicy), "agents.policies"
@@ -60,28 +61,28 @@ CLASSES = OUR_CLASSES | names_of(
 _NEEDED = ("policy_class", "observation_space", "action_space")
 _NOT_GIVEN = ("policy", "env", "device", "_init_setup_model")
 _ATTRIBUTES = {"stats_window_size": "_stats_window_size"}
-"""Attribute by argument, where the two have different names."""
+"""Argument -> attribute, if their names differ."""
 
 
 class SavedAlgorithm(RememberingAlgorithm):
-    """An algorithm whose models are written to files and read from them; names and arguments are SB3's."""
+    """An algorithm that saves its models to files and loads them. Names and arguments are SB3's."""
 
     def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:  # type: ignore[override]
         """Write the model as JSON and safetensors in a ZIP.
 
-        Numbers, SB3's schedules and spaces are written in full. Other functions, classes and objects among the
-        arguments, such as a schedule that is a lambda, are written as their names only; `load` knows torch's and our
-        own classes by these, and asks for the rest.
+        Numbers, SB3's schedules and spaces are written in full. Of other functions, classes and objects among the
+        arguments, such as a lambda as schedule, only the names are written. `load` finds classes of torch and of this
+        package by name, and asks for all others.
 
         Args:
-            path: a path, which gets the suffix ".zip" if it has none and whose folder is made if it does not exist, or
-                a file open for writing in binary mode.
-            exclude: attributes to leave out; what the class has as default stands for them after `load`.
-            include: attributes to write all the same.
+            path: a path, or a file open for writing in binary mode. A path without a suffix gets ".zip", and its
+                folder is made if it does not exist.
+            exclude: attributes to leave out. After `load` they have the defaults of the class.
+            include: attributes to write that are left out otherwise.
 
         Raises:
-            ValueError: an attribute that cannot be written, which it names.
-            OSError: a full disk; the path still holds what it held before.
+            ValueError: an attribute cannot be written; the message names it.
+            OSError: a full disk; an earlier file at the path is unchanged.
         """
         save_model(self, path, exclude, include)
 
@@ -96,26 +97,26 @@ class SavedAlgorithm(RememberingAlgorithm):
         force_reset: bool = True,
         **kwargs: Any,
     ) -> AlgorithmT:
-        """Make a model from what `save` wrote. Nothing in the file is executed, imported or unpickled.
+        """Load a model that `save` wrote. Nothing in the file is executed, imported or unpickled.
 
         Args:
-            path: a path (".zip" is added where there is no such file), or a file open for reading in binary mode. Such
-                a file is read from its position, or from its start if it stands at its end, as it does after `save`.
-            env: environments to train in, or a registered id; their number may differ from the file's. A `VecNormalize`
-                around them gets the statistics of the one that the model was trained under.
+            path: a path (".zip" is added if there is no such file), or a file open for reading in binary mode. An open
+                file is read from its position, or from its start if the position is its end, as after `save`.
+            env: environments to train in, or a registered id. Their number may differ from the file's. A `VecNormalize`
+                around them gets the statistics that were saved with the model.
             device: "auto", "cpu", "cuda", ...
-            custom_objects: object by attribute ("learning_rate", "policy_kwargs.activation_fn"), which replaces what
-                the file holds; attributes that it does not hold are passed over. For what the file knows by name only,
-                the qualified name is enough, if it stands at one attribute only.
-            print_system_info: print the versions of this system and of the one that wrote the file.
-            force_reset: whether `learn` begins with a reset of `env`. False goes on where `save` was called, with its
-                observations and memory: `env` must still stand there.
+            custom_objects: attribute ("learning_rate", "policy_kwargs.activation_fn") -> object that replaces the
+                file's value. Attributes that are not in the file are ignored. For an object of which the file holds
+                only the name, the key may be its qualified name, if one attribute alone has it.
+            print_system_info: print the versions of this system and of the system that wrote the file.
+            force_reset: whether `learn` starts with a reset of `env`. With False it continues from the moment of
+                `save`, with the observations and memory of that moment; `env` must still be in that state.
             **kwargs: arguments and attributes to change.
 
         Raises:
             CorruptFile: the file is torn, altered, or not one of ours.
             ValueError: a keyword or a value that is not allowed; a name that `custom_objects` lacks; spaces, a number
-                of environments or a `VecNormalize` that do not fit; a model of SB3's own.
+                of environments or a `VecNormalize` that do not fit; a model that SB3 saved.
         """
         if print_system_info:
             show("CURRENT SYSTEM INFO", written_by())
@@ -124,7 +125,7 @@ class SavedAlgorithm(RememberingAlgorithm):
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Train in other environments, as many as before; as in SB3.
 
-        A `VecNormalize` around them gets the statistics that the model was loaded with, if none has had them yet.
+        A `VecNormalize` around them gets the statistics from the model's file, unless another one got them before.
         """
         super().set_env(env, force_reset)
         assert self.env is not None
@@ -140,13 +141,13 @@ class SavedAlgorithm(RememberingAlgorithm):
         """Load parameters from a dict of state dicts, or from a file that `save` wrote; as in SB3.
 
         Args:
-            load_path_or_dict: what `get_parameters` gives, or the file; only its parameters are read.
-            exact_match: whether every parameter must be there.
-            device: where those of a file are read to.
+            load_path_or_dict: the result of `get_parameters`, or the file; of a file only the parameters are read.
+            exact_match: whether every parameter must be present.
+            device: device of the parameters that are read from a file.
 
         Raises:
             CorruptFile: the file is torn, altered, or holds no model.
-            ValueError: a state dict is missing, or belongs to nothing here.
+            ValueError: a state dict is missing, or has a name that is unknown here.
             RuntimeError: a state dict does not fit.
         """
         if not isinstance(load_path_or_dict, dict):
@@ -161,16 +162,18 @@ def save_model(
     include: Iterable[str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model as JSON and safetensors; arguments as those of SB3's `save`, and `extra` entries beside it.
+    """Write a model as JSON and safetensors. Arguments are those of SB3's `save`; `extra` adds entries to the file.
 
     Warns:
-        UserWarning: `include` names what no file can hold, such as the environments.
+        UserWarning: `include` names an attribute that no file can hold, such as the environments.
     """
     never = {*model._excluded_save_params(), *REBUILT}
     if unwritable := sorted(never & set(include or ())):
         warnings.warn(f"include={unwritable} is left out: no file can hold it, and load makes it anew", stacklevel=3)
     left_out = never | (set(exclude or ()) - set(include or ()))
     tree = {name: getattr(model, name) for name in vars(model) if name not in left_out}
+    if "_last_state" in tree:
+        tree["_last_state"] = model.recall()
     aliases = {cls: name for name, cls in model.policy_aliases.items()}
     tree["policy_class"] = aliases.get(model.policy_class, model.policy_class)
     tree["parameters"] = model.get_parameters()
@@ -190,14 +193,14 @@ def load_model(
     print_system_info: bool = False,
     **kwargs: Any,
 ) -> tuple[AlgorithmT, dict[str, Any]]:
-    """Make a model from a file, and return what is beside it ("alive", "failure"); arguments as those of SB3's `load`.
+    """Load a model and the file's other entries ("alive", "failure"). Arguments are those of SB3's `load`.
 
-    Statistics of a `VecNormalize` that the model was trained under go into the one around `env`, if there is one.
+    Saved statistics of a `VecNormalize` go into the one around `env`, if there is one.
 
     Raises:
         CorruptFile: the file is torn, altered, or not one of ours.
-        ValueError: a keyword that is unknown, or a value that it cannot have; a class or function that the file knows
-            by name only; spaces, a number of environments or a `VecNormalize` that do not fit.
+        ValueError: a keyword or a value that is not allowed; a class or function of which the file holds only the name;
+            spaces, a number of environments or a `VecNormalize` that do not fit.
     """
     check_device(device)
     given = _objects(custom_objects or {}, kwargs)
@@ -252,7 +255,7 @@ def load_model(
 
 
 def read_parameters(file: File, device: torch.device | str = "auto") -> dict[str, Any]:
-    """The state dicts in a model's file, by the name of what they belong to; nothing else in it is asked for.
+    """The state dicts in a model's file, by name. `custom_objects` are not needed for them.
 
     Raises:
         CorruptFile: the file is torn, altered, or holds no model.
@@ -265,7 +268,7 @@ def read_parameters(file: File, device: torch.device | str = "auto") -> dict[str
 
 
 def _objects(custom_objects: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands for the file's objects: the caller's, by place, and the classes and functions in `policy_kwargs`."""
+    """The objects that replace the file's: the caller's, by place, and those in `policy_kwargs`, by qualified name."""
     found: dict[str, Any] = {}
 
     def gather(value: Any) -> None:
@@ -275,7 +278,7 @@ def _objects(custom_objects: Mapping[str, Any], kwargs: Mapping[str, Any]) -> di
         elif has_name(value):
             found[qualified_name(value)] = value
 
-    # these are compared with the file's, so they only stand for what it knows by name
+    # policy_kwargs must equal the file's, so they only supply objects of which the file holds the name
     gather(kwargs.get("policy_kwargs"))
     whole = {name: value for name, value in kwargs.items() if name != "policy_kwargs"}
     return found | {_ATTRIBUTES.get(name, name): value for name, value in {**whole, **custom_objects}.items()}
@@ -320,17 +323,17 @@ def _check_spaces(env: VecEnv, tree: Mapping[str, Any]) -> None:
 
 
 def _check_place(tree: Mapping[str, Any], num_envs: int, label: str) -> None:
-    """Refuse to go on in the middle of episodes with another number of environments."""
+    """Refuse to continue in the middle of episodes with another number of environments."""
     starts = tree.get("_last_episode_starts")
     if tree.get("_last_obs") is not None and starts is not None and len(starts) != num_envs:
         raise ValueError(
-            f"force_reset=False goes on in the {len(starts)} environments of {label!r}; got {num_envs}. Give as many, "
-            "or leave force_reset out"
+            f"force_reset=False continues in the {len(starts)} environments of {label!r}; got {num_envs}. Give as "
+            "many, or leave force_reset out"
         )
 
 
 def _unknown_attributes(model: RememberingAlgorithm, tree: Mapping[str, Any]) -> list[str]:
-    """Attributes in a file that the class does not know; ValueError for those that no file may set."""
+    """Attributes in a file that the class does not know; ValueError for attributes that no file may set."""
     unknown = set(tree) - set(vars(model)) - {"observation_space", "action_space", "n_envs", "rng"}
     forbidden = {*model._excluded_save_params(), *REBUILT}
     wrong = {name for name in unknown if hasattr(type(model), name)} | (forbidden & set(tree))
@@ -340,7 +343,7 @@ def _unknown_attributes(model: RememberingAlgorithm, tree: Mapping[str, Any]) ->
 
 
 def _as_state(fresh: Any, saved: Any, label: str) -> Any:
-    """A file's memory state, whose branches are plain tuples, with the types of a fresh one."""
+    """A memory state from a file, with the NamedTuples of a fresh state instead of plain tuples."""
 
     def same_shape(new: torch.Tensor, old: Any) -> torch.Tensor:
         if not isinstance(old, torch.Tensor) or old.shape != new.shape:
@@ -351,6 +354,6 @@ def _as_state(fresh: Any, saved: Any, label: str) -> Any:
         return tree_map(same_shape, fresh, saved)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{label!r} holds a memory state that does not fit this version's memory; start the run anew with "
+            f"{label!r} holds a memory state that does not fit this version's memory; start a new run with "
             "--config, resume it with the version that wrote it, or load the model with force_reset=True"
         ) from None

@@ -1,4 +1,4 @@
-"""Numbers that went bad: which one, of which environment, at which step."""
+"""Checks for NaN and infinity during training. An error names the tensor, the environment row and the step."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ ADVICE = (
 
 
 class Algorithm(Protocol):
-    """What is looked at of an algorithm: its policy, its rollout, and what the policy acts on next."""
+    """The attributes of an algorithm that the checks read: its policy, its rollout and the policy's next input."""
 
     policy: MemoryActorCriticPolicy
     rollout_buffer: MemoryRolloutBuffer
     num_timesteps: int
     _last_obs: np.ndarray | dict[str, np.ndarray] | None
-    _last_state: Any
     _last_memory_starts: np.ndarray | None
     _last_strategy: Tensor | None
 
+    def recall(self) -> Any:
+        """The memory before the step under way."""
+
 
 class NotFinite(FloatingPointError):
-    """Training met NaN or infinity.
+    """NaN or infinity in a training.
 
     Args:
-        message: the tensor, the environment's row, the step.
-        check: which check raised it, by the name that `agents.learn.failure.reproduce` knows it by.
-        evidence: what that check looked at, besides the model: a dict of values, arrays and tensors.
+        message: names the tensor, the environment row and the step.
+        check: name of the check that failed, as `agents.learn.failure.reproduce` lists it.
+        evidence: the inputs of that check, besides the model: a dict of values, arrays and tensors.
     """
 
     def __init__(self, message: str, check: str, evidence: Mapping[str, Any]) -> None:
@@ -56,10 +58,10 @@ def check_observation(
     """Refuse an observation [B, ...] (or a dict of them) that is not finite, seen at environment step `step`.
 
     Args:
-        observation: what the policy is to see.
+        observation: the policy's next observation.
         step: environment steps before it.
-        name: what the message calls it.
-        rows: the environments that it is of; all of them if None.
+        name: its name in the message.
+        rows: indices of its environment rows; None for all rows.
     """
     if found := not_finite(observation, name):
         part, value, (row, *inside) = found
@@ -72,7 +74,7 @@ def check_observation(
 
 
 def check_rewards(rewards: np.ndarray, step: int) -> None:
-    """Refuse rewards [B] that are not finite, of the step after `step` environment steps."""
+    """Refuse rewards [B] that are not finite. They are of the step after `step` environment steps."""
     if not np.isfinite(rewards).all():
         row = int(np.flatnonzero(~np.isfinite(rewards))[0])
         raise NotFinite(
@@ -85,11 +87,11 @@ def check_rewards(rewards: np.ndarray, step: int) -> None:
 
 @contextmanager
 def explained_step(model: Algorithm) -> Iterator[None]:
-    """Say what is wrong where the policy cannot act: parameters, memory or observations, in this order.
+    """Explain an error of the acting policy: look at its parameters, the memory and the observations, in this order.
 
     Raises:
         NotFinite: a parameter, the memory's state, the policy's value or its logits are not finite.
-        ValueError: an observation is a category that its space does not hold.
+        ValueError: an observation is a category outside its space.
     """
     try:
         yield
@@ -101,7 +103,7 @@ def explained_step(model: Algorithm) -> Iterator[None]:
             found = f"{error} at step {model.num_timesteps}"
         if found:
             raise NotFinite(f"{found}; {ADVICE}", "step", {}) from error
-        # only a category can stop a policy by its value
+        # of the finite observations, only a category outside its space makes a policy fail
         space = model.policy.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
         others = {key for key, part in parts.items() if not isinstance(part, spaces.Discrete | spaces.MultiDiscrete)}
@@ -113,7 +115,7 @@ def explained_step(model: Algorithm) -> Iterator[None]:
 
 
 def check_actions(model: Algorithm, actions: np.ndarray) -> None:
-    """Refuse actions [B, ...] of the policy that are not finite before an environment sees them."""
+    """Refuse actions [B, ...] of the policy that are not finite, before they reach an environment."""
     if actions.dtype.kind == "f" and not np.isfinite(actions).all():
         bad = np.argwhere(~np.isfinite(actions))[0]
         found = in_step(model) or f"the policy's action is not finite in environment row {bad[0]}"
@@ -121,11 +123,11 @@ def check_actions(model: Algorithm, actions: np.ndarray) -> None:
 
 
 def in_step(model: Algorithm) -> str:
-    """What is not finite where the policy reads its last observation."""
+    """What is not finite when the policy reads its last observation, in words; "" if nothing is found."""
     if found := in_parameters(model.policy):
         return found
     where = f"at step {model.num_timesteps}"
-    for leaf in _leaves(model._last_state):
+    for leaf in _leaves(model.recall()):
         if (bad := _first_index(leaf)) is not None:
             return f"the memory's state holds {leaf[bad].item()} in environment row {bad[0]} {where}"
     try:
@@ -138,42 +140,42 @@ def in_step(model: Algorithm) -> str:
 
 
 def policy_input(model: Algorithm) -> tuple[Any, Any, Tensor, Tensor | None]:
-    """Observation, state, starts and strategy that the policy acts on next."""
+    """The policy's next input: observation, state, starts and strategy."""
     obs = tree_map(lambda array: torch.as_tensor(array, device=model.policy.device), model._last_obs)
     start = torch.as_tensor(model._last_memory_starts, device=model.policy.device)
-    return obs, model._last_state, start, model._last_strategy
+    return obs, model.recall(), start, model._last_strategy
 
 
 def check_rollout(model: Algorithm) -> None:
-    """Refuse a rollout in which the policy gave a value or log-probability that is not finite."""
+    """Refuse a rollout with a return or a log-probability that is not finite."""
     buffer = model.rollout_buffer
-    if not (torch.isfinite(buffer.returns).all() and torch.isfinite(buffer.log_prob).all()):
-        raise_for_rollout(model.policy, whole_rollout(buffer), _first_step(model))
+    if not (torch.isfinite(buffer.columns.returns).all() and torch.isfinite(buffer.columns.old_log_prob).all()):
+        raise_for_rollout(model.policy, buffer.columns, _first_step(model))
 
 
 def raise_for_rollout(policy: MemoryActorCriticPolicy, rollout: Minibatch, first_step: int) -> NoReturn:
-    """Name what is not finite in a rollout that began at environment step `first_step`."""
+    """Raise `NotFinite` for a rollout that began at environment step `first_step`; the message names the tensor."""
     found = in_parameters(policy) or in_rollout(rollout, first_step) or "the policy's output is not finite"
     raise NotFinite(f"{found}; {ADVICE}", "rollout", {"rollout": rollout._asdict(), "first_step": first_step})
 
 
 def check_update(model: Algorithm, figures: Tensor, batch: Minibatch, weights: LossWeights) -> None:
-    """Refuse a gradient step where the loss or the gradient is not finite; the parameters stay as they were.
+    """Refuse a gradient step if the loss or the gradient is not finite. The parameters stay as they were.
 
     Args:
-        model: whose parameters are to be changed.
-        figures: [], a sum of what must be finite: the KL estimate, the loss, the norm of all its gradients.
-        batch: the minibatch that they come from.
-        weights: of the loss.
+        model: the algorithm that takes the step.
+        figures: [], the sum of the KL estimate, the loss and the norm of all gradients. It must be finite.
+        batch: the minibatch of these figures.
+        weights: weights of the loss.
     """
     if not torch.isfinite(figures):
-        raise_for_update(model.policy, batch, weights, whole_rollout(model.rollout_buffer), _first_step(model))
+        raise_for_update(model.policy, batch, weights, model.rollout_buffer.columns, _first_step(model))
 
 
 def raise_for_update(
     policy: MemoryActorCriticPolicy, batch: Minibatch, weights: LossWeights, rollout: Minibatch, first_step: int
 ) -> NoReturn:
-    """Name what is not finite in a minibatch's loss or gradient, by the whole rollout that it is of."""
+    """Raise `NotFinite` for a minibatch's loss or gradient. The whole `rollout` tells where the first cause is."""
     found = in_parameters(policy) or in_rollout(rollout, first_step) or _in_evaluation(policy, rollout, first_step)
     raise NotFinite(
         f"{found or _in_loss(policy, batch, weights) or _in_gradients(policy, batch, weights)}; {ADVICE}",
@@ -193,21 +195,6 @@ def check_parameters(policy: MemoryActorCriticPolicy, step: int) -> None:
         raise NotFinite(f"{found} after step {step}; {ADVICE}", "parameters", {"step": step})
 
 
-def whole_rollout(buffer: MemoryRolloutBuffer) -> Minibatch:
-    """All columns of a rollout, in the order of the environments."""
-    return Minibatch(
-        buffer.observations,
-        buffer.actions,
-        buffer.values,
-        buffer.log_prob,
-        buffer.advantages,
-        buffer.returns,
-        buffer.memory_start,
-        buffer.state,
-        buffer.strategy,
-    )
-
-
 def _first_step(model: Algorithm) -> int:
     """Environment steps before the rollout that has just ended."""
     buffer = model.rollout_buffer
@@ -215,12 +202,12 @@ def _first_step(model: Algorithm) -> int:
 
 
 def in_parameters(policy: MemoryActorCriticPolicy) -> str:
-    """The first parameter that is not finite, in words; "" where all are."""
+    """The first parameter that is not finite, in words; "" if all are finite."""
     return _first_bad("parameter ", {name: p.detach() for name, p in policy.named_parameters()})
 
 
 def _in_gradients(policy: MemoryActorCriticPolicy, batch: Minibatch, weights: LossWeights) -> str:
-    policy.optimizer.zero_grad()  # clipping by a norm that is not finite has spoiled all of them alike
+    policy.optimizer.zero_grad()  # the old ones were clipped by a norm that is not finite, which spoiled all of them
     ppo_loss(policy, batch, weights)[0].backward()
     gradients = {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
     return _first_bad("the gradient of ", gradients) or "the norm of the gradients is not finite"
@@ -234,7 +221,7 @@ def _first_bad(kind: str, tensors: dict[str, Tensor]) -> str:
 
 
 def in_rollout(rollout: Minibatch, first_step: int) -> str:
-    """The first tensor of a rollout that is not finite, by the order in which they come about."""
+    """The first tensor of a rollout that is not finite, in the order of computation; "" if all are finite."""
     for name in ("state", "observations", "old_values", "old_log_prob", "actions", "returns", "advantages"):
         for leaf in _leaves(getattr(rollout, name)):
             bad = _first_index(leaf)
@@ -247,7 +234,7 @@ def in_rollout(rollout: Minibatch, first_step: int) -> str:
 
 
 def _in_evaluation(policy: MemoryActorCriticPolicy, rollout: Minibatch, first_step: int) -> str:
-    """What the policy's scan of a rollout gives that is not finite."""
+    """The first output of the policy's scan of a rollout that is not finite; "" if all are finite."""
     with torch.no_grad():
         seen = policy.evaluate_actions(
             rollout.observations, rollout.actions, rollout.state, rollout.memory_start, rollout.strategy
@@ -277,7 +264,7 @@ def _place(name: str, tensor: Tensor, bad: tuple[int, ...], first_step: int) -> 
 
 
 def _inside(index: Any) -> str:
-    """The index inside one row's array, where it has one."""
+    """The index inside one row's array, in words; "" for a row that is a single number."""
     return f", index {[int(i) for i in index]}," if len(index) else ""
 
 

@@ -14,7 +14,9 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.agents.policy.spaces import as_batch, flat_box, preprocess
+from palimpsest.agents.policy.spaces import as_batch, flattened, preprocess
+
+Observation = Tensor | dict[str, Tensor]
 
 SMALLEST_NATURE_IMAGE = 36
 """Pixels: a side below it is consumed by NatureCNN's three strided convolutions."""
@@ -109,7 +111,7 @@ class DictExtractor(BaseFeaturesExtractor):
             if isinstance(space, spaces.Box) and is_image_space(space, normalized_image=not normalize_images):
                 parts.append(image_extractor(space, cnn_output_dim, normalize_images))
             else:
-                parts.append(FlattenExtractor(flat_box(space)))
+                parts.append(FlattenExtractor(flattened(space)))
         super().__init__(observation_space, sum(part.features_dim for part in parts))
         # a list, as a module cannot be named by every key: "forward" and "a.b" are keys too
         self.keys = list(observation_space.spaces)
@@ -120,19 +122,19 @@ class DictExtractor(BaseFeaturesExtractor):
         return torch.cat([part(observations[key]) for key, part in zip(self.keys, self.parts)], dim=1)
 
 
-class FeaturesPolicy(ActorCriticPolicy):
-    """SB3's policy for observations of any space, image or shape."""
+class ObservingPolicy(ActorCriticPolicy):
+    """SB3's policy, which reads observations of every space of numbers."""
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """A features extractor of this policy's class; see SB3."""
         cls, arguments = self.features_extractor_class, dict(self.features_extractor_kwargs)
         if issubclass(cls, ImageExtractor | DictExtractor):
             arguments.setdefault("normalize_images", self.normalize_images)
-        return cls(flat_box(self.observation_space) if cls is FlattenExtractor else self.observation_space, **arguments)
+        return cls(
+            flattened(self.observation_space) if cls is FlattenExtractor else self.observation_space, **arguments
+        )
 
-    def extract_features(
-        self, obs: Tensor | dict[str, Tensor], features_extractor: BaseFeaturesExtractor | None = None
-    ) -> Any:
+    def extract_features(self, obs: Observation, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Features [N, D] of observations, a tree of [N, ...]; a pair of them where actor and critic have one each."""
         floats = preprocess(obs, self.observation_space, self.normalize_images)
         if features_extractor is not None:
@@ -151,12 +153,13 @@ class FeaturesPolicy(ActorCriticPolicy):
         array, batch = as_batch(observation, space)
         return obs_as_tensor(array, self.device), batch
 
-    def _only_flattens(self) -> bool:
-        """Whether features are the observations, flattened."""
-        return (
-            type(self).extract_features is FeaturesPolicy.extract_features
-            and type(self.features_extractor) is FlattenExtractor
-            and self.share_features_extractor
-            and isinstance(self.observation_space, spaces.Box)
-            and not is_image_space(self.observation_space)
-        )
+
+def only_flattens(policy: ObservingPolicy) -> bool:
+    """Whether a policy's features are its observations, flattened."""
+    return (
+        type(policy).extract_features is ObservingPolicy.extract_features
+        and type(policy.features_extractor) is FlattenExtractor
+        and policy.share_features_extractor
+        and isinstance(policy.observation_space, spaces.Box)
+        and not is_image_space(policy.observation_space)
+    )

@@ -20,7 +20,7 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import Tensor, nn
 
 from palimpsest.agents.policy.distributions import Categorical, check_drawn, invert_into
-from palimpsest.agents.policy.extractors import FeaturesPolicy
+from palimpsest.agents.policy.extractors import ObservingPolicy, only_flattens
 from palimpsest.agents.policy.layers import Tanh
 from palimpsest.agents.policy.memory_pair import Both
 from palimpsest.machine_code import njit
@@ -61,7 +61,7 @@ def in_its_form(method: Callable[..., ResultT]) -> Callable[..., ResultT]:
 
 
 class _Noted(ABCMeta):
-    """A policy is built when its constructor is through, that of a subclass included."""
+    """A policy is built once its constructor is through, a subclass's included: then it notes what it is."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         policy = super().__call__(*args, **kwargs)
@@ -69,7 +69,7 @@ class _Noted(ABCMeta):
         return policy
 
 
-class HeadedPolicy(FeaturesPolicy, metaclass=_Noted):
+class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
     """SB3's policy, whose heads read a memory instead of features; its subclass makes the memory."""
 
     memory: Memory
@@ -77,8 +77,7 @@ class HeadedPolicy(FeaturesPolicy, metaclass=_Noted):
 
     def _note_build(self) -> None:
         """Note how the policy is built, and what kernels may do for it."""
-        self._heads_compile = has_compiled_heads(self)
-        self._flattens = self._only_flattens()
+        self._heads_compile, self._flattens = has_compiled_heads(self), only_flattens(self)
         parts = ("features_extractor", "mlp_extractor", "action_net", "value_net")
         self._built = AsBuilt(self, parts, "policy.compiled = False chooses this")
 

@@ -103,3 +103,12 @@ def _begun(memory: Memory, state: State, start: Tensor, in_place: bool) -> State
         return state
     begin = Tensor.index_copy_ if in_place else Tensor.index_copy
     return tree_map(lambda old, new: begin(old, 0, rows, new), state, memory.initial_state(len(rows)))
+
+
+def check_rows(leaf: Tensor, batch_size: int) -> None:
+    """Refuse a leaf of a state that has not one row per observation."""
+    if leaf.shape[:1] != (batch_size,):
+        raise ValueError(
+            f"state must have one row per observation, {batch_size}; got {list(leaf.shape)}. "
+            "Pass state=None when the number of environments changes"
+        )

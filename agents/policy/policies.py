@@ -1,12 +1,10 @@
-"""Actor-critic policies with a memory between the encoder and the heads.
-
-observation -> features -> encoder -> memory -> (actor head, critic head)
-"""
+"""Actor-critic policies: observation -> features -> encoder -> memory -> (actor head, critic head)."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from operator import methodcaller
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,23 +16,21 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from palimpsest import memory as memories
-from palimpsest.agents.files.archive import File
 from palimpsest.agents.policy.distributions import draw, make_distribution
-from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor
+from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
 from palimpsest.agents.policy.heads import HeadedPolicy, act, in_its_form
 from palimpsest.agents.policy.layers import Tanh
-from palimpsest.agents.policy.memory_pair import Both, MemoryPair, State
+from palimpsest.agents.policy.memory_pair import Both, MemoryPair, State, check_rows
 from palimpsest.agents.policy.observation_checks import refuse_not_finite
-from palimpsest.agents.policy.observation_keys import check_place, place_of, task_of
-from palimpsest.agents.policy.policy_file import load_policy, save_policy
+from palimpsest.agents.policy.observation_keys import check_place, greedy_strategy, place_of
+from palimpsest.agents.policy.policy_file import SavedPolicy
 from palimpsest.agents.policy.spaces import flat_action_space, preprocess
 from palimpsest.agents.slips import refuse_other_algorithms, refuse_pair, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
 from palimpsest.memory.kernels.arithmetic.dispatch import kernels_may_run
 
-Observation = Tensor | dict[str, Tensor]
-SelfPolicy = TypeVar("SelfPolicy", bound="MemoryActorCriticPolicy")
+_to_array = methodcaller("numpy", force=True)
 
 
 class Evaluation(NamedTuple):
@@ -47,7 +43,7 @@ class Evaluation(NamedTuple):
     """Mean squared error of the observation, decoded from what the memory gives out."""
 
 
-class MemoryActorCriticPolicy(HeadedPolicy):
+class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
     """SB3's actor-critic policy with a memory, for sequences [T, B, ...] and for single steps [B, ...].
 
     Args:
@@ -152,20 +148,6 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             "encoder_arch": self.encoder_arch,
             "reconstruct": self.reconstruct,
         }
-
-    def save(self, path: File) -> None:
-        """Write the policy, without its optimiser, as JSON and safetensors; `path` is as in `MemoryPPO.save`."""
-        save_policy(self, path)
-
-    @classmethod
-    def load(
-        cls: type[SelfPolicy],
-        path: File,
-        device: torch.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-    ) -> SelfPolicy:
-        """Make a policy from what `save` wrote; arguments and errors are those of `load_policy`."""
-        return load_policy(cls, path, device, custom_objects)
 
     @property
     def memory_pair(self) -> MemoryPair:
@@ -318,14 +300,14 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             state = tree_map(_to_array, before)
         else:
             before = tree_map(lambda leaf: torch.as_tensor(leaf, device=self.device), state)
-            tree_map(lambda leaf: _check_rows(leaf, B), before)
+            tree_map(lambda leaf: check_rows(leaf, B), before)
         start = None
         if episode_start is not None:
             start = torch.as_tensor(np.asarray(episode_start, dtype=bool).reshape(-1), device=self.device)
             if start.shape != (B,):
                 raise ValueError(f"episode_start must be [B] = [{B}]; got {list(start.shape)}")
         with torch.no_grad():
-            distribution, after = self.get_distribution(obs, before, start, self._greedy_strategy(obs, B))
+            distribution, after = self.get_distribution(obs, before, start, greedy_strategy(self.memory, obs, B))
             actions = distribution.get_actions(deterministic=deterministic)
         array = actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
         if isinstance(self.action_space, spaces.Box):
@@ -337,13 +319,6 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             array = array.squeeze(axis=0)
         # a part that no step changes stays the caller's: wrapped anew at each step, every wrapper would hold the last
         return array, tree_map(lambda new, old, given: given if new is old else _to_array(new), after, before, state)
-
-    def _greedy_strategy(self, obs: Observation, batch_size: int) -> Tensor | None:
-        values = getattr(self.memory, "strategy_values", None)
-        if values is None:
-            return None
-        choice = values.choose(task_of(obs, batch_size), 0.0, np.random.default_rng(0))
-        return torch.as_tensor(choice, device=self.device)
 
     def _step(
         self, obs: Observation, state: State, start: Tensor | None, strategy: Tensor | None, keep_state: bool = True
@@ -381,15 +356,3 @@ class MultiInputMemoryPolicy(MemoryActorCriticPolicy):
     """For Dict observations."""
 
     default_extractor = DictExtractor
-
-
-def _to_array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
-
-
-def _check_rows(leaf: Tensor, batch_size: int) -> None:
-    if leaf.shape[:1] != (batch_size,):
-        raise ValueError(
-            f"state must have one row per observation, {batch_size}; got {list(leaf.shape)}. "
-            "Pass state=None when the number of environments changes"
-        )

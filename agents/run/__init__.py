@@ -1,4 +1,4 @@
-"""A run: from a configuration to a directory that holds everything about it.
+"""Runs: train and evaluate as a configuration says, and write everything to a run directory.
 
-Imports every other folder of `agents`; only the command line imports it.
+Imports all other folders of `agents`. Only the command line imports it, and `agents` itself for `evaluate` and `grid`.
 """

@@ -1,4 +1,4 @@
-"""What happens beside training: evaluations, checkpoints, the progress bar."""
+"""Callbacks of a training: evaluations, checkpoints and the progress bar."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ EVALUATION_FIELDS = ("step", "success", "return_mean", "return_std", "length_mea
 
 
 class BetweenIterations(BaseCallback):
-    """Calls `work` between an update and the next rollout, whenever a multiple of `every` was passed, and at the end.
+    """Calls `work` every `every` environment steps, and at the end of training.
+
+    The call comes before the first rollout that starts at or after a multiple of `every`, never inside a rollout.
 
     Args:
         every: environment steps; 0 for never.
@@ -34,7 +36,7 @@ class BetweenIterations(BaseCallback):
         self._last = 0
 
     def work(self) -> None:
-        """What is to be done."""
+        """The work. A subclass defines it."""
         raise NotImplementedError
 
     def _on_training_start(self) -> None:
@@ -54,13 +56,13 @@ class BetweenIterations(BaseCallback):
 
 
 class EvaluationCallback(BetweenIterations):
-    """Greedy evaluation at intervals: a row of a CSV file, and `eval/` in the logger.
+    """Evaluates greedily at intervals. An evaluation adds a row to a CSV file and values under `eval/` to the logger.
 
     Args:
-        evaluate: gives a result as `agents.evaluate` does.
-        path: the CSV file; a row is added each time.
+        evaluate: returns a result like that of `agents.evaluate`.
+        path: the CSV file.
         every: environment steps between evaluations; 0 for never.
-        on_best: called after an evaluation that is the best so far, by success, then by return.
+        on_best: called after an evaluation that beats all earlier ones, by success, then by return.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class EvaluationCallback(BetweenIterations):
 
 
 def read_evaluations(path: Path) -> list[dict[str, str]]:
-    """The rows of an evaluations file; none where it is not there."""
+    """The rows of an evaluations file; an empty list if there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -101,7 +103,7 @@ def read_evaluations(path: Path) -> list[dict[str, str]]:
 
 
 def write_evaluations(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write the whole file; a reader, and a run that is killed, never sees half a row."""
+    """Write the whole file at once: a reader never sees half a row, even after the run was killed."""
     text = io.StringIO()
     writer = csv.DictWriter(text, EVALUATION_FIELDS)
     writer.writeheader()
@@ -110,23 +112,23 @@ def write_evaluations(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def cut_evaluations(path: Path, step: int) -> None:
-    """Drop the rows after `step`, so that a resumed run writes them once."""
+    """Drop the rows after `step`. A resumed run writes them again."""
     if path.exists():
         write_evaluations(path, [row for row in read_evaluations(path) if int(row["step"]) <= step])
 
 
 def _score(row: Mapping[str, Any]) -> tuple[float, float]:
-    """What makes an evaluation the best: success, then return."""
+    """The order of evaluations: by success, then by return."""
     return float(row["success"] or 0.0), float(row["return_mean"])
 
 
 class CheckpointCallback(BetweenIterations):
-    """Saves at intervals, and, when a signal asks the run to stop, saves and raises `Interrupted`.
+    """Saves at intervals. After a signal to stop it saves and raises `Interrupted`.
 
     Args:
         save: writes a checkpoint.
-        every: environment steps between checkpoints; 0 for none but the last.
-        signals: what was asked.
+        every: environment steps between checkpoints; 0 writes only the last one.
+        signals: the signal that was received, if any.
     """
 
     def __init__(self, save: Callable[[], None], every: int, signals: StopSignals) -> None:
@@ -154,11 +156,13 @@ class _Rate(ProgressColumn):
 
 
 class ProgressCallback(BaseCallback):
-    """A live line: steps, steps/s, return, success rate, time left; on a plain stream one line every ten seconds.
+    """Shows steps, steps/s, return, success rate and time left.
+
+    On a terminal it is one live line. On other streams it prints a line every ten seconds.
 
     Args:
         total: environment steps in the whole run.
-        console: where it is drawn.
+        console: where to print.
     """
 
     PLAIN_SECONDS = 10.0
@@ -208,7 +212,7 @@ class ProgressCallback(BaseCallback):
         self.close()
 
     def close(self) -> None:
-        """Leave the terminal as it was; safe to call twice."""
+        """Stop the live line and restore the terminal. A second call does nothing."""
         if self.progress is not None:
             self.progress.stop()
             self.progress = None

@@ -1,8 +1,8 @@
-"""The configuration of a training run and of an evaluation: frozen dataclasses, which check their fields.
+"""The configurations of a training run and of an evaluation: frozen dataclasses that check their fields.
 
-`train.py` makes the command line of them; a run directory holds the first as TOML.
+`train.py` builds the command line from them. A run directory holds the configuration of its training as TOML.
 
-Importing this module imports no torch, so that `--help` answers at once.
+Importing this module does not import torch, so `--help` is fast.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from palimpsest.refusals import (
 )
 
 CONFIG_FILE = "config.toml"
-"""The configuration's name in a run directory."""
+"""The file name of the configuration in a run directory."""
 
 Arguments = dict[str, Any]
 """Keyword arguments of a constructor: plain values, with sequences as tuples."""
 
 STEPS = 10**15
-"""Most environment steps."""
+"""The largest number of environment steps that is allowed."""
 
 EPISODES = 10**8
-"""Most episodes of an evaluation."""
+"""The largest number of episodes that an evaluation may play."""
 
 
 def _is_path(value: Any) -> bool:
@@ -61,9 +61,9 @@ _OF_TYPE = {bool: FLAG, str: STRING, Path: PATH}
 
 @dataclass(frozen=True)
 class Checked:
-    """Refuses a value that its field's annotation does not allow, and converts any other to the field's type.
+    """Base class of the configurations. It checks each field by its annotation and converts the value to its type.
 
-    `Annotated` with an `Allowed` says itself what is allowed; for a plain type `_OF_TYPE` does.
+    An annotation `Annotated[type, Allowed]` holds its own rule. The rules of plain types are in `_OF_TYPE`.
     """
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class Checked:
 
 
 def _checked(name: str, value: Any, hint: Any, may_be_none: bool = False) -> Any:
-    """`value` in the type that the annotation `hint` names; ValueError if it is not allowed."""
+    """`value`, converted to the type in the annotation `hint`; ValueError if it is not allowed."""
     hint, *allowed = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
     if isinstance(hint, types.UnionType):
         (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
@@ -92,7 +92,7 @@ def _checked(name: str, value: Any, hint: Any, may_be_none: bool = False) -> Any
 
 @dataclass(frozen=True)
 class Task(Checked):
-    """What is trained, where, for how long, and on what machine."""
+    """The environment, the memory, the length of training, the device and the run directory."""
 
     env: str = "Palimpsest/EndlessTMaze-v0"
     """Any registered gymnasium id, or "module:id" to import the module that registers it."""
@@ -113,15 +113,15 @@ class Task(Checked):
     num_envs: Annotated[int, integer(1)] = 64
     """Number of environments stepped together."""
     seed: Annotated[int, integer(0, EVALUATION_SEED - 1)] = 0
-    """Seed of parameters, actions, minibatches, carry-over and environments, whose rows count on from it."""
+    """Seed of parameters, actions, minibatches, carry-over and environments; environment i has seed + i."""
     device: Annotated[str, DEVICE] = "auto"
     """auto, cpu, mps, cuda or cuda:N."""
     threads: Annotated[int | None, integer(1, 1024)] = None
-    """Threads for torch. Default: by the size of a minibatch. A run repeats exactly only with the same number."""
+    """Threads for torch. Default: by the size of a minibatch. Runs are equal only with the same number."""
     run_dir: Path | None = None
     """Directory to create and write to. Default: a new one under runs/."""
     resume: Path | None = None
-    """Run directory to continue from its last checkpoint, with its configuration."""
+    """Run directory to continue, with its configuration and from its last checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ class TrainConfig(Hyperparameters, Task):
     """A training run."""
 
     num_minibatches: Annotated[int | None, integer(1)] = None
-    """Minibatches per pass, each of whole environments; a divisor of `num_envs`. Default: the memory's preset."""
+    """Minibatches per pass. A minibatch holds all steps of some environments, so the number must divide `num_envs`.
+    Default: the memory's preset."""
     anneal: bool = True
     """Lower the learning rate linearly to 0 over the run."""
     anneal_entropy: bool = True
@@ -148,7 +149,7 @@ class TrainConfig(Hyperparameters, Task):
     """Show the progress bar."""
 
     UNSAVED: ClassVar[frozenset[str]] = frozenset({"run_dir", "resume"})
-    """Fields left out of the file: they say where a run is, not what it is."""
+    """Fields that are not saved: they say where a run is, not what it does."""
 
     FREE_ON_RESUME: ClassVar[frozenset[str]] = frozenset({"device", "progress", "run_dir", "resume"})
     """Fields that may change when a run is resumed. Any other change would make it another run."""
@@ -160,12 +161,12 @@ class TrainConfig(Hyperparameters, Task):
             check_divides("num_minibatches", self.num_minibatches, "num_envs", self.num_envs)
         if self.seed + self.num_envs > EVALUATION_SEED:
             raise ValueError(
-                f"seed + num_envs must stay within {EVALUATION_SEED}, where the seeds of evaluation begin; "
+                f"seed + num_envs must be at most {EVALUATION_SEED}, where the seeds of evaluation begin; "
                 f"got {self.seed} + {self.num_envs}"
             )
         if self.resume is not None and self.run_dir not in (None, self.resume):
             raise ValueError(
-                f"a resumed run stays in its directory, {str(self.resume)!r}; got run_dir {str(self.run_dir)!r}; "
+                f"a resumed run keeps its directory, {str(self.resume)!r}; got run_dir {str(self.run_dir)!r}; "
                 "leave run_dir out"
             )
 
@@ -195,7 +196,7 @@ class TrainConfig(Hyperparameters, Task):
         return math.ceil(self.total_timesteps / self.rollout_size)
 
     def new_run_dir(self, root: Path = Path("runs"), now: datetime | None = None) -> Path:
-        """A directory that does not exist: root/env-memory-seed-date-time, with a number appended if that exists."""
+        """A path that does not exist yet: root/env-memory-seed-date-time, with a number appended if needed."""
         stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
         env = re.sub(r"[^A-Za-z0-9.]+", "-", self.env.rpartition("/")[2].rpartition(":")[2])
         name = f"{env}-{self.memory}-{self.seed}-{stamp}"
@@ -236,7 +237,7 @@ class TrainConfig(Hyperparameters, Task):
         Raises:
             ValueError: the file cannot be read, or `from_toml` refuses it. The message names the file.
         """
-        check("the configuration's place", path, PATH)
+        check("the configuration's path", path, PATH)
         path = path / CONFIG_FILE if path.is_dir() else path
         try:
             return cls.from_toml(path.read_text(encoding="utf-8"))
@@ -255,13 +256,13 @@ class EvaluateConfig(Checked):
     episodes: Annotated[int, integer(1, EPISODES)] = 200
     """Episodes to play, each from its own seed and with a fresh memory."""
     env: str | None = None
-    """Any registered gymnasium id. Default: the one that the run was trained on."""
+    """Any registered gymnasium id. Default: the environment of the run."""
     env_args: Arguments = field(default_factory=dict)
-    """Arguments of the environment. On the run's own environment they replace its arguments one by one."""
+    """Arguments of the environment. In the run's own environment they replace its arguments one by one."""
     deterministic: bool = True
-    """Take the likeliest action instead of sampling one."""
+    """Take the most likely action instead of sampling one."""
     seed: Annotated[int, integer(0, 10**9)] = 0
-    """Which set of episodes to play. No value meets the seeds of training."""
+    """Selects the episodes to play. Training never uses the seeds of evaluation."""
     json: Path | None = None
     """File to write the result to."""
     device: Annotated[str, DEVICE] = "auto"
@@ -284,7 +285,7 @@ def _as_tuples(value: Any) -> Any:
 
 
 _TOML_NONE = {"none": True}
-"""How TOML, which has no None, holds one inside arguments."""
+"""Stands for None inside arguments, because TOML has no None."""
 
 
 def _to_toml(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A run: from a configuration to a directory that holds everything about it.
+"""Train and evaluate as a configuration says. A run directory holds everything about a run.
 
 config.toml  versions.json  events.out.tfevents.*  checkpoints/  best.zip  model.zip  evaluations.csv
 learning_curve.png  closing.json
@@ -50,11 +50,12 @@ from palimpsest.agents.run.runs import evaluate as evaluate_model
 PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba", "numpy", "minigrid")
 
 COLUMNS_PER_THREAD = 64
-"""Environments of a minibatch that another thread is worth its trouble for: docs/performance.md."""
+"""Columns of a minibatch for each thread of torch. With fewer columns one more thread does not pay off:
+docs/performance.md."""
 
 
 def make_env(config: TrainConfig) -> VecEnv:
-    """The training environments of a configuration; ValueError where the id or an argument is not known."""
+    """The training environments of a configuration; ValueError for an unknown id or argument."""
     return _environments(config, config.num_envs)
 
 
@@ -65,7 +66,7 @@ def _environments(config: TrainConfig, num_envs: int) -> VecEnv:
 
 
 def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
-    """The agent of a configuration; ValueError where the memory, an argument or a space does not fit."""
+    """The agent of a configuration; ValueError if the memory, an argument or a space does not fit."""
     set_threads(config)
 
     def annealed(value: float | None, falls: bool) -> float | Schedule:
@@ -96,13 +97,13 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
 
 
 def set_threads(config: TrainConfig) -> None:
-    """Give torch the configured number of threads; by default one for every COLUMNS_PER_THREAD of a minibatch."""
+    """Set torch's number of threads. By default it is one per COLUMNS_PER_THREAD columns of a minibatch."""
     wanted = config.minibatch_size // config.n_steps // COLUMNS_PER_THREAD
     torch.set_num_threads(config.threads or max(1, min(os.cpu_count() or 1, wanted)))
 
 
 def policy_name(space: spaces.Space) -> str:
-    """The policy for an observation space."""
+    """The name of the policy for an observation space."""
     if isinstance(space, spaces.Dict):
         return "MultiInputMemoryPolicy"
     if isinstance(space, spaces.Box) and is_image_space(space):
@@ -111,17 +112,17 @@ def policy_name(space: spaces.Space) -> str:
 
 
 def train(config: TrainConfig, console: Console | None = None) -> Run:
-    """Train as configured, or go on with the run that `config.resume` names, and leave everything in its directory.
+    """Train as configured, or resume the run in `config.resume`. Everything is written to the run directory.
 
     Args:
-        config: what to do.
-        console: where progress and the closing table are shown; default standard output.
+        config: the configuration.
+        console: where to print progress and the final table; default standard output.
 
     Raises:
-        ValueError: something does not fit, and no directory was made; the directory is in use by another process.
-        NotFinite: NaN or infinity in an observation, a reward, the policy or an update; the last checkpoint is whole.
-        Interrupted: a signal asked to stop; the last checkpoint is whole.
-        RunFailed: a disk or the environments' processes failed; the last checkpoint is whole.
+        ValueError: the configuration does not fit (then no directory is made), or another process uses the directory.
+        NotFinite: NaN or infinity in an observation, a reward, the policy or an update. The last checkpoint is intact.
+        Interrupted: a signal stopped the run. The last checkpoint is intact.
+        RunFailed: a disk or the environments' processes failed. The last checkpoint is intact.
     """
     console = console or Console()
     directory = config.resume or config.run_dir or config.new_run_dir()
@@ -141,11 +142,11 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
         else:
             set_threads(config)
             held.enter_context(locked(directory))
-            # Before its first checkpoint a run is its configuration: begun anew, it does the same again.
+            # A run without a checkpoint starts again from its configuration. It then repeats itself exactly.
             model = checkpoints.load(env, config.device) if checkpoints.paths() else make_model(config, env)
             remove_parts(directory)
             cut_evaluations(directory / "evaluations.csv", model.num_timesteps)
-            console.print(f"{directory} goes on from step {model.num_timesteps:,}", highlight=False, soft_wrap=True)
+            console.print(f"{directory} continues from step {model.num_timesteps:,}", highlight=False, soft_wrap=True)
         evaluation_env = MemoryPPO._wrap_env(_environments(config, min(config.eval_episodes, 128)))
         with StopSignals() as signals:
             _learn(config, directory, model, evaluation_env, checkpoints, signals, console)
@@ -187,22 +188,22 @@ def _learn(
             model.learn(config.total_timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
         model.save(directory / "model.zip", exclude=PLACE_IN_ROLLOUT)
     except Interrupted:
-        console.print(f"go on with: {COMMAND} --resume {directory}", highlight=False, soft_wrap=True)
+        console.print(f"continue with: {COMMAND} --resume {directory}", highlight=False, soft_wrap=True)
         raise
     except OSError as error:
         raise RunFailed(f"{error}. {checkpoints.remedy()}") from error
     finally:
         progress.close()
-        with suppress(OSError):  # what the disk refuses now, it refused above
+        with suppress(OSError):  # a disk that fails here has failed above, where the error is reported
             model.logger.close()
             _draw(config, directory, evaluation_env)
 
 
 def run_logger(directory: Path, step: int) -> Logger:
-    """TensorBoard in the run's directory; what an earlier process wrote after `step` is hidden (`purge_step`)."""
+    """A logger that writes TensorBoard events to `directory` and hides older events after `step` (`purge_step`)."""
     earlier = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
-    # TensorBoard reads a directory's files in the order of their names, in which the second they were begun comes
-    # first; a file that is dated further ahead, by another clock, is not waited for
+    # TensorBoard reads the files of a directory in the order of their names. A name begins with the second in which the
+    # file was made, so two files must not share a second. A file with a later time, from another clock, is ignored.
     while str(int(time.time())) in earlier:
         time.sleep(0.05)
     board = TensorBoardOutputFormat(str(directory))
@@ -220,14 +221,14 @@ def _draw(config: TrainConfig, directory: Path, env: VecEnv) -> None:
 
 
 def _close(run: Run, console: Console) -> None:
-    """Test the finished agent where it was trained and on the harder settings its environment names."""
+    """Test the finished agent in its training setting and in the harder settings that the environment declares."""
     config = run.config
     settings: list[dict[str, Any]] = [{}]
     env = _environments(config, 1)
     settings += closing_settings(env)
     env.close()
     table = Table(
-        "setting", "success", "chance", "mean return", "episodes", title="Greedy, on episodes never trained on"
+        "setting", "success", "chance", "mean return", "episodes", title="Greedy actions, episodes unseen in training"
     )
     results = []
     for setting in settings:
@@ -244,12 +245,12 @@ def _close(run: Run, console: Console) -> None:
     (run.directory / "closing.json").write_text(json.dumps(results, indent=2) + "\n")
     console.print(table)
     if results[0]["memory"] is not None:
-        console.print(f"as trained, this tests {reach(results[0]['memory'])}", highlight=False, soft_wrap=True)
+        console.print(f"the training setting tests {reach(results[0]['memory'])}", highlight=False, soft_wrap=True)
     console.print(f"watch: tensorboard --logdir {run.directory}", highlight=False, soft_wrap=True)
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate a run as configured; the result is also written as JSON where a file is given."""
+    """Evaluate a run as configured. If `config.json` is set, the result is also written there."""
     result = evaluate_model(
         config.run_dir,
         config.env,
@@ -267,15 +268,15 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 def evaluate_grid(
     config: EvaluateConfig, run_dirs: Sequence[Path], axes: Mapping[str, Sequence[Any]]
 ) -> list[dict[str, Any]]:
-    """Evaluate several runs, on a grid of settings or as trained; also written as JSON where a file is given.
+    """Evaluate several runs in every setting of a grid. If `config.json` is set, the result is also written there.
 
     Args:
-        config: of every evaluation, but for the run.
+        config: the options of every evaluation; its `run_dir` is not used.
         run_dirs: one or more.
-        axes: argument of the environment -> values; empty for one cell.
+        axes: argument of the environment -> values. Empty for one cell, the training setting.
 
     Returns:
-        The cells, see `agents.run.grids.grid`; the file holds {"runs": directories, "cells": cells}.
+        The cells, see `agents.run.grids.grid`. The file holds {"runs": directories, "cells": cells}.
     """
     cells = grid(
         run_dirs,
@@ -299,7 +300,7 @@ def _write_json(path: Path | None, result: Any) -> None:
 
 
 def versions() -> dict[str, Any]:
-    """Python, packages, machine, threads and commit, as a run's record."""
+    """The record of a run: versions of Python and of packages, machine, threads, commit and command line."""
     found = {}
     for package in PACKAGES:
         try:

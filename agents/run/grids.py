@@ -1,4 +1,4 @@
-"""Generalisation grids: trained on one setting, tested on many, with the mean and its error over runs."""
+"""Generalisation grids: test agents in many settings, with the mean and the standard error over runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from palimpsest.agents.run.runs import Run, evaluate, load_run
 MAY_DIFFER = frozenset(
     {"seed", "device", "threads", "progress", "eval_every", "eval_episodes", "checkpoint_every", "keep_checkpoints"}
 )
-"""Fields in which runs that are averaged may differ: what was trained is the same but for the seed."""
+"""Fields that may differ between averaged runs. Apart from the seed they do not change the training."""
 
 
 def grid(
@@ -31,20 +31,20 @@ def grid(
     """Test every model in every combination of settings.
 
     Args:
-        models_or_runs: one or more; those of one configuration and several seeds give an error over seeds.
-        axes: argument of the environment -> the values to test. No axes: one cell, as trained.
+        models_or_runs: one or more. Runs of one configuration with different seeds give a standard error over seeds.
+        axes: argument of the environment -> the values to test. Without axes there is one cell.
         env_id: as for `evaluate`.
         env_args: further arguments, the same in every cell.
-        device: for the models of runs' directories.
+        device: device of the models that are loaded from run directories.
         **options: `episodes`, `deterministic`, `seed`, `max_steps` and `previous_action_reward` of `evaluate`.
 
     Returns:
-        One dict per cell, the last axis running fastest: setting (of the axes), what `over_runs` says, and results
-        (one per model, of `evaluate`).
+        One dict per cell; the last axis changes fastest. Its keys are setting (axis -> value), those of `over_runs`,
+        and results (what `evaluate` returned, one per model).
 
     Raises:
-        ValueError: no model, an axis without values or also in `env_args`, runs that differ in more than their seed,
-            or what `evaluate` refuses.
+        ValueError: no model; an axis without values, or one that is also in `env_args`; runs that differ in more than
+            their seed; or an argument that `evaluate` refuses.
     """
     env_args = dict(env_args or {})
     check_axes(axes, env_args)
@@ -59,14 +59,14 @@ def grid(
 
 
 def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of evaluations that differ in their run alone.
+    """The mean of evaluations that differ only in their run.
 
     Returns:
-        runs (how many), success, success_se, return_mean, return_se, chance. Errors are standard errors over runs;
-        for a single run they are those over its episodes. None where not known.
+        runs (their number), success, success_se, return_mean, return_se, chance. The standard errors (se) are over
+        runs; for a single run they are over its episodes. A value is None if it is not known.
 
     Raises:
-        ValueError: no results.
+        ValueError: `results` is empty.
     """
     if not results:
         raise ValueError("results must hold one evaluation or more; got none")
@@ -93,7 +93,7 @@ def check_axes(axes: Mapping[str, Sequence[Any]], env_args: Mapping[str, Any]) -
 
 
 def check_alike(runs: Sequence[Run]) -> None:
-    """Refuse runs that cannot be averaged: their configurations must differ in the seed, and only there."""
+    """Refuse runs that cannot be averaged: their configurations must differ in the seed and in nothing else."""
     seeds: dict[int, int] = {}
     for i, run in enumerate(runs):
         for spec in dataclasses.fields(TrainConfig):
@@ -102,12 +102,12 @@ def check_alike(runs: Sequence[Run]) -> None:
             first, here = getattr(runs[0].config, spec.name), getattr(run.config, spec.name)
             if first != here:
                 raise ValueError(
-                    f"runs that are averaged must differ in their seed alone; {spec.name} is {first!r} in "
+                    f"runs that are averaged must differ only in their seed; {spec.name} is {first!r} in "
                     f"{str(runs[0].directory)!r} and {here!r} in {str(run.directory)!r}: evaluate them one by one"
                 )
         first_with_it = seeds.setdefault(run.config.seed, i)
         if first_with_it != i:
             raise ValueError(
-                f"runs that are averaged must have seeds of their own; {str(runs[first_with_it].directory)!r} and "
+                f"runs that are averaged must have different seeds; {str(runs[first_with_it].directory)!r} and "
                 f"{str(run.directory)!r} have seed {run.config.seed}"
             )

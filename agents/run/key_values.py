@@ -1,4 +1,4 @@
-"""Arguments of environments and memories: KEY=VALUE texts, converted as the constructor's annotations say."""
+"""Arguments of environments and memories: KEY=VALUE texts, converted by the annotations of the constructor."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def environment_arguments(env_id: str, arguments: Mapping[str, Any]) -> dict[str
         arguments: `Given` texts, or converted values.
 
     Raises:
-        ValueError: an unknown id or argument (the message names the closest known one), a value of another type, an
-            environment whose module cannot be imported.
+        ValueError: an unknown id or argument (the message names the closest known one), a value of the wrong type, or
+            an environment whose module cannot be imported.
     """
     from gymnasium.envs.registration import load_env_creator
 
     spec = environment_spec(env_id)
     if spec.entry_point is None:
-        raise ValueError(f"environment {env_id!r} has only a vectorised form; one with an entry point is needed")
+        raise ValueError(f"environment {env_id!r} has only a vectorised form; choose one with an entry point")
     try:
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     except ImportError as error:
-        raise ValueError(f"environment {env_id!r} cannot be imported: {error}; install what it needs") from None
+        raise ValueError(f"environment {env_id!r} cannot be imported: {error}; install its dependencies") from None
     return _arguments(arguments, creator, env_id, spec.kwargs)
 
 
 def memory_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments for the memory registered under `name`; as `environment_arguments`."""
+    """Keyword arguments for the memory registered under `name`; see `environment_arguments`."""
     memory.entry(name)
     return _arguments(arguments, memory.memory_class(name), f"memory {name!r}")
 
@@ -64,7 +64,7 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 _NONE = ("none", "null")
 _SEQUENCES = (tuple, list, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 _UNION_ORDER = (Literal, int, float, bool, *_SEQUENCES, Any, Path, str)
-"""The members of a union try to read a text in this order, narrow types first; None comes before all of them."""
+"""The order in which the members of a union try to read a text, narrow types first. None comes before all of them."""
 
 
 def parse_key_values(
@@ -77,19 +77,20 @@ def parse_key_values(
     """Read ["corridors=10", "regime=uniform"] as keyword arguments of `target`.
 
     Numbers, truth values (true, false, yes, no, 1, 0), None ("none"), strings, Literals, unions and sequences
-    ("1,2,3") are read as the parameter's annotation says. Without an annotation the type of the default decides.
-    Without such a default, or if only **kwargs takes the key, the text is read as JSON, or else kept as a string.
+    ("1,2,3") are read by the annotation of the parameter. Without an annotation the type of the default decides.
+    If that does not help, or if the key goes to **kwargs, the text is read as JSON. A text that is not JSON stays a
+    string.
 
     Args:
         pairs: KEY=VALUE texts.
         target: a class or function.
-        skip: parameters that may not be given.
-        name: what messages call the target; default: its own name.
-        extra: further keys that the target takes, with their defaults, as a registration has them.
+        skip: parameters that must not be given.
+        name: the name of the target in messages; default: its own name.
+        extra: further keys that the target takes, with their defaults, from its registration.
 
     Raises:
-        ValueError: no "=", a key twice, an unknown key (the message names the closest known one), a value of another
-            type.
+        ValueError: no "=", a key twice, an unknown key (the message names the closest known one), or a value of the
+            wrong type.
     """
     called = name or getattr(target, "__name__", None) or str(target)
     known, hints = keywords(target, skip, extra), _hints(target)
@@ -121,7 +122,7 @@ def split_key_values(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a class's or a function's parameters, or none if one of them cannot be resolved."""
+    """The annotations of a class's or a function's parameters; empty if one of them cannot be resolved."""
     try:
         return typing.get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
     except (NameError, TypeError, AttributeError):
@@ -196,7 +197,7 @@ def _read_sequence(text: str, kind: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """The value of a JSON text (true, false and none in any case of letters); any other text as it is."""
+    """The value of a JSON text (true, false and none in upper or lower case). Any other text stays a string."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if text.lower() in _NONE:
@@ -208,7 +209,7 @@ def _literal(text: str) -> Any:
 
 
 def describe(kind: Any) -> str:
-    """What a value of the annotation `kind` must be, in words."""
+    """The values that the annotation `kind` allows, in words."""
     origin = typing.get_origin(kind) or kind
     if _is_union(kind):
         words = [describe(part) for part in _parts(kind)]

@@ -1,4 +1,4 @@
-"""Tables of what there is to choose from, computed from the registries, and of what evaluation found."""
+"""Tables of the environments and memories in the registries, and of the results of an evaluation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.table import Table
 from palimpsest import envs, memory
 
 WIDTH = 128
-"""Features that each listed memory reads, F."""
+"""F, features per input of each listed memory."""
 
 
 def show(console: Console | None = None) -> None:
-    """Print the environments and the memories, one line of meaning each."""
+    """Print the environments and the memories, each with one line of explanation."""
     console = console or Console()
     table = Table("environment", "meaning", title="Environments (any other gymnasium id works too)")
     for row in environment_rows():
@@ -34,10 +34,9 @@ def environment_rows() -> list[list[str]]:
 
 
 def memory_rows() -> list[list[str]]:
-    """Name, meaning, source, whether it erases on demand, numbers of state per environment, cost of a
-    step, parameters.
+    """Name, meaning, source, whether it erases on demand, numbers in the state of a row, cost of a step, parameters.
 
-    Numbers are those of the default arguments, reading `WIDTH` features.
+    The figures hold for the default arguments and `WIDTH` features.
     """
     rows = []
     for name in memory.names():
@@ -51,7 +50,7 @@ def memory_rows() -> list[list[str]]:
 
 
 def show_evaluation(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print what `agents.evaluate` gave: a line for each figure, a table for each kind of answers."""
+    """Print a result of `agents.evaluate`: a line per figure, and a table per breakdown of the answers."""
     console = console or Console()
     for name, value in result.items():
         if name == "success_by":
@@ -70,7 +69,7 @@ def show_evaluation(result: Mapping[str, Any], console: Console | None = None) -
 
 
 def show_grid(cells: list[dict[str, Any]], console: Console | None = None) -> None:
-    """Print what `agents.run.grids.grid` gave: a line for each cell."""
+    """Print the cells of `agents.run.grids.grid`, one line each."""
     console = console or Console()
     runs, episodes = cells[0]["runs"], cells[0]["results"][0]["episodes"]
     over = f"{runs} runs" if runs > 1 else f"{episodes} episodes"
@@ -89,12 +88,12 @@ def show_grid(cells: list[dict[str, Any]], console: Console | None = None) -> No
 
 
 def plus_minus(mean: float | None, error: float | None) -> str:
-    """A mean and its standard error; "-" where they are not known."""
+    """A mean and its standard error; "-" if they are not known."""
     return "-" if mean is None else f"{mean:.3f} ± {error:.3f}"
 
 
 def reach(memory: Mapping[str, Any]) -> str:
-    """What is tested, and why, in one line."""
+    """The kind of memory that is tested, with the numbers behind it, in one line."""
     reached = "unbounded" if memory["K_eff"] is None else memory["K_eff"]
     horizons = f"{memory['horizon_min']} to {memory['horizon_max']}"
     return f"{memory['tests']} (K {memory['K']}, K_eff {reached}, horizons {horizons} inputs)"

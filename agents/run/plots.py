@@ -1,4 +1,4 @@
-"""The picture of a run: success and return over environment steps."""
+"""Plot the learning curve of a run: success and return over environment steps."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 
 
 def learning_curve(evaluations: Path, picture: Path, title: str, chance: float | None = None) -> None:
-    """Draw a run's evaluations.
+    """Plot a run's evaluations.
 
     Args:
-        evaluations: CSV with the columns step, success, return_mean.
-        picture: PNG to write; its directory exists.
-        title: above the curve.
+        evaluations: CSV file with the columns step, success, return_mean.
+        picture: PNG file to write; its directory must exist.
+        title: the title above the curve.
         chance: success of the best player without memory, drawn as a dashed line; None to leave it out.
     """
     with evaluations.open(newline="") as file:

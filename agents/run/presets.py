@@ -1,4 +1,4 @@
-"""Presets: the hyperparameters of `train.py` that depend on the memory, used unless a flag gives others."""
+"""Presets: defaults of `train.py` that depend on the memory. A flag replaces them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Preset(NamedTuple):
-    """Hyperparameters whose best values differ between memories."""
+    """The hyperparameters whose best values differ between memories."""
 
     learning_rate: float
     num_minibatches: int
@@ -14,7 +14,8 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    # The critic teaches a shared memory to count corridors, and then it fails on longer episodes (docs/memories.md).
+    # With a shared memory, the critic makes it count corridors, and the agent fails on longer episodes
+    # (docs/memories.md).
     "rewrite": Preset(7e-4, 4, share_memory=False),
     "lstm": Preset(2e-3, 16),
     "gru": Preset(2e-3, 16),

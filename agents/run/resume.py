@@ -1,4 +1,4 @@
-"""Runs that go on exactly where they stopped: what of a run is alive, and the directory of its checkpoints."""
+"""Resume a run exactly where it stopped: its checkpoints, its state beside the model, its lock, and stop signals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOCK = "lock"
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop, and its checkpoint is written."""
+    """A signal stopped the run. The exit code is 128 plus the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -36,17 +36,17 @@ class Interrupted(Exception):
 
 
 class RunFailed(Exception):
-    """A run that had begun could not go on, for want of a disk or of its environments; its checkpoints are whole."""
+    """A run failed because of a disk or of its environments' processes. Its checkpoints are intact."""
 
     exit_code = 1
 
 
 class Checkpoints:
-    """A run's checkpoints: the last few, each between two iterations.
+    """The last checkpoints of a run. Each is written between two iterations.
 
     Args:
-        directory: where they are; made when the first is written.
-        keep: how many are kept.
+        directory: the folder of the checkpoints. It is made with the first one.
+        keep: the number of checkpoints to keep.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
@@ -54,20 +54,20 @@ class Checkpoints:
         self.keep = keep
 
     def paths(self) -> list[Path]:
-        """Oldest first."""
+        """The paths of the checkpoints, oldest first."""
         return sorted(self.directory.glob("*.zip"))
 
     def remedy(self) -> str:
-        """How to go on after a failure."""
+        """What to do after a failure, in words."""
         paths = self.paths()
         run = self.directory.parent
         if not run.exists():
-            return f"The run directory {str(run)!r} is gone: start anew"
+            return f"The run directory {str(run)!r} is gone: start a new run"
         kept = f"The last checkpoint, {paths[-1]}, is kept" if paths else "There is no checkpoint yet"
-        return f"{kept}; mend the cause and go on with: {COMMAND} --resume {run}"
+        return f"{kept}; fix the cause and continue with: {COMMAND} --resume {run}"
 
     def save(self, model: MemoryPPO) -> None:
-        """Write a checkpoint named after the model's steps, then delete the oldest ones over `keep`."""
+        """Write a checkpoint with the number of steps as its name, then delete the oldest ones beyond `keep`."""
         self.directory.mkdir(exist_ok=True)
         alive = {"alive": alive_state(model)}
         save_model(model, self.directory / f"{model.num_timesteps:012d}.zip", extra=alive)
@@ -75,25 +75,25 @@ class Checkpoints:
             old.unlink()
 
     def load(self, env: VecEnv, device: str) -> MemoryPPO:
-        """The model of the newest checkpoint that is whole, with its environments where they were.
+        """The model of the newest intact checkpoint, with its environments in the state of that moment.
 
-        A checkpoint that is torn or altered is passed over for the one before, which is said on standard error. What a
-        killed writer left unfinished is removed.
+        A torn or altered checkpoint is skipped with a message on standard error, and the one before it is tried. Parts
+        of files that a killed process left are removed.
 
         Raises:
-            ValueError: none is whole.
+            ValueError: no checkpoint is intact.
         """
         remove_parts(self.directory)
         for path in reversed(self.paths()):
             try:
                 return restore(path, env, device)
             except CorruptFile as error:
-                print(f"passed over: {error}", file=sys.stderr)
-        raise ValueError(f"{str(self.directory)!r} holds no whole checkpoint; start the run anew with --config")
+                print(f"skipped: {error}", file=sys.stderr)
+        raise ValueError(f"{str(self.directory)!r} holds no intact checkpoint; start a new run with --config")
 
 
 def alive_state(model: MemoryPPO) -> dict[str, Any]:
-    """What a model file leaves out: every random stream, the environments, and what is yet to be logged."""
+    """The state that a model file leaves out: random generators, environments, and values not logged yet."""
     assert model.env is not None
     logger = model.logger
     world = innermost(model.env)
@@ -112,10 +112,10 @@ def alive_state(model: MemoryPPO) -> dict[str, Any]:
 
 
 def restore(path: Path, env: VecEnv, device: str) -> MemoryPPO:
-    """A model that goes on from a checkpoint.
+    """A model that continues from a checkpoint.
 
-    Our environments go on too. Others are reset with `seed + iteration`, which is said on standard error: the run
-    then equals one whose environments were reset there.
+    Our environments continue from their saved state. Others are reset with `seed + iteration`, and a message on
+    standard error says so. The run then equals a run whose environments were reset at that step.
     """
     model, extra = load_model(MemoryPPO, path, env, device, force_reset=False)
     alive = extra["alive"]
@@ -138,7 +138,7 @@ def restore(path: Path, env: VecEnv, device: str) -> MemoryPPO:
 
 
 def use_logger(model: MemoryPPO, logger: Logger) -> None:
-    """Log with `logger`, first of all what a restored model had recorded but not written: no curve has a hole."""
+    """Log with `logger`. It first takes over what a restored model recorded but did not write, so no value is lost."""
     if hasattr(model, "_logger"):
         for store, old in zip(_stores(logger), _stores(model.logger), strict=True):
             store.update(old)
@@ -150,11 +150,11 @@ def _stores(logger: Logger) -> tuple[dict[str, Any], ...]:
 
 
 def reset_environments(model: MemoryPPO) -> None:
-    """Begin new episodes in environments whose state cannot be kept, with fresh memories."""
+    """Start new episodes, with fresh memories, in environments whose state cannot be restored."""
     assert model.env is not None
     iteration = model.num_timesteps // (model.n_steps * model.n_envs)
     seed = (model.seed or 0) + iteration
-    print(f"these environments cannot be restored; they are reset with seed {seed} and on", file=sys.stderr)
+    print(f"these environments cannot be restored; they are reset with seeds from {seed} on", file=sys.stderr)
     model.env.seed(seed)
     model._last_obs = model.env.reset()  # type: ignore[assignment]
     model._last_episode_starts = np.ones(model.n_envs, dtype=bool)
@@ -164,9 +164,10 @@ def reset_environments(model: MemoryPPO) -> None:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a run directory; ValueError, which names the holder, where another process holds it.
+    """Lock a run directory; ValueError with the other process's id if another process has locked it.
 
-    The system gives the lock back when its holder ends, however that ends: one left behind blocks nobody.
+    The system releases the lock when its process ends, whatever ended it. A lock file that is left behind blocks
+    nobody.
     """
     with (directory / LOCK).open("a+") as file:
         try:
@@ -185,7 +186,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM is noted in `number`; a second one stops at once."""
+    """A context that stores the first SIGINT or SIGTERM in `number`. A second one raises `Interrupted` at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -204,4 +205,7 @@ class StopSignals:
         if self.number is not None:
             raise Interrupted(number)
         self.number = number
-        print(f"{signal.Signals(number).name}: finishing the iteration; again to stop at once", file=sys.stderr)
+        print(
+            f"{signal.Signals(number).name}: the run stops after this iteration; a second signal stops it at once",
+            file=sys.stderr,
+        )

@@ -1,4 +1,4 @@
-"""Finished runs: read back from their directory, and tested on seeds that training never sees."""
+"""Finished runs: load them, and evaluate them on seeds that training never uses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from palimpsest.agents.run.config import EPISODES, TrainConfig
 from palimpsest.refusals import check_integer
 
 MOST_ROWS = 256
-"""Rows that episodes of our environments are played in at most."""
+"""The largest number of rows in which episodes of our environments are played."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, read back."""
+    """A finished run, loaded from its directory."""
 
     directory: Path
     config: TrainConfig
@@ -30,7 +30,7 @@ class Run:
 
 
 def load_run(directory: Path, device: str = "auto") -> Run:
-    """A run directory's configuration and final model; ValueError where there is none."""
+    """Load a run's configuration and final model; ValueError if there is none."""
     config = TrainConfig.load(directory)
     path = directory / "model.zip"
     if not path.exists():
@@ -49,31 +49,32 @@ def evaluate(
     max_steps: int | None = None,
     previous_action_reward: bool = False,
 ) -> dict[str, Any]:
-    """Play `episodes` whole episodes and report what came of them.
+    """Play `episodes` whole episodes and report the results.
 
-    Every episode has a seed of its own (`seed` and the ones after it) and begins with a fresh memory. Rows are not
-    refilled while others still play, so short episodes are not counted more often than long ones.
+    Every episode has its own seed (`seed`, `seed + 1`, ...) and starts with a fresh memory. A row whose episode has
+    ended waits for the others, so that short episodes are not counted more often than long ones.
 
     Args:
-        model_or_run: a trained model, a run, or the directory of one.
-        env_id: a registered id; default the one that a run was trained on.
-        episodes: how many, 1 or more.
-        deterministic: the likeliest actions instead of samples.
-        env_args: the environment's arguments; for a run they replace those it was trained with, one by one.
-        seed: of the first episode.
-        device: for the model of a run's directory.
+        model_or_run: a trained model, a run, or a run directory.
+        env_id: a registered id; default the environment of the run.
+        episodes: number of episodes, 1 or more.
+        deterministic: take the most likely actions instead of samples.
+        env_args: the environment's arguments. For a run they replace its own arguments one by one.
+        seed: seed of the first episode.
+        device: device of a model that is loaded from a run directory.
         max_steps: steps after which an episode is stopped and counted as failed; None for the environment's limit.
-        previous_action_reward: the model was trained with these in its observations; a run knows this itself.
+        previous_action_reward: whether the model was trained with the previous action and reward in its observations.
+            For a run, its configuration says this.
 
     Returns:
-        env, env_args, episodes, deterministic, seed, success (fraction, None where the environment does not say),
+        env, env_args, episodes, deterministic, seed, success (fraction, None if the environment does not report it),
         success_se (its standard error over episodes), return_mean, return_std, return_se, length_mean (steps), stalled
-        (episodes stopped because nothing changed any more, counted as failed), success_by (right answers by kind,
-        `agents.evaluation.success.success_by`), chance (success without memory, None if not known), memory (which kind
-        of memory this tests, `agents.evaluation.horizons.describe_test`).
+        (episodes that were stopped because nothing changed any more, counted as failed), success_by (right answers by
+        kind, `agents.evaluation.success.success_by`), chance (success without memory, None if not known), memory (the
+        kind of memory that this tests, `agents.evaluation.horizons.describe_test`).
 
     Raises:
-        ValueError: an unknown id or argument, a number of episodes below 1, spaces that do not fit the model.
+        ValueError: an unknown id or argument, a number of episodes below 1, or spaces that do not fit the model.
     """
     episodes = check_integer("episodes", episodes, 1, EPISODES)
     if isinstance(model_or_run, str | Path):

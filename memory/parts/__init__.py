@@ -1,4 +1,4 @@
-"""What memories are made of: slot allocation, values of strategies, plans of chunks, windows, reads by place.
+"""Parts of memories: slot allocation, strategy values, chunk plans, attention by place, attention windows.
 
-Imports `memory.kernels`, never a memory.
+Imports `memory.kernels`, but no memory.
 """

@@ -1,15 +1,15 @@
-"""Which slot an entry takes, by four strategies, and which entries each step of a sequence reads.
+"""Slot allocation: four strategies that choose the slot of an entry, and the readable entries over a sequence.
 
-When all slots are taken, the incoming entry replaces
+When all slots are full, a new entry replaces
 
     fifo  the oldest entry,
     lifo  the newest,
-    mvfo  the oldest entry of the most visited place that still holds one,
-    lvfo  the oldest entry of the least visited place that still holds one.
+    mvfo  the oldest entry of the most visited place that has one,
+    lvfo  the oldest entry of the least visited place that has one.
 
-The visits of a place are the entries ever stored from it in this episode; the incoming one is counted after the
-replacement. Ties go to the lowest index. None of this depends on what the entries hold, so it is done for a whole
-sequence before anything is read. The kernels work on integers, on the CPU for every device.
+The visits of a place are the entries ever stored from it in this episode. The new entry counts after the replacement.
+Ties go to the lowest index. None of this depends on the contents of entries, so it is computed for a whole sequence
+before any entry is read. The kernels work on integers and run on the CPU for every device.
 
 Source: arXiv 2402.15160.
 """
@@ -24,22 +24,22 @@ from numpy.typing import NDArray
 from palimpsest.machine_code import njit
 
 STRATEGIES = ("fifo", "lifo", "mvfo", "lvfo")
-"""The strategies; a `strategy` tensor holds indices into them."""
+"""Names of the strategies. A `strategy` tensor holds indices into this tuple."""
 
 Integers = NDArray[np.int64]
 
 
 class Slots(NamedTuple):
-    """The slots without their contents, S of them, for P places; `allocate` changes it in place."""
+    """The state of S slots and P places, without the contents. `allocate` writes into it."""
 
     time: Integers
     """[B, S], the step of its episode at which an entry was stored; -1 where the slot is empty."""
     place: Integers
-    """[B, S], the place that an entry comes from."""
+    """[B, S], the place of an entry."""
     visits: Integers
-    """[B, P], entries ever stored from a place in this episode."""
+    """[B, P], number of entries ever stored from a place in this episode."""
     steps: Integers
-    """[B], inputs read in this episode; 0 where the state is fresh."""
+    """[B], inputs read in this episode; 0 for a fresh state."""
     strategy: Integers
     """[B], index into `STRATEGIES`."""
 
@@ -47,20 +47,20 @@ class Slots(NamedTuple):
 def allocate(
     slots: Slots, place: Integers, start: NDArray[np.bool_], strategy: Integers, by_place: bool
 ) -> tuple[Integers, Integers]:
-    """Choose the slot of every entry of a sequence; `slots` is moved on to its end, in place.
+    """Choose the slot of every entry of a sequence, and update `slots` in place to the end of the sequence.
 
     Args:
-        slots: C-contiguous arrays, as before the first input.
+        slots: the state before the first input, as C-contiguous arrays.
         place: [T, B], 0 to P - 1.
-        start: [T, B], true where an episode opens: the slots are emptied before the entry is stored.
-        strategy: [T, B], index into `STRATEGIES`; it is read at the first input of an episode and then kept.
-        by_place: whether every place has S // P slots of its own, in the order of places; else all share S.
+        start: [T, B], true where an episode starts: the slots are emptied before the entry is stored.
+        strategy: [T, B], index into `STRATEGIES`; read at the first input of an episode and kept.
+        by_place: whether every place has its own S // P slots, in the order of places; otherwise all share S slots.
 
     Returns:
-        The slot of every entry and its step in its episode, from 0 on, [T, B] each.
+        The slot of every entry, and its step in its episode, counted from 0, [T, B] each.
 
     Raises:
-        ValueError: a place, or a strategy that is read, is out of range.
+        ValueError: a place is out of range, or a strategy at the first input of an episode.
     """
     slot, now = np.empty_like(place), np.empty_like(place)
     t, b = _allocate(*slots, place, start, strategy, by_place, slot, now)
@@ -75,7 +75,7 @@ def allocate(
 
 @njit(cache=True)
 def _allocate(time, held, visits, steps, strategy, place, start, chosen, by_place, slot, now):
-    """Fill slot and now. Returns the first (t, b) with a value out of range, or (-1, -1)."""
+    """Fill `slot` and `now`. Returns the first (t, b) with a value out of range, or (-1, -1)."""
     T, B = place.shape
     S, P = time.shape[1], visits.shape[1]
     for b in range(B):
@@ -105,7 +105,7 @@ def _allocate(time, held, visits, steps, strategy, place, start, chosen, by_plac
 
 @njit(cache=True)
 def _choose(time, held, visits, strategy, first, end):
-    """The slot among first to end - 1 for the next entry of one row: an empty one, or what the strategy drops."""
+    """The slot, from `first` to `end` - 1, of a row's next entry: an empty one, or one that the strategy replaces."""
     for s in range(first, end):
         if time[s] < 0:
             return s
@@ -127,28 +127,28 @@ def _choose(time, held, visits, strategy, first, end):
 
 
 class Reads(NamedTuple):
-    """Which entries each step reads, in N chunks of C steps, from S slots.
+    """The keys of every step, in N chunks of C steps; S slots.
 
-    Entries are numbered: first the B * S incoming slots, b * S + s; then the N * B * C inputs,
-    B * S + (n * B + b) * C + i for step n * C + i. The keys of a chunk are the S slots as they are at its beginning,
-    then its C inputs.
+    A table lists all entries. First come the B * S slots before the sequence, at index b * S + s. Then come the
+    N * B * C inputs, at index B * S + (n * B + b) * C + i for step n * C + i of row b. The keys of a chunk are the S
+    slots at its start, then its C inputs.
     """
 
     held: Integers
-    """[N, B, S], the entries in the slots at the beginning of each chunk; any number where none is readable."""
+    """[N, B, S], table index of the entry in each slot at the start of a chunk; any index if it is not readable."""
     readable: NDArray[np.bool_]
-    """[N, B, C, S + C], the keys that a step reads, its own entry included; a step beyond T reads only its own."""
+    """[N, B, C, S + C], the keys that a step reads, its own entry included. A step after T reads only its own entry."""
     last: Integers
-    """[B, S], the entries in the slots at the end; -1 where a slot was emptied and not filled again."""
+    """[B, S], table index of the entry in each slot at the end; -1 for a slot that is empty since a start."""
 
 
 def reads(occupied: NDArray[np.bool_], slot: Integers, start: NDArray[np.bool_], chunk: int) -> Reads:
-    """Follow the entries through the slots over a sequence.
+    """Find the entries that every step reads.
 
     Args:
-        occupied: [B, S], slots that hold an entry before the first input.
-        slot: [T, B], as `allocate` chose; T is 1 or more.
-        start: [T, B].
+        occupied: [B, S], whether a slot holds an entry before the first input.
+        slot: [T, B], as `allocate` returned it; T is 1 or more.
+        start: [T, B], true where an episode starts.
         chunk: C, steps per chunk.
     """
     T, B = slot.shape
@@ -162,11 +162,11 @@ def reads(occupied: NDArray[np.bool_], slot: Integers, start: NDArray[np.bool_],
 
 @njit(cache=True)
 def _reads(occupied, slot, start, held, readable, last):
-    """Fill held, readable and last."""
+    """Fill `held`, `readable` and `last`."""
     T, B = slot.shape
     N, _, C, _ = readable.shape
     S = occupied.shape[1]
-    key = np.empty(S, dtype=np.int64)  # the column of each slot's entry among the chunk's keys; -1 where empty
+    key = np.empty(S, dtype=np.int64)  # index of each slot's entry among the keys of the chunk; -1 for an empty slot
     for b in range(B):
         row = last[b]
         for s in range(S):

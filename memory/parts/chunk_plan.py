@@ -1,8 +1,10 @@
-"""Where the chunks of a batch of episodes lie in one scan. With that plan no layer needs a loop over time.
+"""The positions of all chunks in a scan over a batch of episodes. With them, no layer needs a loop over time.
 
-C = 3, stored before: chunk 0 and one running input     start  0 0 0 0 0 1 0 0 0
-place in its chunk of each input                               1 2 0 1 2 0 1 2 0
-finished chunks that each input may read                       1 1 2 2 2 0 0 0 1
+Example: C = 3; before the scan, chunk 0 is stored and the running chunk holds one input.
+
+start                                       0 0 0 0 0 1 0 0 0
+place of each input in its chunk            1 2 0 1 2 0 1 2 0
+finished chunks that each input may read    1 1 2 2 2 0 0 0 1
 """
 
 from __future__ import annotations
@@ -16,49 +18,56 @@ from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
 
 
 class ChunkPlan(NamedTuple):
-    """Which token is where in a scan; the same for every layer.
+    """Indices of tokens and chunks in a scan, the same for every layer.
 
-    A row has E = C - 1 + T tokens: C - 1 places for what the running chunk held before the scan (the last ones are
-    used), then the T inputs. The list of chunks has R entries, row by row, oldest first: the P stored ones that the
-    scan can still read, and those that it finishes.
+    A row has E = C - 1 + T tokens. The first C - 1 are places for the running chunk before the scan; it uses the last
+    ones of them. The T inputs follow. The list of chunks has R entries, row by row, oldest first: the P stored chunks
+    that the scan can still read, and the chunks that it finishes.
     """
 
     place: Tensor
-    """[B, E], the place of each token in its chunk."""
+    """[B, E], place of each token in its chunk."""
     filled: Tensor
-    """[B, C - 1, 1] bool, whether a place before the scan holds an input of the running episode."""
+    """[B, C - 1, 1] bool, whether a token before the scan is an input of the episode that continues."""
     local_first: Tensor
-    """[B * T, 1], the first token of the running chunk of each input, in [B * E]."""
+    """[B * T, 1], the first token of each input's running chunk, an index into [B * E]."""
     local_length: Tensor
-    """[B * T, 1], inputs of the running chunk, the current one included."""
+    """[B * T, 1], number of inputs in the running chunk, the current one included."""
     oldest: Tensor
-    """[B * T], the first chunk in the list that each input may read."""
+    """[B * T], list index of the first chunk that each input may read."""
     finished: Tensor
-    """[B * T], how many it may read, 0 to N."""
+    """[B * T], number of chunks that each input may read, 0 to N."""
     stored: tuple[Tensor, Tensor]
-    """[P] each: row and slot of the stored chunks in the list."""
+    """[P] each, row and slot of the stored chunks in the list."""
     stored_index: Tensor
-    """[P], their positions in the list."""
+    """[P], their list indices."""
     content: Tensor
-    """[R * C], the token at every place of every chunk: an index into P * C stored ones, then [B * E]."""
+    """[R * C], the token at every place of every chunk, an index into the P * C stored tokens, then [B * E]."""
     kept: Tensor
-    """[B] bool, whether the row's episode lasts through the whole scan."""
+    """[B] bool, whether no episode starts in the row during the scan."""
     untouched: Tensor
-    """[B] bool, whether it lasts and no chunk is finished: the rest of the running chunk then stays as it was."""
+    """[B] bool, `kept` and no chunk is finished: the places after the running inputs then stay as they were."""
     final: tuple[Tensor, Tensor]
-    """Row and slot of the chunks to store at the end: the last episode's newest N."""
+    """Row and slot of the chunks to store at the end: of the new chunks of the last episode, the newest N."""
     final_index: Tensor
-    """Their positions in the list."""
+    """Their list indices."""
     running: Tensor
-    """[B * C], the token in [B * E] of each place of the running chunk at the end."""
+    """[B * C], the token at each place of the running chunk at the end, an index into [B * E]."""
     running_filled: Tensor
-    """[B, C, 1] bool, whether that place holds one."""
+    """[B, C, 1] bool, whether such a place holds an input."""
     steps: Tensor
-    """[B], inputs read since the episode's start, at the end."""
+    """[B], inputs read in the episode, at the end of the scan."""
 
 
 def plan_chunks(start: Tensor, steps: Tensor, C: int, N: int) -> ChunkPlan:
-    """Lay out a scan of `start` [T, B], T of 1 or more, from rows that have read `steps` [B] inputs."""
+    """Plan a scan.
+
+    Args:
+        start: [T, B] bool, true where an episode starts; T is 1 or more.
+        steps: [B], inputs that each row has read in its episode before the scan.
+        C: chunk size.
+        N: number of chunks that a row can store.
+    """
     refuse_tracing()
     T, B = start.shape
     device = start.device

@@ -1,15 +1,16 @@
-"""How the Spatially-Aware Transformer reads entries: a layer of attention, flat or by place, and its time code.
+"""The attention of the Spatially-Aware Transformer, flat or by place, and its time code.
 
-An entry stored at tau is read at t as M = [m, s(a)], its content beside the code of its age a = t - tau,
+An entry that was stored at tau is read at t as M = [m, s(a)]. m is its content, and s(a) is the code of its age
+a = t - tau:
 
     s(a) = [sin(a w_0), cos(a w_0), ..],  w_i = 10000^(-i/8),  i = 0 .. 7                                [16]
 
-but ages are never formed. As complex numbers sin + i cos, one per rate,
+Ages are never computed. With sin + i cos as one complex number per rate,
 
     s(t - tau) = conj(s(tau)) (-cos(t w) + i sin(t w)).
 
-So s(tau) is stored, and the factor that it is multiplied by, or the result, is rotated by t. The maps to keys and
-values are applied to the query and to the weighted mean, not to every entry: (W^T q) . M equals q . (W M).
+So s(tau) is stored. A vector that is multiplied with it, or is a mean of it, is rotated by t instead. The maps to keys
+and values are applied to the query and to the weighted mean, not to every entry: q . (W M) = (W^T q) . M.
 """
 
 from __future__ import annotations
@@ -25,47 +26,47 @@ RATES = 8
 
 
 class View(NamedTuple):
-    """What G groups of C steps can read: J keys per group, and which step may read which."""
+    """The J keys of each of G groups, and which of them each of the C steps in a group may read."""
 
     content: Tensor
     """[G, J, D], m of the keys."""
     content_t: Tensor
-    """[G, D, J], the same."""
+    """[G, D, J], the same, transposed."""
     code: Tensor
     """[G, J, 16], s(tau) of the keys."""
     readable: Tensor
-    """[G, C, J] bool; each step reads one key or more."""
+    """[G, C, J] bool. Each step may read at least one key."""
     barrier: Tensor
-    """[G, C, J], 0 where a key is readable and -inf elsewhere."""
+    """[G, C, J], 0 for readable keys and -inf for the others."""
     turn: Tensor
-    """[G, C, 1, 8] complex, -cos + i sin of the reader's time."""
+    """[G, C, 1, 8] complex, -cos + i sin of the time of the reading step."""
     among: Tensor | None
     """[G, J, P], the place of each key, one-hot; None for a flat read."""
 
 
 def view(now: Tensor, keys: Tensor, readable: Tensor, among: Tensor | None) -> View:
-    """The view that readers at the steps `now` [G, C] of their episodes have of keys [G, J, D + 16], m and s(tau)."""
+    """The `View` of keys [G, J, D + 16], m and s(tau), for steps that read at the times `now` [G, C]."""
     content, code = keys.split([keys.shape[-1] - 2 * RATES, 2 * RATES], -1)
     s = time_code(now, keys.dtype).unflatten(-1, (RATES, 2))
     turn = torch.view_as_complex(torch.stack([-s[..., 1], s[..., 0]], -1))[:, :, None]
     barrier = torch.zeros(readable.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~readable, -math.inf)
-    # one reader per group is limited by memory: a copy of the keys would cost more than it saves
+    # With one step per group, memory bandwidth is the limit: a copy of the keys would cost more than it saves.
     content_t = content.mT if readable.shape[1] == 1 else content.mT.contiguous()
     return View(content, content_t, code, readable, barrier, turn, among)
 
 
 def time_code(now: Tensor, dtype: torch.dtype) -> Tensor:
-    """s(now) [..., 16] of steps `now` [...] int64; angles in float64, since float32 would lose those of late steps."""
+    """s(now) [..., 16] of steps `now` [...] int64. Angles are float64, because float32 is too coarse for long times."""
     rates = 1e4 ** (-torch.arange(RATES, dtype=torch.float64, device=now.device) / RATES)
     angle = now.unsqueeze(-1) * rates
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2).to(dtype)
 
 
 class ReadLayer(nn.Module):
-    """h <- h + out(attention of LN(h) on M), then h <- h + MLP(LN(h)), with one hidden layer of the same width.
+    """h <- h + out(attention of LN(h) on M), then h <- h + MLP(LN(h)). The MLP has one hidden layer of size D.
 
-    The weights of the attention start as in `nn.MultiheadAttention`, by Glorot's rule. By the rule of `nn.Linear` one
-    entry among 40 would move the stream five times less, and agents do not find it.
+    The weights of the attention start by Glorot's rule, as in `nn.MultiheadAttention`. With the rule of `nn.Linear`,
+    one entry among 40 would change the stream five times less, and training would not find it.
 
     Args:
         size: D, width; a multiple of num_heads.
@@ -91,7 +92,7 @@ class ReadLayer(nn.Module):
             self.place_key = nn.Linear(entry_size, size, bias=False)
 
     def forward(self, h: Tensor, seen: View) -> Tensor:
-        """Map the stream h [G, C, D] to that of the next layer; each step reads what it may of `seen`."""
+        """Map the stream h [G, C, D] to that of the next layer. Each step attends to its readable keys in `seen`."""
         n = self.norm(h)
         H = self.num_heads
         weights = _scores(self.query(n), self.key.weight, H, seen)
@@ -105,14 +106,14 @@ class ReadLayer(nn.Module):
 
 
 def by_place(scores: Tensor, place_scores: Tensor, readable: Tensor, among: Tensor, top_k: int) -> Tensor:
-    """Weights [G, C, H, J] of a hierarchical read: a softmax over the best places times one inside each.
+    """Weights [G, C, H, J] of a hierarchical read: a softmax over the best places times a softmax inside each place.
 
     Args:
         scores: [G, C, H, J] of the entries, -inf where unreadable.
-        place_scores: [G, C, J], -inf where unreadable; their mean over a place is the score of its mean entry.
+        place_scores: [G, C, J], -inf where unreadable. Their mean over a place is the score of its mean entry.
         readable: [G, C, J] bool.
-        among: [G, J, P], the entries' places, one-hot.
-        top_k: places that share the weight, at most P; fewer are used where fewer hold an entry.
+        among: [G, J, P], the places of the entries, one-hot.
+        top_k: number of places that get weight, at most P; fewer if fewer hold an entry.
     """
     G, C, H, J = scores.shape
     counts = readable.to(among.dtype) @ among
@@ -131,7 +132,7 @@ def by_place(scores: Tensor, place_scores: Tensor, readable: Tensor, among: Tens
 
 
 def _scores(query: Tensor, key: Tensor, num_heads: int, seen: View) -> Tensor:
-    """Scores [G, C, H, J] of queries [G, C, D]: q . (key M) / sqrt(D / H) + barrier, for each of H heads."""
+    """Scores of queries [G, C, D]: q . (key M) / sqrt(D / H) + barrier for each of H heads, [G, C, H, J]."""
     G, C, D = query.shape
     H, J = num_heads, seen.code.shape[1]
     q = query.reshape(G * C, H, -1).transpose(0, 1)
@@ -144,7 +145,7 @@ def _scores(query: Tensor, key: Tensor, num_heads: int, seen: View) -> Tensor:
 
 
 def _means(weights: Tensor, value: Tensor, seen: View) -> Tensor:
-    """The mean [G, C, D] of `value` M over the keys by weights [G, C, H, J], heads side by side."""
+    """Mean of `value` M over the keys with weights [G, C, H, J], heads side by side: [G, C, D]."""
     G, C, H, J = weights.shape
     D = seen.content.shape[-1]
     weights = weights.view(G, C * H, J)
@@ -156,6 +157,6 @@ def _means(weights: Tensor, value: Tensor, seen: View) -> Tensor:
 
 
 def _rotated(code: Tensor, turn: Tensor) -> Tensor:
-    """A code [G, C, H, 16] of times as one of ages, or the reverse; the map is its own inverse and transpose."""
+    """Rotate a code [G, C, H, 16] of times into one of ages, or back. The map is its own inverse and transpose."""
     rotated = torch.view_as_complex(code.unflatten(-1, (RATES, 2))).conj() * turn
     return torch.view_as_real(rotated).flatten(-2)

@@ -1,4 +1,4 @@
-"""The Adaptive Memory Allocator: it learns from returns which allocation strategy serves which task."""
+"""The Adaptive Memory Allocator: it learns from returns which allocation strategy is best for which task."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from palimpsest.refusals import check_above, check_integer
 
 
 class StrategyValues(nn.Module):
-    """The value of each strategy in each task: Q(task) = W2 relu(W1 onehot(task) + b1) + b2, one per strategy.
+    """The value of each strategy in each task: Q(task) = W2 relu(W1 onehot(task) + b1) + b2, one value per strategy.
 
-    The strategy with the greatest value is used, and its value is trained towards the return of the episode. Weights
-    and the state of their optimiser (Adam) are buffers, not parameters: an optimiser over `parameters()` never changes
-    them, and `state_dict` restores them exactly.
+    The strategy with the greatest value is used. Its value is then trained towards the return of the episode. The
+    weights and the state of their optimiser (Adam) are buffers, not parameters. So an optimiser over `parameters()`
+    never sees them, and `state_dict` restores them exactly.
 
     Args:
-        num_tasks: tasks told apart; 1 or more.
+        num_tasks: number of tasks; 1 or more.
         hidden_size: units of the hidden layer.
         learning_rate: Adam's step size.
     Source: arXiv 2402.15160 and its public code (64 units; epsilon from 1.0 to 0.2).
@@ -51,16 +51,16 @@ class StrategyValues(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def forward(self, task: Tensor) -> Tensor:
-        """Values [N, 4] of the strategies in `task` [N] int64."""
+        """Values [N, 4] of the four strategies for `task` [N] int64."""
         return self._values(self._weights(), task)
 
     def choose(self, task: Any, epsilon: float, rng: np.random.Generator) -> Tensor:
-        """Draw strategies: with probability `epsilon` any of the four, else the best; ties go to the lowest index.
+        """Choose strategies: with probability `epsilon` any of the four, else the best; ties go to the lowest index.
 
         Args:
             task: [N] integers, 0 to num_tasks - 1.
-            epsilon: 0 to 1; with 0 the draws change nothing.
-            rng: gives the draws, two arrays of N at each call.
+            epsilon: 0 to 1; with 0 the draws have no effect.
+            rng: source of the draws, two arrays of N per call.
 
         Returns:
             [N] int64.
@@ -69,18 +69,18 @@ class StrategyValues(nn.Module):
             ValueError: a task is out of range.
         """
         task = self._check_task(task)
-        greedy = self(task).cpu().numpy().argmax(1)  # of equals numpy takes the first; torch may take any
+        greedy = self(task).cpu().numpy().argmax(1)  # numpy's argmax takes the first of equals, torch's may take any
         explored = rng.integers(len(STRATEGIES), size=len(greedy))
         choice = np.where(rng.random(len(greedy)) < epsilon, explored, greedy)
         return torch.from_numpy(choice.astype(np.int64)).to(self.b2.device)
 
     def update(self, task: Any, strategy: Any, value: Any) -> Tensor:
-        """One step of Adam on the mean squared error between the values of `strategy` and `value`.
+        """Take one step of Adam on the mean squared error between the values of `strategy` and `value`.
 
         Args:
             task: [N] integers, 0 to num_tasks - 1.
-            strategy: [N] integers, 0 to 3: what was used.
-            value: [N], the return of the episode. With N = 0 nothing changes.
+            strategy: [N] integers, 0 to 3: the strategies that were used.
+            value: [N], the returns of their episodes. With N = 0 nothing changes.
 
         Returns:
             The loss before the step, detached.

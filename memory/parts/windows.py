@@ -1,4 +1,4 @@
-"""A sliding attention window over a sequence, in blocks: memory grows linearly with the length of the sequence."""
+"""A sliding attention window, computed in blocks: its memory use grows only linearly with the sequence length."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 SMALLEST_BLOCK = 16
-"""Least number of queries in a block: with smaller ones, more blocks cost more than smaller bands save."""
+"""Fewest queries in a block. Smaller blocks are so many that they cost more than their smaller bands save."""
 
 
 class Window:
-    """Which keys each query of a sequence sees, in blocks of Q queries; Q >= M unless there is only one block.
+    """The keys that each query of a sequence sees, in blocks of Q queries. Q >= M unless there is only one block.
 
-    Keys are the M inputs before the sequence, then its T inputs. Block n holds queries n Q to n Q + Q - 1 and the
-    M + Q keys from n Q on, so that query i of a block sees a band of M + 1 keys, from i to its own at i + M:
+    Keys are the M inputs before the sequence, then its T inputs. Block n holds the queries n Q to n Q + Q - 1, and the
+    M + Q keys from n Q on. Query i of a block sees a band of M + 1 keys, from key i to its own key i + M:
 
         M = 3, Q = 4      key    0 1 2 3 4 5 6
                           query  0 0 0 0 . . .
@@ -24,13 +24,14 @@ class Window:
                                  . . 2 2 2 2 .
                                  . . . 3 3 3 3
 
-    Within the band it sees the keys of its own episode. The last block is padded with queries that see only each other.
+    Of this band it sees only the keys of its own episode. The last block is padded after the end of the sequence. The
+    padding queries see one another, and no other query sees them.
 
     Args:
-        start: [B, T] bool, T of 1 or more.
-        filled: [B] int64, how many of the M inputs before the sequence are of the episode under way.
+        start: [B, T] bool; T is 1 or more.
+        filled: [B] int64, how many of the M inputs before the sequence are of the episode that continues.
         M: memory_length.
-        dtype: of the scores.
+        dtype: dtype of the scores.
     """
 
     def __init__(self, start: Tensor, filled: Tensor, M: int, dtype: torch.dtype) -> None:
@@ -39,7 +40,7 @@ class Window:
         self.blocks = -(-T // Q)
         self.Q, self.T, self.M = Q, T, M
         self.padding = self.blocks * Q - T
-        # 0 for the episode under way, one more at every start; -1 where there was no input, -2 behind the end
+        # 0 for the episode that continues, one more at every start; -1 where there was no input, -2 for padding
         episode = functional.pad(start.long().cumsum(1), (0, self.padding), value=-2)
         age = torch.arange(M, 0, -1, device=start.device)
         before = (age <= filled.unsqueeze(1)).long() - 1
@@ -51,10 +52,10 @@ class Window:
         self.seen = same & band
         """[B, blocks, Q, M + Q] bool."""
         self.unseen = torch.zeros(self.seen.shape, dtype=dtype, device=start.device).masked_fill_(~self.seen, -math.inf)
-        """What to add to scores [B, heads, blocks, Q, M + Q]: 0 or -inf."""
+        """The mask to add to scores [B, heads, blocks, Q, M + Q]: 0 or -inf."""
 
     def in_blocks(self, keys: Tensor, dim: int) -> Tensor:
-        """Split keys, M + blocks * Q of them at `dim`, into what each block sees: [blocks, M + Q] at `dim`."""
+        """Split the dimension `dim` of size M + blocks * Q into the keys that each block sees, [blocks, M + Q]."""
         if self.blocks == 1:
             return keys.unsqueeze(dim)
         own = keys.narrow(dim, self.M, self.blocks * self.Q).unflatten(dim, (self.blocks, self.Q))
@@ -62,15 +63,16 @@ class Window:
         return torch.cat([before.narrow(dim + 1, 0, self.M), own], dim + 1)
 
     def shift(self, bands: Tensor) -> Tensor:
-        """Move scores along the band [..., Q, M + 1], farthest first, to the positions of their keys [..., Q, M + Q].
+        """Move scores by distance [..., Q, M + 1], farthest first, to their keys [..., Q, M + Q].
 
-        Each row is padded by one zero more than fits, so that it begins one key after the row above.
+        Each line is padded with Q zeros to M + 1 + Q numbers, one more than a line of keys. So each line starts one key
+        after the line above.
         """
         flat = functional.pad(bands, (0, self.Q)).flatten(-2)
         return flat[..., : self.Q * (self.M + self.Q)].unflatten(-1, (self.Q, self.M + self.Q))
 
     def by_distance(self, weights: Tensor) -> Tensor:
-        """Mean over real queries and heads of weights [B, heads, blocks, Q, M + Q] at distances 0 to M."""
+        """Mean weight at distances 0 to M, over all queries but the padding, of [B, heads, blocks, Q, M + Q]."""
         B, heads, _, Q, _ = weights.shape
         total = weights.sum((0, 1)).flatten(0, 1)
         total[self.T :] = 0

@@ -323,7 +323,7 @@ def test_evaluation_is_configured(finished, capsys):
         ("evaluate run --env-args coridors=1", "did you mean 'corridors'"),
         ("evaluate run --env CartPol-v1", "did you mean 'CartPole-v1'"),
         ("evaluate run --env CartPole-v1 --env-args corridors=1", "CartPole-v1 has no argument 'corridors'"),
-        ("evaluate run --json run/config.toml/out.json", "'.*config.toml' is no folder"),
+        ("evaluate run --json run/config.toml/out.json", "'.*config.toml' is not a folder"),
         ("evaluate run --json run", "--json 'run' is a folder"),
         ("evaluate run --env-args corridors", "KEY=VALUE.*'corridors'"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import subprocess
+import runpy
 import sys
 import types
 from pathlib import Path
@@ -11,23 +11,46 @@ from pathlib import Path
 import pytest
 import torch
 
-from palimpsest import memory
+from palimpsest import envs, memory
 from palimpsest.memory import registry
 from palimpsest.memory.base import Memory
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ENVIRONMENTS = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_tables_are_those_of_the_registries():
-    done = subprocess.run([sys.executable, "docs/build.py", "--check"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, f"run python docs/build.py {done.stderr}"
+    build = runpy.run_path(str(ROOT / "docs" / "build.py"))
+    assert build["main"](build["Options"](check=True)) == 0, "run python docs/build.py"
+
+
+def names(page: str) -> list[str]:
+    """Environments in the first column of a table, braces written out."""
+    found = []
+    for stem, forms, rest in re.findall(r"^\| (Palimpsest/[^{ ]+)(?:\{([^}]+)\})?(\S*) \|", page, re.MULTILINE):
+        found += [f"{stem}{form}{rest}" for form in forms.split(", ")]
+    return found
+
+
+def test_every_environment_is_in_a_row_of_the_readme_and_in_one_of_its_own_in_the_docs():
+    assert sorted(names(README)) == sorted(names(ENVIRONMENTS)) == sorted(envs.ids())
+    assert "{" not in ENVIRONMENTS
 
 
 def test_pictures_and_links_are_there():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists() or target.startswith("http"), target
+    for page, folder in ((README, ROOT), (ENVIRONMENTS, ROOT / "docs")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page):
+            assert (folder / target).exists() or target.startswith("http"), target
+
+
+def test_environments_are_made_as_the_docs_say():
+    (code,) = re.findall(r"```python\n(.*?)```", ENVIRONMENTS, re.DOTALL)
+    made: dict = {}
+    exec(compile(code, "docs/environments.md", "exec"), made)
+    assert made["single"].unwrapped.rules.corridors == 10
+    assert [made["rows"].num_envs, made["venv"].num_envs] == [1024, 64]
 
 
 @pytest.mark.learning

@@ -44,6 +44,11 @@ class AsBuilt:
         remedy: what the warning about a change says last: how to choose torch's operations.
     """
 
+    _seen: tuple[int, list[Any], list[int], list[Any], list[int]]
+    _objects: list[Any]
+    _difference: str
+    _ordered: Any
+
     def __init__(
         self,
         root: nn.Module,
@@ -54,11 +59,7 @@ class AsBuilt:
         self._parts = parts
         self._remedy = remedy
         self._told = False
-        # what was there when the tree was last looked at
-        self._seen: tuple[int, list[dict[str, Any]], list[int], list[Tensor], list[int]] = -1, [], [], [], []
-        self._objects: list[Any] = []
-        self._difference = ""
-        self._ordered: Any = None
+        self._forget()
 
     def holds(self, root: nn.Module) -> bool:
         """Whether the tree is as it was built."""
@@ -108,10 +109,10 @@ class AsBuilt:
         self._difference = _difference(root, self._layout)
         trees = [root] if self._parts is None else [root.get_submodule(part) for part in self._parts]
         modules = [root, *chain.from_iterable(tree.modules() for tree in trees)]
-        owners: list[dict[str, Any]] = [d for each in modules for d in (each._modules, each._parameters) if d]
+        owners = [owner for each in modules for owner in (each._modules, each._parameters) if owner]
         # held here, so that no other object can take the place of one unnoticed
         self._objects = [*chain.from_iterable(map(_VALUES, owners))]
-        parameters: list[Tensor] = [*chain.from_iterable(tree.parameters() for tree in trees)]
+        parameters = [*chain.from_iterable(tree.parameters() for tree in trees)]
         self._seen = (
             RemovableHandle.next_id,
             owners,
@@ -125,7 +126,14 @@ class AsBuilt:
         return {name: getattr(self, name) for name in ("_layout", "_parts", "_remedy", "_told")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _seen=(-1, [], [], [], []), _objects=[], _difference="", _ordered=None)
+        vars(self).update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._seen = -1, [], [], [], []
+        self._objects = []
+        self._difference = ""
+        self._ordered = None
 
 
 _VALUES: Any = dict.values
@@ -151,8 +159,7 @@ def _difference(root: nn.Module, built: Layout) -> str:
         return f"module {min(missing)!r} is gone"
     for name, module in root.named_modules():
         called = f"module {name!r}" if name else type(root).__name__
-        # the root itself is called, whatever computes inside it
-        for attribute, kind in _HOOKS.items() if name else ():
+        for attribute, kind in _HOOKS.items():
             if getattr(module, attribute):
                 return f"{called} has a {kind}"
         if name not in built:

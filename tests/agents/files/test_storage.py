@@ -107,7 +107,7 @@ def test_a_full_disk_stops_the_run_and_the_checkpoints_stay(tmp_path, monkeypatc
 )  # TensorBoard's thread raises it too
 def test_a_lost_run_directory_stops_the_run(tmp_path, monkeypatch):
     run = tmp_path / "run"
-    with pytest.raises(RunFailed, match=r"No such file or directory.*run directory .* is gone: start anew"):
+    with pytest.raises(RunFailed, match=r"No such file or directory.*run directory .* is gone: start a new run"):
         train_with(monkeypatch, 200, lambda: shutil.rmtree(run), config(run))
     assert not run.exists()
     for thread in threading.enumerate():  # so that it warns here, not in a later test
@@ -188,6 +188,6 @@ def test_the_program_says_it_in_one_line(tmp_path):
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("train.py: [Errno 27] File too large: ")
-    assert last.endswith(f"mend the cause and go on with: python train.py --resume {run}")
+    assert last.endswith(f"fix the cause and continue with: python train.py --resume {run}")
     assert "Traceback" not in done.stderr
     assert not list(run.rglob("*.part"))

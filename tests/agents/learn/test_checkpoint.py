@@ -347,7 +347,7 @@ def test_without_a_forced_reset_it_goes_on_where_it_was(tmp_path):
     fresh = MemoryPPO.load(tmp_path / "model", env=env)
     assert fresh._last_obs is None
     assert fresh._last_state is None
-    with pytest.raises(ValueError, match=r"force_reset=False goes on in the 3 environments.*got 5"):
+    with pytest.raises(ValueError, match=r"force_reset=False continues in the 3 environments.*got 5"):
         MemoryPPO.load(tmp_path / "model", env=counters(5), force_reset=False)
     MemoryPPO.load(tmp_path / "model", env=counters(5)).learn(80)
 

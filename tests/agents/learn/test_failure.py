@@ -30,7 +30,7 @@ def dump(tmp_path):
 def raised_again(tmp_path, error: NotFinite) -> None:
     """What training raised is what the dump raises, down to the words."""
     file = dump(tmp_path)
-    assert f"python -m palimpsest.agents.learn.failure {file} raises this again" in str(error)
+    assert f"python -m palimpsest.agents.learn.failure {file} raises this error again" in str(error)
     with pytest.raises(NotFinite) as again:
         reproduce(file)
     assert str(error).startswith(str(again.value))
@@ -97,7 +97,7 @@ def test_a_gradient(name, tmp_path, monkeypatch):
     assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
     assert caught.value.check == "update"
     # The hook is no part of the file, so that the check passes there, and that is said.
-    with pytest.raises(ValueError, match=r"the check passes here; it said: the gradient of value_net.weight"):
+    with pytest.raises(ValueError, match=r"the check passes here; the error was: the gradient of value_net.weight"):
         reproduce(dump(tmp_path))
 
 
@@ -149,8 +149,8 @@ def test_without_a_directory_nothing_is_written(tmp_path, monkeypatch):
 def test_a_directory_that_is_gone_is_made_and_one_that_cannot_be_made_does_not_hide_the_error(tmp_path):
     (tmp_path / "file").write_text("")
     for directory, told in (
-        ("gone", r"gone/not_finite\.zip raises this again"),
-        ("file", "no file could be kept of it"),
+        ("gone", r"gone/not_finite\.zip raises this error again"),
+        ("file", "no dump could be written"),
     ):
         model = small_agent(in_row_two("reward", 3, np.nan))
         model.set_logger(Logger(str(tmp_path / directory), []))
@@ -163,7 +163,7 @@ def test_a_directory_that_is_gone_is_made_and_one_that_cannot_be_made_does_not_h
 def test_other_files_are_refused(tmp_path):
     model = small_agent(DummyVecEnv([Counter]))
     model.save(tmp_path / "model.zip")
-    with pytest.raises(ValueError, match="is a model, not the file of a failure"):
+    with pytest.raises(ValueError, match="is a model, not the dump of a failure"):
         reproduce(tmp_path / "model.zip")
     with pytest.raises(OSError, match="nowhere"):
         reproduce(tmp_path / "nowhere.zip")

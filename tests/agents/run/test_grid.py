@@ -83,13 +83,13 @@ def test_errors_are_over_runs_and_over_episodes_where_there_is_one_run():
 
 def test_runs_that_cannot_be_averaged_are_refused(runs):
     first = load_run(runs[0], "cpu")
-    with pytest.raises(ValueError, match=r"seeds of their own; .*seed0.* and .*seed0.* have seed 0"):
+    with pytest.raises(ValueError, match=r"different seeds; .*seed0.* and .*seed0.* have seed 0"):
         grid([runs[0], runs[0]], {})
-    with pytest.raises(ValueError, match=r"seeds of their own; .*seed0.* and .*seed0.* have seed 0"):
+    with pytest.raises(ValueError, match=r"different seeds; .*seed0.* and .*seed0.* have seed 0"):
         grid([first, first], {})
     for change in (dict(memory_args={"output_size": 4}), dict(gamma=0.5), dict(env_args={})):
         other = Run(Path("other"), dataclasses.replace(first.config, seed=7, **change), first.model)
-        with pytest.raises(ValueError, match=f"differ in their seed alone; {next(iter(change))} is .* in 'other'"):
+        with pytest.raises(ValueError, match=f"differ only in their seed; {next(iter(change))} is .* in 'other'"):
             grid([first, other], {})
 
 
