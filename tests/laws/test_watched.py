@@ -1,7 +1,7 @@
 """What torch records or transforms is every operation: right for other inputs too, or refused, never other numbers.
 
-`torch.jit.trace`, `torch.export`, `torch.compile` and `torch.func` see torch's operations and no kernel. What depends on
-the numbers themselves, as where a chunk is full, is refused by who cannot follow it.
+`torch.jit.trace`, `torch.export`, `torch.compile` and `torch.func` see torch's operations and no kernel. Where the
+operations depend on numbers, as on which chunk is full, those that cannot follow them refuse.
 """
 
 from __future__ import annotations
