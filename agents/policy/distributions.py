@@ -7,6 +7,7 @@ drawn from torch's generator. `distribution` is what SB3 users find there: torch
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,14 @@ def draw(distribution: sb3.Distribution, deterministic: bool) -> tuple[Tensor, T
     return actions, distribution.log_prob(actions)
 
 
-class Categorical(sb3.CategoricalDistribution):
+class _Remade:
+    """A copy of a policy, pickled or not, does not get the numbers of the last call, which may have a graph."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
+
+
+class Categorical(_Remade, sb3.CategoricalDistribution):
     """One of n actions, from logits [N, n]; -inf for what cannot be chosen."""
 
     _logits: Tensor
@@ -158,7 +166,7 @@ def check_drawn(logits: Tensor, bad: int) -> None:
         raise Undrawable(f"no action can be drawn from the logits of row {bad}: {found}")
 
 
-class MultiCategorical(sb3.MultiCategoricalDistribution):
+class MultiCategorical(_Remade, sb3.MultiCategoricalDistribution):
     """Several independent choices, from the logits of one after the other [N, sum of n]."""
 
     def __init__(self, action_dims: list[int]) -> None:
@@ -193,7 +201,7 @@ class MultiCategorical(sb3.MultiCategoricalDistribution):
         return torch.stack([part.mode() for part in self.parts], -1)
 
 
-class Bernoulli(sb3.BernoulliDistribution):
+class Bernoulli(_Remade, sb3.BernoulliDistribution):
     """Independent switches, from logits [N, n]; actions are 0.0 or 1.0."""
 
     _logits: Tensor
@@ -226,7 +234,7 @@ class Bernoulli(sb3.BernoulliDistribution):
         return (self._logits > 0).to(self._logits.dtype)
 
 
-class DiagGaussian(sb3.DiagGaussianDistribution):
+class DiagGaussian(_Remade, sb3.DiagGaussianDistribution):
     """Independent normal numbers: means [N, n] and one standard deviation for each of the n."""
 
     _mean: Tensor

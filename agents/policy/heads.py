@@ -7,9 +7,11 @@ draws an action. Elsewhere SB3's modules and torch's operations do, and this is 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import ABCMeta
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,15 +21,19 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import Tensor, nn
 
 from palimpsest.agents.policy.distributions import Categorical, check_drawn, invert_into
-from palimpsest.agents.policy.extractors import ObservingPolicy
+from palimpsest.agents.policy.extractors import ObservingPolicy, only_flattens
 from palimpsest.agents.policy.layers import Tanh
+from palimpsest.agents.policy.memory_pair import Both
 from palimpsest.machine_code import njit
 from palimpsest.memory.base import Memory
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
-from palimpsest.memory.kernels.arithmetic.as_built import Arrays
+from palimpsest.memory.kernels.arithmetic.as_built import Arrays, AsBuilt
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
+from palimpsest.memory.kernels.arithmetic.dispatch import decided, kernels_may_run
 from palimpsest.memory.kernels.arithmetic.linear import map_packed
 from palimpsest.memory.kernels.arithmetic.products import pack
+
+ResultT = TypeVar("ResultT")
 
 
 class Heads(NamedTuple):
@@ -37,6 +43,22 @@ class Heads(NamedTuple):
     biases_pi: Arrays
     weights_vf: Arrays
     biases_vf: Arrays
+
+
+def in_its_form(method: Callable[..., ResultT]) -> Callable[..., ResultT]:
+    """A policy's method by kernels where the policy is compiled and as it was built, else by torch's operations."""
+
+    @functools.wraps(method)
+    def run(self: HeadedPolicy, *args: Any, **kwargs: Any) -> ResultT:
+        if not kernels_may_run():
+            return method(self, *args, **kwargs)
+        token = decided.set(self.compiled and (self._built.holds(self) or self._built.warn()))
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            decided.reset(token)
+
+    return run
 
 
 class _Noted(ABCMeta):
@@ -58,6 +80,21 @@ class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
     """SB3's policy, whose heads read a memory instead of features; its subclass makes the memory."""
 
     memory: Memory
+    compiled: bool = True
+
+    def _note_build(self) -> None:
+        """Note how the policy is built, and what kernels may do for it."""
+        self._heads_compile, self._flattens = has_compiled_heads(self), only_flattens(self)
+        parts = ("features_extractor", "mlp_extractor", "action_net", "value_net")
+        self._built = AsBuilt(self, parts, "policy.compiled = False chooses this")
+
+    def look_for_changes(self) -> None:
+        """Look at every module: whether all are as they were built. Done before each rollout, update and sequence.
+
+        Hooks and replaced or moved parameters are noticed at any step without this.
+        """
+        if self.compiled:
+            self._built.look(self)
 
     def _build_mlp_extractor(self) -> None:
         self.mlp_extractor = MlpExtractor(
@@ -69,6 +106,14 @@ class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
 
     def _critic(self, latent: Tensor) -> Tensor:
         return self.value_net(self.mlp_extractor.forward_critic(latent)).squeeze(-1)
+
+    def _compiled_heads(self, latent: Both) -> Heads | None:
+        """What `act` computes from; None where SB3's modules act."""
+        if not self._heads_compile or type(self.action_dist) is not Categorical:
+            return None
+        if torch.is_grad_enabled() or not kernels_may_run() or not latent.actor.is_cpu:
+            return None
+        return self._built.arrays(self, heads_of)
 
 
 def has_compiled_heads(policy: HeadedPolicy) -> bool:

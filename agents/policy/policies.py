@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from operator import methodcaller
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +16,9 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from palimpsest import memory as memories
-from palimpsest.agents.policy.distributions import Categorical, draw, make_distribution
-from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation, only_flattens
-from palimpsest.agents.policy.heads import HeadedPolicy, Heads, act, has_compiled_heads, heads_of
+from palimpsest.agents.policy.distributions import draw, make_distribution
+from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
+from palimpsest.agents.policy.heads import HeadedPolicy, act, in_its_form
 from palimpsest.agents.policy.layers import Tanh
 from palimpsest.agents.policy.memory_pair import Both, MemoryPair, State, check_rows
 from palimpsest.agents.policy.observation_checks import refuse_not_finite
@@ -29,10 +28,8 @@ from palimpsest.agents.policy.spaces import flat_action_space, preprocess
 from palimpsest.agents.slips import refuse_other_algorithms, refuse_pair, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
-from palimpsest.memory.kernels.arithmetic.as_built import AsBuilt
-from palimpsest.memory.kernels.arithmetic.dispatch import decided, kernels_may_run
+from palimpsest.memory.kernels.arithmetic.dispatch import kernels_may_run
 
-ResultT = TypeVar("ResultT")
 _to_array = methodcaller("numpy", force=True)
 
 
@@ -44,22 +41,6 @@ class Evaluation(NamedTuple):
     entropy: Tensor | None
     reconstruction: Tensor | None = None
     """Mean squared error of the observation, decoded from what the memory gives out."""
-
-
-def in_its_form(method: Callable[..., ResultT]) -> Callable[..., ResultT]:
-    """A policy's method by kernels where the policy is compiled and as it was built, else by torch's operations."""
-
-    @functools.wraps(method)
-    def run(self: MemoryActorCriticPolicy, *args: Any, **kwargs: Any) -> ResultT:
-        if not kernels_may_run():
-            return method(self, *args, **kwargs)
-        token = decided.set(self.compiled and (self._built.holds(self) or self._built.warn()))
-        try:
-            return method(self, *args, **kwargs)
-        finally:
-            decided.reset(token)
-
-    return run
 
 
 class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
@@ -89,7 +70,6 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
     """
 
     default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
-    compiled: bool = True
 
     def __init__(
         self,
@@ -133,11 +113,6 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             **kwargs,
         )
         self.action_space = action_space
-
-    def _note_build(self) -> None:
-        self._heads_compile, self._flattens = has_compiled_heads(self), only_flattens(self)
-        parts = ("features_extractor", "mlp_extractor", "action_net", "value_net")
-        self._built = AsBuilt(self, parts, "policy.compiled = False chooses this")
 
     def _build(self, lr_schedule: Schedule) -> None:
         if not self.use_sde:
@@ -187,14 +162,6 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
     def initial_state(self, batch_size: int) -> State:
         """What is remembered before an episode, for `batch_size` rows: the memory's state, or a pair of them."""
         return self.memory_pair.initial_state(batch_size)
-
-    def look_for_changes(self) -> None:
-        """Look at every module: whether all are as they were built. Done before each rollout, update and sequence.
-
-        Hooks and replaced or moved parameters are noticed at any step without this.
-        """
-        if self.compiled:
-            self._built.look(self)
 
     @in_its_form
     def forward(  # type: ignore[override]
@@ -373,14 +340,6 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             return Both(y, y)
         pi, vf = features
         return Both(self.encoder(pi), self.encoder_critic(vf))
-
-    def _compiled_heads(self, latent: Both) -> Heads | None:
-        """What `act` computes from; None where SB3's modules act."""
-        if not self._heads_compile or type(self.action_dist) is not Categorical:
-            return None
-        if torch.is_grad_enabled() or not kernels_may_run() or not latent.actor.is_cpu:
-            return None
-        return self._built.arrays(self, heads_of)
 
 
 class MlpMemoryPolicy(MemoryActorCriticPolicy):

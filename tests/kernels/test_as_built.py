@@ -243,21 +243,35 @@ def test_a_changed_module_is_told_of_once_and_computed_by_torch(name, change):
 
 
 @each_memory
-def test_a_memory_that_is_pruned_or_hooked_itself(name):
-    """Hooks on a memory run where it is called as a module, as policies do."""
+def test_hooks_on_the_memory_run_where_it_is_called(name):
+    """As policies do; kernels go on inside."""
     module, calls = made(name), []
-    weight = next(key for key, each in module.named_parameters(recurse=False)) if name not in MAP else None
-    if weight is not None:
-        prune.random_unstructured(module, weight, amount=0.5)
     module.register_forward_hook(lambda *_: calls.append(1))
     x, state = torch.ones(5, F, dtype=torch.float64), module.initial_state(5)
-    with torch.no_grad(), pytest.warns(UserWarning, match=f"{type(module).__name__} has a forward"):
-        found, _ = module(x, state)
-    with torch.no_grad(), torch_only():
-        assert_close(found, module(x, state)[0], **tolerance(torch.float64))
-        y, _ = module(x[None], state, torch.zeros(1, 5, dtype=torch.bool))
-        assert_close(y[0], found, **tolerance(torch.float64))
+    with torch.no_grad():
+        y, after = module(x, state)
+        (stepped, after_step), (advanced, _) = module.step(x, state), module(x, state, keep_state=False)
+        sequence, last = module(x[None], state, torch.zeros(1, 5, dtype=torch.bool))
+    assert_close((y, after), (stepped, after_step), rtol=0, atol=0)
+    assert_close((sequence[0], advanced), (y, y), **tolerance(torch.float64))
+    assert_close(last, after, **tolerance(torch.float64))
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
+def test_a_memory_whose_own_weight_is_pruned(name):
+    module = made(name)
+    prune.random_unstructured(module, "weight_hh_l0", amount=0.5)
+    doubled_in_place(module)
+    x, state = torch.ones(5, F, dtype=torch.float64), module.initial_state(5)
+    with torch.no_grad(), pytest.warns(UserWarning, match="has parameters .*weight_hh_l0_orig"):
+        _, after = module(x, state)
+    with torch.no_grad(), torch_only():
+        expected, _ = module(x, after)
+    with torch.no_grad():
+        found, _ = module(x, after)
+        sequence, _ = module(x[None], after, torch.zeros(1, 5, dtype=torch.bool))
+    assert_close((found, sequence[0]), (expected, expected), **tolerance(torch.float64))
 
 
 def test_a_hook_for_all_modules():

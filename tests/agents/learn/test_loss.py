@@ -1,13 +1,17 @@
 """PPO's loss against its equations, sample by sample in Python."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 from palimpsest import envs
 from palimpsest.agents import MemoryPPO
+from palimpsest.agents.learn.buffers import Minibatch
 from palimpsest.agents.learn.loss import LossWeights, ppo_loss
+from palimpsest.agents.policy.policies import Evaluation
 
 
 def first_minibatch(spread: float):
@@ -47,3 +51,61 @@ def test_the_loss_is_ppos(normalise, least, spread, divisor, clip_range_vf):
     assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert record["policy_gradient_loss"].item() == pytest.approx(-surrogate / len(samples), rel=1e-3, abs=1e-5)
     assert 0 < record["clip_fraction"] < 1
+
+
+@dataclass
+class Told:
+    """A policy that evaluates any minibatch as it was told to."""
+
+    evaluation: Evaluation
+
+    def evaluate_actions(self, *_):
+        return self.evaluation
+
+
+def minibatch(shape=(6, 3)):
+    """What a policy says of a minibatch from another one, and the minibatch."""
+    old_values, old_log_prob, advantages, returns = (torch.randn(shape, dtype=torch.float64) for _ in range(4))
+    values, log_prob, entropy = (x + 0.3 * torch.randn_like(x) for x in (old_values, old_log_prob, returns))
+    seen = Evaluation(*(x.requires_grad_() for x in (values, log_prob, entropy)))
+    none = torch.empty(0)
+    return seen, Minibatch(none, none, old_values, old_log_prob, advantages, returns, none, None, None)
+
+
+def loss_of(seen, batch, **weights):
+    default = dict(clip_range=0.2, clip_range_vf=None, normalize_advantage=True, min_advantage_std=0.0, ent_coef=0.1)
+    return ppo_loss(Told(seen), batch, LossWeights(**(default | dict(vf_coef=0.5, memory_aux_coef=0.0) | weights)))
+
+
+def test_one_number_is_not_normalised():
+    seen, batch = minibatch((1, 1))
+    loss, _ = loss_of(seen, batch)
+    torch.testing.assert_close(loss, loss_of(seen, batch, normalize_advantage=False)[0])
+
+
+@pytest.mark.parametrize("clip_range_vf", [None, 0.2])
+@pytest.mark.parametrize(
+    "place", ["values", "log_prob", "entropy", "old_values", "old_log_prob", "advantages", "returns"]
+)
+def test_what_is_not_a_number_is_not_hidden(place, clip_range_vf):
+    if place == "old_values" and clip_range_vf is None:
+        return
+    seen, batch = minibatch()
+    getattr(seen if place in seen._fields else batch, place).data[3, 2] = math.nan
+    assert loss_of(seen, batch, clip_range_vf=clip_range_vf)[0].isnan()
+
+
+def test_a_ratio_within_its_bounds_has_a_gradient_and_one_beyond_them_has_none():
+    seen, batch = minibatch((3, 1))
+    batch = batch._replace(advantages=torch.ones(3, 1, dtype=torch.float64))
+    seen.log_prob.data = batch.old_log_prob + torch.tensor([[1.2], [1.3], [0.5]], dtype=torch.float64).log()
+    loss, _ = loss_of(seen, batch, clip_range=0.25, normalize_advantage=False, ent_coef=0.0, vf_coef=0.0)
+    (gradient,) = torch.autograd.grad(loss, [seen.log_prob])
+    torch.testing.assert_close(gradient, torch.tensor([[-0.4], [0.0], [-0.5 / 3]], dtype=torch.float64))
+
+
+def test_without_an_entropy_the_mean_log_probability_estimates_it():
+    seen, batch = minibatch()
+    _, record = loss_of(seen._replace(entropy=None), batch)
+    torch.testing.assert_close(record["entropy_loss"], seen.log_prob.detach().mean())
+    assert not any(value.requires_grad for value in record.values())
