@@ -1,4 +1,4 @@
-"""Stable Hadamard Memory: a matrix calibrated element by element at every step.
+"""Stable Hadamard Memory: a matrix that is scaled element by element (calibrated) at every step.
 
 h = LN(x_t)
 k, q = L1(relu(W_k h)), L1(relu(W_q h)),  v = W_v h,  v_c = W_c h,  eta = sigmoid(w_eta h)
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory
-from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, hadamard_step
+from palimpsest.memory.kernels.outer.hadamard import hadamard_scan
+from palimpsest.memory.kernels.outer.torch_hadamard import hadamard_step
 from palimpsest.refusals import check_integer
 
 
@@ -33,16 +34,16 @@ class SHMState(NamedTuple):
 class SHM(Memory):
     """Stable Hadamard Memory.
 
-    If the rows of the table are symmetric about 0 and are drawn at random, the mean of C is 1. The expected memory then
-    neither grows nor fades. The paper draws theta_t anew at every step. Here the row is a hash of a saved `salt` and
-    the step of the episode, so that an update sees what acting saw. `redraw` changes the salt between rollouts.
+    Where rows of the table are symmetric about 0 and drawn at random, the mean of C is 1, so that M neither grows nor
+    fades in expectation. The paper draws theta_t anew at every step. Here the row is a hash of a saved `salt` and the
+    episode's step, so that the update sees what acting saw; `redraw` changes the salt between rollouts.
 
-    The authors published two modules. The one for reuse draws its index from floor(U(0, 1)), which is always row 0. The
-    one of their POMDP experiments draws rows at random, adds a linear path around the memory and clips M to +-100. This
-    class draws rows as in the paper and has neither of the two additions: only the mean of C bounds M. As in both
-    modules, there is a layer norm, only the last map has a bias, and the table starts by Xavier's rule. Initial rows
-    come in pairs theta and -theta, so that the mean of C over rows is exactly 1. (An odd number of rows leaves one
-    without a pair.)
+    The authors published two modules. The one for reuse draws its index from floor(U(0, 1)), so it always takes row 0.
+    The one of their POMDP experiments draws rows at random, adds a linear path around the memory and clips M to +-100.
+    This class draws rows as the paper does and has neither addition: only the calibration's mean bounds M. As in both
+    modules there is a layer norm, only the last map has a bias, and the table's initial values are Xavier's. Initial
+    rows come in pairs theta and -theta, so that the mean of C over rows is exactly 1 (an odd number leaves one row
+    unpaired).
 
     Args:
         input_size: F, features per input.
@@ -88,7 +89,7 @@ class SHM(Memory):
     def step(
         self, x: Tensor, state: SHMState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, SHMState]:
-        """Map x [B, F] to y [B, D]. Without gradients it calls the kernel, which is a third faster for 64 rows."""
+        """Map x [B, F] to y [B, D]; compiled where no gradient is recorded."""
         self.check_step(x, state)
         theta, v_c, v, k, q, _ = self._tokens(x, state.t)
         if torch.is_grad_enabled():
@@ -107,7 +108,7 @@ class SHM(Memory):
         place: Tensor | None = None,
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, SHMState]:
-        """Map x [T, B, F] to y [T, B, D]; see `memory.kernels.outer.hadamard`."""
+        """Map x [T, B, F] to y [T, B, D] by `memory.kernels.outer.hadamard.hadamard_scan`."""
         T, _ = self.check_sequence(x, start, state)
         t, last_t = episode_steps(start, state.t)
         theta, v_c, v, k, q, eta = self._tokens(x, t)
@@ -122,7 +123,7 @@ class SHM(Memory):
         return self.output(read), SHMState(M, last_t)
 
     def context(self) -> Context:
-        """One input is read directly. The matrix may hold any earlier one."""
+        """The current input is read directly; the matrix may keep any earlier one."""
         return Context(1, float("inf"))
 
     def redraw(self, rng: np.random.Generator) -> None:
@@ -144,14 +145,14 @@ class SHM(Memory):
 
 
 def episode_steps(start: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """The number of steps in the episode before each input [T, B], and after the last input [B].
+    """Steps since the episode's start: before each input [T, B], and after the last one [B].
 
     Args:
         start: [T, B] bool.
-        before: [B] int64, steps before the first input. It counts unless an episode starts there.
+        before: [B] int64, steps of the episode before the first input; ignored where an episode starts there.
     """
     now = torch.arange(len(start), device=start.device).unsqueeze(1)
-    # the time of the episode's step 0, which is -before if the episode began before the sequence
+    # the time of the episode's step 0, which is negative for an episode that began before the sequence
     opened = torch.cat([-before.unsqueeze(0), torch.where(start, now, -before - 1)]).cummax(0).values
     return now - opened[1:], len(start) - opened[-1]
 
@@ -168,7 +169,7 @@ def row_of(salt: Tensor, t: Tensor, num_rows: int) -> Tensor:
         int64 of t's shape, in [0, num_rows).
     Source: Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators.
     """
-    # int64 products wrap around like unsigned ones. But a right shift copies the sign bit; the masks remove the copies.
+    # int64 products wrap around as unsigned ones do; shifts copy the sign bit, and the masks remove the copies
     z = salt + (t + 1) * _as_signed(0x9E3779B97F4A7C15)
     z = (z ^ (z >> 30 & (1 << 34) - 1)) * _as_signed(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> 27 & (1 << 37) - 1)) * _as_signed(0x94D049BB133111EB)

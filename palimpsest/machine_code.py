@@ -101,10 +101,10 @@ class _Cache:
         if self._folder is None:
             return None
         held = dumps(tuple(cell.cell_contents for cell in self._function.__closure__ or ()))
-        code = self._function.__code__.co_code
-        processor = codegen.magic_tuple()
-        parts = str(signature), repr(processor), numba.__version__, sys.version, code.hex(), held.hex()
-        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        code = self._function.__code__
+        kernel = code.co_firstlineno, code.co_code, held, signature
+        machine = codegen.magic_tuple(), numba.__version__, sys.version
+        digest = hashlib.sha256(f"{kernel} {machine}".encode()).hexdigest()[:16]
         return self._folder / f"{self._name}-{self._stamp}-{digest}.nbc"
 
     def _say_that_it_compiles(self) -> None:

@@ -133,6 +133,7 @@ def blocked(tmp_path, monkeypatch):
     cache_folder.cache_folder.cache_clear()
     yield tmp_path
     cache_folder.cache_folder.cache_clear()
+    sys.modules.pop("source", None)
 
 
 def test_which_folder_is_taken(blocked, monkeypatch):
@@ -202,7 +203,7 @@ def _kernel(folder: Path, name: str = "doubled", source: str = SOURCE):
     source_stamp.source_stamp.cache_clear()
     source_stamp._read.cache_clear()
     spec = importlib.util.spec_from_file_location("source", file)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules["source"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return eval(name, vars(module))
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from palimpsest.memory.kernels.delta.scan import gated_delta_scan
     from palimpsest.memory.kernels.diagonal.decay import decay_scan
     from palimpsest.memory.kernels.diagonal.diagonal import diagonal_scan
+    from palimpsest.memory.kernels.outer.scan import outer_scan
 
-__all__ = ["decay_scan", "diagonal_scan", "gated_delta_scan", "gru_scan", "lstm_scan", "torch_only"]
+__all__ = ["decay_scan", "diagonal_scan", "gated_delta_scan", "gru_scan", "lstm_scan", "outer_scan", "torch_only"]
 
 _LAZY = {
     "decay_scan": "palimpsest.memory.kernels.diagonal.decay",
@@ -29,6 +30,7 @@ _LAZY = {
     "gated_delta_scan": "palimpsest.memory.kernels.delta.scan",
     "gru_scan": "palimpsest.memory.kernels.cells.gated",
     "lstm_scan": "palimpsest.memory.kernels.cells.gated",
+    "outer_scan": "palimpsest.memory.kernels.outer.scan",
     "torch_only": "palimpsest.memory.kernels.arithmetic.dispatch",
 }
 

@@ -14,13 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palimpsest.memory.kernels import decay_scan, diagonal_scan, gated_delta_scan, torch_only
+from palimpsest.memory.kernels import decay_scan, diagonal_scan, gated_delta_scan, outer_scan, torch_only
 from palimpsest.memory.kernels.cells import gated
 from palimpsest.memory.kernels.cells.naive import gru_naive, lstm_naive, rnn_naive
 from palimpsest.memory.kernels.delta.chunked import gated_delta_chunked
 from palimpsest.memory.kernels.delta.naive import gated_delta_naive
 from palimpsest.memory.kernels.diagonal.naive import decay_naive, diagonal_naive
-from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, torch_hadamard_scan
+from palimpsest.memory.kernels.outer.chunked import outer_chunked
+from palimpsest.memory.kernels.outer.hadamard import hadamard_scan
+from palimpsest.memory.kernels.outer.naive import hadamard_naive, outer_naive
+from palimpsest.memory.kernels.outer.torch_hadamard import torch_hadamard_scan
 
 EXAMPLES = 350
 
@@ -39,20 +42,6 @@ class Recurrence(NamedTuple):
     """The same by a plain loop over time."""
 
 
-def stepwise(step):
-    """A loop over (inputs of one step, parameters, states) -> y [B, ...], states."""
-
-    def run(sequences, parameters, start, states):
-        ys = []
-        for t in range(len(start)):
-            states = tuple(torch.where(start[t].view(-1, *[1] * (s.ndim - 1)), 0.0, s) for s in states)
-            y, states = step([sequence[t] for sequence in sequences], parameters, states)
-            ys.append(y)
-        return torch.stack(ys) if ys else states[0].new_empty(0), states
-
-    return run
-
-
 def decay_form(scan):
     def run(sequences, parameters, start, states):
         y, last = scan(*sequences, *parameters, start, *states)
@@ -69,34 +58,19 @@ def diagonal_form(scan):
     return run
 
 
-def gates_of(inputs):
+def matrix_form(scan, adapt=tuple):
+    def run(sequences, parameters, start, states):
+        read, last = scan(*adapt(sequences), start, *states)
+        return read, (last,)
+
+    return run
+
+
+def delta_gates(inputs):
     """Keys of unit length, alpha in [0, 1] and beta in [0, 2], their ends included."""
     q, k, v, alpha, beta = inputs
     k = k / (k.square().sum(-1, keepdim=True) + 1e-12).sqrt()
     return q, k, v, (alpha + 0.5).clamp(0, 1), (beta + 1).clamp(0, 2)
-
-
-def delta_form(scan):
-    def run(sequences, parameters, start, states):
-        read, last = scan(*gates_of(sequences), start, *states)
-        return read, (last,)
-
-    return run
-
-
-def hadamard_definition(inputs, parameters, states):
-    theta, calibrate, value, key, query = inputs
-    outer = torch.einsum("bi,bj->bij", theta, calibrate)
-    M = states[0] * (1 + torch.tanh(outer)) + torch.einsum("bi,bj->bij", value, key)
-    return torch.einsum("bij,bj->bi", M, query), (M,)
-
-
-def hadamard_form(scan):
-    def run(sequences, parameters, start, states):
-        read, last = scan(*sequences, start, *states)
-        return read, (last,)
-
-    return run
 
 
 def gated_form(scan):
@@ -144,15 +118,29 @@ KERNELS = {
         ((2, 3), (2, 3), (2, 4), (2,), (2,)),
         (),
         ((2, 3, 4),),
-        (delta_form(gated_delta_scan), delta_form(gated_delta_chunked)),
-        delta_form(gated_delta_naive),
+        (matrix_form(gated_delta_scan, delta_gates), matrix_form(gated_delta_chunked, delta_gates)),
+        matrix_form(gated_delta_naive, delta_gates),
+    ),
+    "outer": Recurrence(
+        ((2, 3), (2, 4), (2,), (2, 3)),
+        (),
+        ((2, 3, 4),),
+        (matrix_form(outer_scan), matrix_form(outer_chunked)),
+        matrix_form(outer_naive),
+    ),
+    "outer, a decay per key": Recurrence(
+        ((2, 3), (2, 4), (2, 3), (2, 3)),
+        (),
+        ((2, 3, 4),),
+        (matrix_form(outer_scan), matrix_form(outer_chunked)),
+        matrix_form(outer_naive),
     ),
     "hadamard": Recurrence(
         ((3,),) * 5,
         (),
         ((3, 3),),
-        (hadamard_form(hadamard_scan), hadamard_form(torch_hadamard_scan)),
-        stepwise(hadamard_definition),
+        (matrix_form(hadamard_scan), matrix_form(torch_hadamard_scan)),
+        matrix_form(hadamard_naive),
     ),
     "lstm": Recurrence(((3,),), weights(4), ((4,), (4,)), in_both_forms(gated.LSTM), gated_form(lstm_naive)),
     "gru": Recurrence(((3,),), weights(3), ((4,),), in_both_forms(gated.GRU), gated_form(gru_naive)),

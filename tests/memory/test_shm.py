@@ -1,4 +1,4 @@
-"""Stable Hadamard Memory against its equations, its kernel against torch, and where its rows come from."""
+"""Stable Hadamard Memory: its equations, its kernels, and where its rows come from."""
 
 import math
 
@@ -9,7 +9,9 @@ from conftest import tolerance
 from torch.testing import assert_close
 
 from palimpsest.memory import Memory
-from palimpsest.memory.kernels.outer.hadamard import hadamard_scan, torch_hadamard_scan
+from palimpsest.memory.kernels.outer.hadamard import hadamard_scan
+from palimpsest.memory.kernels.outer.naive import hadamard_naive
+from palimpsest.memory.kernels.outer.torch_hadamard import torch_hadamard_scan
 from palimpsest.memory.shm import SHM, episode_steps, row_of
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -76,18 +78,35 @@ def gradients(scan, tokens, start, state):
     return read.detach(), last.detach(), torch.autograd.grad(loss, [*tokens, state], allow_unused=True)
 
 
+def test_the_naive_form_by_hand():
+    """tanh(atanh(1/2)) = 1/2, so the calibration is [1.5 .5; 1 1]; then a start."""
+    half, one = math.atanh(0.5), torch.ones(1, dtype=torch.float64)
+
+    def steps(*rows):
+        return torch.tensor(rows, dtype=torch.float64).unsqueeze(1)
+
+    theta, calibrate = steps([half, 0], [1, 1]), steps([1, -1], [1, 1])
+    value, key, query = steps([1, 2], [1, 2]), steps([1, -1], [3, 4]), steps([2, 1], [1, 0])
+    state = one * torch.tensor([[[1, 2], [3, 4]]])
+    read, last = hadamard_naive(theta, calibrate, value, key, query, torch.tensor([[False], [True]]), state)
+    # M = [1.5 1; 3 4] + (1, 2) (1, -1)^T = [2.5 0; 5 2], then (1, 2) (3, 4)^T = [3 4; 6 8]
+    assert_close(read[:, 0], torch.tensor([[5, 12], [3, 6]], dtype=torch.float64))
+    assert_close(last[0], torch.tensor([[3, 4], [6, 8]], dtype=torch.float64))
+
+
 @each_dtype
 @pytest.mark.parametrize("T", [1, 15, 16, 17, 50])
 @pytest.mark.parametrize("H", [1, 5, 16, 33])
-def test_kernel_equals_torch(dtype, T, H):
-    """Around the borders of the kept matrices and of the vectors that the compiler makes; C from 0 to 2."""
+@pytest.mark.parametrize("form", [hadamard_scan, torch_hadamard_scan])
+def test_forms_equal_the_naive_one(form, dtype, T, H):
+    """Around the borders of segments and of the vectors that the compiler makes; C from 0 to 2."""
     arguments = kernel_arguments(T, 3, H, dtype)
-    compiled, looped = gradients(hadamard_scan, *arguments), gradients(torch_hadamard_scan, *arguments)
+    fast, slow = gradients(form, *arguments), gradients(hadamard_naive, *arguments)
     if dtype == torch.float64:
-        assert_close(compiled, looped, **tolerance(dtype))
+        assert_close(fast, slow, **tolerance(dtype))
     else:
         # M doubles where C nears 2, so errors are measured on the scale of the tensor
-        for found, wanted in zip((*compiled[:2], *compiled[2]), (*looped[:2], *looped[2])):
+        for found, wanted in zip((*fast[:2], *fast[2]), (*slow[:2], *slow[2])):
             assert_close(found, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
 
 
@@ -141,7 +160,7 @@ def test_kernel_refuses_what_does_not_fit():
         hadamard_scan(*tokens, start.long(), state)
     with pytest.raises(ValueError, match=r"state must be \[B, H, H\] = \[2, 3, 3\]; got \[2, 9\]"):
         hadamard_scan(*tokens, start, state.view(2, 9))
-    with pytest.raises(ValueError, match=r"one type.*float64"):
+    with pytest.raises(ValueError, match=r"one dtype.*float64"):
         hadamard_scan(*tokens, start, state.double())
 
 

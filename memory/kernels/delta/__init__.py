@@ -1,4 +1,4 @@
 """The gated delta rule S <- a S + b k (v - a S^T k)^T: naive, chunked (torch) and compiled, and the layer around it.
 
-Imports `kernels/arithmetic` and nothing else of the package.
+Of the package it imports `arithmetic` and the common ground alone.
 """

@@ -12,12 +12,12 @@ alphas, which overflows; here D is computed without a division. A start is an al
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from palimpsest.memory.kernels.arithmetic.decay_products import decay_products
 from palimpsest.memory.kernels.delta.naive import EPS
 
 
@@ -52,7 +52,7 @@ def gated_delta_chunked(
 
     q, k, v = chunked(q), chunked(k), chunked(v)
     beta = chunked(beta).unsqueeze(-1)
-    decay = _Decays.apply(functional.pad(chunked(alpha, 1.0), (1, 0), value=1.0))
+    decay = decay_products(functional.pad(chunked(alpha, 1.0), (1, 0), value=1.0))
     carried, decay = decay[..., 1:, :1], decay[..., 1:, 1:]
     before_start = chunked(start.unsqueeze(-1).to(q.dtype)).cumsum(3).unsqueeze(-1) == 0
     overlap = (k @ k.mT) * decay
@@ -74,25 +74,3 @@ def gated_delta_chunked(
         reads.append(torch.where(broken & before_start[n], math.nan, read))
         state = torch.where(broken & before_start[n, ..., -1:, :], math.nan, state)
     return torch.stack(reads).movedim(3, 1).flatten(0, 1)[:T], state
-
-
-class _Decays(torch.autograd.Function):
-    """alphas [..., C] -> D [..., C, C], where D[t, s] is the product of the alphas of steps s + 1 to t; zero for s > t.
-
-    torch's own gradient of a product divides by its factors, or is slow where one is zero. Here
-    d alpha_j = sum over t >= j > s of dD[t, s] D[t, j] D[j - 1, s], a matrix product.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, alpha: Tensor) -> Tensor:
-        C = alpha.shape[-1]
-        below = torch.ones(C, C, dtype=torch.bool, device=alpha.device).tril(-1)
-        decay = torch.where(below, alpha.unsqueeze(-1), 1).cumprod(-2).tril()
-        ctx.save_for_backward(decay)
-        return decay
-
-    @staticmethod
-    def backward(ctx: Any, d_decay: Tensor) -> Tensor:
-        (decay,) = ctx.saved_tensors
-        after = (decay.mT @ d_decay.tril())[..., 1:, :]
-        return functional.pad((after * decay[..., :-1, :]).sum(-1), (1, 0))

@@ -1,4 +1,4 @@
-"""Recurrences of matrices S <- a S + k v^T, elementwise scaling included. Imports `arithmetic`.
+"""Outer-product recurrences S <- decay S + k v^T: naive, in torch and compiled; SHM's Hadamard form is one of them.
 
-Stable Hadamard Memory's is one.
+Of the package it imports `arithmetic` and the common ground alone.
 """
