@@ -31,7 +31,7 @@ def dumped(model: RememberingAlgorithm) -> Iterator[None]:
 def _dump(model: RememberingAlgorithm, error: NotFinite) -> str:
     directory = model.logger.dir
     if directory is None:
-        return "with a tensorboard_log, or a logger that has a directory, a dump of the rollout is written"
+        return "set tensorboard_log, or a logger with a directory, to get a dump of the rollout"
     path = Path(directory) / FILE
     buffer, steps = model.rollout_buffer, model.rollout_buffer.pos
     rollout = {

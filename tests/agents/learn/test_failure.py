@@ -141,7 +141,7 @@ def test_without_a_directory_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = small_agent(in_row_two("reward", 3, np.nan))
     model.set_logger(Logger(None, []))
-    with pytest.raises(NotFinite, match="with a tensorboard_log or a logger with a directory"):
+    with pytest.raises(NotFinite, match="set tensorboard_log, or a logger with a directory"):
         model.learn(30)
     assert list(tmp_path.iterdir()) == []
 
