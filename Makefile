@@ -1,19 +1,21 @@
 # make train   set up, then the main job (ARGS="..." are flags of train.py)
 # make test    set up, then every test that takes less than minutes
-# make check   format, lint, types and fast tests
+# make check   lint, and the tests that compile no memory and train no agent
+# make lint    format, lint and types
 # make test-slow, make bench, make help
 
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 BENCH_READY = $(VENV)/.ready-bench
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 JOBS ?= 2
+# a file's tests run in one process, so that a kernel is compiled once
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
 # what measures in minutes; the other scripts train, soak or kill for hours and have commands of their own
 BENCHES ?= benchmarks/speed.py benchmarks/env_speed.py benchmarks/growth.py
 
 .DEFAULT_GOAL = help
-.PHONY: help setup train test check test-slow bench clean
+.PHONY: help setup train test quick lint check test-slow bench clean
 
 help:  ## show these lines
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -23,14 +25,19 @@ setup: $(READY)  ## make .venv and install what constraints.txt says, if that ch
 train: $(READY)  ## train on the main job, or as ARGS="..." says; see train.py --help
 	$(BIN)/python train.py $(ARGS)
 
-test: $(READY)  ## all tests but those that train for minutes
-	$(PYTEST) -n $(JOBS) -m "not slow"
+test: $(READY)  ## every test but those that train for minutes
+	$(PYTEST) -m "not slow"
 
-check: $(READY)  ## format, lint, types, fast tests
+quick: $(READY)  ## the tests that compile no memory and train no agent
+	$(PYTEST) -m "not slow and not learning and not compiling"
+
+lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -n $(JOBS) -m "not learning and not slow"
+
+check: $(READY)  ## lint and quick, side by side
+	@$(MAKE) --no-print-directory --jobs=2 lint quick
 
 test-slow: $(READY)  ## the tests that train for minutes
 	$(PYTEST) -m slow
@@ -40,7 +47,7 @@ bench: $(BENCH_READY)  ## run the benchmarks whose figures the README shows
 
 clean:  ## remove caches and builds; .venv and runs stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
-	find agents envs memory tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find agents envs memory palimpsest tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
 	@python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \

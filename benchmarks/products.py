@@ -22,9 +22,9 @@ from measure import machine, markdown, side_by_side
 from torch import Tensor
 from torch.nn import functional
 
+from palimpsest.agents.policy.layers import Tanh
 from palimpsest.agents.run.experiment import versions
 from palimpsest.memory.kernels.arithmetic.elementwise import tanh_in_place
-from palimpsest.memory.kernels.arithmetic.linear import tanh_linear
 from palimpsest.memory.kernels.arithmetic.products import multiply, pack
 
 SHAPES = ((64, 64), (64, 128), (64, 512), (128, 64), (65, 392), (128, 392), (128, 128))
@@ -49,14 +49,14 @@ class Options:
 def contestants(N: int, F: int, D: int) -> dict[str, Callable[[], Any]]:
     """Torch's forms and ours of a product, of tanh in place, and of a product with a bias and tanh."""
     x, weight, bias = torch.randn(N, F), torch.randn(D, F) / F**0.5, torch.randn(D)
-    theirs, ours = torch.randn(N, D), torch.randn(N, D)
+    theirs, ours, our_tanh = torch.randn(N, D), torch.randn(N, D), Tanh()
     return {
         "torch": lambda: functional.linear(x, weight),
         "ours": lambda: compiled_product(x, weight),
         "torch tanh": theirs.tanh_,
         "our tanh": lambda: tanh_in_place(ours.numpy().reshape(-1)),
         "torch product and tanh": lambda: functional.linear(x, weight, bias).tanh(),
-        "our product and tanh": lambda: tanh_linear(x, weight, bias),
+        "our product and tanh": lambda: our_tanh(functional.linear(x, weight, bias)),
     }
 
 

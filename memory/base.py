@@ -73,6 +73,24 @@ class Memory(nn.Module):
             # a class with a step of its own does not act by another one's
             cls.advance = Memory.advance  # type: ignore[method-assign]
 
+    def forward(
+        self,
+        x: Tensor,
+        state: Any,
+        start: Tensor | None = None,
+        place: Tensor | None = None,
+        strategy: Tensor | None = None,
+        keep_state: bool = True,
+    ) -> tuple[Tensor, Any]:
+        """`scan` for a sequence x [T, B, F] with start [T, B]; without start `step` for one input x [B, F].
+
+        Without `keep_state` it is `advance` instead of `step`. Calling the module, as policies do, runs the hooks that
+        are registered on it; `step`, `advance` and `scan` themselves run none.
+        """
+        if start is not None:
+            return self.scan(x, start, state, place, strategy)
+        return (self.step if keep_state else self.advance)(x, state, place, strategy)
+
     def initial_state(self, batch_size: int) -> Any:
         """What the memory holds before an episode's first input, for `batch_size` rows.
 

@@ -10,8 +10,7 @@ y_t = LN(z_t) * g_t + skip(x_t) * (1 - g_t)                          LN without 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory
-from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
-from palimpsest.memory.kernels.arithmetic.views import Arrays, Views
+from palimpsest.memory.kernels.arithmetic.as_built import Arrays, AsBuilt
+from palimpsest.memory.kernels.diagonal.decay import decay_scan
 from palimpsest.memory.kernels.diagonal.ffm_loops import EPSILON, step
 from palimpsest.memory.kernels.diagonal.ffm_scan import FFMScan
-from palimpsest.memory.kernels.diagonal.torch_ffm import torch_scan
 from palimpsest.refusals import check_above, check_integer
 
 
@@ -78,8 +76,8 @@ class FFM(Memory):
         self.mix = nn.Linear(2 * memory_size * context_size, output_size)
         self.skip = nn.Linear(input_size, output_size)
         self.alpha = nn.Parameter(torch.linspace(0.673, -math.log(0.01) / max_period, memory_size))
-        self._views = Views()
         self.omega = nn.Parameter(2 * math.pi / torch.linspace(1, max_period, context_size))
+        self._built = AsBuilt(self)
 
     def initial_state(self, batch_size: int) -> FFMState:
         """Empty traces, [batch_size, m, c, 2]."""
@@ -91,21 +89,14 @@ class FFM(Memory):
     ) -> tuple[Tensor, FFMState]:
         """Read x [B, F]; y [B, D] and the next state. Compiled on the CPU where no gradient is wanted."""
         self.check_step(x, state)
-        if not torch.is_grad_enabled() and has_kernels(x, state.S):
-            arrays = self._views(x, (), self._parameters_of_a_step(), self._is_as_built)
-            if arrays is not None:
-                return self._act(x, state, arrays)
-        m, D = self.memory_size, self.output_size
-        value, gates, skip = functional.linear(x, *self._input_maps()).split([m, m + D, D], -1)
-        input_gate, output_gate = gates.sigmoid().split([m, D], -1)
+        if not torch.is_grad_enabled() and self._built.allows(self, x, state.S):
+            return self._act(x, state, self._built.arrays(self, _in_order))
         decays, angles = (-self.alpha.abs()).exp()[:, None], self.omega
         a, b = decays * angles.cos(), decays * angles.sin()
         re_before, im_before = state.S.unbind(-1)
-        re = torch.addcmul((value * input_gate).unsqueeze(-1), a, re_before).addcmul(b, im_before)
+        re = torch.addcmul(self._enter(x).unsqueeze(-1), a, re_before).addcmul(b, im_before)
         im = torch.addcmul(a * im_before, b, re_before, value=-1)
-        z = self.mix(torch.cat([re.flatten(1), im.flatten(1)], -1))
-        y = torch.lerp(skip, functional.layer_norm(z, (D,), eps=EPSILON), output_gate)
-        return y, FFMState(torch.stack([re, im], -1))
+        return self._leave(x, torch.cat([re.flatten(1), im.flatten(1)], -1)), FFMState(torch.stack([re, im], -1))
 
     def scan(
         self,
@@ -115,23 +106,20 @@ class FFM(Memory):
         place: Tensor | None = None,
         strategy: Tensor | None = None,
     ) -> tuple[Tensor, FFMState]:
-        """Read x [T, B, F]: compiled, block by block, on the CPU; parallel in time elsewhere.
+        """Read x [T, B, F]: compiled, block by block, on the CPU; by torch's operations, parallel in time, elsewhere.
 
         The gradient is made from y too: where y is changed in place before, torch refuses to differentiate.
         """
         T, B = self.check_sequence(x, start, state)
         if x.numel() == 0:
             return x.new_empty(T, B, self.output_size), state
-        m, c = self.memory_size, self.context_size
-        maps = (*self._maps(), self.mix)
-        parameters = [*(each.weight for each in maps), *(each.bias for each in maps), self.alpha, self.omega]
-        # what does not fit is torch's to refuse
-        if self._compiles(x, state) and self._fits(parameters):
+        if self._built.allows(self, x, state.S):
+            maps = self.value, self.input_gate, self.output_gate, self.skip, self.mix
+            parameters = [*(each.weight for each in maps), *(each.bias for each in maps), self.alpha, self.omega]
             y, last = FFMScan.apply(torch.is_grad_enabled(), x, start, state.S, *parameters)
             return y, FFMState(last)
-        mix = self.mix.weight.view(-1, 2, m, c).transpose(2, 3).flatten(1)
-        y, last = torch_scan(x, *self._input_maps(), mix, self.mix.bias, self.alpha, self.omega, start, state.S)
-        return y, FFMState(last)
+        states, last = decay_scan(self._enter(x), self.alpha, self.omega, start, state.S)
+        return self._leave(x, states.movedim(-1, 2).flatten(2)), FFMState(last)
 
     def context(self) -> Context:
         """One input directly, every earlier one through the traces."""
@@ -151,31 +139,20 @@ class FFM(Memory):
         step(x.data_ptr(), arrays[:5], arrays[5:10], *arrays[10:], before.data_ptr(), S, y)
         return torch.from_numpy(y), FFMState(torch.from_numpy(S))
 
-    def _parameters_of_a_step(self) -> list[Tensor | None]:
-        """Weights, biases, alpha and omega, found without the long search for a module's attributes."""
-        modules: dict[str, Any] = self._modules
-        own = [modules[name]._parameters for name in ("value", "input_gate", "output_gate", "skip", "mix")]
-        alpha, omega = self._parameters.get("alpha"), self._parameters.get("omega")
-        return [*(each.get("weight") for each in own), *(each.get("bias") for each in own), alpha, omega]
+    def _enter(self, x: Tensor) -> Tensor:
+        """What is added to the traces, [..., m], by torch's operations."""
+        # under autocast the maps come in half precision; the traces stay in the parameters' type
+        return (self.value(x) * self.input_gate(x).sigmoid()).to(self.alpha.dtype)
 
-    def _is_as_built(self) -> bool:
-        return self._fits(self._parameters_of_a_step())
+    def _leave(self, x: Tensor, traces: Tensor) -> Tensor:
+        """The output [..., D] from traces [..., 2 m c], real parts first."""
+        skip = self.skip(x)
+        normal = functional.layer_norm(self.mix(traces), (self.output_size,), eps=EPSILON)
+        return torch.lerp(skip, normal.to(skip.dtype), self.output_gate(x).sigmoid())
 
-    def _fits(self, tensors: Sequence[Tensor | None]) -> bool:
-        """Whether parameters, in the order of `_parameters_of_a_step`, have the sizes that kernels take."""
-        F, D, m, c = self.input_size, self.output_size, self.memory_size, self.context_size
-        rows = (m, m, D, D)
-        sizes = [*((n, F) for n in rows), (D, 2 * m * c), *((n,) for n in (*rows, D)), (m,), (c,)]
-        return [each.shape for each in tensors if each is not None] == sizes
 
-    def _compiles(self, x: Tensor, state: FFMState) -> bool:
-        """Whether the kernels take this input."""
-        return has_kernels(x, self.alpha, state.S)
-
-    def _maps(self) -> tuple[nn.Linear, ...]:
-        """The four maps of x, in the order in which kernels take them."""
-        return self.value, self.input_gate, self.output_gate, self.skip
-
-    def _input_maps(self) -> tuple[Tensor, Tensor]:
-        """The four maps of x as one: weight [2 m + 2 D, F] and bias."""
-        return torch.cat([map_.weight for map_ in self._maps()]), torch.cat([map_.bias for map_ in self._maps()])
+def _in_order(arrays: dict[str, np.ndarray]) -> Arrays:
+    """The parameters of an `FFM` as its compiled step takes them."""
+    maps = ("value", "input_gate", "output_gate", "skip", "mix")
+    weights, biases = ([arrays[f"{name}.{kind}"] for name in maps] for kind in ("weight", "bias"))
+    return *weights, *biases, arrays["alpha"], arrays["omega"]

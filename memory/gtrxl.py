@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory, reset
-from palimpsest.memory.kernels.arithmetic.linear import Linear, linear
 from palimpsest.memory.parts.windows import Window
 from palimpsest.refusals import check_divides, check_integer
 
@@ -248,7 +247,7 @@ class Layer(nn.Module):
         The gain and the shift of the norm are multiplied into the weights of the map.
         """
         gain, shift = self.attention_norm.weight, self.attention_norm.bias
-        return linear(standardised, of.weight * gain, of.weight @ shift)
+        return functional.linear(standardised, of.weight * gain, of.weight @ shift)
 
     def _queries(self, standardised: Tensor) -> tuple[Tensor, Tensor]:
         """Map [..., D] to the scaled queries for keys and for positions, [..., H, D / H] each."""
@@ -294,7 +293,7 @@ class Gate(nn.Module):
 
 def maps(size: int, output_size: int, parts: int = 1, bias: bool = False) -> nn.Linear:
     """Several linear maps of one input as one product. Each starts by Xavier's rule for itself, with biases at 0."""
-    map_ = Linear(size, parts * output_size, bias=bias)
+    map_ = nn.Linear(size, parts * output_size, bias=bias)
     for part in map_.weight.detach().chunk(parts):
         nn.init.xavier_uniform_(part)
     if bias:

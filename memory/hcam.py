@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.memory.base import Context, Memory
-from palimpsest.memory.kernels.arithmetic.linear import Linear
 from palimpsest.memory.kernels.attention.chunks import choose_chunks, read_chunks
 from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates
 from palimpsest.memory.kernels.attention.torch_slices import softmax_where
@@ -50,16 +49,18 @@ class ChunkLayer(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.local_query = Linear(width, width, bias=False)
-        self.local_key = Linear(width, width, bias=False)
-        self.local_value = Linear(width, width, bias=False)
-        self.score_query = Linear(width, width, bias=False)
-        self.score_key = Linear(width, width, bias=False)
-        self.query = Linear(width, width, bias=False)
-        self.key = Linear(width, width, bias=False)
-        self.value = Linear(width, width, bias=False)
-        self.merge = Linear(2 * width, width)
-        self.mlp = nn.Sequential(nn.LayerNorm(width), Linear(width, 2 * width), nn.ReLU(), Linear(2 * width, width))
+        self.local_query = nn.Linear(width, width, bias=False)
+        self.local_key = nn.Linear(width, width, bias=False)
+        self.local_value = nn.Linear(width, width, bias=False)
+        self.score_query = nn.Linear(width, width, bias=False)
+        self.score_key = nn.Linear(width, width, bias=False)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.merge = nn.Linear(2 * width, width)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
+        )
 
     def output(self, x: Tensor, local: Tensor, mem: Tensor) -> Tensor:
         """The residual stream x [..., D] plus local plus mem, then the residual MLP."""
@@ -127,7 +128,7 @@ class HCAM(Memory):
         check_divides("num_heads", num_heads, "output_size", output_size)
         self.chunk_size, self.num_chunks, self.top_k = chunk_size, num_chunks, top_k
         self.num_layers, self.num_heads, self.detach = num_layers, num_heads, detach
-        self.embed = Linear(input_size, output_size)
+        self.embed = nn.Linear(input_size, output_size)
         self.layers: Sequence[ChunkLayer] = nn.ModuleList(ChunkLayer(output_size) for _ in range(num_layers))  # type: ignore[assignment]
         self.register_buffer("sinusoid", sinusoid(chunk_size, output_size), persistent=False)
         self._reads: list[tuple[Tensor, Tensor]] = []

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from palimpsest.memory.base import Context, Memory
-from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
-from palimpsest.memory.kernels.arithmetic.views import Views
+from palimpsest.memory.kernels.arithmetic.as_built import Arrays, AsBuilt
 from palimpsest.memory.kernels.cells import gated
 from palimpsest.refusals import check_integer
 
@@ -54,8 +54,6 @@ class Recurrent(Memory):
         super().__init__(input_size, output_size)
         num_layers = check_integer("num_layers", num_layers, 1)
         self.num_layers = num_layers
-        self._views = Views()
-        self._sizes: dict[str, tuple[int, ...]] = {}
         bound = 1 / math.sqrt(output_size)
         G = self.num_gates * output_size
         for layer in range(num_layers):
@@ -68,8 +66,8 @@ class Recurrent(Memory):
             for name, size in sizes.items():
                 parameter = nn.Parameter(torch.empty(size))
                 self.register_parameter(f"{name}_l{layer}", parameter)
-                self._sizes[f"{name}_l{layer}"] = size
                 nn.init.uniform_(parameter, -bound, bound)
+        self._built = AsBuilt(self)
 
     def _keep_for(self, horizon: int) -> None:
         """Set the biases of the second gate, the one that keeps: time constants log-uniform in 2 to `horizon` steps."""
@@ -98,11 +96,9 @@ class Recurrent(Memory):
     ) -> tuple[Tensor, Any]:
         """Map x [B, F] to y [B, D] layer by layer; compiled on the CPU where no gradient is wanted."""
         self.check_step(x, state)
-        if not torch.is_grad_enabled() and has_kernels(x, *state):
-            weights = self._views(x, (), [*map(self._parameters.get, self._sizes)], self._is_as_built)
-            if weights is not None:
-                y, after = gated.step_layers(self.kind, x, state, weights)
-                return y, self.state_type(*after)
+        if not torch.is_grad_enabled() and self._built.allows(self, x, *state):
+            y, after = gated.step_layers(self.kind, x, state, self._built.arrays(self, _in_order))
+            return y, self.state_type(*after)
         lasts = []
         for layer in range(self.num_layers):
             last = self.cell(x, tuple(s[:, layer] for s in state), self.layer_weights(layer))
@@ -130,12 +126,14 @@ class Recurrent(Memory):
         """One input is read directly; the state may carry any earlier one."""
         return Context(1, math.inf)
 
-    def _is_as_built(self) -> bool:
-        return all(self._parameters[name].shape == size for name, size in self._sizes.items())  # type: ignore[union-attr]
-
     def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
         """One step of a layer by torch's cell: x [B, *] and state [B, D] each to the next state, h first."""
         raise NotImplementedError
+
+
+def _in_order(arrays: dict[str, np.ndarray]) -> Arrays:
+    """The parameters as `gated.step_layers` takes them, which is the order in which they were made."""
+    return tuple(arrays.values())
 
 
 class LSTM(Recurrent):

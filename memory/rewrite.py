@@ -20,17 +20,16 @@ Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. The recurrence
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory
-from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
-from palimpsest.memory.kernels.arithmetic.linear import Linear
-from palimpsest.memory.kernels.arithmetic.views import Arrays, Views
-from palimpsest.memory.kernels.delta.layer import DeltaSizes, compiles, delta_layer
+from palimpsest.memory.kernels.arithmetic.as_built import Arrays, AsBuilt
+from palimpsest.memory.kernels.delta.layer import DeltaSizes, delta_layer, delta_layer_torch
 from palimpsest.memory.kernels.delta.step import NORM_EPS, step_layers
 from palimpsest.refusals import check_flag, check_integer
 
@@ -81,13 +80,13 @@ class RewriteMemory(Memory):
         self.table_shape = (num_layers, num_heads, key_size, value_size)
         self.clock = clock
         features = input_size + clock
-        self.enter = Linear(features, output_size)
+        self.enter = nn.Linear(features, output_size)
         self.sizes = DeltaSizes(num_heads, key_size, value_size)
         self.layers = nn.ModuleList(
             DeltaLayer(output_size if layer else features, output_size, self.sizes) for layer in range(num_layers)
         )
-        self._views = Views()
         self._gates: list[tuple[Tensor, Tensor]] = []
+        self._built = AsBuilt(self)
 
     def initial_state(self, batch_size: int) -> RewriteState:
         """Empty tables, the clock at 1."""
@@ -99,8 +98,8 @@ class RewriteMemory(Memory):
     ) -> tuple[Tensor, RewriteState]:
         """Map x [B, F] to y [B, D]."""
         self.check_step(x, state)
-        arrays = None if torch.is_grad_enabled() or not has_kernels(x, state.table, state.beat) else self._arrays(x)
-        if arrays is not None:
+        if not torch.is_grad_enabled() and self._built.allows(self, x, *state):
+            arrays = self._built.arrays(self, _in_order)
             y, table, beat = step_layers(x, state.beat, arrays, self.sizes, state.table)
             return y, RewriteState(table, beat)
         no_start = torch.zeros(1, len(x), dtype=torch.bool, device=x.device)
@@ -137,33 +136,16 @@ class RewriteMemory(Memory):
         """Map x [T, B, F + clock] to the stream [T, B, D], the last tables, and alpha and beta of each layer."""
         stream: Tensor | None = None
         lasts, gates = [], []
+        one_layer = delta_layer if self._built.allows(self, x, table) else delta_layer_torch
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, DeltaLayer)
             read = x if stream is None else functional.layer_norm(stream, stream.shape[-1:], eps=NORM_EPS)
             maps = (self.enter, layer.project, layer.leave)
-            stream, last, alpha, beta = delta_layer(read, stream, maps, start, table[:, number], self.sizes)
+            stream, last, alpha, beta = one_layer(read, stream, maps, start, table[:, number], self.sizes)
             lasts.append(last)
             gates.append((alpha, beta))
         assert stream is not None
         return stream, torch.stack(lasts, 1), gates
-
-    def _arrays(self, x: Tensor) -> Arrays | None:
-        """The parameters for `step_layers`; None where kernels may not compute everything from inputs x [B, F]."""
-        modules: dict[str, Any] = self._modules
-        # these dictionaries spare the slow attribute look-up of modules
-        layers = [layer._modules for layer in modules["layers"]._modules.values()]
-        maps = [modules["enter"], *(layer[name] for layer in layers for name in ("project", "leave"))]
-        own: list[dict[str, Any]] = [map_._parameters for map_ in maps]
-        if any(each.get("bias") is not None for each in own[2::2]):
-            return None
-
-        def fit() -> bool:
-            first, stream = x.new_empty(0, x.shape[1] + self.clock), x.new_empty(0, self.output_size)
-            read = zip(maps[1::2], maps[2::2], [first, *[stream] * len(layers)])
-            return all(compiles((maps[0], *own), self.sizes, given, given is first) for *own, given in read)
-
-        tensors = [*(each.get("weight") for each in own), *(each.get("bias") for each in (own[0], *own[1::2]))]
-        return self._views(x, maps, tensors, fit)
 
     def _count(self, x: Tensor, start: Tensor, beat: Tensor) -> tuple[Tensor, Tensor]:
         """Append the clock to x [T, B, F]; also return the beat after the last step, [B, 1]."""
@@ -176,13 +158,18 @@ class RewriteMemory(Memory):
         return torch.cat((x, beats.unsqueeze(-1)), -1), -beats[-1:].T if len(x) else beat
 
 
+def _in_order(arrays: dict[str, np.ndarray]) -> Arrays:
+    """The parameters of a `RewriteMemory` as `step_layers` takes them: all weights, then all biases."""
+    return *(a for name, a in arrays.items() if "weight" in name), *(a for name, a in arrays.items() if "bias" in name)
+
+
 class DeltaLayer(nn.Module):
     """The maps into and out of a layer's tables; everything between them has no parameters."""
 
     def __init__(self, input_size: int, output_size: int, sizes: DeltaSizes) -> None:
         super().__init__()
-        self.project = Linear(input_size, sizes.width)
-        self.leave = Linear(sizes.heads * sizes.value_size, output_size, bias=False)
+        self.project = nn.Linear(input_size, sizes.width)
+        self.leave = nn.Linear(sizes.heads * sizes.value_size, output_size, bias=False)
         shortest, longest = map(math.log, TIMES_AT_START)
         keep = torch.exp(-1 / torch.logspace(shortest, longest, sizes.heads, math.e))
         with torch.no_grad():

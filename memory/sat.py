@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory
-from palimpsest.memory.kernels.arithmetic.linear import Linear
 from palimpsest.memory.parts.allocation import STRATEGIES, Slots, allocate, reads
 from palimpsest.memory.parts.place_attention import RATES, ReadLayer, time_code, view
 from palimpsest.memory.parts.strategy_values import StrategyValues
@@ -136,7 +135,7 @@ class SpatiallyAwareTransformer(Memory):
         self.layout, self.read, self.allocator = layout, read, allocator
         self.slots_per_place = capacity // num_places if layout == "place" else capacity
         self.num_slots = self.slots_per_place * (num_places if layout == "place" else 1)
-        self.encode = Linear(input_size, output_size)
+        self.encode = nn.Linear(input_size, output_size)
         self.place_embedding = nn.Parameter(torch.randn(num_places, output_size) / math.sqrt(output_size))
         self.norm = nn.LayerNorm(output_size)
         places_read = min(top_k, num_places) if read == "hierarchical" else 0

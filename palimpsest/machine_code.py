@@ -14,7 +14,7 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class _Cache:
             return None
         held = dumps(tuple(cell.cell_contents for cell in self._function.__closure__ or ()))
         code = self._function.__code__
-        kernel = code.co_firstlineno, code.co_code, held, signature
+        kernel = code.co_firstlineno, code.co_code, held, signature, *_named_tuples(signature)
         machine = codegen.magic_tuple(), numba.__version__, sys.version
         digest = hashlib.sha256(f"{kernel} {machine}".encode()).hexdigest()[:16]
         return self._folder / f"{self._name}-{self._stamp}-{digest}.nbc"
@@ -118,6 +118,14 @@ class _Cache:
         else:
             why = f"kept in {self._folder}, because {self._sources} cannot be written"
             _say("elsewhere", f"compiling for this machine, once; this takes some seconds; {why}")
+
+
+def _named_tuples(types: Iterable[Any]) -> Iterator[str]:
+    """The classes of named tuples in a signature, whose text tells their names without their modules."""
+    for each in types:
+        if (found := getattr(each, "instance_class", None)) is not None:
+            yield f"{found.__module__}.{found.__qualname__}"
+        yield from _named_tuples(getattr(each, "types", ()))
 
 
 _said: set[str] = set()

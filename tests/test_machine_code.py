@@ -50,6 +50,17 @@ def test_a_kernel_is_compiled_again_once_what_it_calls_has_changed(tmp_path):
     assert called() == "1020 0\n"
 
 
+def test_named_tuples_of_one_name_are_told_apart(tmp_path):
+    (tmp_path / "kernels.py").write_text(KERNEL.format("", "first", "x[0]"))
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text("from typing import NamedTuple\nclass Pair(NamedTuple):\n    a: int\n")
+    code = (
+        "import numba, one, two; from kernels import first\n"
+        "print(*(numba.njit(lambda pair: first(pair))(given) for given in (one.Pair(1), two.Pair(2), one.Pair(3))))"
+    )
+    assert run(code, tmp_path, ROOT).stdout == run(code, tmp_path, ROOT).stdout == "1 2 3\n"
+
+
 def test_a_source_that_changes_while_a_process_runs_has_no_stamp(tmp_path):
     inner, outer = tmp_path / "inner.py", tmp_path / "outer.py"
     inner.touch()

@@ -16,7 +16,7 @@ from palimpsest.machine_code import njit
 
 
 class Minibatch(NamedTuple):
-    """Whole columns of a rollout; sequences [T, b, ...], the state [b, ...] before their first step."""
+    """Segments of a rollout: sequences [T, b, ...], the memory's state [b, ...] before their first step."""
 
     observations: Any
     actions: Tensor
@@ -75,11 +75,14 @@ def generalized_advantages(
 
 
 class MemoryRolloutBuffer:
-    """A rollout of T steps in B environments, on the policy's device.
+    """A rollout of T steps in B rows, on the policy's device.
 
-    Nothing of the memory is stored per step: the update scans each column again from `state`, the memory before
-    its first step. `episode_start` bounds values and advantages, `memory_start` the memory; they differ where a
-    memory is carried over an episode's end.
+    A row's steps are one column, cut into segments of L steps (the last may be shorter). The memory's state is kept
+    before each segment, not at every step: the update scans each segment again from there. `episode_starts` bounds
+    values and advantages, `memory_start` the memory; they differ where a memory is carried over an episode's end.
+
+    The attributes with SB3's names (`observations`, `actions`, `values`, `log_probs`, `advantages`, `returns`,
+    `rewards`, `episode_starts`) are arrays [T, B, ...] as in SB3; on the CPU they share the tensors' memory.
 
     Args:
         buffer_size: T.
@@ -90,6 +93,7 @@ class MemoryRolloutBuffer:
         gamma: discount per step.
         n_envs: B.
         strategies: whether the memory's allocation strategy is stored.
+        sequence_length: L, 1 to T; None for T, whole columns.
     """
 
     def __init__(
@@ -102,12 +106,14 @@ class MemoryRolloutBuffer:
         gamma: float = 0.99,
         n_envs: int = 1,
         strategies: bool = False,
+        sequence_length: int | None = None,
     ) -> None:
         self.buffer_size = buffer_size
         self.n_envs = n_envs
         self.device = get_device(device)
         self.gae_lambda = gae_lambda
         self.gamma = gamma
+        self.sequence_length = min(sequence_length or buffer_size, buffer_size)
         T, B = buffer_size, n_envs
         discrete = isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete)
         assert action_space.shape is not None
@@ -117,100 +123,194 @@ class MemoryRolloutBuffer:
 
         if isinstance(observation_space, spaces.Dict):
             parts = observation_space.spaces.items()
-            self.observations: Any = {key: empty(*_shape(s), dtype=_dtype(s)) for key, s in parts}
+            observations: Any = {key: empty(*_shape(s), dtype=_dtype(s)) for key, s in parts}
         else:
-            self.observations = empty(*_shape(observation_space), dtype=_dtype(observation_space))
-        self.actions = empty(*action_space.shape, dtype=torch.int64 if discrete else torch.float32)
-        self.values = empty()
-        self.log_prob = empty()
-        self.advantages = empty()
-        self.returns = empty()
-        self.memory_start = empty(dtype=torch.bool)
-        self.strategy = empty(dtype=torch.int64) if strategies else None
+            observations = empty(*_shape(observation_space), dtype=_dtype(observation_space))
+        self.columns = Minibatch(
+            observations,
+            empty(*action_space.shape, dtype=torch.int64 if discrete else torch.float32),
+            empty(),
+            empty(),
+            empty(),
+            empty(),
+            empty(dtype=torch.bool),
+            None,
+            empty(dtype=torch.int64) if strategies else None,
+        )
+        """The tensors of all steps and rows; `state` is that before the first step."""
         self.rewards = np.zeros((T, B), np.float32)
-        self.episode_start = np.zeros((T, B), bool)
+        self.episode_starts = np.zeros((T, B), bool)
+        self.states: list[Any] = []
+        """The memory's state, a tree of [B, ...], before each segment so far."""
         self.pos = 0
-        self.state: Any = None
 
     @property
     def full(self) -> bool:
         """Whether every step is there."""
         return self.pos == self.buffer_size
 
-    def begin(self, state: Any) -> None:
-        """Begin a rollout from the memory's state (tree of [B, ...] without graph) before its first step."""
+    def size(self) -> int:
+        """How many steps of every row are there."""
+        return self.pos
+
+    @property
+    def observations(self) -> Any:
+        """[T, B, ...], a dict of arrays for a Dict space."""
+        return tree_map(_array, self.columns.observations)
+
+    @property
+    def actions(self) -> np.ndarray:
+        """[T, B, ...]."""
+        return _array(self.columns.actions)
+
+    @property
+    def values(self) -> np.ndarray:
+        """[T, B] float32."""
+        return _array(self.columns.old_values)
+
+    @property
+    def log_probs(self) -> np.ndarray:
+        """[T, B] float32."""
+        return _array(self.columns.old_log_prob)
+
+    @property
+    def advantages(self) -> np.ndarray:
+        """[T, B] float32."""
+        return _array(self.columns.advantages)
+
+    @property
+    def returns(self) -> np.ndarray:
+        """[T, B] float32."""
+        return _array(self.columns.returns)
+
+    def reset(self) -> None:
+        """Begin a rollout."""
         self.pos = 0
-        self.state = state
+        self.states = []
+
+    @property
+    def at_segment(self) -> bool:
+        """Whether the next step begins a segment."""
+        return self.pos % self.sequence_length == 0
+
+    def begin_segment(self, state: Any) -> None:
+        """Keep the memory's state, a tree of [B, ...] without graph, before the next step."""
+        assert self.at_segment, "a segment begins every sequence_length steps"
+        self.states.append(state)
+        if self.pos == 0:
+            self.columns = self.columns._replace(state=state)
 
     def add(
         self,
         observations: Any,
         actions: Tensor,
         rewards: np.ndarray,
-        episode_start: np.ndarray,
+        episode_starts: np.ndarray,
         memory_start: np.ndarray,
         values: Tensor,
-        log_prob: Tensor,
+        log_probs: Tensor,
         strategy: Tensor | None = None,
     ) -> None:
-        """Store step `pos` of all environments; each argument [B, ...]."""
-        t = self.pos
+        """Store step `pos` of all rows; each argument [B, ...]."""
+        t, columns = self.pos, self.columns
         assert t < self.buffer_size, "add was called on a full rollout"
 
         def put(into: Tensor, value: Tensor) -> None:
             into[t] = value.view_as(into[t])
 
-        tree_map(put, self.observations, observations)
-        put(self.actions, actions)
-        self.values[t] = values
-        self.log_prob[t] = log_prob
-        self.memory_start[t] = torch.from_numpy(memory_start)
-        if self.strategy is not None:
+        tree_map(put, columns.observations, observations)
+        put(columns.actions, actions)
+        columns.old_values[t] = values
+        columns.old_log_prob[t] = log_probs
+        columns.memory_start[t] = torch.from_numpy(memory_start)
+        if columns.strategy is not None:
             assert strategy is not None
-            self.strategy[t] = strategy
+            columns.strategy[t] = strategy
         self.rewards[t] = rewards
-        self.episode_start[t] = episode_start
+        self.episode_starts[t] = episode_starts
         self.pos += 1
 
-    def compute_returns_and_advantage(self, last_values: Tensor, last_done: np.ndarray) -> None:
+    def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
         """Advantages by GAE, and returns as their sum with the values.
 
         Args:
             last_values: [B], of the observation after the last step.
-            last_done: [B] bool, whether that observation opens an episode.
+            dones: [B] bool, whether that observation opens an episode.
         """
         advantages = generalized_advantages(
             self.rewards,
-            self.values.cpu().numpy(),
-            self.episode_start,
-            last_values.cpu().numpy(),
-            np.asarray(last_done, dtype=bool),
+            self.values,
+            self.episode_starts,
+            _array(last_values).reshape(-1),
+            np.asarray(dones, dtype=bool),
             self.gamma,
             self.gae_lambda,
         )
-        self.advantages.copy_(torch.from_numpy(advantages))
-        torch.add(self.advantages, self.values, out=self.returns)
+        columns = self.columns
+        columns.advantages.copy_(torch.from_numpy(advantages))
+        torch.add(columns.advantages, columns.old_values, out=columns.returns)
 
-    def get(self, columns: int, rng: np.random.Generator) -> Iterator[Minibatch]:
-        """Every environment once, `columns` at a time, in an order drawn from `rng`."""
+    def get(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
+        """Every segment once, batch_size // L at a time (1 or more), in an order drawn from `rng`.
+
+        Segments of a shorter end of the columns come in minibatches of their own, of as many samples.
+        """
         assert self.full, "the rollout is not complete"
-        order = torch.as_tensor(rng.permutation(self.n_envs), device=self.device)
-        for rows in order.split(columns):
+        L, B = self.sequence_length, self.n_envs
+        whole, rest = divmod(self.buffer_size, L)
+        order = torch.as_tensor(rng.permutation(whole * B), device=self.device)
+        chosen = [(L, segments) for segments in order.split(max(1, batch_size // L))]
+        if rest:
+            ends = torch.as_tensor(whole * B + rng.permutation(B), device=self.device)
+            chosen += [(rest, segments) for segments in ends.split(max(1, batch_size // rest))]
+            chosen = [chosen[i] for i in rng.permutation(len(chosen))]
+        for length, segments in chosen:
+            yield self._segments(length, segments)
 
-            def pick(sequence: Tensor, rows: Tensor = rows) -> Tensor:
+    def _segments(self, length: int, segments: Tensor) -> Minibatch:
+        """The first `length` steps of segments [b], which are numbered row by row within each cut of the columns."""
+        cuts, rows = segments // self.n_envs, segments % self.n_envs
+        if self.sequence_length == self.buffer_size:
+
+            def pick(sequence: Tensor) -> Tensor:
                 return sequence.index_select(1, rows)
 
-            yield Minibatch(
-                tree_map(pick, self.observations),
-                pick(self.actions),
-                pick(self.values),
-                pick(self.log_prob),
-                pick(self.advantages),
-                pick(self.returns),
-                pick(self.memory_start),
-                tree_map(lambda leaf, rows=rows: leaf[rows], self.state),
-                None if self.strategy is None else pick(self.strategy),
-            )
+        else:
+            steps = cuts * self.sequence_length + torch.arange(length, device=self.device).unsqueeze(1)
+
+            def pick(sequence: Tensor) -> Tensor:
+                return sequence[steps, rows]
+
+        columns = self.columns
+        return Minibatch(
+            tree_map(pick, columns.observations),
+            pick(columns.actions),
+            pick(columns.old_values),
+            pick(columns.old_log_prob),
+            pick(columns.advantages),
+            pick(columns.returns),
+            pick(columns.memory_start),
+            self._states_before(cuts, rows),
+            None if columns.strategy is None else pick(columns.strategy),
+        )
+
+    def _states_before(self, cuts: Tensor, rows: Tensor) -> Any:
+        """The memory's state [b, ...] before segments: of each, its cut and its row."""
+        if len(self.states) == 1:
+            return tree_map(lambda leaf: leaf[rows], self.states[0])
+
+        def pick(*leaves: Tensor) -> Tensor:
+            picked = leaves[0][rows]
+            for cut, leaf in enumerate(leaves[1:], start=1):
+                here = cuts == cut
+                picked[here] = leaf[rows[here]]
+            return picked
+
+        return tree_map(pick, *self.states)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.numpy(force=True)
 
 
 def _shape(space: spaces.Space) -> tuple[int, ...]:

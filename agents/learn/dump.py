@@ -35,12 +35,12 @@ def _dump(model: RememberingAlgorithm, error: NotFinite) -> str:
     path = Path(directory) / FILE
     buffer, steps = model.rollout_buffer, model.rollout_buffer.pos
     rollout = {
-        "observations": tree_map(lambda leaf: leaf[:steps], buffer.observations),
-        "actions": buffer.actions[:steps],
+        "observations": tree_map(lambda leaf: leaf[:steps], buffer.columns.observations),
+        "actions": buffer.columns.actions[:steps],
         "rewards": buffer.rewards[:steps],
-        "episode_start": buffer.episode_start[:steps],
-        "memory_start": buffer.memory_start[:steps],
-        "state": buffer.state,
+        "episode_starts": buffer.episode_starts[:steps],
+        "memory_start": buffer.columns.memory_start[:steps],
+        "state": buffer.columns.state,
     }
     failure = {"message": str(error), "check": error.check, "evidence": error.evidence, "rollout": rollout}
     try:

@@ -122,6 +122,7 @@ ARGUMENTS: dict[str, Allowed] = {
     "normalize_advantage": FLAG,
     "use_sde": FLAG,
     "sde_sample_freq": integer(-1, math.inf),
+    "sequence_length": optional(integer(1)),
     "memory_carry_over": FRACTION,
     "memory_aux_coef": WEIGHT,
     "strategy_epsilon": Allowed("two numbers, 0 to 1, at the beginning and at the end", _is_pair_of_fractions),

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from palimpsest.agents.learn.buffers import Minibatch
-from palimpsest.agents.learn.objective import LossWeights, objective
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
+
+
+class LossWeights(NamedTuple):
+    """The numbers of PPO's loss at one moment of training."""
+
+    clip_range: float
+    clip_range_vf: float | None
+    normalize_advantage: bool
+    min_advantage_std: float
+    ent_coef: float
+    vf_coef: float
+    memory_aux_coef: float
 
 
 def ppo_loss(
@@ -20,14 +35,34 @@ def ppo_loss(
         weights: clipping and the terms' weights.
 
     Returns:
-        The loss, with its graph, and detached scalars by name.
+        The loss [], with its graph, and detached scalars by name.
     """
     values, log_prob, entropy, reconstruction = policy.evaluate_actions(
         batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
     )
-    loss, record = objective(values, log_prob, entropy, batch, weights)
+    ratio = (log_prob - batch.old_log_prob).exp()
+    clip, advantages = weights.clip_range, _normalized(batch.advantages, weights)
+    policy_loss = -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip)).mean()
+    if weights.clip_range_vf is not None:
+        change = (values - batch.old_values).clamp(-weights.clip_range_vf, weights.clip_range_vf)
+        values = batch.old_values + change
+    value_loss = functional.mse_loss(values, batch.returns)
+    # where the entropy has no closed form, the mean of -log_prob estimates it
+    entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
+    loss = policy_loss + weights.ent_coef * entropy_loss + weights.vf_coef * value_loss
+    record = {"policy_gradient_loss": policy_loss, "value_loss": value_loss, "entropy_loss": entropy_loss}
     if reconstruction is not None:
-        loss = loss + weights.memory_aux_coef * reconstruction.mean()
-        record["reconstruction_loss"] = reconstruction.detach().mean()
-    record["loss"] = loss.detach()
-    return loss, record
+        record["reconstruction_loss"] = reconstruction.mean()
+        loss = loss + weights.memory_aux_coef * record["reconstruction_loss"]
+    record["loss"] = loss
+    with torch.no_grad():
+        record["approx_kl"] = ((ratio - 1) - (log_prob - batch.old_log_prob)).mean()
+        record["clip_fraction"] = ((ratio - 1).abs() > clip).to(ratio.dtype).mean()
+    return loss, {name: value.detach() for name, value in record.items()}
+
+
+def _normalized(advantages: Tensor, weights: LossWeights) -> Tensor:
+    """Advantages [T, b] at mean 0 and standard deviation 1, unless they are a single number or left as they are."""
+    if not weights.normalize_advantage or advantages.numel() == 1:
+        return advantages
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8).clamp(min=weights.min_advantage_std)

@@ -50,7 +50,7 @@ _BESIDE = ("parameters", "vec_normalize", "written_by", "alive", "failure")
 """Entries of a file that are not attributes of a model. Only checkpoints have "alive", which holds the rest of a run's
 state. Only dumps have "failure", which describes the error that stopped a training."""
 
-REBUILT = frozenset({"policy", "lr_schedule", "_given_up", "_kept_statistics"})
+REBUILT = frozenset({"policy", "lr_schedule", "_gives_state_up", "_kept_statistics"})
 """Attributes that are not saved. `_setup_model` makes them from the others, or they matter only within a step."""
 
 CLASSES = OUR_CLASSES | names_of(
@@ -172,6 +172,8 @@ def save_model(
         warnings.warn(f"include={unwritable} is left out: no file can hold it, and load makes it anew", stacklevel=3)
     left_out = never | (set(exclude or ()) - set(include or ()))
     tree = {name: getattr(model, name) for name in vars(model) if name not in left_out}
+    if "_last_state" in tree:
+        tree["_last_state"] = model.recall()
     aliases = {cls: name for name, cls in model.policy_aliases.items()}
     tree["policy_class"] = aliases.get(model.policy_class, model.policy_class)
     tree["parameters"] = model.get_parameters()

@@ -30,9 +30,11 @@ class Algorithm(Protocol):
     rollout_buffer: MemoryRolloutBuffer
     num_timesteps: int
     _last_obs: np.ndarray | dict[str, np.ndarray] | None
-    _last_state: Any
     _last_memory_starts: np.ndarray | None
     _last_strategy: Tensor | None
+
+    def recall(self) -> Any:
+        """The memory before the step under way."""
 
 
 class NotFinite(FloatingPointError):
@@ -125,7 +127,7 @@ def in_step(model: Algorithm) -> str:
     if found := in_parameters(model.policy):
         return found
     where = f"at step {model.num_timesteps}"
-    for leaf in _leaves(model._last_state):
+    for leaf in _leaves(model.recall()):
         if (bad := _first_index(leaf)) is not None:
             return f"the memory's state holds {leaf[bad].item()} in environment row {bad[0]} {where}"
     try:
@@ -141,14 +143,14 @@ def policy_input(model: Algorithm) -> tuple[Any, Any, Tensor, Tensor | None]:
     """The policy's next input: observation, state, starts and strategy."""
     obs = tree_map(lambda array: torch.as_tensor(array, device=model.policy.device), model._last_obs)
     start = torch.as_tensor(model._last_memory_starts, device=model.policy.device)
-    return obs, model._last_state, start, model._last_strategy
+    return obs, model.recall(), start, model._last_strategy
 
 
 def check_rollout(model: Algorithm) -> None:
     """Refuse a rollout with a return or a log-probability that is not finite."""
     buffer = model.rollout_buffer
-    if not (torch.isfinite(buffer.returns).all() and torch.isfinite(buffer.log_prob).all()):
-        raise_for_rollout(model.policy, whole_rollout(buffer), _first_step(model))
+    if not (torch.isfinite(buffer.columns.returns).all() and torch.isfinite(buffer.columns.old_log_prob).all()):
+        raise_for_rollout(model.policy, buffer.columns, _first_step(model))
 
 
 def raise_for_rollout(policy: MemoryActorCriticPolicy, rollout: Minibatch, first_step: int) -> NoReturn:
@@ -167,7 +169,7 @@ def check_update(model: Algorithm, figures: Tensor, batch: Minibatch, weights: L
         weights: weights of the loss.
     """
     if not torch.isfinite(figures):
-        raise_for_update(model.policy, batch, weights, whole_rollout(model.rollout_buffer), _first_step(model))
+        raise_for_update(model.policy, batch, weights, model.rollout_buffer.columns, _first_step(model))
 
 
 def raise_for_update(
@@ -191,21 +193,6 @@ def check_parameters(policy: MemoryActorCriticPolicy, step: int) -> None:
     """Refuse parameters that are not finite after an update that ended at environment step `step`."""
     if found := in_parameters(policy):
         raise NotFinite(f"{found} after step {step}; {ADVICE}", "parameters", {"step": step})
-
-
-def whole_rollout(buffer: MemoryRolloutBuffer) -> Minibatch:
-    """All columns of a rollout, in the order of the environment rows."""
-    return Minibatch(
-        buffer.observations,
-        buffer.actions,
-        buffer.values,
-        buffer.log_prob,
-        buffer.advantages,
-        buffer.returns,
-        buffer.memory_start,
-        buffer.state,
-        buffer.strategy,
-    )
 
 
 def _first_step(model: Algorithm) -> int:

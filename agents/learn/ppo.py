@@ -42,16 +42,16 @@ SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 
 
 class MemoryPPO(SavedAlgorithm):
-    """PPO (arXiv 1707.06347) whose policy remembers, over whole columns of the rollout.
+    """PPO (arXiv 1707.06347) whose policy remembers, over segments of the rollout without padding.
 
-    The arguments are those of sb3-contrib's RecurrentPPO, and four more.
+    The arguments are those of sb3-contrib's RecurrentPPO, and five more.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryActorCriticPolicy`.
         env: a gymnasium Env, an SB3 VecEnv, or a registered id.
         learning_rate: of Adam; a number or a function of the remaining progress (1 to 0).
-        n_steps: T, steps of every environment per rollout; gradients through the memory reach back no further.
-        batch_size: samples per minibatch; a minibatch is max(1, batch_size // n_steps) whole columns.
+        n_steps: T, steps of every environment per rollout.
+        batch_size: samples per minibatch; a minibatch is batch_size // sequence_length segments, 1 or more.
         n_epochs: passes over each rollout.
         gamma: discount per step.
         gae_lambda: λ of GAE.
@@ -67,6 +67,10 @@ class MemoryPPO(SavedAlgorithm):
         sde_sample_freq: steps between draws of its noise; -1 for once a rollout.
         target_kl: the passes over a rollout end once the KL estimate passes 1.5 times this; where the last step alone
             raised it by more than this, that step is taken back (SB3 keeps it). None for no limit.
+        sequence_length: L, steps of a segment. A rollout's columns are cut into segments. The memory's state before
+            each is kept while acting; gradients through the memory reach back no further. By default as long as a
+            column where batch_size >= n_steps, else as batch_size: as many updates as RecurrentPPO makes. Later passes
+            over a rollout begin from states that the parameters before them made, as RecurrentPPO's do.
         memory_carry_over: p in 0 to 1, the chance that a memory is kept, not reset, at the end of a training
             episode, so that the next episode begins on a page already written (state passing,
             arXiv 2507.02782). Values still stop at the episode's end; `env.reset()` and evaluation start fresh.
@@ -110,6 +114,7 @@ class MemoryPPO(SavedAlgorithm):
         use_sde: bool = False,
         sde_sample_freq: int = -1,
         target_kl: float | None = None,
+        sequence_length: int | None = None,
         memory_carry_over: float = 0.0,
         memory_aux_coef: float = 0.0,
         strategy_epsilon: tuple[float, float] = (1.0, 0.2),
@@ -161,6 +166,7 @@ class MemoryPPO(SavedAlgorithm):
         self.normalize_advantage = normalize_advantage
         self.min_advantage_std = min_advantage_std
         self.target_kl = target_kl
+        self.sequence_length = sequence_length
         self.memory_carry_over = memory_carry_over
         self.memory_aux_coef = memory_aux_coef
         self.strategy_epsilon = strategy_epsilon
@@ -200,24 +206,31 @@ class MemoryPPO(SavedAlgorithm):
             gae_lambda=self.gae_lambda,
             n_envs=self.n_envs,
             strategies=self._strategy_values is not None,
+            sequence_length=self._segment_length(),
         )
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
-        if self.batch_size < self.n_steps:
+        reach = self.rollout_buffer.sequence_length
+        if self.sequence_length is None and reach < self.n_steps:
             warnings.warn(
-                f"batch_size={self.batch_size} is less than n_steps={self.n_steps}: a minibatch is a whole column of "
-                f"{self.n_steps} samples, so there are fewer updates than batch_size asks for; set n_steps to "
-                "batch_size or less",
+                f"batch_size={self.batch_size} is less than n_steps={self.n_steps}: the rollout is cut into segments "
+                f"of {reach} steps, and gradients through the memory reach back no further; sequence_length chooses "
+                "another length",
                 stacklevel=2,
             )
         horizon = None if self.env is None else longest_horizon(self.env)
-        if horizon is not None and horizon > self.n_steps:
+        if horizon is not None and horizon > reach:
+            name = "n_steps" if reach == self.n_steps else "sequence_length"
             warnings.warn(
-                f"the environment's longest correlation horizon, {horizon} steps, exceeds n_steps={self.n_steps}: no "
-                f"gradient joins its event and its recall; set n_steps to {horizon} or more",
+                f"the environment's longest correlation horizon, {horizon} steps, exceeds {name}={reach}: no gradient "
+                f"joins its event and its recall; set {name} to {horizon} or more",
                 stacklevel=2,
             )
+
+    def _segment_length(self) -> int:
+        """Steps that are scanned together: as asked, else as many as a minibatch and a column have."""
+        return min(self.sequence_length or self.batch_size, self.n_steps)
 
     def learn(
         self: SelfMemoryPPO,
@@ -240,9 +253,10 @@ class MemoryPPO(SavedAlgorithm):
         return self
 
     def train(self) -> None:
-        """Update the policy from the rollout: `n_epochs` passes over its columns in minibatches."""
+        """Update the policy from the rollout: `n_epochs` passes over its segments in minibatches."""
         began = time.perf_counter()
         self.policy.set_training_mode(True)
+        self.policy.look_for_changes()
         self._update_learning_rate(self.policy.optimizer)
         clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
         clip_range_vf = None
@@ -257,13 +271,12 @@ class MemoryPPO(SavedAlgorithm):
             self.vf_coef,
             self.memory_aux_coef,
         )
-        columns = max(1, self.batch_size // self.n_steps)
         limit = None if self.target_kl is None else DivergenceLimit(self.policy.optimizer, self.target_kl)
         parameters = list(self.policy.parameters())
         records: list[dict[str, Tensor]] = []
         batch: Minibatch | None = None
         for _ in range(self.n_epochs):
-            for batch in self.rollout_buffer.get(columns, self.rng):
+            for batch in self.rollout_buffer.get(self.batch_size, self.rng):
                 loss, record = ppo_loss(self.policy, batch, weights)
                 records.append(record)
                 if limit is not None:
@@ -298,7 +311,7 @@ class MemoryPPO(SavedAlgorithm):
                 raise NotFinite(f"train/{name} is {mean} after step {step}; {ADVICE}", "parameters", {"step": step})
             self.logger.record(f"train/{name}", mean)
         buffer = self.rollout_buffer
-        variance = explained_variance(buffer.values.cpu().numpy().ravel(), buffer.returns.cpu().numpy().ravel())
+        variance = explained_variance(buffer.values.ravel(), buffer.returns.ravel())
         self.logger.record("train/explained_variance", float(variance))
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", self.policy.log_std.exp().mean().item())

@@ -46,7 +46,9 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
     _return_so_far: np.ndarray | None
     _told_of_outside: bool
     remembers = True
-    _given_up = False
+    _last_state: Any
+    _gives_state_up = False
+    """Whether the step under way was given `_last_state` to write into."""
     _kept_statistics: dict[str, Any] | None = None
 
     @property
@@ -85,57 +87,19 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
         began = time.perf_counter()
         policy = self.policy
         policy.set_training_mode(False)
+        policy.look_for_changes()
         for memory in policy.memories():
             memory.redraw(self.rng)
-        state = self._last_state
-        rollout_buffer.begin(state)
-        reused, given_up = self._reuses_state, {}
-        if reused:
-            # the buffer keeps that one, and each step may write into the state that it is given
-            state, given_up = tree_map(torch.clone, state), {"keep_state": False}
         if self.use_sde:
             policy.reset_noise(env.num_envs)
-        for t in range(n_rollout_steps):
-            if self.use_sde and self.sde_sample_freq > 0 and t % self.sde_sample_freq == 0:
-                policy.reset_noise(env.num_envs)
-            assert self._last_obs is not None
-            check_observation(self._last_obs, self.num_timesteps)
-            obs = self._to_device(self._last_obs)
-            strategy = self._choose_strategy(obs)
-            self._given_up = reused
-            with torch.no_grad(), explained_step(self):
-                actions, values, log_prob, state = policy(
-                    obs, state, self._flags(self._last_memory_starts), strategy, **given_up
-                )
-            new_obs, rewards, dones, infos = env.step(self._to_env(actions))
-            check_rewards(rewards, self.num_timesteps)
-            self.num_timesteps += env.num_envs
-
-            callback.update_locals(locals())
-            if not callback.on_step():
-                self._last_state = self._last_state  # not to be looked for again
-                return False
-
-            ended = np.flatnonzero(dones)
-            self._note_ends(obs, rewards, ended)
-            if ended.size:
-                self._update_info_buffer([infos[row] for row in ended], np.ones(ended.size, dtype=bool))
-                rewards = self._bootstrap(rewards, state, infos, ended, strategy)
-            rollout_buffer.add(
-                obs,
-                actions,
-                rewards,
-                self._last_episode_starts,  # type: ignore[arg-type]
-                self._last_memory_starts,
-                values,
-                log_prob,
-                strategy,
-            )
-            self._last_obs = new_obs  # type: ignore[assignment]
-            self._last_episode_starts = dones
-            self._last_memory_starts = self._restart(dones, ended)
-            self._last_state = state
-
+        rollout_buffer.reset()
+        try:
+            finished = self._collect(env, callback, rollout_buffer, n_rollout_steps)
+        finally:
+            # what ended the rollout in the middle of a step must not leave a state that the step has written into
+            self._last_state, self._gives_state_up = self.recall(), False
+        if not finished:
+            return False
         check_observation(self._last_obs, self.num_timesteps)
         obs = self._to_device(self._last_obs)
         with torch.no_grad():
@@ -149,6 +113,80 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_end()
         self.logger.record("time/rollout_steps_per_s", rate(n_rollout_steps * env.num_envs, began))
         return True
+
+    def _collect(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: MemoryRolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """The steps of a rollout; False if the callback stops it. Callbacks find RecurrentPPO's names in `locals`."""
+        policy, lstm_states, reused = self.policy, self._last_state, self._reuses_state
+        given_up = {"keep_state": False} if reused else {}
+        if reused:
+            # each step may write into the state that it is given; `_last_state` may be somebody else's
+            lstm_states = self._last_state = tree_map(torch.clone, lstm_states)
+        for n_steps in range(n_rollout_steps):
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                policy.reset_noise(env.num_envs)
+            if rollout_buffer.at_segment:
+                rollout_buffer.begin_segment(tree_map(torch.clone, lstm_states) if reused else lstm_states)
+            assert self._last_obs is not None
+            assert self._last_memory_starts is not None
+            check_observation(self._last_obs, self.num_timesteps)
+            obs_tensor = self._to_device(self._last_obs)
+            episode_starts = self._last_episode_starts
+            strategy = self._choose_strategy(obs_tensor)
+            self._gives_state_up = reused
+            with torch.no_grad(), explained_step(self):
+                chosen, values, log_probs, lstm_states = policy(
+                    obs_tensor, lstm_states, self._flags(self._last_memory_starts), strategy, **given_up
+                )
+            actions = chosen.cpu().numpy()
+            clipped_actions = self._to_env(actions)
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            check_rewards(rewards, self.num_timesteps)
+            self.num_timesteps += env.num_envs
+
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+
+            ended = np.flatnonzero(dones)
+            self._note_ends(obs_tensor, rewards, ended)
+            if ended.size:
+                self._update_info_buffer([infos[row] for row in ended], np.ones(ended.size, dtype=bool))
+                rewards = self._bootstrap(rewards, lstm_states, infos, ended, strategy)
+            rollout_buffer.add(
+                obs_tensor,
+                chosen,
+                rewards,
+                episode_starts,  # type: ignore[arg-type]
+                self._last_memory_starts,
+                values,
+                log_probs,
+                strategy,
+            )
+            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_episode_starts = dones
+            self._last_memory_starts = self._restart(dones, ended)
+            self._last_state, self._gives_state_up = lstm_states, False
+        return True
+
+    def recall(self) -> Any:
+        """The memory before the step under way: what it read of the episodes so far, but for `_last_obs`.
+
+        A step may write into the state that it was given. While it is under way (in `on_step` of a callback, in the
+        report of a failure), the state is made again from the rollout's steps; else this is `_last_state`.
+        """
+        if not self._gives_state_up:
+            return self._last_state
+        buffer, policy = self.rollout_buffer, self.policy
+        segment = len(buffer.states) - 1
+        state, columns = buffer.states[segment], buffer.columns
+        for t in range(segment * buffer.sequence_length, buffer.pos):
+            obs = tree_map(lambda leaf, t=t: leaf[t], columns.observations)
+            strategy = None if columns.strategy is None else columns.strategy[t]
+            with torch.no_grad():
+                state = policy.next_state(obs, state, columns.memory_start[t], strategy)
+        return tree_map(torch.clone, state)
 
     def _warn_outside(self) -> None:
         """Warn, once in a model's life, of an observation in the rollout that the environment's space does not hold.
@@ -164,40 +202,17 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
                 return
             skip = frozenset(normalize.norm_obs_keys or ())
         buffer = self.rollout_buffer
-        found = outside_space(self.observation_space, buffer.observations, skip)
+        found = outside_space(self.observation_space, buffer.columns.observations, skip)
         if found is not None:
             self._told_of_outside = True
             step = self.num_timesteps - (buffer.pos - found.place[0]) * self.n_envs
             warnings.warn(f"{found.at(step, 2)}; correct the space or the environment (said once)", stacklevel=2)
 
     @property
-    def _last_state(self) -> Any:
-        """The memory before the step under way.
-
-        That may have written into it: what looks at it then, a callback or the report of a failure, gets it from the
-        rollout's steps once more.
-        """
-        return self._recall() if self._given_up else self.__dict__["_last_state"]
-
-    @_last_state.setter
-    def _last_state(self, state: Any) -> None:
-        self.__dict__["_last_state"], self._given_up = state, False
-
-    @property
     def _reuses_state(self) -> bool:
         """Whether steps write into the state they are given; a `forward` of a user's own may not know of that."""
         known = "keep_state" in inspect.signature(self.policy.forward).parameters
         return known and any(memory.reuses_state for memory in self.policy.memories())
-
-    def _recall(self) -> Any:
-        buffer, policy = self.rollout_buffer, self.policy
-        state = buffer.state
-        for t in range(buffer.pos):
-            obs = tree_map(lambda leaf, t=t: leaf[t], buffer.observations)
-            strategy = None if buffer.strategy is None else buffer.strategy[t]
-            with torch.no_grad():
-                _, _, state = policy._remember(obs, state, policy._step(obs, buffer.memory_start[t], strategy))
-        return state
 
     def _to_device(self, arrays: Any) -> Any:
         """A tree of arrays as one of tensors, which share the arrays' memory on the CPU."""
@@ -206,14 +221,13 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
     def _flags(self, flags: np.ndarray) -> Tensor | None:
         return self._to_device(flags) if flags.any() else None
 
-    def _to_env(self, actions: Tensor) -> np.ndarray:
-        array = actions.cpu().numpy()
-        check_actions(self, array)
+    def _to_env(self, actions: np.ndarray) -> np.ndarray:
+        check_actions(self, actions)
         if not isinstance(self.action_space, spaces.Box):
-            return array
+            return actions
         if self.policy.squash_output:
-            return self.policy.unscale_action(array)
-        return np.clip(array, self.action_space.low, self.action_space.high)
+            return self.policy.unscale_action(actions)
+        return np.clip(actions, self.action_space.low, self.action_space.high)
 
     def _restart(self, dones: np.ndarray, ended: np.ndarray) -> np.ndarray:
         """[B] bool: which memories begin anew at the next step, the carried ones left out."""
@@ -227,7 +241,12 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
         self, rewards: np.ndarray, state: Any, infos: list[dict[str, Any]], ended: np.ndarray, strategy: Tensor | None
     ) -> np.ndarray:
         """Add γ V(final observation) to the last reward of each truncated episode; the state after it is dropped."""
-        truncated = [int(row) for row in ended if infos[row].get("TimeLimit.truncated", False)]
+        # as in SB3, an end without its observation has nothing to bootstrap from: it counts as a termination
+        truncated = [
+            int(row)
+            for row in ended
+            if infos[row].get("TimeLimit.truncated", False) and infos[row].get("terminal_observation") is not None
+        ]
         if not truncated:
             return rewards
         finals = [infos[row]["terminal_observation"] for row in truncated]

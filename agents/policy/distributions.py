@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common import distributions as sb3
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
-from palimpsest.memory.kernels.arithmetic.linear import Linear
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
@@ -48,10 +47,6 @@ class Categorical(sb3.CategoricalDistribution):
 
     _logits: Tensor
     _log_probs: Tensor | None
-
-    def proba_distribution_net(self, latent_dim: int) -> nn.Module:
-        """The layer whose outputs are the logits."""
-        return Linear(latent_dim, self.action_dim)
 
     def proba_distribution(self, action_logits: Tensor) -> Categorical:
         """Take the logits; nothing is computed yet."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.agents.policy.spaces import flat_box
+from palimpsest.agents.policy.spaces import as_batch, flattened, preprocess
+
+Observation = Tensor | dict[str, Tensor]
 
 SMALLEST_NATURE_IMAGE = 36
 """Pixels: a side below it is consumed by NatureCNN's three strided convolutions."""
@@ -105,7 +111,7 @@ class DictExtractor(BaseFeaturesExtractor):
             if isinstance(space, spaces.Box) and is_image_space(space, normalized_image=not normalize_images):
                 parts.append(image_extractor(space, cnn_output_dim, normalize_images))
             else:
-                parts.append(FlattenExtractor(flat_box(space)))
+                parts.append(FlattenExtractor(flattened(space)))
         super().__init__(observation_space, sum(part.features_dim for part in parts))
         # a list, as a module cannot be named by every key: "forward" and "a.b" are keys too
         self.keys = list(observation_space.spaces)
@@ -114,3 +120,46 @@ class DictExtractor(BaseFeaturesExtractor):
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """Dict of preprocessed tensors [N, ...] to features [N, D]."""
         return torch.cat([part(observations[key]) for key, part in zip(self.keys, self.parts)], dim=1)
+
+
+class ObservingPolicy(ActorCriticPolicy):
+    """SB3's policy, which reads observations of every space of numbers."""
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """A features extractor of this policy's class; see SB3."""
+        cls, arguments = self.features_extractor_class, dict(self.features_extractor_kwargs)
+        if issubclass(cls, ImageExtractor | DictExtractor):
+            arguments.setdefault("normalize_images", self.normalize_images)
+        return cls(
+            flattened(self.observation_space) if cls is FlattenExtractor else self.observation_space, **arguments
+        )
+
+    def extract_features(self, obs: Observation, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """Features [N, D] of observations, a tree of [N, ...]; a pair of them where actor and critic have one each."""
+        floats = preprocess(obs, self.observation_space, self.normalize_images)
+        if features_extractor is not None:
+            return features_extractor(floats)
+        if self.share_features_extractor:
+            return self.features_extractor(floats)
+        return self.pi_features_extractor(floats), self.vf_features_extractor(floats)
+
+    def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
+        """Observations as tensors [N, ...], and whether they came as a batch; see SB3."""
+        space = self.observation_space
+        if isinstance(space, spaces.Dict):
+            parts = {key: as_batch(observation[key], part) for key, part in space.spaces.items()}
+            arrays = {key: array for key, (array, _) in parts.items()}
+            return obs_as_tensor(arrays, self.device), any(batch for _, batch in parts.values())
+        array, batch = as_batch(observation, space)
+        return obs_as_tensor(array, self.device), batch
+
+
+def only_flattens(policy: ObservingPolicy) -> bool:
+    """Whether a policy's features are its observations, flattened."""
+    return (
+        type(policy).extract_features is ObservingPolicy.extract_features
+        and type(policy.features_extractor) is FlattenExtractor
+        and policy.share_features_extractor
+        and isinstance(policy.observation_space, spaces.Box)
+        and not is_image_space(policy.observation_space)
+    )

@@ -1,9 +1,7 @@
-"""Fully connected layers and the hyperbolic tangent, for which torch takes longer than for the product before it."""
+"""The hyperbolic tangent, for which torch takes longer than for the product before it."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,49 +11,16 @@ from torch import Tensor, nn
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
 from palimpsest.memory.kernels.arithmetic.elementwise import tanh
-from palimpsest.memory.kernels.arithmetic.linear import is_hooked, is_plain, linear, tanh_linear
 
 
 class Tanh(nn.Tanh):
-    """`nn.Tanh`, compiled on the CPU: equal to 2e-7 in float32, to rounding in float64; as it is elsewhere."""
+    """`nn.Tanh`, compiled on the CPU: equal to 4e-7 in float32, to rounding in float64; as it is elsewhere."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map a tensor of any shape."""
         if not has_kernels(input):
             return super().forward(input)
         return _Tanh.apply(input) if torch.is_grad_enabled() else _forward(input)
-
-
-class Layers(nn.Sequential):
-    """`nn.Sequential` by `through`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map a tensor [..., F]."""
-        return through(self, input)
-
-
-def encode(encoder: nn.Module, x: Tensor) -> Tensor:
-    """What an encoder makes of x [..., F]: x itself where it has no layers, for which acting makes no call."""
-    empty = type(encoder) is Layers and not encoder._modules and not is_hooked(encoder)
-    return x if empty else encoder(x)
-
-
-def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """What layers, one after the other, make of x [..., F]; linear ones with their tangents are one call each.
-
-    A layer with a hook, or of another class, is called as ever.
-    """
-    left = deque(layers)
-    while left:
-        layer = left.popleft()
-        if not is_plain(layer):
-            x = layer(x)
-        elif left and type(left[0]) in (nn.Tanh, Tanh) and not is_hooked(left[0]):
-            left.popleft()
-            x = tanh_linear(x, layer.weight, layer.bias)
-        else:
-            x = linear(x, layer.weight, layer.bias)
-    return x
 
 
 class _Tanh(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -43,3 +44,12 @@ def task_of(obs: Tensor | dict[str, Tensor], batch_size: int) -> Tensor:
     if task is None:
         return torch.zeros(batch_size, dtype=torch.int64)
     return (task.argmax(-1) if task.ndim > 1 else task).long().cpu()
+
+
+def greedy_strategy(memory: Memory, obs: Tensor | dict[str, Tensor], batch_size: int) -> Tensor | None:
+    """The allocation strategy [B] int64 that an adaptive allocator takes for best; None for other memories."""
+    values = getattr(memory, "strategy_values", None)
+    if values is None:
+        return None
+    choice = values.choose(task_of(obs, batch_size), 0.0, np.random.default_rng(0))
+    return torch.as_tensor(choice, device=memory.device)

@@ -1,12 +1,10 @@
-"""Actor-critic policies with a memory between the encoder and the heads.
-
-observation -> features -> encoder -> memory -> (actor head, critic head)
-"""
+"""Actor-critic policies: observation -> features -> encoder -> memory -> (actor head, critic head)."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from functools import cached_property, partial
+from operator import methodcaller
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,37 +12,28 @@ import torch
 from gymnasium import spaces
 from gymnasium.spaces.utils import flatdim
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, create_mlp
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
 from palimpsest import memory as memories
-from palimpsest.agents.files.archive import File
-from palimpsest.agents.policy.distributions import draw, make_distribution
-from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor
-from palimpsest.agents.policy.head_gradients import judge
-from palimpsest.agents.policy.heads import HeadedPolicy, act
-from palimpsest.agents.policy.layers import Layers, Tanh, encode
+from palimpsest.agents.policy.distributions import Categorical, draw, make_distribution
+from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation, only_flattens
+from palimpsest.agents.policy.heads import HeadedPolicy, Heads, act, has_compiled_heads, heads_of
+from palimpsest.agents.policy.layers import Tanh
+from palimpsest.agents.policy.memory_pair import Both, MemoryPair, State, check_rows
 from palimpsest.agents.policy.observation_checks import refuse_not_finite
-from palimpsest.agents.policy.observation_keys import check_place, place_of, task_of
-from palimpsest.agents.policy.policy_file import load_policy, save_policy
-from palimpsest.agents.policy.spaces import as_batch, flat_action_space, flat_box, preprocess
+from palimpsest.agents.policy.observation_keys import check_place, greedy_strategy, place_of
+from palimpsest.agents.policy.policy_file import SavedPolicy
+from palimpsest.agents.policy.spaces import flat_action_space, preprocess
 from palimpsest.agents.slips import refuse_other_algorithms, refuse_pair, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
+from palimpsest.memory.kernels.arithmetic.as_built import AsBuilt
+from palimpsest.memory.kernels.arithmetic.dispatch import decided, kernels_may_run
 
-Observation = Tensor | dict[str, Tensor]
-State = tuple[Any, ...]
-SelfPolicy = TypeVar("SelfPolicy", bound="MemoryActorCriticPolicy")
-
-
-class PairState(NamedTuple):
-    """The states of an actor's and a critic's own memories."""
-
-    actor: State
-    critic: State
+ResultT = TypeVar("ResultT")
+_to_array = methodcaller("numpy", force=True)
 
 
 class Evaluation(NamedTuple):
@@ -57,7 +46,23 @@ class Evaluation(NamedTuple):
     """Mean squared error of the observation, decoded from what the memory gives out."""
 
 
-class MemoryActorCriticPolicy(HeadedPolicy):
+def in_its_form(method: Callable[..., ResultT]) -> Callable[..., ResultT]:
+    """A policy's method by kernels where the policy is compiled and as it was built, else by torch's operations."""
+
+    @functools.wraps(method)
+    def run(self: MemoryActorCriticPolicy, *args: Any, **kwargs: Any) -> ResultT:
+        if not kernels_may_run():
+            return method(self, *args, **kwargs)
+        token = decided.set(self.compiled and (self._built.holds(self) or self._built.warn()))
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            decided.reset(token)
+
+    return run
+
+
+class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
     """SB3's actor-critic policy with a memory, for sequences [T, B, ...] and for single steps [B, ...].
 
     Args:
@@ -74,11 +79,17 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         activation_fn: what follows each of them and of the encoder's.
         **kwargs: SB3's other arguments.
 
+    Attributes:
+        compiled: whether kernels compute on the CPU, while the policy is as it was built. A hook, or a module that was
+            replaced, pruned or parametrized, is found and said once; torch's operations compute then. Set it to False
+            to choose them, before the modules are watched or changed.
+
     Raises:
         ValueError: an unknown memory or argument, or a memory whose places the observations do not give.
     """
 
     default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    compiled: bool = True
 
     def __init__(
         self,
@@ -122,6 +133,10 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             **kwargs,
         )
         self.action_space = action_space
+        self._heads_compile = has_compiled_heads(self)
+        self._flattens = only_flattens(self)
+        parts = ("features_extractor", "mlp_extractor", "action_net", "value_net")
+        self._built = AsBuilt(self, parts, "policy.compiled = False chooses this")
 
     def _build(self, lr_schedule: Schedule) -> None:
         if not self.use_sde:
@@ -142,38 +157,12 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             self.decoder = nn.Linear(self.memory.output_size, flatdim(self.observation_space))
         super()._build(lr_schedule)
 
-    def _make_encoder(self) -> tuple[Layers, int]:
+    def _make_encoder(self) -> tuple[nn.Sequential, int]:
         layers = create_mlp(self.features_dim, -1, self.encoder_arch, self.activation_fn) if self.encoder_arch else []
-        encoder = Layers(*layers)
+        encoder = nn.Sequential(*layers)
         if self.ortho_init:
-            encoder.apply(partial(self.init_weights, gain=np.sqrt(2)))
+            encoder.apply(functools.partial(self.init_weights, gain=np.sqrt(2)))
         return encoder, self.encoder_arch[-1] if self.encoder_arch else self.features_dim
-
-    def make_features_extractor(self) -> BaseFeaturesExtractor:
-        """A features extractor of this policy's class; see SB3."""
-        cls, arguments = self.features_extractor_class, dict(self.features_extractor_kwargs)
-        if issubclass(cls, ImageExtractor | DictExtractor):
-            arguments.setdefault("normalize_images", self.normalize_images)
-        return cls(flat_box(self.observation_space) if cls is FlattenExtractor else self.observation_space, **arguments)
-
-    def extract_features(self, obs: Observation, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
-        """Features [N, D] of observations, a tree of [N, ...]; a pair of them where actor and critic have one each."""
-        floats = preprocess(obs, self.observation_space, self.normalize_images)
-        if features_extractor is not None:
-            return features_extractor(floats)
-        if self.share_features_extractor:
-            return self.features_extractor(floats)
-        return self.pi_features_extractor(floats), self.vf_features_extractor(floats)
-
-    def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
-        """Observations as tensors [N, ...], and whether they came as a batch; see SB3."""
-        space = self.observation_space
-        if isinstance(space, spaces.Dict):
-            parts = {key: as_batch(observation[key], part) for key, part in space.spaces.items()}
-            arrays = {key: array for key, (array, _) in parts.items()}
-            return obs_as_tensor(arrays, self.device), any(batch for _, batch in parts.values())
-        array, batch = as_batch(observation, space)
-        return obs_as_tensor(array, self.device), batch
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {
@@ -184,30 +173,29 @@ class MemoryActorCriticPolicy(HeadedPolicy):
             "reconstruct": self.reconstruct,
         }
 
-    def save(self, path: File) -> None:
-        """Write the policy, without its optimiser, as JSON and safetensors; `path` is as in `MemoryPPO.save`."""
-        save_policy(self, path)
-
-    @classmethod
-    def load(
-        cls: type[SelfPolicy],
-        path: File,
-        device: torch.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-    ) -> SelfPolicy:
-        """Make a policy from what `save` wrote; arguments and errors are those of `load_policy`."""
-        return load_policy(cls, path, device, custom_objects)
+    @property
+    def memory_pair(self) -> MemoryPair:
+        """The actor's memory and the critic's."""
+        actor = self.memory
+        return MemoryPair(actor, actor if self.shares_memory else self.memory_critic)
 
     def memories(self) -> list[Memory]:
         """The memories, each once: one, or the actor's and the critic's."""
-        return [self.memory] if self.shares_memory else [self.memory, self.memory_critic]
+        return self.memory_pair.each()
 
     def initial_state(self, batch_size: int) -> State:
         """What is remembered before an episode, for `batch_size` rows: the memory's state, or a pair of them."""
-        if self.shares_memory:
-            return self.memory.initial_state(batch_size)
-        return PairState(self.memory.initial_state(batch_size), self.memory_critic.initial_state(batch_size))
+        return self.memory_pair.initial_state(batch_size)
 
+    def look_for_changes(self) -> None:
+        """Look at every module: whether all are as they were built. Done before each rollout, update and sequence.
+
+        Hooks and replaced or moved parameters are noticed at any step without this.
+        """
+        if self.compiled:
+            self._built.look(self)
+
+    @in_its_form
     def forward(  # type: ignore[override]
         self,
         obs: Observation,
@@ -230,13 +218,14 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         Returns:
             Actions [B, ...], values [B], log-probabilities [B], next state.
         """
-        latent_pi, latent_vf, state = self._remember(obs, state, self._step(obs, start, strategy, keep_state))
-        heads = None if deterministic else self._compiled_heads(latent_pi, latent_vf)
+        latent, state = self._step(obs, state, start, strategy, keep_state or torch.is_grad_enabled())
+        heads = None if deterministic else self._compiled_heads(latent)
         if heads is not None:
-            return *act(heads, latent_pi, latent_vf), state
-        actions, log_prob = draw(self._actor(latent_pi), deterministic)
-        return actions.reshape(-1, *self.action_space.shape), self._critic(latent_vf), log_prob, state  # type: ignore[misc]
+            return *act(heads, *latent), state
+        actions, log_prob = draw(self._actor(latent.actor), deterministic)
+        return actions.reshape(-1, *self.action_space.shape), self._critic(latent.critic), log_prob, state  # type: ignore[misc]
 
+    @in_its_form
     def evaluate_actions(  # type: ignore[override]
         self,
         obs: Observation,
@@ -257,19 +246,18 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         refuse_steps(obs, actions, start)
         T, B = start.shape
         flat = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
-        place = place_of(obs, self.memory, self.observation_space)
-
-        def read(memory: Memory, features: Tensor, state: State) -> tuple[Tensor, State]:
-            y, state = memory.scan(features.unflatten(0, (T, B)), start, state, place, strategy)
-            return y.flatten(0, 1), state
-
-        latent_pi, latent_vf, _ = self._remember(flat, state, read)
-        values, log_prob, entropy = judge(self, latent_pi, latent_vf, self._flat_actions(actions))
+        features = Both(*(each.unflatten(0, (T, B)) for each in self._encode(flat)))
+        memories = self.memory_pair
+        place = place_of(obs, memories.actor, self.observation_space)
+        latent, _ = memories.scan(features, start, state, place, strategy)
+        pi, vf = (each.flatten(0, 1) for each in latent)
+        distribution = self._actor(pi)
+        entropy = distribution.entropy()
         return Evaluation(
-            values.view(T, B),
-            log_prob.view(T, B),
+            self._critic(vf).view(T, B),
+            distribution.log_prob(self._flat_actions(actions)).view(T, B),
             None if entropy is None else entropy.view(T, B),
-            self._reconstruction(latent_pi, flat).view(T, B) if self.reconstruct else None,
+            self._reconstruction(pi, flat).view(T, B) if self.reconstruct else None,
         )
 
     def _flat_actions(self, actions: Tensor) -> Tensor:
@@ -284,19 +272,28 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         flat = torch.cat([part.flatten(1).to(latent.dtype) for part in parts], dim=1)
         return (self.decoder(latent) - flat).square().mean(1)
 
-    def predict_values(  # type: ignore[override]
+    @in_its_form
+    def predict_values(
         self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None
     ) -> Tensor:
         """Values [B] of observations [B, ...] that follow `state`; the state after them is discarded."""
-        _, latent_vf, _ = self._remember(obs, state, self._step(obs, start, strategy))
-        return self._critic(latent_vf)
+        latent, _ = self._step(obs, state, start, strategy)
+        return self._critic(latent.critic)
 
+    @in_its_form
     def get_distribution(  # type: ignore[override]
         self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Distribution, State]:
         """The distribution of the next actions, and the state after `obs`."""
-        latent_pi, _, state = self._remember(obs, state, self._step(obs, start, strategy))
-        return self._actor(latent_pi), state
+        latent, state = self._step(obs, state, start, strategy)
+        return self._actor(latent.actor), state
+
+    @in_its_form
+    def next_state(
+        self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None
+    ) -> State:
+        """The state after observations [B, ...]."""
+        return self._step(obs, state, start, strategy)[1]
 
     def predict(
         self,
@@ -330,18 +327,19 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         obs, vectorized = self.obs_to_tensor(observation)
         B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         if state is None:
+            self.look_for_changes()
             before = self.initial_state(B)
             state = tree_map(_to_array, before)
         else:
             before = tree_map(lambda leaf: torch.as_tensor(leaf, device=self.device), state)
-            tree_map(lambda leaf: _check_rows(leaf, B), before)
+            tree_map(lambda leaf: check_rows(leaf, B), before)
         start = None
         if episode_start is not None:
             start = torch.as_tensor(np.asarray(episode_start, dtype=bool).reshape(-1), device=self.device)
             if start.shape != (B,):
                 raise ValueError(f"episode_start must be [B] = [{B}]; got {list(start.shape)}")
         with torch.no_grad():
-            distribution, after = self.get_distribution(obs, before, start, self._greedy_strategy(obs, B))
+            distribution, after = self.get_distribution(obs, before, start, greedy_strategy(self.memory, obs, B))
             actions = distribution.get_actions(deterministic=deterministic)
         array = actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
         if isinstance(self.action_space, spaces.Box):
@@ -354,57 +352,34 @@ class MemoryActorCriticPolicy(HeadedPolicy):
         # a part that no step changes stays the caller's: wrapped anew at each step, every wrapper would hold the last
         return array, tree_map(lambda new, old, given: given if new is old else _to_array(new), after, before, state)
 
-    def _greedy_strategy(self, obs: Observation, batch_size: int) -> Tensor | None:
-        values = getattr(self.memory, "strategy_values", None)
-        if values is None:
-            return None
-        choice = values.choose(task_of(obs, batch_size), 0.0, np.random.default_rng(0))
-        return torch.as_tensor(choice, device=self.device)
-
-    def _remember(
-        self,
-        obs: Observation,
-        state: State,
-        read: Callable[[Memory, Tensor, State], tuple[Tensor, State]],
-    ) -> tuple[Tensor, Tensor, State]:
-        """What the heads see of `obs` (tree of [N, ...]) when each memory reads it with `read`."""
-        # what SB3 does to such observations takes longer to find out than to do
-        features: Any = obs.float().reshape(len(obs), -1) if self._flattens else self.extract_features(obs)  # type: ignore[union-attr]
-        if self.shares_memory:
-            # found without the long search for a module's attributes
-            own: dict[str, Any] = self._modules
-            y, state = read(own["memory"], encode(own["encoder"], features), state)
-            return y, y, state
-        pi, vf = (features, features) if isinstance(features, Tensor) else features
-        y_pi, actor = read(self.memory, encode(self.encoder, pi), state[0])
-        y_vf, critic = read(self.memory_critic, encode(self.encoder_critic, vf), state[1])
-        return y_pi, y_vf, PairState(actor, critic)
-
     def _step(
-        self, obs: Observation, start: Tensor | None, strategy: Tensor | None, keep_state: bool = True
-    ) -> Callable[[Memory, Tensor, State], tuple[Tensor, State]]:
-        rows = None if start is None else start.nonzero().squeeze(1)
+        self, obs: Observation, state: State, start: Tensor | None, strategy: Tensor | None, keep_state: bool = True
+    ) -> tuple[Both, State]:
+        """What the heads read after observations [B, ...], [B, D] each, and the state after them."""
+        memories = self.memory_pair
+        place = place_of(obs, memories.actor, self.observation_space)
+        return memories.step(self._encode(obs), state, start, place, strategy, keep_state)
 
-        def read(memory: Memory, features: Tensor, state: State) -> tuple[Tensor, State]:
-            place = place_of(obs, memory, self.observation_space)
-            pure = keep_state or not memory.reuses_state or torch.is_grad_enabled()
-            if rows is not None and len(rows):
-                begin = Tensor.index_copy if pure else Tensor.index_copy_
-                state = tree_map(lambda old, new: begin(old, 0, rows, new), state, memory.initial_state(len(rows)))
-            return (memory.step if pure else memory.advance)(features, state, place, strategy)
+    def _encode(self, obs: Observation) -> Both:
+        """What the memories read of `obs` (tree of [N, ...]), [N, F] each."""
+        if self._flattens and kernels_may_run():
+            # what SB3 does to such observations takes longer to find out than to do
+            features: Any = obs.float().reshape(len(obs), -1)  # type: ignore[union-attr]
+        else:
+            features = self.extract_features(obs)
+        if self.share_features_extractor:
+            y = self.encoder(features)
+            return Both(y, y)
+        pi, vf = features
+        return Both(self.encoder(pi), self.encoder_critic(vf))
 
-        return read
-
-    # found out on first use, as a subclass may replace modules once they are built
-    @cached_property
-    def _flattens(self) -> bool:
-        return (
-            type(self).extract_features is MemoryActorCriticPolicy.extract_features
-            and type(self.features_extractor) is FlattenExtractor
-            and self.share_features_extractor
-            and isinstance(self.observation_space, spaces.Box)
-            and not is_image_space(self.observation_space)
-        )
+    def _compiled_heads(self, latent: Both) -> Heads | None:
+        """What `act` computes from; None where SB3's modules act."""
+        if not self._heads_compile or type(self.action_dist) is not Categorical:
+            return None
+        if torch.is_grad_enabled() or not kernels_may_run() or not latent.actor.is_cpu:
+            return None
+        return self._built.arrays(self, heads_of)
 
 
 class MlpMemoryPolicy(MemoryActorCriticPolicy):
@@ -421,15 +396,3 @@ class MultiInputMemoryPolicy(MemoryActorCriticPolicy):
     """For Dict observations."""
 
     default_extractor = DictExtractor
-
-
-def _to_array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
-
-
-def _check_rows(leaf: Tensor, batch_size: int) -> None:
-    if leaf.shape[:1] != (batch_size,):
-        raise ValueError(
-            f"state must have one row per observation, {batch_size}; got {list(leaf.shape)}. "
-            "Pass state=None when the number of environments changes"
-        )

@@ -126,3 +126,24 @@ def blamed(label: str, what: str, given: Iterable[str]) -> Iterator[None]:
                 "only what the file asks for"
             ) from error
         raise CorruptFile(f"{label!r} describes no {what} that can be made: {one_line(error)}") from error
+
+
+SelfPolicy = TypeVar("SelfPolicy", bound="SavedPolicy")
+
+
+class SavedPolicy(ActorCriticPolicy):
+    """The part of a policy that is written and read without pickles."""
+
+    def save(self, path: File) -> None:
+        """Write the policy, without its optimiser, as JSON and safetensors; `path` is as in `MemoryPPO.save`."""
+        save_policy(self, path)
+
+    @classmethod
+    def load(
+        cls: type[SelfPolicy],
+        path: File,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+    ) -> SelfPolicy:
+        """Make a policy from what `save` wrote; arguments and errors are those of `load_policy`."""
+        return load_policy(cls, path, device, custom_objects)

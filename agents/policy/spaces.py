@@ -60,9 +60,11 @@ def flat_action_space(space: spaces.Space) -> spaces.Space:
     return space
 
 
-def flat_box(space: spaces.Space) -> spaces.Box:
-    """The space of what `preprocess` makes of one observation, in one dimension."""
-    return spaces.Box(-np.inf, np.inf, (flatdim(space),), np.float32)
+def flattened(space: spaces.Space) -> spaces.Space:
+    """The space of what `preprocess` makes of one observation, in one dimension, where SB3 cannot flatten `space`."""
+    if (space.shape == () and isinstance(space, spaces.Box)) or isinstance(space, spaces.MultiDiscrete):
+        return spaces.Box(-np.inf, np.inf, (flatdim(space),), np.float32)
+    return space
 
 
 def preprocess(obs: Any, space: spaces.Space, normalize_images: bool = True) -> Any:

@@ -21,8 +21,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from palimpsest.memory.kernels.arithmetic.linear import Linear
-
 RATES = 8
 """Rates of the time code, radians per step: from 1 down to 10000^(-7/8), 20,000 steps a turn."""
 
@@ -81,17 +79,17 @@ class ReadLayer(nn.Module):
         self.num_heads, self.top_k = num_heads, top_k
         entry_size = size + 2 * RATES
         self.norm = nn.LayerNorm(size)
-        self.query = Linear(size, size)
-        self.key = Linear(entry_size, size, bias=False)
-        self.value = Linear(entry_size, size, bias=False)
-        self.out = Linear(size, size)
+        self.query = nn.Linear(size, size)
+        self.key = nn.Linear(entry_size, size, bias=False)
+        self.value = nn.Linear(entry_size, size, bias=False)
+        self.out = nn.Linear(size, size)
         for projection in (self.query, self.key, self.value, self.out):
             nn.init.xavier_uniform_(projection.weight)
         self.norm_mlp = nn.LayerNorm(size)
-        self.mlp = nn.Sequential(Linear(size, size), nn.ReLU(), Linear(size, size))
+        self.mlp = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size))
         if top_k:
-            self.place_query = Linear(size, size)
-            self.place_key = Linear(entry_size, size, bias=False)
+            self.place_query = nn.Linear(size, size)
+            self.place_key = nn.Linear(entry_size, size, bias=False)
 
     def forward(self, h: Tensor, seen: View) -> Tensor:
         """Map the stream h [G, C, D] to that of the next layer. Each step attends to its readable keys in `seen`."""

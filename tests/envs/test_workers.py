@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from program import Program
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecMonitor
 from worlds import Counter
 
 from palimpsest.agents import MemoryPPO
 from palimpsest.agents.files.archive import read_tree
+from palimpsest.agents.run import experiment
 from palimpsest.envs.sb3 import VectorEnvAdaptor, watch_workers
 
-ROOT = Path(__file__).resolve().parents[2]
 ROWS = 3
 
 
@@ -197,53 +197,35 @@ def test_watching_changes_nothing_else():
     assert [process.exitcode for process in processes] == [0] * 2 * ROWS
 
 
-PROGRAM = """
-import sys
-sys.path[:0] = {paths}
-import gymnasium as gym
-from palimpsest import train
-from palimpsest.agents.run import experiment
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import SubprocVecEnv
-
 def in_processes(config):
     venv = SubprocVecEnv([lambda: Monitor(gym.make("CartPole-v1"))] * 3, start_method="fork")
     print(*[process.pid for process in venv.processes], flush=True)
     return venv
 
-experiment.make_env = in_processes
-sys.exit(train.main(sys.argv[1:]))
-"""
+
+def train_in_processes():
+    experiment.make_env = in_processes
 
 
 @pytest.mark.learning
 def test_the_program_exits_with_1_and_keeps_its_last_checkpoint(tmp_path):
     """A worker of a running training is killed from outside, wherever it is."""
     run = tmp_path / "run"
-    code = PROGRAM.format(paths=[str(ROOT)])
     flags = [
         *("--env", "CartPole-v1", "--memory", "gru", "--num-envs", "3", "--num-minibatches", "1", "--n-steps", "16"),
         *("--total-timesteps", "10000000", "--eval-every", "0", "--checkpoint-every", "48", "--run-dir", str(run)),
-        *("--device", "cpu"),
+        *("--device", "cpu", "--threads", "1"),
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *flags],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    program = Program(tmp_path / "printed", *flags, before=train_in_processes)
     try:
-        workers = [int(word) for word in process.stdout.readline().split()]
-        while not (run / "checkpoints").exists() or len(list((run / "checkpoints").glob("*.zip"))) < 2:
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.02)
+        program.wait_until(lambda: len(list((run / "checkpoints").glob("*.zip"))) >= 2)
         time.sleep(float(np.random.default_rng().random()) * 0.2)
+        workers = [int(word) for word in program.printed.split()[:3]]
         os.kill(workers[1], signal.SIGKILL)
-        _, error = process.communicate(timeout=200)
+        code, _, error = program.wait()
     finally:
-        process.kill()
-    assert process.returncode == 1
+        program.kill()
+    assert code == 1
     assert error.splitlines()[-1].startswith("palimpsest: the worker of environment 1 (process ")
     assert "Traceback" not in error
     for path in (run / "checkpoints").glob("*.zip"):

@@ -316,7 +316,7 @@ def test_a_refused_action_is_not_remembered():
 
 def test_importing_the_wrappers_leaves_sb3_out():
     code = (
-        "import sys, envs.wrappers as w; print({'torch', 'stable_baselines3'} & sys.modules.keys());"
+        "import sys, palimpsest.envs.wrappers as w; print({'torch', 'stable_baselines3'} & sys.modules.keys());"
         "w.VecPreviousActionReward; print('stable_baselines3' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -149,9 +149,10 @@ def played(name, keep_state, share_memory, watch, rollouts=3):
     for _ in range(rollouts):
         if not model.collect_rollouts(model.env, callback, buffer, N_STEPS):
             break
-        given = buffer.actions, buffer.values, buffer.log_prob, buffer.advantages, buffer.state
+        columns = buffer.columns
+        given = columns.actions, columns.old_values, columns.old_log_prob, columns.advantages, columns.state
         found.append(copy.deepcopy((*given, torch.from_numpy(buffer.rewards))))
-        assert_equal(buffer.state, watch.before[-1])
+        assert_equal(buffer.columns.state, watch.before[-1])
     return model, found
 
 
@@ -165,7 +166,7 @@ def test_rollouts_are_the_same(name, share_memory):
     assert_equal(found, expected)
     assert_equal(model._last_state, kept._last_state)
     assert_close(torch.stack(watch.values), torch.zeros(19, 3), rtol=0, atol=1e-5)
-    starts = model.rollout_buffer.memory_start[1:]
+    starts = model.rollout_buffer.columns.memory_start[1:]
     assert starts.any()
     assert (np.abs(found[0][-1].numpy()) != 1).any(), "no episode was bootstrapped"
 
@@ -177,7 +178,7 @@ def test_a_rollout_that_stops_leaves_the_memory_before_its_last_step(name):
     kept, _ = played(name, True, True, Watch(end))
     assert model.rollout_buffer.pos == 16
     assert_equal(model._last_state, kept._last_state)
-    short = tree_map(lambda leaf: leaf.clone(), model.rollout_buffer.state)
+    short = tree_map(lambda leaf: leaf.clone(), model.rollout_buffer.columns.state)
     assert not torch.equal(short[1], model._last_state[1])
 
 

@@ -11,23 +11,51 @@ from typing import Any
 
 import numba
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from palimpsest.memory.kernels.arithmetic.self_test import check_intrinsics
 
-_numba = ContextVar("numba kernels may compute", default=True)
+decided: ContextVar[bool | None] = ContextVar("whether numba kernels may run", default=None)
+"""True and False are answers that `kernels_may_run` gives; a policy sets it once for a whole step or sequence."""
 
 
 def has_kernels(x: Tensor, *others: Tensor) -> bool:
-    """Whether numba kernels may compute from tensors: on the CPU, all float32 or all float64, outside `torch_only`.
-
-    Never where numba does not compile the kernels: that is tried once per process and told in a warning.
-    """
+    """Whether numba kernels compute from tensors: on the CPU, all float32 or all float64, where kernels may run."""
+    if not kernels_may_run() or type(x) not in (Tensor, nn.Parameter):
+        return False
     dtype = x.dtype
     # torch negates lazily; a kernel that reads memory would miss the sign
-    if not (x.is_cpu and (dtype is torch.float32 or dtype is torch.float64) and _numba.get()) or x.is_neg():
+    if not (x.is_cpu and (dtype is torch.float32 or dtype is torch.float64)) or x.is_neg():
         return False
-    return {other.dtype for other in others} <= {dtype} and _intrinsics_work()
+    return {other.dtype for other in others} <= {dtype}
+
+
+def kernels_may_run() -> bool:
+    """Whether numba kernels may take the place of torch's operations here.
+
+    They may not within `torch_only`, where operations are watched, and under autocast, which chooses types by what the
+    operation is. Nor may they where numba does not compile them: that is tried once per process and told in a warning.
+    """
+    answer = decided.get()
+    if answer is None:
+        return not is_watched() and not torch.is_autocast_enabled("cpu") and _intrinsics_work()
+    return answer
+
+
+def is_watched() -> bool:
+    """Whether torch records or changes the operations that run: what is done without them would be missed.
+
+    So it is under `torch.compile`, `torch.export`, `torch.jit.trace`, the transforms of `torch.func`, forward-mode
+    differentiation and dispatch modes.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+    )
 
 
 @functools.cache
@@ -52,11 +80,11 @@ def torch_only() -> Iterator[None]:
 
     To compare the two, to differentiate twice, or to find out whether a kernel is to blame.
     """
-    token = _numba.set(False)
+    token = decided.set(False)
     try:
         yield
     finally:
-        _numba.reset(token)
+        decided.reset(token)
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:

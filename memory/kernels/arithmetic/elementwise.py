@@ -1,6 +1,6 @@
 """Elementwise functions that several recurrences use, inside kernels: sigmoid and tanh.
 
-Loops over them are vectorised, which the libraries' exp and tanh prevent.
+Loops over them vectorise, which the library's exp and tanh prevent.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def sigmoid(x: float) -> float:
 
 
 def tanh(x: float) -> float:
-    """Tanh inside a kernel: exact in float64, to 2e-7 in float32."""
+    """Tanh inside a kernel: exact in float64, to 4e-7 of the result in float32, in [-1, 1]."""
     raise NotImplementedError
 
 
@@ -58,10 +58,29 @@ def _sigmoid(x):
     return lambda x: 1.0 / (1.0 + math.exp(-x))
 
 
+# tanh x = x P(x^2) / Q(x^2) for |x| <= 8.26, where it is 1 in float32. P and Q are fitted to the least relative error,
+# 9e-9, and scaled so that rounding them and their values costs least.
+_ONE, _BOUND = np.float32(1), np.float32(8.26)
+_P0, _P1, _P2, _P3, _P4 = map(np.float32, (1.65, 0.22156827, 0.005861105, 3.5574114e-05, 2.4296305e-08))
+_Q0, _Q1, _Q2, _Q3, _Q4 = map(np.float32, (1.65, 0.7715681, 0.043050688, 0.00055752805, 1.3736748e-06))
+
+
 @overload(tanh, jit_options={"error_model": "numpy", "fastmath": {"contract"}})
 def _tanh(x):
     if x == types.float32:
-        return lambda x: np.float32(2) / (np.float32(1) + _exp32(np.float32(-2) * x)) - np.float32(1)
+
+        def rational(x):
+            # NaN fails all comparisons and stays NaN
+            x = _BOUND if x > _BOUND else x
+            x = -_BOUND if x < -_BOUND else x
+            y = x * x
+            p = _P0 + y * (_P1 + y * (_P2 + y * (_P3 + y * _P4)))
+            q = _Q0 + y * (_Q1 + y * (_Q2 + y * (_Q3 + y * _Q4)))
+            x = x * p / q
+            x = _ONE if x > _ONE else x
+            return -_ONE if x < -_ONE else x
+
+        return rational
     return lambda x: math.tanh(x)
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from palimpsest.memory.kernels.arithmetic.as_built import Arrays
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
 from palimpsest.memory.kernels.arithmetic.products import pack
 from palimpsest.memory.kernels.arithmetic.threads import in_parts, part_borders
-from palimpsest.memory.kernels.arithmetic.views import Arrays
 from palimpsest.memory.kernels.cells import loops
 from palimpsest.memory.kernels.cells.naive import Weights
 from palimpsest.memory.kernels.cells.torch_gated import torch_scan

@@ -12,20 +12,18 @@ function, because on the CPU these operations would cost more than the recurrenc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
-from palimpsest.memory.kernels.arithmetic.linear import Linear, is_plain
 from palimpsest.memory.kernels.arithmetic.threads import in_parts, part_borders
 from palimpsest.memory.kernels.delta.layer_loops import compiled
 from palimpsest.memory.kernels.delta.loops import SEGMENT
 from palimpsest.memory.kernels.delta.scan import gated_delta_scan
 
-Maps = tuple[Linear, Linear, Linear]
+Maps = tuple[nn.Linear, nn.Linear, nn.Linear]
 
 
 class DeltaSizes(NamedTuple):
@@ -54,24 +52,27 @@ class DeltaSizes(NamedTuple):
 def delta_layer(
     x: Tensor, stream: Tensor | None, maps: Maps, start: Tensor, state: Tensor, sizes: DeltaSizes
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The equations above: compiled on the CPU where the maps are plain linear layers, torch operations elsewhere.
+    """The equations above: compiled on the CPU, where the maps are not called, and by torch's operations elsewhere.
 
     Args:
         x: [T, B, F], what the layer reads.
         stream: [T, B, D], what the layer adds to; None for the first layer, which adds to the first map of x.
-        maps: linear maps of x to the stream, of x to z, and of y to the stream.
+        maps: linear maps of x to the stream, of x to z, and of y to the stream; the last one has no bias.
         start: [T, B] bool, steps before which a row's tables are reset to zeros.
         state: [B, H, K, V], the tables before the first step.
         sizes: H, K and V.
 
     Returns:
         The new stream [T, B, D], the last tables [B, H, K, V], and alpha and beta [T, B, H] without gradients.
+
+    Raises:
+        ValueError: maps that do not fit; a kernel would read beyond their end.
     """
-    plain = compiles(maps, sizes, x, stream is None) and not torch.is_autocast_enabled("cpu")
-    if not (plain and x.numel() > 0 and has_kernels(x, state)):
+    if x.numel() == 0 or not has_kernels(x, state):
         return delta_layer_torch(x, stream, maps, start, state, sizes)
     enter, project, leave = maps
     weights: tuple[Tensor, ...] = (enter.weight, enter.bias, project.weight, project.bias, leave.weight)
+    _check(x, stream, weights, leave, sizes)
     if stream is not None:
         weights = (x.new_empty(0, x.shape[2]), x.new_empty(0), *weights[2:])
     y, last, gates = _DeltaLayer.apply(torch.is_grad_enabled(), sizes, x, stream, start, state, *weights)
@@ -79,23 +80,20 @@ def delta_layer(
     return y, last, alpha, beta
 
 
-def compiles(maps: Sequence[nn.Module], sizes: DeltaSizes, x: Tensor, first: bool) -> bool:
-    """Whether kernels may compute the maps of a layer that reads x [..., F]: plain, of its sizes and its dtype.
-
-    `first` says that it is the first layer, which maps x to the stream too.
-    """
-    enter, project, leave = maps
-    if not (is_plain(enter) and is_plain(project) and is_plain(leave)) or leave.bias is not None:
-        return False
-    # a weight or bias that is computed in a hook, or is a buffer, is no parameter
-    into, read, out = (each._parameters.get("weight") for each in maps)
-    entered, projected = (each._parameters.get("bias") for each in (enter, project))
-    if into is None or read is None or out is None or entered is None or projected is None:
-        return False
-    fits = read.shape == (sizes.width, x.shape[-1]) and out.shape == (len(into), sizes.heads * sizes.value_size)
-    fits = fits and entered.shape == into.shape[:1] and projected.shape == read.shape[:1]
-    fits = fits and (not first or into.shape[1] == x.shape[-1])
-    return fits and has_kernels(x, into, read, out, entered, projected)
+def _check(
+    x: Tensor, stream: Tensor | None, weights: tuple[Tensor | None, ...], leave: nn.Linear, sizes: DeltaSizes
+) -> None:
+    D, F, width, read = len(leave.weight), x.shape[-1], sizes.width, sizes.heads * sizes.value_size
+    allowed: list[Any] = [(D, F), (D,), (width, F), (width,), (D, read)]
+    shapes = [None if each is None else each.shape for each in weights]
+    # a layer that adds to a stream does not use the first map
+    unused = 0 if stream is None else 2
+    fits = shapes[unused:] == allowed[unused:] and leave.bias is None and (stream is None or stream.shape[-1] == D)
+    if not fits:
+        raise ValueError(
+            f"maps must be [D, F], [{width}, F] and [D, {read}] with F = {F}, and have biases, all but the last; "
+            f"got weights and biases {', '.join('none' if each is None else str(list(each)) for each in shapes)}"
+        )
 
 
 def delta_layer_torch(

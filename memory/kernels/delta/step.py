@@ -16,10 +16,10 @@ from torch import Tensor
 
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
+from palimpsest.memory.kernels.arithmetic.as_built import Arrays
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS, SUMS
 from palimpsest.memory.kernels.arithmetic.elementwise import sigmoid, sigmoid_in_place, tanh
 from palimpsest.memory.kernels.arithmetic.products import copy, fill_rows, multiply_transposed
-from palimpsest.memory.kernels.arithmetic.views import Arrays
 from palimpsest.memory.kernels.delta.layer import DeltaSizes
 from palimpsest.memory.kernels.delta.naive import EPS
 

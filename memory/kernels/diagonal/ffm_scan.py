@@ -19,7 +19,7 @@ from palimpsest.memory.kernels.diagonal import ffm_loops as loops
 
 
 class FFMScan(torch.autograd.Function):
-    """`torch_ffm.torch_scan` on the CPU, one block of steps after another, state in planes.
+    """The scan on the CPU, one block of steps after another, state in planes.
 
     Kept for the backward pass are the maps of x without skip, LN(z), y, and the state before each block. States inside
     a block are computed again.

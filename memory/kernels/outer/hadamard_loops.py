@@ -12,46 +12,15 @@ and the backward pass recomputes the others. Inner loops go along contiguous row
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from palimpsest.machine_code import njit
+from palimpsest.memory.kernels.arithmetic.elementwise import tanh
 
 SEGMENT = 16
 """Steps between two matrices that the forward pass keeps."""
-
-# tanh x = x P(x^2) / Q(x^2) for |x| <= 8, fitted to the least relative error (1.5e-7); tanh 8 = 1 - 2.3e-7. Evaluated
-# in float32 it is within 5e-7 and never above 1. Unlike the library's tanh it vectorises.
-_BOUND = np.float32(8)
-_P0, _P1, _P2, _P3 = map(np.float32, (9.9999985e-01, 1.2925667e-01, 2.9510283e-03, 1.1428467e-05))
-_Q0, _Q1, _Q2, _Q3, _Q4 = map(np.float32, (1.0, 4.6258883e-01, 2.3815573e-02, 2.3866977e-04, 2.4592237e-07))
-
-
-def _tanh(x):
-    """Tanh inside these kernels: exact in float64, within 5e-7 in float32."""
-    return math.tanh(x)
-
-
-@overload(_tanh, jit_options={"fastmath": {"contract"}, "error_model": "numpy"})
-def _tanh_by_type(x):
-    if x == types.float32:
-
-        def rational(x):
-            # written so that NaN fails both comparisons and stays NaN
-            x = _BOUND if x > _BOUND else x
-            x = -_BOUND if x < -_BOUND else x
-            y = x * x
-            p = _P0 + y * (_P1 + y * (_P2 + y * _P3))
-            q = _Q0 + y * (_Q1 + y * (_Q2 + y * (_Q3 + y * _Q4)))
-            return x * p / q
-
-        return rational
-    return lambda x: math.tanh(x)
-
 
 # "reassoc" lets sums vectorise. No integer or float64 constant enters these loops: float32 would become float64.
 _OPTIONS: Any = dict(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
@@ -78,7 +47,7 @@ def _step(M, theta, calibrate, value, key, query, read):
         th, v = theta[i], value[i]
         total = M.dtype.type(0)
         for j in range(H):
-            m = M[i, j] + M[i, j] * _tanh(th * calibrate[j]) + v * key[j]
+            m = M[i, j] + M[i, j] * tanh(th * calibrate[j]) + v * key[j]
             M[i, j] = m
             total += m * query[j]
         read[i] = total
@@ -130,7 +99,7 @@ def _recompute(before, after, tanhs, theta, calibrate, value, key):
     for i in range(H):
         th, v = theta[i], value[i]
         for j in range(H):
-            t = _tanh(th * calibrate[j])
+            t = tanh(th * calibrate[j])
             tanhs[i, j] = t
             after[i, j] = before[i, j] + before[i, j] * t + v * key[j]
 

@@ -239,6 +239,7 @@ AGENT: dict[str, list] = {
     "use_sde": [*FLAG, True],
     "sde_sample_freq": without([*COUNT, -2], -1, *HUGE),
     "target_kl": [*without(POSITIVE, None), 10**7],
+    "sequence_length": without(SIZE, None),
     "memory_carry_over": FRACTION,
     "memory_aux_coef": [*POSITIVE, 10**7],
     "strategy_epsilon": [*NUMBERS, *FLOATS, (1.0,), (1.0, 1.5), (-0.1, 0.0), (0, 0, 0), ("a", "b"), (None, None)],

@@ -95,7 +95,7 @@ def divergences(target_kl, monkeypatch, updates=5):
 
     def then_measure():
         train()
-        batch = next(iter(model.rollout_buffer.get(envs, model.rng)))
+        batch = next(iter(model.rollout_buffer.get(envs * model.n_steps, model.rng)))
         with torch.no_grad():
             now = model.policy.evaluate_actions(
                 batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy

@@ -15,7 +15,7 @@ def first_minibatch(spread: float):
     env = envs.make_vec("Palimpsest/EndlessTMaze-v0", 3, seed=0, corridors=1, length=2)
     model = MemoryPPO("MlpMemoryPolicy", env, n_steps=16, batch_size=48, n_epochs=1, seed=0, device="cpu")
     model.learn(48)
-    batch = next(iter(model.rollout_buffer.get(3, np.random.default_rng(0))))
+    batch = next(iter(model.rollout_buffer.get(3 * model.n_steps, np.random.default_rng(0))))
     advantages = batch.advantages.clone()
     advantages = spread * (advantages - advantages.mean()) / advantages.std() + spread
     return model.policy, batch._replace(advantages=advantages)

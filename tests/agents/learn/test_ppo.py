@@ -56,7 +56,7 @@ def collect(model: MemoryPPO, rollouts: int = 1) -> None:
 def test_every_ratio_is_one_before_the_first_gradient_step(name, carry_over):
     model = model_for(name, memory_carry_over=carry_over)
     collect(model, rollouts=3)
-    for batch in model.rollout_buffer.get(1, np.random.default_rng(0)):
+    for batch in model.rollout_buffer.get(1 * model.n_steps, np.random.default_rng(0)):
         with torch.no_grad():
             values, log_prob, *_ = model.policy.evaluate_actions(
                 batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
@@ -69,7 +69,7 @@ def test_every_ratio_is_one_before_the_first_gradient_step(name, carry_over):
 def test_separate_memories_keep_the_ratio_law(name):
     model = model_for(name, policy={"share_memory": False}, memory_carry_over=0.5)
     collect(model, rollouts=2)
-    batch = next(model.rollout_buffer.get(3, np.random.default_rng(0)))
+    batch = next(model.rollout_buffer.get(3 * model.n_steps, np.random.default_rng(0)))
     values, log_prob, *_ = model.policy.evaluate_actions(
         batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
     )
@@ -89,7 +89,7 @@ def test_rollout_holds_hand_made_data():
     for row in range(3):
         want = [t % (3 + row) for t in range(8)]
         assert buffer.observations[:, row, 1].tolist() == want
-        assert buffer.episode_start[:, row].tolist() == [step == 0 for step in want]
+        assert buffer.episode_starts[:, row].tolist() == [step == 0 for step in want]
     assert (buffer.rewards == 1.0).all()
 
 
@@ -99,18 +99,18 @@ def test_carry_over_withholds_the_memory_start_and_nothing_else():
         model = model_for(n_steps=64, memory_carry_over=p)
         collect(model)
         buffer = model.rollout_buffer
-        episode_starts[p] = buffer.episode_start.copy()
-        memory_starts[p] = buffer.memory_start.numpy().copy()
+        episode_starts[p] = buffer.episode_starts.copy()
+        memory_starts[p] = buffer.columns.memory_start.numpy().copy()
         advantages = generalized_advantages(
             buffer.rewards,
-            buffer.values.numpy(),
+            buffer.values,
             episode_starts[p],
             np.zeros(3, np.float32),
             np.zeros(3, bool),
             model.gamma,
             model.gae_lambda,
         )
-        np.testing.assert_allclose(buffer.advantages.numpy()[:50], advantages[:50], rtol=0.2, atol=0.2)
+        np.testing.assert_allclose(buffer.advantages[:50], advantages[:50], rtol=0.2, atol=0.2)
     for p in (0.5, 1.0):
         np.testing.assert_array_equal(episode_starts[p], episode_starts[0.0])
         assert (memory_starts[p] <= episode_starts[p]).all()
@@ -128,9 +128,9 @@ def test_truncation_bootstraps_from_one_step_on_the_final_observation():
     # Row 0 is truncated by step index 2, row 1 by step index 3.
     for row, t in ((0, 2), (1, 3)):
         with torch.no_grad():
-            state = tree_map(lambda leaf, row=row: leaf[row : row + 1], buffer.state)
+            state = tree_map(lambda leaf, row=row: leaf[row : row + 1], buffer.columns.state)
             for step in range(t + 1):
-                _, _, _, state = policy(buffer.observations[step, row : row + 1], state)
+                _, _, _, state = policy(buffer.columns.observations[step, row : row + 1], state)
             final = torch.tensor([[row, t + 1]], dtype=torch.float32)
             value = policy.predict_values(final, state).item()
         assert buffer.rewards[t, row] == pytest.approx(1 + model.gamma * value, abs=1e-5)
@@ -297,7 +297,7 @@ def test_learning_twice_goes_on_from_where_it_was():
     obs = model._last_obs.copy()
     model.learn(48, reset_num_timesteps=False)
     assert model.num_timesteps == 96
-    assert model.rollout_buffer.observations[0].numpy().tolist() == obs.tolist()
+    assert model.rollout_buffer.observations[0].tolist() == obs.tolist()
 
 
 def test_a_rollout_stopped_by_a_callback_leaves_a_working_model():
@@ -318,8 +318,9 @@ def test_long_horizons_are_warned_of():
 
 
 def test_a_batch_smaller_than_a_column_is_warned_of():
-    with pytest.warns(UserWarning, match="batch_size=8 is less than n_steps=16: a minibatch is a whole column"):
+    with pytest.warns(UserWarning, match="batch_size=8 is less than n_steps=16: .* segments of 8 steps"):
         model_for(n_steps=16, batch_size=8)
+    model_for(n_steps=16, batch_size=8, sequence_length=8)
 
 
 @pytest.mark.parametrize(

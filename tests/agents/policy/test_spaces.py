@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from palimpsest.agents import MemoryPPO
 from palimpsest.agents.policy.extractors import DictExtractor
-from palimpsest.agents.policy.spaces import flat_action_space, flat_box, preprocess
+from palimpsest.agents.policy.spaces import flat_action_space, flattened, preprocess
 
 FLAT = spaces.Box(-1, 1, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (7, 7, 3), np.uint8)
@@ -117,7 +117,7 @@ def test_a_choice_is_counted_from_its_start():
     assert found.tolist() == [[1, 0, 0], [0, 0, 1]]
     matrix = spaces.MultiDiscrete(np.array([[2, 3]]), start=np.array([[5, 7]]))
     assert preprocess(torch.tensor([[[6, 9]]]), matrix).tolist() == [[0, 1, 0, 0, 1]]
-    assert flat_box(matrix).shape == (5,)
+    assert flattened(matrix).shape == (5,)
 
 
 def test_flat_action_spaces_hold_the_same_numbers():

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from program import Program
 from rich.console import Console
 from small import small_arguments
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,8 +20,6 @@ from palimpsest.agents.files.archive import read_tree, write_tree
 from palimpsest.agents.run import callbacks, experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.resume import Checkpoints, Interrupted, locked
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -242,35 +238,31 @@ def test_a_directory_in_use_is_refused(tmp_path):
 
 @pytest.mark.learning
 def test_sigkill_and_resume_from_the_command_line(tmp_path):
-    """The whole program, killed where it happens to be, three times."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    """The whole program, killed where it happens to be, twice."""
     flags = [
         *("--env-args", "corridors=2", "length=3", "--memory", "gru", "--memory-args", "output_size=8"),
-        *("--total-timesteps", "40960", "--num-envs", "4", "--num-minibatches", "2", "--n-steps", "64"),
-        *("--eval-every", "4096", "--eval-episodes", "4", "--checkpoint-every", "512", "--threads", "1"),
+        *("--total-timesteps", "8192", "--num-envs", "4", "--num-minibatches", "2", "--n-steps", "64"),
+        *("--eval-every", "2048", "--eval-episodes", "4", "--checkpoint-every", "512", "--threads", "1"),
         *("--width", "8", "--device", "cpu"),
     ]
-
-    def command(*words: str) -> list[str]:
-        return [sys.executable, str(ROOT / "train.py"), *words]
-
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command("train", *flags, "--run-dir", str(whole)), check=True, env=environment, capture_output=True)
+
+    def newest() -> str:
+        return max((path.name for path in (killed / "checkpoints").glob("*.zip")), default="")
+
+    code, _, err = Program(tmp_path / "printed", "train", *flags, "--run-dir", str(whole)).wait()
+    assert code == 0, err
     words = ["train", *flags, "--run-dir", str(killed)]
-    for _ in range(3):
-        process = subprocess.Popen(command(*words), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        count = len(list((killed / "checkpoints").glob("*.zip"))) if killed.exists() else 0
-        newest = max((p.name for p in (killed / "checkpoints").glob("*.zip")), default="") if count else ""
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            names = [p.name for p in (killed / "checkpoints").glob("*.zip")] if killed.exists() else []
-            if names and max(names) > newest:
-                break
-            time.sleep(0.05)
-        time.sleep(0.3)
-        process.kill()
-        process.communicate()
+    for _ in range(2):
+        program, last = Program(tmp_path / "printed", *words), newest()
+        try:
+            program.wait_until(lambda last=last: newest() > last)
+            time.sleep(0.1)
+        finally:
+            program.kill()
+        assert program.code == -signal.SIGKILL
         words = ["train", "--resume", str(killed)]
-    subprocess.run(command(*words), check=True, env=environment, capture_output=True)
+    code, _, err = Program(tmp_path / "printed", *words).wait()
+    assert code == 0, err
     assert_same_run(whole, killed)
     assert json.loads((killed / "closing.json").read_text())

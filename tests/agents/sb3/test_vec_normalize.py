@@ -80,7 +80,7 @@ def test_a_model_knows_which_normalisation_it_trains_under(observations):
 def test_the_policy_sees_what_is_normalised():
     env = VecNormalize(counters(), clip_obs=0.5, clip_reward=0.25)
     model = make(env).learn(16)
-    seen = model.rollout_buffer.observations.numpy()
+    seen = model.rollout_buffer.observations
     assert np.abs(seen).max() == pytest.approx(0.5)
     np.testing.assert_allclose(model._last_obs, env.normalize_obs(env.get_original_obs()))
 
