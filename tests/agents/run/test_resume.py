@@ -154,7 +154,9 @@ def test_a_memory_state_of_other_parts_is_refused(tmp_path, monkeypatch):
         tree = read_tree(path)
         tree["_last_state"] = (*tree["_last_state"], torch.zeros(4, 1))
         write_tree(path, tree)
-    with pytest.raises(ValueError, match="holds a memory state that does not fit this version's memory; start a new run"):
+    with pytest.raises(
+        ValueError, match="holds a memory state that does not fit this version's memory; start a new run"
+    ):
         experiment.train(config(run, resume=run, run_dir=None), quiet())
 
 
