@@ -246,4 +246,6 @@ LEGAL: dict[str, Callable[[Any], Invariants]] = {
     "MiniGridMemory": minigrid_memory,
     "MiniGridMemoryRewrite": minigrid_rewrite,
     "Tiny": tiny,
+    "TinyPair": tiny,
+    "TinyPush": tiny,
 }
