@@ -234,6 +234,12 @@ register(
     "palimpsest.envs.key_value:KeyValueRewrite",
     "Keys get new values again and again; the player must say the last value of a key when asked.",
 )
+for _name, _module, _meaning in (
+    ("CartPole", "cart_pole", "Balance a pole on a cart, seeing positions and no velocities."),
+    ("Pendulum", "pendulum", "Swing a rod up and hold it there, seeing its angle and not its velocity."),
+    ("MountainCarContinuous", "mountain_car", "Rock a weak car out of a valley, seeing its position and no velocity."),
+):
+    register(f"Palimpsest/{_name}NoVel-v0", f"palimpsest.envs.{_module}:{_name}NoVel", _meaning)
 for _dancers in (2, 4, 8):
     for _delay in (16, 48):
         register(

@@ -153,6 +153,21 @@ def Ballet(draw):
     return dict(dancers=draw(st.integers(2, 8)), delay=draw(st.integers(0, 10_000)), pixels=draw(st.booleans()))
 
 
+@family(lambda given: dict(velocities=BOOL))
+def CartPoleNoVel(draw):
+    return dict(velocities=draw(st.booleans()))
+
+
+@family(lambda given: dict(velocities=BOOL))
+def PendulumNoVel(draw):
+    return dict(velocities=draw(st.booleans()))
+
+
+@family(lambda given: dict(velocities=BOOL))
+def MountainCarContinuousNoVel(draw):
+    return dict(velocities=draw(st.booleans()))
+
+
 @family(lambda given: dict(size=integer(7, 101) | st.integers(4, 50).map(lambda half: 2 * half), random_length=BOOL))
 def MiniGridMemory(draw):
     return dict(size=1 + 2 * draw(st.integers(3, 50)), random_length=draw(st.booleans()))

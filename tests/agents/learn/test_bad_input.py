@@ -169,6 +169,7 @@ WORLDS: dict[str, dict[str, list]] = {
         "hide_colours": FLAG,
     },
     "KeyValueRewrite": {"keys": SIZE, "values": [*SIZE, 1], "updates": SIZE, "queries": COUNT},
+    **{f"{name}NoVel": {"velocities": FLAG} for name in ("CartPole", "Pendulum", "MountainCarContinuous")},
     "Ballet": {"dancers": [*SIZE, 1, 9], "delay": COUNT, "pixels": FLAG},
 }
 for rows in WORLDS.values():
