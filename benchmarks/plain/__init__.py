@@ -17,6 +17,7 @@ from .ballet import PlainBallet
 from .color_cubes import PlainColorCubes
 from .hide_and_seek import PlainHideAndSeek
 from .key_value import PlainKeyValueRewrite
+from .popgym_control import popgym_cart_pole, popgym_pendulum
 from .room_ballet import PlainRoomBalletMultiTask, PlainRoomBalletShortStay
 from .rune_tmaze import PlainRuneTMaze
 from .tmaze import PlainActiveTMaze, PlainEndlessTMaze
@@ -40,6 +41,8 @@ PLAIN: dict[str, Callable[..., gym.Env[Any, Any]]] = {
     "CartPoleNoVel": without_velocities("CartPole-v1", [0, 2]),
     "PendulumNoVel": without_velocities("Pendulum-v1", [0, 1]),
     "MountainCarContinuousNoVel": without_velocities("MountainCarContinuous-v0", [0]),
+    "POPGymCartPole": popgym_cart_pole,
+    "POPGymPendulum": popgym_pendulum,
     "MiniGridMemory": MemoryEnv,
     "MiniGridMemoryRewrite": MemoryRewriteEnv,
 }

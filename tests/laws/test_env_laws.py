@@ -22,7 +22,7 @@ from palimpsest import envs
 pytestmark = pytest.mark.usefixtures("tiny_family")
 
 
-@pytest.mark.filterwarnings("ignore:.*symmetric and normalized")
+@pytest.mark.filterwarnings("ignore:.*symmetric and normalized", "ignore:.*space m.* value is -?infinity")
 @pytest.mark.parametrize("id", IDS)
 def test_gymnasium_accepts_it(id):
     check_env(make(id))
