@@ -47,6 +47,8 @@ class State(NamedTuple):
     """bool, whether the last pull was paid"""
     regret: np.ndarray
     """float64, the sum over all pulls of the best arm's mean minus the mean of the arm that was pulled"""
+    regret_before: np.ndarray
+    """float64, the regret of the row's episode before this one"""
 
 
 @compiled
@@ -57,7 +59,7 @@ def begin(rules: Rules, state: State, i: int) -> None:
         state.wins[i, arm] = state.pulled[i, arm] = 0
     state.last[i] = NONE
     state.paid[i] = False
-    state.regret[i] = 0.0
+    state.regret_before[i], state.regret[i] = state.regret[i], 0.0
 
 
 @compiled
@@ -104,6 +106,7 @@ class Arms(World):
             last=np.full(rows, NONE, np.int64),
             paid=np.zeros(rows, bool),
             regret=np.zeros(rows),
+            regret_before=np.zeros(rows),
         )
 
     def expert(self) -> np.ndarray:
@@ -157,7 +160,8 @@ class Bandit(Arms):
     Rewards: 1 if the arm pays, else 0.
 
     Ends: truncated after `pulls` steps. Success: the last pull is that of the best arm. `hidden_state()["regret"]` is
-    the sum over all pulls of the best mean minus the mean that was pulled.
+    the sum over all pulls of the best mean minus the mean that was pulled, `["regret_before"]` that of the row's last
+    episode.
 
     Horizons Ξ: {1, ..., pulls - 1}, every pull tells something for all later ones. Chance level: the last pull of a
     player who repeats what paid and else takes any other arm, about 0.5 for 5 arms.

@@ -86,15 +86,14 @@ PULLS = 25
 
 
 def returns(id, choose, rows, **kwargs):
-    """The returns of the first episodes of `rows` rows, and their final regret before the last pull."""
+    """Of the first episodes of `rows` rows: the returns, the success, and the regrets."""
     vector = make_rows(id, rows, **kwargs)
     obs, _ = vector.reset(seed=0)
     total = np.zeros(rows)
     for _ in range(vector.world.rules.limit):
-        regret = vector.hidden_state()["regret"]
         obs, reward, *_, infos = vector.step(choose(vector.world, obs))
         total += reward
-    return total, infos["final_info"]["success"].mean(), regret
+    return total, infos["final_info"]["success"].mean(), vector.hidden_state()["regret_before"]
 
 
 def expert(world, obs):
@@ -131,6 +130,7 @@ def test_the_expert_beats_others():
         assert bad.mean() < good.mean() - 1
         assert less < success - 0.1
         assert more.mean() > regret.mean() + 1
+        assert bad.mean() + more.mean() == pytest.approx(good.mean() + regret.mean(), abs=1)
     assert bad.mean() == pytest.approx(50, abs=1.5)
 
 
