@@ -24,6 +24,7 @@ from palimpsest.agents.policy.distributions import Categorical, check_drawn, inv
 from palimpsest.agents.policy.extractors import ObservingPolicy, only_flattens
 from palimpsest.agents.policy.layers import Tanh
 from palimpsest.agents.policy.memory_pair import Both
+from palimpsest.agents.policy.scales import ReturnScale
 from palimpsest.machine_code import njit
 from palimpsest.memory.base import Memory
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
@@ -80,6 +81,7 @@ class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
     """SB3's policy, whose heads read a memory instead of features; its subclass makes the memory."""
 
     memory: Memory
+    return_scale: ReturnScale | None
     compiled: bool = True
 
     def _note_build(self) -> None:
@@ -105,7 +107,11 @@ class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
 
     def _critic(self, latent: Tensor) -> Tensor:
-        return self.value_net(self.mlp_extractor.forward_critic(latent)).squeeze(-1)
+        return self._to_values(self.value_net(self.mlp_extractor.forward_critic(latent)).squeeze(-1))
+
+    def _to_values(self, predicted: Tensor) -> Tensor:
+        """Values of what the critic's last layer predicts."""
+        return predicted if self.return_scale is None else self.return_scale(predicted)
 
     def _compiled_heads(self, latent: Both) -> Heads | None:
         """What `act` computes from; None where SB3's modules act."""

@@ -24,7 +24,8 @@ from palimpsest.agents.policy.memory_pair import Both, MemoryPair, State, check_
 from palimpsest.agents.policy.observation_checks import refuse_not_finite
 from palimpsest.agents.policy.observation_keys import check_place, greedy_strategy, place_of
 from palimpsest.agents.policy.policy_file import SavedPolicy
-from palimpsest.agents.policy.spaces import flat_action_space, preprocess
+from palimpsest.agents.policy.scales import ObservationScales, ReturnScale
+from palimpsest.agents.policy.spaces import flat_action_space
 from palimpsest.agents.slips import refuse_other_algorithms, refuse_pair, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
@@ -56,6 +57,8 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         encoder_arch: widths of the layers between the features and the memory.
         reconstruct: whether a linear layer decodes the observation from what the (actor's) memory gives out, for
             `MemoryPPO`'s `memory_aux_coef`.
+        normalize_observations: whether observations are scaled by their running moments; see `ObservationScales`.
+        normalize_returns: whether the critic predicts returns scaled by theirs; see `ReturnScale`.
         net_arch: widths of the layers between the memory and the heads, as in SB3; default one of 64 each.
         activation_fn: what follows each of them and of the encoder's.
         **kwargs: SB3's other arguments.
@@ -81,6 +84,8 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         share_memory: bool = True,
         encoder_arch: list[int] | tuple[int, ...] = (64,),
         reconstruct: bool = False,
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = Tanh,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -103,6 +108,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         self.shares_memory = share_memory
         self.encoder_arch = list(encoder_arch)
         self.reconstruct = reconstruct
+        self.normalize_observations, self.normalize_returns = normalize_observations, normalize_returns
         super().__init__(
             observation_space,
             flat_action_space(action_space),
@@ -121,6 +127,9 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             # one kernel for all parameters, on the CPU too
             others = {"foreach", "differentiable"} & self.optimizer_kwargs.keys()
             self.optimizer_kwargs = {"fused": not others, **self.optimizer_kwargs}
+        scales = ObservationScales(self.observation_space, self.normalize_images)
+        self.observation_scales = scales if self.normalize_observations and scales.keys else None
+        self.return_scale = ReturnScale() if self.normalize_returns else None
         self.encoder, width = self._make_encoder()
         self.memory = memories.make(self.memory_name, width, **self.memory_kwargs)
         if self.shares_memory:
@@ -147,6 +156,8 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             "share_memory": self.shares_memory,
             "encoder_arch": self.encoder_arch,
             "reconstruct": self.reconstruct,
+            "normalize_observations": self.normalize_observations,
+            "normalize_returns": self.normalize_returns,
         }
 
     @property
@@ -189,7 +200,8 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         latent, state = self._step(obs, state, start, strategy, keep_state or torch.is_grad_enabled())
         heads = None if deterministic else self._compiled_heads(latent)
         if heads is not None:
-            return *act(heads, *latent), state
+            chosen, predicted, log_prob = act(heads, *latent)
+            return chosen, self._to_values(predicted), log_prob, state
         actions, log_prob = draw(self._actor(latent.actor), deterministic)
         return actions.reshape(-1, *self.action_space.shape), self._critic(latent.critic), log_prob, state  # type: ignore[misc]
 
@@ -235,7 +247,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
 
     def _reconstruction(self, latent: Tensor, obs: Observation) -> Tensor:
         """Squared error [N] of `obs` (tree of [N, ...]) decoded from `latent` [N, D], mean over its numbers."""
-        target = preprocess(obs, self.observation_space, self.normalize_images)
+        target = self.floats(obs)
         parts = target.values() if isinstance(target, dict) else [target]
         flat = torch.cat([part.flatten(1).to(latent.dtype) for part in parts], dim=1)
         return (self.decoder(latent) - flat).square().mean(1)
@@ -333,6 +345,8 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         if self._flattens and kernels_may_run():
             # what SB3 does to such observations takes longer to find out than to do
             features: Any = obs.float().reshape(len(obs), -1)  # type: ignore[union-attr]
+            if self.observation_scales is not None:
+                features = self.observation_scales(features)
         else:
             features = self.extract_features(obs)
         if self.share_features_extractor:
