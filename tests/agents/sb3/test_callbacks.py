@@ -126,8 +126,8 @@ def test_an_evaluation_leaves_the_trainings_memory_as_it_was(memory):
 def test_successes_of_evaluations_are_logged():
     class Succeeding(Counter):
         def step(self, action):
-            obs, reward, terminated, truncated, info = super().step(action)
-            return obs, reward, terminated, truncated, {"is_success": True} if terminated else {}
+            *rest, info = super().step(action)
+            return *rest, {**info, "is_success": True} if self.steps == 3 else info
 
     evaluation = EvalCallback(
         DummyVecEnv([lambda: Monitor(Succeeding())] * 2), eval_freq=16, n_eval_episodes=4, verbose=0

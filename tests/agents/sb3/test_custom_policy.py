@@ -36,7 +36,7 @@ def test_layers_after_the_memory(arch, memory):
 @pytest.mark.parametrize("net_arch", [[dict(vf=[8])], [dict(vf=[8], pi=[4])]])
 def test_the_old_form_of_layers_is_refused(net_arch):
     """SB3 still takes it, with a warning."""
-    with pytest.raises(ValueError, match="net_arch must be a list of layers' widths.*'pi' and 'vf'"):
+    with pytest.raises(ValueError, match=r"net_arch must be a list of layers' widths.*'pi' and 'vf'"):
         agent("Mlp", "CartPole-v1", policy_kwargs={"net_arch": net_arch})
 
 

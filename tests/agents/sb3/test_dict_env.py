@@ -44,7 +44,6 @@ def test_goals_are_keys_like_others(memory):
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_a_dict_of_one_array_learns_as_the_array_does(memory):
     """To the bit: the same network, the same numbers drawn."""
-
     obs = {"vector": np.array([0.3, -0.7], np.float32)}
     played = []
     for policy in ("MultiInput", "Mlp"):
@@ -107,7 +106,7 @@ def test_a_normalised_image_is_a_box_of_floats():
 def test_a_dict_in_a_dict_is_refused():
     """With a ValueError and the remedy, where SB3 raises NotImplementedError."""
     nested = spaces.Dict(vector=VECTOR, more=spaces.Dict(category=spaces.Discrete(4)))
-    with pytest.raises(ValueError, match="or a Dict of them.*FlattenObservation"):
+    with pytest.raises(ValueError, match=r"or a Dict of them.*FlattenObservation"):
         agent("MultiInput", Spaces(nested, ACTIONS))
 
 

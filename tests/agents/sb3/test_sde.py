@@ -60,7 +60,7 @@ def test_the_noise_stays_until_it_is_drawn_anew(memory):
 
 
 def test_the_gradient_is_that_of_a_normal_distribution_of_actions():
-    """d log p / d σ of a row: (noise² - σ²) / σ³, and σ² is the sum of latent² times the squared weights' deviations."""
+    """That of log p with respect to σ is (noise² - σ²) / σ³, and σ² = Σ latent² deviation²."""
     policy = agent("Mlp", "Pendulum-v1", policy_kwargs={"log_std_init": -1.0}, use_sde=True).policy
     distribution = policy.action_dist
     latent = torch.rand(1, policy.log_std.shape[0])
