@@ -44,22 +44,21 @@ SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 class MemoryPPO(SavedAlgorithm):
     """PPO (arXiv 1707.06347) whose policy remembers, over segments of the rollout without padding.
 
-    The arguments are those of sb3-contrib's RecurrentPPO, and five more.
+    The arguments are those of sb3-contrib's RecurrentPPO in their order, and five more, by name alone.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryActorCriticPolicy`.
         env: a gymnasium Env, an SB3 VecEnv, or a registered id.
         learning_rate: of Adam; a number or a function of the remaining progress (1 to 0).
         n_steps: T, steps of every environment per rollout.
-        batch_size: samples per minibatch; a minibatch is batch_size // sequence_length segments, 1 or more.
+        batch_size: samples per minibatch, None for the whole rollout; a minibatch is batch_size // sequence_length
+            segments, 1 or more.
         n_epochs: passes over each rollout.
         gamma: discount per step.
         gae_lambda: λ of GAE.
         clip_range: PPO's clipping of the ratio; a number or a function of the remaining progress.
         clip_range_vf: the same for values, None for none.
         normalize_advantage: whether advantages are standardised in each minibatch.
-        min_advantage_std: smallest standard deviation that they are divided by. Once every episode goes alike, what
-            advantages are left is noise; scaled up to 1 it can undo in one rollout what was learned. 0 as in SB3.
         ent_coef: weight of the entropy; a number or a function of the remaining progress.
         vf_coef: weight of the value loss.
         max_grad_norm: gradients are scaled down to this norm; inf for no clipping.
@@ -67,6 +66,14 @@ class MemoryPPO(SavedAlgorithm):
         sde_sample_freq: steps between draws of its noise; -1 for once a rollout.
         target_kl: the passes over a rollout end once the KL estimate passes 1.5 times this; where the last step alone
             raised it by more than this, that step is taken back (SB3 keeps it). None for no limit.
+        stats_window_size: episodes over which returns, lengths and successes are averaged.
+        tensorboard_log: directory of the event files, None for none.
+        policy_kwargs: the policy's arguments: memory, memory_kwargs, share_memory, encoder_arch, net_arch, ...
+        verbose: 0 silent, 1 or True information, 2 debugging.
+        seed: of parameters, actions, minibatches, carry-over and the environments.
+        device: "auto", "cpu", "cuda", ...
+        min_advantage_std: smallest standard deviation that advantages are divided by. Once every episode goes alike,
+            what is left of them is noise; scaled up to 1 it can undo in one rollout what was learned. 0 as in SB3.
         sequence_length: L, steps of a segment. A rollout's columns are cut into segments. The memory's state before
             each is kept while acting; gradients through the memory reach back no further. By default as long as a
             column where batch_size >= n_steps, else as batch_size: as many updates as RecurrentPPO makes. Later passes
@@ -77,12 +84,6 @@ class MemoryPPO(SavedAlgorithm):
         memory_aux_coef: weight of reconstructing the observation from what the memory gives out, a loss that
             reaches the encoder where reward does not (arXiv 2105.14039 trains HCAM with one); 0 for none.
         strategy_epsilon: exploration of an adaptive allocator, (at the beginning, at the end) of training.
-        stats_window_size: episodes over which returns, lengths and successes are averaged.
-        tensorboard_log: directory of the event files, None for none.
-        policy_kwargs: the policy's arguments: memory, memory_kwargs, share_memory, encoder_arch, net_arch, ...
-        verbose: 0 silent, 1 or True information, 2 debugging.
-        seed: of parameters, actions, minibatches, carry-over and the environments.
-        device: "auto", "cpu", "cuda", ...
 
     Raises:
         ValueError: an argument out of range, a space or a memory that is not supported.
@@ -100,24 +101,19 @@ class MemoryPPO(SavedAlgorithm):
         env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         n_steps: int = 128,
-        batch_size: int = 128,
+        batch_size: int | None = 128,
         n_epochs: int = 10,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
-        min_advantage_std: float = 0.0,
         ent_coef: float | Schedule = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
         target_kl: float | None = None,
-        sequence_length: int | None = None,
-        memory_carry_over: float = 0.0,
-        memory_aux_coef: float = 0.0,
-        strategy_epsilon: tuple[float, float] = (1.0, 0.2),
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -125,6 +121,12 @@ class MemoryPPO(SavedAlgorithm):
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        min_advantage_std: float = 0.0,
+        sequence_length: int | None = None,
+        memory_carry_over: float = 0.0,
+        memory_aux_coef: float = 0.0,
+        strategy_epsilon: tuple[float, float] = (1.0, 0.2),
     ) -> None:
         check_policy(policy, self.policy_aliases)
         check_arguments(locals())
@@ -230,7 +232,7 @@ class MemoryPPO(SavedAlgorithm):
 
     def _segment_length(self) -> int:
         """Steps that are scanned together: as asked, else as many as a minibatch and a column have."""
-        return min(self.sequence_length or self.batch_size, self.n_steps)
+        return min(self.sequence_length or self.batch_size or self.n_steps, self.n_steps)
 
     def learn(
         self: SelfMemoryPPO,
