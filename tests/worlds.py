@@ -39,7 +39,8 @@ class Spaces(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        self.observation_space.seed(seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
         self.steps = 0
         return self.observation_space.sample(), {}
 

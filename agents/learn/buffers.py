@@ -250,14 +250,15 @@ class MemoryRolloutBuffer:
         columns.advantages.copy_(torch.from_numpy(advantages))
         torch.add(columns.advantages, columns.old_values, out=columns.returns)
 
-    def get(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
-        """Every segment once, batch_size // L at a time (1 or more), in an order drawn from `rng`.
+    def get(self, batch_size: int | None, rng: np.random.Generator) -> Iterator[Minibatch]:
+        """Every segment once, batch_size // L at a time (1 or more; None for all), in an order drawn from `rng`.
 
         Segments of a shorter end of the columns come in minibatches of their own, of as many samples.
         """
         assert self.full, "the rollout is not complete"
         L, B = self.sequence_length, self.n_envs
         whole, rest = divmod(self.buffer_size, L)
+        batch_size = batch_size or self.buffer_size * B
         order = torch.as_tensor(rng.permutation(whole * B), device=self.device)
         chosen = [(L, segments) for segments in order.split(max(1, batch_size // L))]
         if rest:

@@ -121,7 +121,7 @@ ARGUMENTS: dict[str, Allowed] = {
     **_FIELDS,
     **{name: schedule(_FIELDS[name]) for name in ("learning_rate", "ent_coef", "clip_range")},
     "target_kl": optional(_FIELDS["target_kl"]),
-    "batch_size": integer(1, math.inf),
+    "batch_size": optional(integer(1, math.inf)),
     "clip_range_vf": optional(schedule(WEIGHT)),
     "normalize_advantage": FLAG,
     "use_sde": FLAG,

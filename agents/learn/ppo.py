@@ -44,14 +44,15 @@ SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 class MemoryPPO(SavedAlgorithm):
     """PPO (arXiv 1707.06347) whose policy remembers, over segments of the rollout without padding.
 
-    The arguments are those of sb3-contrib's RecurrentPPO in their order, and seven more by name alone.
+    The arguments are those of sb3-contrib's RecurrentPPO in their order, and seven more, by name alone.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryActorCriticPolicy`.
         env: a gymnasium Env, an SB3 VecEnv, or a registered id.
         learning_rate: of Adam; a number or a function of the remaining progress (1 to 0).
         n_steps: T, steps of every environment per rollout.
-        batch_size: samples per minibatch; a minibatch is batch_size // sequence_length segments, 1 or more.
+        batch_size: samples per minibatch, None for the whole rollout; a minibatch is batch_size // sequence_length
+            segments, 1 or more.
         n_epochs: passes over each rollout.
         gamma: discount per step.
         gae_lambda: λ of GAE.
@@ -105,7 +106,7 @@ class MemoryPPO(SavedAlgorithm):
         env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         n_steps: int = 128,
-        batch_size: int = 128,
+        batch_size: int | None = 128,
         n_epochs: int = 10,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
@@ -249,7 +250,7 @@ class MemoryPPO(SavedAlgorithm):
 
     def _segment_length(self) -> int:
         """Steps that are scanned together: as asked, else as many as a minibatch and a column have."""
-        return min(self.sequence_length or self.batch_size, self.n_steps)
+        return min(self.sequence_length or self.batch_size or self.n_steps, self.n_steps)
 
     def learn(
         self: SelfMemoryPPO,

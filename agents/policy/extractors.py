@@ -152,11 +152,18 @@ class ObservingPolicy(ActorCriticPolicy):
         return floats if self.observation_scales is None else self.observation_scales(floats)
 
     def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
-        """Observations as tensors [N, ...], and whether they came as a batch; see SB3."""
+        """Observations as tensors [N, ...], and whether they came as a batch; see SB3.
+
+        Raises:
+            ValueError: a shape that is not the space's, or parts of a Dict of different N.
+        """
         space = self.observation_space
         if isinstance(space, spaces.Dict):
             parts = {key: as_batch(observation[key], part) for key, part in space.spaces.items()}
             arrays = {key: array for key, (array, _) in parts.items()}
+            rows = {key: len(array) for key, array in arrays.items()}
+            if len(set(rows.values())) > 1:
+                raise ValueError(f"the parts of an observation must have as many rows, one alone or N; got {rows}")
             return obs_as_tensor(arrays, self.device), any(batch for _, batch in parts.values())
         array, batch = as_batch(observation, space)
         return obs_as_tensor(array, self.device), batch
