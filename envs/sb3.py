@@ -189,6 +189,8 @@ class WorldVecEnv(EpisodicVecEnv):
         """Call a method of each row; ValueError for methods that would step or reset a single row."""
         if method_name in ("step", "reset", "begin", "allocate", "run"):
             raise ValueError(f"rows move together: call step() and reset() of the VecEnv, not {method_name!r} of a row")
+        if method_name == "has_wrapper_attr":  # a row has what the world has, and what `set_attr` gave it
+            return [hasattr(self._rows.get(i, self.world), *args, **kwargs) for i in self._get_indices(indices)]
         return [getattr(row, method_name)(*args, **kwargs) for row in self._chosen(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
@@ -320,10 +322,16 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         self.env.unwrapped.set_attr(attr_name, [value] * self.num_envs)
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Call a method of every row and return the results of `indices`."""
-        if not hasattr(self.env.unwrapped, "call"):
+        """Call a method of every row and return the results of `indices`.
+
+        A vector environment without single rows has one method only, `action_masks`: its own, [B, n].
+        """
+        if hasattr(self.env.unwrapped, "call"):
+            results = self.env.unwrapped.call(method_name, *args, **kwargs)
+        elif method_name == "action_masks":
+            results = self.env.action_masks()  # type: ignore[attr-defined]
+        else:
             raise ValueError(f"{self.env} has no rows to call {method_name!r} of; call the vector environment's own")
-        results = self.env.unwrapped.call(method_name, *args, **kwargs)
         return [results[i] for i in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:

@@ -73,8 +73,10 @@ def reproduce(
 
 
 def _act_again(model: MemoryPPO) -> None:
+    masks = model._last_action_masks
+    allowed = None if masks is None else torch.as_tensor(masks, device=model.device)
     with torch.no_grad(), explained_step(model):
-        actions, *_ = model.policy(*policy_input(model))
+        actions, *_ = model.policy(*policy_input(model), action_masks=allowed)
     check_actions(model, actions.cpu().numpy())
 
 
