@@ -189,8 +189,6 @@ class WorldVecEnv(EpisodicVecEnv):
         """Call a method of each row; ValueError for methods that would step or reset a single row."""
         if method_name in ("step", "reset", "begin", "allocate", "run"):
             raise ValueError(f"rows move together: call step() and reset() of the VecEnv, not {method_name!r} of a row")
-        if method_name == "has_wrapper_attr":  # a row has what the world has, and what `set_attr` gave it
-            return [hasattr(self._rows.get(i, self.world), *args, **kwargs) for i in self._get_indices(indices)]
         return [getattr(row, method_name)(*args, **kwargs) for row in self._chosen(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:

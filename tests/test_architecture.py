@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.evaluation": [*GROUND, "agents.files", "envs", "memory", "memory.base"],
     "agents.learn": [*GROUND, *ROOMS[:3], "envs", "memory", "memory.base", "memory.kernels", ARITHMETIC],
     "agents.run": [*GROUND, *ROOMS[:4], "envs", "memory"],
-    "agents": [*ROOMS, "short_names"],
+    "agents": ["agents.masks", *ROOMS, "short_names"],
     "train": ["agents.files", "agents.run", ""],
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],

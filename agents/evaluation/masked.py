@@ -38,7 +38,8 @@ class Masked:
 
 def masked(model: Any, env: gym.Env | VecEnv, use_masking: bool = True) -> Any:
     """`model`, as `Masked` where masks are wanted, `env` has them and the model's `predict` takes them."""
-    takes_masks = "action_masks" in inspect.signature(model.predict).parameters
+    parameters = inspect.signature(model.predict).parameters.values()
+    takes_masks = any(each.name == "action_masks" or each.kind is each.VAR_KEYWORD for each in parameters)
     return Masked(model, env) if use_masking and takes_masks and is_masking_supported(env) else model
 
 

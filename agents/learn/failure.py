@@ -73,10 +73,10 @@ def reproduce(
 
 
 def _act_again(model: MemoryPPO) -> None:
-    masks = model._last_action_masks
-    allowed = None if masks is None else torch.as_tensor(masks, device=model.device)
+    allowed = model._last_action_masks
+    masks = {} if allowed is None else {"action_masks": torch.as_tensor(allowed, device=model.device)}
     with torch.no_grad(), explained_step(model):
-        actions, *_ = model.policy(*policy_input(model), action_masks=allowed)
+        actions, *_ = model.policy(*policy_input(model), **masks)
     check_actions(model, actions.cpu().numpy())
 
 
