@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common import evaluation
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from palimpsest.agents.masks import get_action_masks, is_masking_supported
 
@@ -18,10 +18,10 @@ class Masked:
 
     Args:
         model: its `predict` takes `action_masks`.
-        env: the environment that it plays in, with `action_masks()`.
+        env: the environments that it plays in, with `action_masks()`.
     """
 
-    def __init__(self, model: Any, env: gym.Env | VecEnv) -> None:
+    def __init__(self, model: Any, env: VecEnv) -> None:
         self._model, self._env, self._steps = model, env, 0
 
     def predict(
@@ -36,7 +36,7 @@ class Masked:
         return getattr(self._model, name)
 
 
-def masked(model: Any, env: gym.Env | VecEnv, use_masking: bool = True) -> Any:
+def masked(model: Any, env: VecEnv, use_masking: bool = True) -> Any:
     """`model`, as `Masked` where masks are wanted, `env` has them and the model's `predict` takes them."""
     parameters = inspect.signature(model.predict).parameters.values()
     takes_masks = any(each.name == "action_masks" or each.kind is each.VAR_KEYWORD for each in parameters)
@@ -57,7 +57,8 @@ def evaluate_policy(
         use_masking: whether masks are used.
         **kwargs: the same by name.
     """
-    return evaluation.evaluate_policy(masked(model, env, use_masking), env, *args, **kwargs)
+    venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+    return evaluation.evaluate_policy(masked(model, venv, use_masking), venv, *args, **kwargs)
 
 
 class MaskableEvalCallback(EvalCallback):
