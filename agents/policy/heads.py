@@ -170,11 +170,12 @@ def act(
     Raises:
         ValueError: logits from which nothing can be drawn.
     """
-    B, real = len(latent_pi), heads.biases_vf[-1].dtype
+    B, n, real = len(latent_pi), len(heads.biases_pi[-1]), heads.biases_vf[-1].dtype
     latent_pi, latent_vf = latent_pi.contiguous(), latent_vf.contiguous()
     uniform, actions = torch.rand(B, dtype=torch.float64), np.empty(B, np.int64)
-    logits, values, log_prob = np.empty((B, len(heads.biases_pi[-1])), real), np.empty(B, real), np.empty(B, real)
-    masks = None if action_masks is None else action_masks.contiguous()
+    logits, values, log_prob = np.empty((B, n), real), np.empty(B, real), np.empty(B, real)
+    # as the kernel reads them, whatever was given
+    masks = None if action_masks is None else action_masks.bool().expand(B, n).contiguous()
     read = latent_pi.data_ptr(), latent_vf.data_ptr(), uniform.data_ptr(), 0 if masks is None else masks.data_ptr()
     undrawable = _act(*read, *heads, logits, values, actions, log_prob)
     if undrawable >= 0:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from small import small_policy
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper, VecMonitor, VecNormalize
@@ -20,6 +20,7 @@ from palimpsest.agents.masks import checked_masks
 from palimpsest.envs.sb3 import VectorEnvAdaptor, WorldVecEnv
 from palimpsest.envs.sb3_wrappers import VecPreviousActionReward
 from palimpsest.envs.vector import WorldVectorEnv
+from palimpsest.envs.wrappers import VectorPreviousActionReward
 
 SPACES = [spaces.Discrete(4), spaces.MultiDiscrete([3, 2]), spaces.MultiDiscrete([[2], [4]]), spaces.MultiBinary(3)]
 IDS = ["discrete", "multidiscrete", "of two dimensions", "multibinary"]
@@ -132,8 +133,11 @@ def test_masks_are_found_under_every_wrapper(face):
     assert model.rollout_buffer.action_masks is not None
 
 
-def test_masks_of_other_processes():
-    env = SubprocVecEnv([Guarded] * 2)
+@pytest.mark.parametrize(
+    "make", [lambda: SubprocVecEnv([Guarded] * 2), lambda: VectorEnvAdaptor(AsyncVectorEnv([Guarded] * 2))]
+)
+def test_masks_of_other_processes(make):
+    env = make()
     try:
         assert is_masking_supported(env)
         env.reset()
@@ -142,12 +146,19 @@ def test_masks_of_other_processes():
         env.close()
 
 
-@pytest.mark.parametrize("make", [lambda: WorldVecEnv(Masked, 5), lambda: VectorEnvAdaptor(MaskedRows(Masked, 5))])
+WORLDS = {
+    "VecEnv": lambda: WorldVecEnv(Masked, 5),
+    "VectorEnv": lambda: VectorEnvAdaptor(MaskedRows(Masked, 5)),
+    "wrapped VectorEnv": lambda: VectorEnvAdaptor(VectorPreviousActionReward(MaskedRows(Masked, 5))),
+}
+
+
+@pytest.mark.parametrize("make", WORLDS.values(), ids=WORLDS)
 def test_masks_of_worlds(make):
     env = make()
     env.seed(3)
     env.reset()
-    item = (env.world if isinstance(env, WorldVecEnv) else env.env.world).state.item
+    item = (env.world if isinstance(env, WorldVecEnv) else env.env.unwrapped.world).state.item
     assert is_masking_supported(env)
     np.testing.assert_array_equal(get_action_masks(env), np.arange(ITEMS) != (item[:, None] + 1) % ITEMS)
 

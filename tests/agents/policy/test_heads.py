@@ -82,6 +82,14 @@ def test_compiled_heads_draw_what_is_allowed(order, calls):
     torch.testing.assert_close(fast[1:], slow[1:], rtol=2e-6, atol=5e-6)
 
 
+def test_compiled_heads_read_no_mask_beyond_its_end():
+    policy = policy_for([7])
+    assert set(acted(policy, action_masks=torch.tensor([0, 0, 1, 0]))[0].tolist()) == {2}
+    for wrong in ((3,), (39, 4), (40, 3)):
+        with pytest.raises(RuntimeError, match="size"):
+            acted(policy, action_masks=torch.ones(wrong, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2.0**-53])
 def test_no_rounding_leads_beyond_the_actions(uniform, monkeypatch):
     """Sums of the same numbers may differ in their last bits between loops, which are compiled apart."""
