@@ -333,7 +333,7 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         return [results[i] for i in self._get_indices(indices)]
 
     def _holder(self, name: str) -> Any:
-        """The outermost wrapper of the vector environment that has an attribute; the innermost environment if none has."""
+        """The outermost wrapper of the vector environment that has an attribute; the environment itself if none has."""
         env: Any = self.env
         while isinstance(env, VectorWrapper) and not hasattr(env, name):
             env = env.env
