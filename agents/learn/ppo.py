@@ -26,6 +26,7 @@ from palimpsest.agents.learn.loss import LossWeights, ppo_loss
 from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_parameters, check_update
 from palimpsest.agents.learn.rollout import rate
+from palimpsest.agents.masks import is_masking_supported, mask_sizes
 from palimpsest.agents.policy.policies import (
     CnnMemoryPolicy,
     MemoryActorCriticPolicy,
@@ -185,6 +186,7 @@ class MemoryPPO(SavedAlgorithm):
         self._last_memory_starts: np.ndarray | None = None
         self._last_strategy: Tensor | None = None
         self._return_so_far: np.ndarray | None = None
+        self._last_action_masks: np.ndarray | None = None
         self._told_of_outside = False
         if _init_setup_model:
             self._setup_model()
@@ -260,17 +262,43 @@ class MemoryPPO(SavedAlgorithm):
         tb_log_name: str = "MemoryPPO",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        use_masking: bool = True,
     ) -> SelfMemoryPPO:
         """Train for at least `total_timesteps` environment steps, in whole rollouts; arguments as in SB3.
+
+        Args:
+            total_timesteps: environment steps, over all environments.
+            callback: of SB3.
+            log_interval: rollouts between two lines of the log.
+            tb_log_name: name of the run in `tensorboard_log`.
+            reset_num_timesteps: whether steps are counted from 0 and the environments are reset.
+            progress_bar: whether SB3's progress bar is shown.
+            use_masking: whether only the actions are taken that the environments allow, where they have
+                `action_masks()`; see `agents.masks`.
 
         Raises:
             NotFinite: NaN or infinity in an observation, a reward, the policy or an update; what led to it is kept in
                 a file of the logger's directory, for `agents.learn.failure`.
-            ValueError: an observation is a category that its space does not hold.
+            ValueError: an observation is a category that its space does not hold; action masks that do not fit, that
+                some of the environments lack, or that allow nothing.
         """
+        uses_masks = use_masking and self.env is not None and is_masking_supported(self.env)
+        self.rollout_buffer.keep_masks(sum(mask_sizes(self.action_space)) if uses_masks else 0)
+        self._last_action_masks = None
         with dumped(self):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[Any, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, tuple[Any, ...] | None]:
+        """Actions for observations; arguments are those of the policy's `predict`."""
+        return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
 
     def train(self) -> None:
         """Update the policy from the rollout: `n_epochs` passes over its segments in minibatches."""

@@ -16,7 +16,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from palimpsest import memory as memories
-from palimpsest.agents.policy.distributions import draw, make_distribution
+from palimpsest.agents.masks import checked_masks
+from palimpsest.agents.policy.distributions import draw, make_distribution, restricted
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
 from palimpsest.agents.policy.heads import HeadedPolicy, act, in_its_form
 from palimpsest.agents.policy.layers import Tanh
@@ -183,6 +184,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         strategy: Tensor | None = None,
         deterministic: bool = False,
         keep_state: bool = True,
+        action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """Act for one step.
 
@@ -193,6 +195,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             strategy: [B] int64 for memories that choose an allocation.
             deterministic: the likeliest action instead of a sample.
             keep_state: False gives `state` up, so that the next one may be written into it; without gradients.
+            action_masks: [B, n] bool, the choices that are allowed (`agents.masks`); None for all.
 
         Returns:
             Actions [B, ...], values [B], log-probabilities [B], next state.
@@ -200,9 +203,9 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         latent, state = self._step(obs, state, start, strategy, keep_state or torch.is_grad_enabled())
         heads = None if deterministic else self._compiled_heads(latent)
         if heads is not None:
-            chosen, predicted, log_prob = act(heads, *latent)
+            chosen, predicted, log_prob = act(heads, *latent, action_masks)
             return chosen, self._to_values(predicted), log_prob, state
-        actions, log_prob = draw(self._actor(latent.actor), deterministic)
+        actions, log_prob = draw(restricted(self._actor(latent.actor), action_masks), deterministic)
         return actions.reshape(-1, *self.action_space.shape), self._critic(latent.critic), log_prob, state  # type: ignore[misc]
 
     @in_its_form
@@ -213,6 +216,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         state: State,
         start: Tensor,
         strategy: Tensor | None = None,
+        action_masks: Tensor | None = None,
     ) -> Evaluation:
         """Values, log-probabilities and entropies of a whole rollout.
 
@@ -222,6 +226,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             state: before the first step, batch B.
             start: [T, B] bool, where the memory begins anew.
             strategy: [T, B] int64 or None.
+            action_masks: [T, B, n] bool, those with which the actions were drawn; None for none.
         """
         refuse_steps(obs, actions, start)
         T, B = start.shape
@@ -231,7 +236,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         place = place_of(obs, memories.actor, self.observation_space)
         latent, _ = memories.scan(features, start, state, place, strategy)
         pi, vf = (each.flatten(0, 1) for each in latent)
-        distribution = self._actor(pi)
+        distribution = restricted(self._actor(pi), None if action_masks is None else action_masks.flatten(0, 1))
         entropy = distribution.entropy()
         return Evaluation(
             self._critic(vf).view(T, B),
@@ -262,11 +267,16 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
 
     @in_its_form
     def get_distribution(  # type: ignore[override]
-        self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None
+        self,
+        obs: Observation,
+        state: State,
+        start: Tensor | None = None,
+        strategy: Tensor | None = None,
+        action_masks: Tensor | None = None,
     ) -> tuple[Distribution, State]:
-        """The distribution of the next actions, and the state after `obs`."""
+        """The distribution of the next actions, among those that `action_masks` [B, n] bool allow; the next state."""
         latent, state = self._step(obs, state, start, strategy)
-        return self._actor(latent.actor), state
+        return restricted(self._actor(latent.actor), action_masks), state
 
     @in_its_form
     def next_state(
@@ -281,6 +291,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         state: tuple[Any, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[Any, ...] | None]:
         """Actions for observations, as SB3's `evaluate_policy` asks for them.
 
@@ -289,12 +300,15 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             state: what the call before returned; None at the beginning.
             episode_start: [B] bool, rows that begin an episode; None for none.
             deterministic: the likeliest action instead of a sample.
+            action_masks: [B, n] bool, or [n] for one observation, as `agents.get_action_masks` gives them; None where
+                everything is allowed.
 
         Returns:
             Actions, and the state as a tuple of numpy arrays, batch first.
 
         Raises:
-            ValueError: an observation does not fit the space or is not finite, or the state has another batch size.
+            ValueError: an observation does not fit the space or is not finite, the state has another batch size, or
+                masks do not fit or allow nothing.
         """
         refuse_pair(observation)
         self.set_training_mode(False)
@@ -318,8 +332,13 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             start = torch.as_tensor(np.asarray(episode_start, dtype=bool).reshape(-1), device=self.device)
             if start.shape != (B,):
                 raise ValueError(f"episode_start must be [B] = [{B}]; got {list(start.shape)}")
+        masks = {}
+        if action_masks is not None:
+            allowed = checked_masks(action_masks, self.action_space, B)
+            masks["action_masks"] = torch.tensor(allowed, device=self.device)
         with torch.no_grad():
-            distribution, after = self.get_distribution(obs, before, start, greedy_strategy(self.memory, obs, B))
+            strategy = greedy_strategy(self.memory, obs, B)
+            distribution, after = self.get_distribution(obs, before, start, strategy, **masks)
             actions = distribution.get_actions(deterministic=deterministic)
         array = actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
         if isinstance(self.action_space, spaces.Box):

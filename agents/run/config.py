@@ -269,6 +269,8 @@ class EvaluateConfig(Checked):
     """auto, cpu, mps, cuda or cuda:N."""
     max_steps: Annotated[int | None, integer(1, STEPS)] = None
     """Steps after which an episode is stopped and counted as failed. Default: the environment's own limit."""
+    use_masking: bool = True
+    """Take only the actions that the environment allows, if it has `action_masks()`."""
 
     @property
     def first_seed(self) -> int:

@@ -260,6 +260,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         seed=config.first_seed,
         device=config.device,
         max_steps=config.max_steps,
+        use_masking=config.use_masking,
     )
     _write_json(config.json, result)
     return result
@@ -288,6 +289,7 @@ def evaluate_grid(
         deterministic=config.deterministic,
         seed=config.first_seed,
         max_steps=config.max_steps,
+        use_masking=config.use_masking,
     )
     _write_json(config.json, {"runs": list(map(str, run_dirs)), "cells": cells})
     return cells

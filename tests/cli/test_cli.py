@@ -299,7 +299,8 @@ def finished(started, tmp_path):
 
 def test_evaluation_is_configured(finished, capsys):
     line = (
-        "evaluate run --episodes 20 --env-args corridors=100 --json out.json --seed 4 --no-deterministic --max-steps 9"
+        "evaluate run --episodes 20 --env-args corridors=100 --json out.json --seed 4 --no-deterministic --max-steps 9 "
+        "--no-use-masking"
     )
     assert train.main(line.split()) == 0
     assert finished == [
@@ -311,6 +312,7 @@ def test_evaluation_is_configured(finished, capsys):
             seed=4,
             deterministic=False,
             max_steps=9,
+            use_masking=False,
         )
     ]
     assert finished[0].first_seed == EVALUATION_SEED + 4
