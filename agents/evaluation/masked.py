@@ -74,9 +74,12 @@ class MaskableEvalCallback(EvalCallback):
         super().__init__(*args, **kwargs)
         self.use_masking = use_masking
 
+    def _init_callback(self) -> None:
+        super()._init_callback()
+        self._player = masked(self.model, self.eval_env, self.use_masking)
+
     def _on_step(self) -> bool:
-        model = self.model
-        self.model = masked(model, self.eval_env, self.use_masking)
+        model, self.model = self.model, self._player
         try:
             return super()._on_step()
         finally:

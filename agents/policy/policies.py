@@ -274,7 +274,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         strategy: Tensor | None = None,
         action_masks: Tensor | None = None,
     ) -> tuple[Distribution, State]:
-        """The distribution of the next actions, among those that `action_masks` [B, n] bool allow; the next state."""
+        """The distribution of the next actions that `action_masks` [B, n] bool allow, and the state after `obs`."""
         latent, state = self._step(obs, state, start, strategy)
         return restricted(self._actor(latent.actor), action_masks), state
 
