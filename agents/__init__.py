@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         MlpMemoryPolicy,
         MultiInputMemoryPolicy,
     )
+    from palimpsest.agents.run.experiment import preset
     from palimpsest.agents.run.grids import grid
     from palimpsest.agents.run.runs import evaluate
 
@@ -33,6 +34,7 @@ __all__ = [
     "get_action_masks",
     "grid",
     "is_masking_supported",
+    "preset",
 ]
 
 _LAZY = {
@@ -41,6 +43,7 @@ _LAZY = {
     "get_action_masks": "palimpsest.agents.masks",
     "grid": "palimpsest.agents.run.grids",
     "is_masking_supported": "palimpsest.agents.masks",
+    "preset": "palimpsest.agents.run.experiment",
     "MaskableEvalCallback": "palimpsest.agents.evaluation.masked",
     "MemoryPPO": "palimpsest.agents.learn.ppo",
 }
