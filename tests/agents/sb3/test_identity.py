@@ -16,11 +16,12 @@ pytestmark = [
 ]
 
 
-def mean_reward(env, memory: str, steps: int, seed: int, **kwargs) -> float:
-    """After PPO with the arguments of SB3's test."""
+def mean_reward(env, memory: str, steps: int, seed: int, share_memory: bool = True, **kwargs) -> float:
+    """After training with the arguments of SB3's test."""
     venv = DummyVecEnv([lambda: env])
-    arguments = dict(n_epochs=4, n_steps=256, batch_size=64, seed=seed, device="cpu", policy_kwargs={"memory": memory})
-    model = MemoryPPO("MlpMemoryPolicy", venv, **arguments, **kwargs).learn(steps)
+    arguments = dict(n_epochs=4, n_steps=256, batch_size=64, seed=seed, device="cpu")
+    policy = dict(memory=memory, share_memory=share_memory)
+    model = MemoryPPO("MlpMemoryPolicy", venv, policy_kwargs=policy, **arguments, **kwargs).learn(steps)
     obs = venv.reset()
     assert np.shape(model.predict(obs)[0]) == np.shape(obs)
     return float(evaluate_policy(model, venv, n_eval_episodes=20)[0])
@@ -43,4 +44,6 @@ def test_whole_numbers(env, memory, steps):
 
 @pytest.mark.parametrize("memory", ["none", "rewrite"])
 def test_numbers(memory):
-    assert mean_reward(IdentityEnvBox(eps=0.5), memory, 1000, seed=0, learning_rate=0.001) >= 90
+    """With a memory each for actor and critic, as RecurrentPPO has by default."""
+    env = IdentityEnvBox(eps=0.5)
+    assert mean_reward(env, memory, 1000, seed=0, share_memory=False, learning_rate=0.001) >= 90
