@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from situations import MEMORIES, agent, assert_finite
+import torch
+from situations import MEMORIES, agent, assert_finite, counters
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -50,3 +51,11 @@ def test_schedules_are_called_with_the_remaining_progress(memory):
     model = agent("Mlp", "CartPole-v1", memory, learning_rate=lambda rest: seen.append(rest) or 1e-3).learn(64)
     assert sorted(set(seen)) == [0, 0.25, 0.5, 0.75, 1]
     assert model.policy.optimizer.param_groups[0]["lr"] == 1e-3
+
+
+def test_a_batch_of_none_is_the_whole_rollout():
+    model = agent("Mlp", counters(2), batch_size=None, n_epochs=3).learn(32)
+    assert [batch.actions.shape for batch in model.rollout_buffer.get(None, model.rng)] == [(16, 2)]
+    whole = agent("Mlp", counters(2), batch_size=32, n_epochs=3).learn(32)
+    for first, second in zip(model.policy.parameters(), whole.policy.parameters()):
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
