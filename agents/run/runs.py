@@ -50,6 +50,7 @@ def evaluate(
     max_steps: int | None = None,
     previous_action_reward: bool = False,
     keep_observations: Sequence[int] | None = None,
+    use_masking: bool = True,
 ) -> dict[str, Any]:
     """Play `episodes` whole episodes and report the results.
 
@@ -69,6 +70,7 @@ def evaluate(
             For a run, its configuration says this.
         keep_observations: the numbers of an observation that the model was trained on; None for all. For a run, its
             configuration says this.
+        use_masking: whether the environment's action masks are used, if it has `action_masks()`.
 
     Returns:
         env, env_args, episodes, deterministic, seed, success (fraction, None if the environment does not report it),
@@ -102,7 +104,7 @@ def evaluate(
     )
     try:
         check_spaces(model, env)
-        played = play(model, env, episodes, deterministic, seed, max_steps)
+        played = play(model, env, episodes, deterministic, seed, max_steps, use_masking)
         chance, memory = chance_level(env), describe_test(model, env)
     finally:
         env.close()
