@@ -48,8 +48,7 @@ class Actions(NamedTuple):
             raise ValueError(
                 f"actions must be {self.number} per row, {list(shape)}; got {list(given.shape)} {given.dtype}"
             )
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and the kernel refuses it
-            return np.asarray(given, self.dtype, "C")
+        return self._converted(given)
 
     def single(self, given: Any) -> Any:
         """`given` for one row, as an integer or an array of the kernel's dtype.
@@ -64,12 +63,15 @@ class Actions(NamedTuple):
                 return given
         elif not isinstance(given, str) and np.shape(given) == self.shape:
             action = np.asarray(given)
-            if action.dtype == self.dtype:
-                return action
             if action.dtype.kind in self.kinds:
-                with np.errstate(over="ignore"):
-                    return action.astype(self.dtype)
+                return self._converted(action)
         raise ValueError(self.refusal(given))
+
+    def _converted(self, actions: np.ndarray) -> np.ndarray:
+        if actions.dtype.kind != "f" or actions.dtype == self.dtype:
+            return np.asarray(actions, self.dtype, "C")
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and the kernel refuses it
+            return np.asarray(actions, self.dtype, "C")
 
     def refusal(self, action: Any, where: str = "") -> str:
         """The error message for an action that is not allowed."""
