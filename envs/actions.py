@@ -28,7 +28,7 @@ class Actions(NamedTuple):
     """What `kernels.first_illegal` compares with: n, nvec [n] int64, or None for a Box."""
     shape: tuple[int, ...]
     """The shape of one action."""
-    dtype: Any
+    dtype: np.dtype
     """The kernel's dtype."""
     kinds: str
     """The kinds of numpy's dtypes that may be given."""
@@ -43,10 +43,10 @@ class Actions(NamedTuple):
         Raises:
             ValueError: another shape or kind of dtype. Which numbers are allowed is checked by the kernel.
         """
-        given, shape = np.asarray(given), (rows, *self.shape)
-        if given.shape != shape or given.dtype.kind not in self.kinds:
+        given = np.asarray(given)
+        if given.shape != (rows, *self.shape) or given.dtype.kind not in self.kinds:
             raise ValueError(
-                f"actions must be {self.number} per row, {list(shape)}; got {list(given.shape)} {given.dtype}"
+                f"actions must be {self.number} per row, {[rows, *self.shape]}; got {list(given.shape)} {given.dtype}"
             )
         return self._converted(given)
 
@@ -83,7 +83,7 @@ def actions_of(space: ActionSpace) -> Actions:
     if isinstance(space, spaces.Discrete):
         assert space.start == 0, space
         n = int(space.n)
-        return Actions(n, (), np.int64, "iu", "one integer", f"integers, 0 to {n - 1}")
+        return Actions(n, (), np.dtype(np.int64), "iu", "one integer", f"integers, 0 to {n - 1}")
     assert space.shape is not None
     assert len(space.shape) == 1, space
     count = space.shape[0]
@@ -91,10 +91,11 @@ def actions_of(space: ActionSpace) -> Actions:
     if isinstance(space, spaces.MultiDiscrete):
         assert not space.start.any(), space
         number, most = f"{count} integer{plural}", ", ".join(map(str, space.nvec - 1))
-        return Actions(space.nvec.astype(np.int64), space.shape, np.int64, "iu", number, f"{number}, from 0 to {most}")
+        nvec = space.nvec.astype(np.int64)
+        return Actions(nvec, space.shape, nvec.dtype, "iu", number, f"{number}, from 0 to {most}")
     assert space.dtype == np.float32, space
     number, finite = f"{count} number{plural}", f"{count} finite number{plural}"
-    return Actions(None, space.shape, np.float32, "iuf", number, finite)
+    return Actions(None, space.shape, space.dtype, "iuf", number, finite)
 
 
 def random_actions(space: Any, rng: np.random.Generator, *shape: int) -> np.ndarray:
