@@ -22,6 +22,7 @@ from palimpsest.memory.kernels.arithmetic.threads import in_parts, part_borders
 from palimpsest.memory.kernels.delta.layer_loops import compiled
 from palimpsest.memory.kernels.delta.loops import SEGMENT
 from palimpsest.memory.kernels.delta.scan import gated_delta_scan
+from palimpsest.memory.kernels.delta.turning import turn
 
 Maps = tuple[nn.Linear, nn.Linear, nn.Linear]
 
@@ -97,7 +98,14 @@ def _check(
 
 
 def delta_layer_torch(
-    x: Tensor, stream: Tensor | None, maps: Maps, start: Tensor, state: Tensor, sizes: DeltaSizes
+    x: Tensor,
+    stream: Tensor | None,
+    maps: Maps,
+    start: Tensor,
+    state: Tensor,
+    sizes: DeltaSizes,
+    times: Tensor,
+    turns: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`delta_layer` in torch operations, on any device."""
     enter, project, leave = maps
@@ -105,9 +113,10 @@ def delta_layer_torch(
     K, V = sizes.key_size, sizes.value_size
     heads, gates = sizes.split(project(x))
     q, k, v, g = heads.split((K, K, V, V), -1)
+    q, k = turn(q, times, turns), turn(k, times, turns)
     alpha, beta = torch.sigmoid(gates).chunk(2, -1)
     beta = 2 * beta
-    read, last = gated_delta_scan(q, k, v, alpha, beta, start, state, normalise=True)
+    read, last = gated_delta_scan(q, k, v, alpha, beta, start, state, normalise=True, read_first=True)
     y = (torch.tanh(read) * torch.sigmoid(g)).flatten(-2)
     return stream + leave(y), last, alpha.detach(), beta.detach()
 

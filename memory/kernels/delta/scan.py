@@ -3,7 +3,7 @@
 S <- 0                                  where start_t is true
 S <- alpha_t S                          forget: how much of everything survives
 S <- S + beta_t k_t (v_t - S^T k_t)^T   rewrite: beta_t of what stands under key k_t gives way to v_t
-read_t = S^T q_t
+read_t = S^T q_t                        with `read_first`, of S before the two steps above
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def gated_delta_scan(
     start: Tensor,
     state: Tensor,
     normalise: bool = False,
+    read_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The recurrence above over a sequence: compiled on the CPU, where it is differentiable once; chunked elsewhere.
 
@@ -41,12 +42,13 @@ def gated_delta_scan(
         start: [T, B] bool, steps before which a row's tables are reset to zeros.
         state: [B, H, K, V], the tables before the first step.
         normalise: scale queries and keys to unit length first: x / sqrt(|x|^2 + EPS).
+        read_first: read each table before the step forgets and writes; a step that starts reads zeros.
 
     Returns:
         What is read [T, B, H, V], and the last tables [B, H, K, V].
     """
-    if not has_kernels(q, k, v, alpha, beta, state):
-        return gated_delta_chunked(q, k, v, alpha, beta, start, state, normalise)
+    if read_first or not has_kernels(q, k, v, alpha, beta, state):
+        return gated_delta_chunked(q, k, v, alpha, beta, start, state, normalise, read_first)
     read, last = _DeltaScan.apply(q, k, v, alpha, beta, start, state, normalise)
     return read, last
 
