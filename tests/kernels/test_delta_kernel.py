@@ -18,11 +18,12 @@ from palimpsest.memory.kernels.delta.loops import SEGMENT
 from palimpsest.memory.kernels.delta.naive import gated_delta_naive
 
 
-def chunked(*args, normalise=False):
-    return gated_delta_chunked(*args, normalise=normalise, chunk_size=8)
+def chunked(*args, **kwargs):
+    return gated_delta_chunked(*args, **kwargs, chunk_size=8)
 
 
 each_form = pytest.mark.parametrize("form", [gated_delta_scan, chunked])
+each_order = pytest.mark.parametrize("read_first", [False, True], ids=["read last", "read first"])
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 
@@ -72,45 +73,49 @@ def test_the_naive_form_normalises():
 @each_form
 @each_dtype
 @pytest.mark.parametrize("normalise", [False, True])
+@each_order
 @pytest.mark.parametrize(("K", "V"), [(3, 4), (16, 16), (4, 32), (20, 3)])
-def test_equals_the_definition(form, dtype, normalise, K, V):
+def test_equals_the_definition(form, dtype, normalise, read_first, K, V):
     args = inputs(2 * SEGMENT + 5, 5, 2, K, V, dtype, unit=not normalise)
-    found = values_and_gradients(form, args, normalise=normalise)
-    assert_close(found, values_and_gradients(gated_delta_naive, args, normalise=normalise), **tolerance(dtype))
+    order = dict(normalise=normalise, read_first=read_first)
+    found = values_and_gradients(form, args, **order)
+    assert_close(found, values_and_gradients(gated_delta_naive, args, **order), **tolerance(dtype))
 
 
 @settings(max_examples=40, deadline=None)
 @given(T=st.integers(0, 3 * SEGMENT), B=st.integers(1, 6), starts=st.floats(0, 1), seed=st.integers(0, 99))
-def test_equals_the_definition_for_any_length_and_starts(T, B, starts, seed):
+@each_order
+def test_equals_the_definition_for_any_length_and_starts(T, B, starts, seed, read_first):
     torch.manual_seed(seed)
     args = inputs(T, B, 2, 3, 4, starts=starts)
-    expected = values_and_gradients(gated_delta_naive, args)
+    expected = values_and_gradients(gated_delta_naive, args, read_first=read_first)
     for form in (gated_delta_scan, chunked):
-        assert_close(values_and_gradients(form, args), expected, **tolerance(torch.float64))
+        assert_close(values_and_gradients(form, args, read_first=read_first), expected, **tolerance(torch.float64))
 
 
+@each_order
 @pytest.mark.parametrize("chunk_size", [1, 2, 7, 32, 100])
-def test_chunk_size_changes_nothing(chunk_size):
+def test_chunk_size_changes_nothing(chunk_size, read_first):
     args = inputs(40, 3, 2, 3, 4)
 
     def run(*args):
-        return gated_delta_chunked(*args, chunk_size=chunk_size)
+        return gated_delta_chunked(*args, read_first=read_first, chunk_size=chunk_size)
 
-    assert_close(
-        values_and_gradients(run, args), values_and_gradients(gated_delta_naive, args), **tolerance(torch.float64)
-    )
+    expected = values_and_gradients(gated_delta_naive, args, read_first=read_first)
+    assert_close(values_and_gradients(run, args), expected, **tolerance(torch.float64))
 
 
 @each_form
+@each_order
 @pytest.mark.parametrize("normalise", [False, True])
-def test_gradcheck(form, normalise):
+def test_gradcheck(form, normalise, read_first):
     *floats, start, state = inputs(SEGMENT + 2, 2, 1, 3, 4, starts=0.2)
     # inside (0, 1): at its ends finite differences would step outside
     floats[3] = floats[3] * 0.8 + 0.1
     floats = [x.requires_grad_() for x in (*floats, state)]
 
     def run(q, k, v, alpha, beta, state):
-        return form(q, k, v, alpha, beta, start, state, normalise=normalise)
+        return form(q, k, v, alpha, beta, start, state, normalise=normalise, read_first=read_first)
 
     assert torch.autograd.gradcheck(run, floats)
 

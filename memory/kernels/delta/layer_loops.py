@@ -165,7 +165,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                     for h in range(H):
                         copy(tables[before, b0 + b, h], S)
                         segment_forward(
-                            K, V, True, True, numbers, b * W + h * HEAD, rows * W, b * W + H * HEAD + h,
+                            K, V, True, True, True, numbers, b * W + h * HEAD, rows * W, b * W + H * HEAD + h,
                             H, start[t0:t1, b0 + b], S, flat_reads, (b * H + h) * V, rows * H * V, scratch,
                         )  # fmt: skip
                         copy(S, tables[after, b0 + b, h])
@@ -215,7 +215,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                     for h in range(H):
                         copy(d_table[b0 + b, h], G)
                         segment_backward(
-                            K, V, True, True, numbers, b * W + h * HEAD, rows * W, b * W + H * HEAD + h,
+                            K, V, True, True, True, numbers, b * W + h * HEAD, rows * W, b * W + H * HEAD + h,
                             H, start[t0:t1, b0 + b], tables[segment, b0 + b, h], G, flat_reads, (b * H + h) * V,
                             rows * H * V, scratch,
                         )  # fmt: skip

@@ -47,9 +47,9 @@ def gated_delta_scan(
     Returns:
         What is read [T, B, H, V], and the last tables [B, H, K, V].
     """
-    if read_first or not has_kernels(q, k, v, alpha, beta, state):
+    if not has_kernels(q, k, v, alpha, beta, state):
         return gated_delta_chunked(q, k, v, alpha, beta, start, state, normalise, read_first)
-    read, last = _DeltaScan.apply(q, k, v, alpha, beta, start, state, normalise)
+    read, last = _DeltaScan.apply(q, k, v, alpha, beta, start, state, normalise, read_first)
     return read, last
 
 
@@ -67,6 +67,7 @@ class _DeltaScan(torch.autograd.Function):
         start: Tensor,
         state: Tensor,
         normalise: bool,
+        read_first: bool,
     ) -> tuple[Tensor, Tensor]:
         T, B, _, V = v.shape
         z = torch.cat((torch.cat((q, k, v), -1).flatten(2), alpha, beta), -1)
@@ -74,9 +75,9 @@ class _DeltaScan(torch.autograd.Function):
         tables[0] = state
         read = z.new_empty(v.shape)
         filled = (tables.flatten(3).numpy(), read.numpy())
-        over_rows(compiled(q.shape[3], V)[0], T, B, z.numpy(), start.numpy(), normalise, *filled)
+        over_rows(compiled(q.shape[3], V, read_first)[0], T, B, z.numpy(), start.numpy(), normalise, *filled)
         ctx.save_for_backward(z, start, tables)
-        ctx.normalise = normalise
+        ctx.normalise, ctx.read_first = normalise, read_first
         return read, tables[-1].clone()
 
     @staticmethod
@@ -86,6 +87,6 @@ class _DeltaScan(torch.autograd.Function):
         (T, B, H, V), K = d_read.shape, d_last.shape[2]
         dz, d_state = z.clone(), d_last.clone(memory_format=torch.contiguous_format)
         given = (start.numpy(), ctx.normalise, tables.flatten(3).numpy(), d_read.contiguous().numpy())
-        over_rows(compiled(K, V)[1], T, B, dz.numpy(), *given, d_state.flatten(2).numpy())
+        over_rows(compiled(K, V, ctx.read_first)[1], T, B, dz.numpy(), *given, d_state.flatten(2).numpy())
         heads, *d_gates = dz.split((H * (2 * K + V), H, H), -1)
-        return *heads.unflatten(-1, (H, 2 * K + V)).split((K, K, V), -1), *d_gates, None, d_state, None
+        return *heads.unflatten(-1, (H, 2 * K + V)).split((K, K, V), -1), *d_gates, None, d_state, None, None
