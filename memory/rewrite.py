@@ -39,8 +39,8 @@ from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.kernels.arithmetic.as_built import Arrays, AsBuilt
-from palimpsest.memory.kernels.delta.layer import DeltaSizes, delta_layer_torch
-from palimpsest.memory.kernels.delta.step import NORM_EPS
+from palimpsest.memory.kernels.delta.layer import DeltaSizes, delta_layer, delta_layer_torch
+from palimpsest.memory.kernels.delta.step import NORM_EPS, step_layers
 from palimpsest.memory.kernels.delta.turning import turns
 from palimpsest.memory.parts.episode_steps import episode_steps
 from palimpsest.refusals import check_flag, check_integer
@@ -114,6 +114,10 @@ class RewriteMemory(Memory):
     ) -> tuple[Tensor, RewriteState]:
         """Map x [B, F] to y [B, D]."""
         self.check_step(x, state)
+        if not torch.is_grad_enabled() and self._built.allows(self, x, state.table, self.turns):
+            arrays = self._built.arrays(self, _in_order)
+            y, table, time = step_layers(x, arrays, self.sizes, *state, self.turns)
+            return y, RewriteState(table, time)
         no_start = torch.zeros(1, len(x), dtype=torch.bool, device=x.device)
         ys, table, _ = self._layers(x.unsqueeze(0), no_start, state.time.unsqueeze(0), state.table)
         return ys[0], RewriteState(table, (state.time + 1) % len(self.turns))
@@ -129,7 +133,7 @@ class RewriteMemory(Memory):
         """Map x [T, B, F] to y [T, B, D]; only the recurrence goes step by step, all else is done for many at once."""
         self.check_sequence(x, start, state)
         times, last = episode_steps(start, state.time)
-        y, table, gates = self._layers(x, start, times % len(self.turns), state.table)
+        y, table, gates = self._layers(x, start, times, state.table)
         self._gates = [(alpha.detach(), beta.detach()) for alpha, beta in gates]
         return y, RewriteState(table, last % len(self.turns))
 
@@ -152,11 +156,13 @@ class RewriteMemory(Memory):
             x = torch.cat((x, (1 - 2 * (times % 2)).to(x.dtype).unsqueeze(-1)), -1)
         stream: Tensor | None = None
         lasts, gates = [], []
+        one_layer = delta_layer if self._built.allows(self, x, table, self.turns) else delta_layer_torch
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, DeltaLayer)
             maps = (self.enter, layer.project, layer.leave)
-            given = (start, table[:, number], self.sizes, times, self.turns)
-            stream, last, alpha, beta = delta_layer_torch(x if stream is None else normal, stream, maps, *given)
+            read = x if stream is None else normal
+            given = (read, stream, maps, start, table[:, number], self.sizes, times, self.turns)
+            stream, last, alpha, beta = one_layer(*given)
             normal = functional.layer_norm(stream, stream.shape[-1:], eps=NORM_EPS)
             lasts.append(last)
             gates.append((alpha, beta))

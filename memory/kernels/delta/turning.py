@@ -18,7 +18,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numba import literally
 from torch import Tensor
+
+from palimpsest.machine_code import njit
+from palimpsest.memory.kernels.arithmetic.compiling import INLINED
+from palimpsest.memory.kernels.arithmetic.vectors import load, store
 
 LONGEST = 8
 """Binary logarithm of the longest period that is ever used, in steps."""
@@ -31,17 +36,39 @@ def periods(key_size: int) -> list[int]:
     return [2 ** (longest - different + 1 + i % different) for i in range(number)]
 
 
+def period(key_size: int) -> int:
+    """P, the longest of the periods, in steps: a power of two; 2 where nothing turns."""
+    return max(periods(key_size), default=2)
+
+
 def turns(key_size: int) -> np.ndarray:
-    """cos, then sin, of every angle: [P, 2 R] float64 for the steps before the longest period P, which is 2 or more."""
+    """cos, then sin, of every angle at the steps 0 to P - 1, [P, 2 R] float64."""
     found = periods(key_size)
-    steps = np.arange(max(found, default=2)).reshape(-1, 1)
+    steps = np.arange(period(key_size)).reshape(-1, 1)
     angles = 2 * np.pi * (steps % np.array(found, int) / np.array(found, int))
     return np.concatenate((np.cos(angles), np.sin(angles)), 1)
 
 
 def turn(x: Tensor, times: Tensor, turns: Tensor) -> Tensor:
-    """Turn the vectors x [T, B, H, K] by the angles of times [T, B] int64, rows of the table turns [P, 2 R]."""
+    """Turn the vectors x [T, B, H, K] by the angles at times [T, B] int64, by the table of `turns`."""
     R = turns.shape[1] // 2
-    cos, sin = turns[times].to(x.dtype).unsqueeze(2).split((R, R), -1)
+    cos, sin = turns[times % len(turns)].to(x.dtype).unsqueeze(2).split((R, R), -1)
     one, other, still = x.split((R, R, x.shape[-1] - 2 * R), -1)
     return torch.cat((cos * one - sin * other, sin * one + cos * other, still), -1)
+
+
+@njit(**INLINED)
+def turn_in_place(K, R, back, numbers, at, turns, time):
+    """`turn` the query [K] at numbers[at] and the key behind it, or turn them back: the gradient of turning."""
+    literally(K)
+    literally(R)
+    angle = (time & (len(turns) - 1)) * 2 * R  # the period is a power of two
+    cos, sin = load(turns, angle, R), load(turns, angle + R, R)
+    for i in (at, at + K):
+        one, other = load(numbers, i, R), load(numbers, i + R, R)
+        if back:
+            store(cos * one + sin * other, numbers, i)
+            store(cos * other - sin * one, numbers, i + R)
+        else:
+            store(cos * one - sin * other, numbers, i)
+            store(cos * other + sin * one, numbers, i + R)
