@@ -30,7 +30,7 @@ recurrence: `memory.kernels.delta`.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -104,6 +104,12 @@ class RewriteMemory(Memory):
         self._gates: list[tuple[Tensor, Tensor]] = []
         self._built = AsBuilt(self)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        # rounded once, whatever the type before was
+        self.turns = torch.from_numpy(turns(self.sizes.key_size)).to(self.turns)
+        return self
+
     def initial_state(self, batch_size: int) -> RewriteState:
         """Empty tables at time 0."""
         table = torch.zeros(batch_size, *self.table_shape, dtype=self.dtype, device=self.device)
@@ -154,19 +160,18 @@ class RewriteMemory(Memory):
         """Map x [T, B, F] at times [T, B] to y [T, B, D], the last tables, and alpha and beta of each layer."""
         if self.clock:
             x = torch.cat((x, (1 - 2 * (times % 2)).to(x.dtype).unsqueeze(-1)), -1)
-        stream: Tensor | None = None
+        read, stream = x, None
         lasts, gates = [], []
         one_layer = delta_layer if self._built.allows(self, x, table, self.turns) else delta_layer_torch
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, DeltaLayer)
             maps = (self.enter, layer.project, layer.leave)
-            read = x if stream is None else normal
-            given = (read, stream, maps, start, table[:, number], self.sizes, times, self.turns)
-            stream, last, alpha, beta = one_layer(*given)
-            normal = functional.layer_norm(stream, stream.shape[-1:], eps=NORM_EPS)
+            given = (start, table[:, number], self.sizes, times, self.turns)
+            stream, last, alpha, beta = one_layer(read, stream, maps, *given)
+            read = functional.layer_norm(stream, stream.shape[-1:], eps=NORM_EPS)
             lasts.append(last)
             gates.append((alpha, beta))
-        return normal, torch.stack(lasts, 1), gates
+        return read, torch.stack(lasts, 1), gates
 
 
 def _in_order(arrays: dict[str, np.ndarray]) -> Arrays:
@@ -182,6 +187,7 @@ class DeltaLayer(nn.Module):
         self.project = nn.Linear(input_size, sizes.width)
         self.leave = nn.Linear(sizes.heads * sizes.value_size, output_size, bias=False)
         shortest, longest = map(math.log, TIMES_AT_START)
-        keep = torch.exp(-1 / torch.logspace(shortest, longest, sizes.heads, math.e))
+        # a single head is the slowest
+        keep = torch.exp(-1 / torch.logspace(longest, shortest, sizes.heads, math.e).flip(0))
         with torch.no_grad():
             self.project.bias[-2 * sizes.heads :] = torch.cat((torch.logit(keep), torch.zeros(sizes.heads)))

@@ -23,7 +23,7 @@ from palimpsest.memory.kernels.arithmetic.threads import in_parts, part_borders
 from palimpsest.memory.kernels.delta.layer_loops import compiled
 from palimpsest.memory.kernels.delta.loops import SEGMENT
 from palimpsest.memory.kernels.delta.scan import gated_delta_scan
-from palimpsest.memory.kernels.delta.turning import turn
+from palimpsest.memory.kernels.delta.turning import period, turn
 
 Maps = tuple[nn.Linear, nn.Linear, nn.Linear]
 
@@ -84,8 +84,8 @@ def delta_layer(
     enter, project, leave = maps
     weights: tuple[Tensor, ...] = (enter.weight, enter.bias, project.weight, project.bias, leave.weight)
     _check(x, stream, weights, leave, sizes)
-    if turns.shape[1] != 2 * (sizes.key_size // 4):
-        raise ValueError(f"turns must be those of {sizes.key_size} components; got {list(turns.shape)}")
+    if turns.shape != (period(sizes.key_size), 2 * (sizes.key_size // 4)):
+        raise ValueError(f"turns must be the table for K = {sizes.key_size}; got one of shape {list(turns.shape)}")
     if stream is not None:
         weights = (x.new_empty(0, x.shape[2]), x.new_empty(0), *weights[2:])
     y, last, gates = _DeltaLayer.apply(torch.is_grad_enabled(), sizes, x, stream, start, state, times, turns, *weights)
@@ -154,6 +154,7 @@ class _DeltaLayer(torch.autograd.Function):
         H, D = sizes.heads, len(weights[-1])
         keep = recording and any(ctx.needs_input_grad)
         x, start, times = x.contiguous(), start.contiguous(), times.contiguous()
+        turns = turns.contiguous()
         tables = x.new_empty(1 + -(-T // SEGMENT) * keep, *state.shape)
         tables[0] = state
         z = x.new_empty(T * B * keep, sizes.width)

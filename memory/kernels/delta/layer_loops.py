@@ -3,8 +3,8 @@
 A token is one step of one row of the batch. The sequence is cut into blocks, a segment of steps of a few rows each, and
 a block stays in the cache until everything is done to it: the map into z, the recurrence, the map to the stream.
 
-z has a line per token, [turned q and k, v, g of every head, then alpha, then beta of all heads]. Backward goes through the blocks
-from last to first and writes gradients over a copy of their z.
+z has a line per token, [q, k, v, g of every head, then alpha, then beta of all heads], where q and k have been turned.
+Backward goes through the blocks from last to first and writes gradients over a copy of their z.
 """
 
 from __future__ import annotations

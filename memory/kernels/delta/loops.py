@@ -87,8 +87,8 @@ def segment_forward(
 
     The first step's query, key and value are at z[at], its alpha at z[alpha_at], its beta H numbers after that, and its
     read at y[y_at]; those of each next step `stride` (in y, `y_stride`) numbers on. The error v - alpha S^T k, with S
-    before the step, replaces v. If `first`, a step reads the table before the step. If `gated`, an output gate follows each value, and y is gated by it: see
-    `memory.kernels.delta.output_gate`.
+    before the step, replaces v. If `first`, it is S before the step that is read. If `gated`, an output gate follows
+    each value, and y is gated by it: see `memory.kernels.delta.output_gate`.
     """
     literally(K)
     literally(V)

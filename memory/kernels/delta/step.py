@@ -80,9 +80,9 @@ def _normalise(stream, out):
 
 @njit(**OPTIONS)
 def _with_clock(x, time, width):
-    """x [B, F] itself if that is its width, else with the clock as its last column, [B, F + 1]."""
+    """Return x [B, F] itself if that is its width, else with the clock as its last column, [B, F + 1]."""
     B, F = x.shape
-    if F == width:
+    if width == F:
         return x
     both = np.empty((B, width), x.dtype)
     for b in range(B):
