@@ -97,7 +97,7 @@ class RewriteMemory(Memory):
         self.enter = nn.Linear(features, output_size)
         self.sizes = DeltaSizes(num_heads, key_size, value_size)
         # part of what is saved: parameters that were learned without it have the same names and shapes
-        self.register_buffer("turns", torch.from_numpy(turns(key_size)).to(self.dtype))
+        self.register_buffer("turns", torch.from_numpy(turns(key_size)).to(self.enter.weight))
         self.layers = nn.ModuleList(
             DeltaLayer(output_size if layer else features, output_size, self.sizes) for layer in range(num_layers)
         )
