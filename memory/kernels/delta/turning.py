@@ -9,9 +9,9 @@ R = K // 4 pairs of the K components of a query or a key, (x_i, x_{i + R}) for i
 A key of step s meets a query of step t, turned alike, at the angle 2 pi (t - s) / P_i: what is read depends on the lag.
 What stands still is for what is to be held for ever.
 
-With K // 2 pairs of nominal periods 2, 4, 8, ... steps, the slower half turns: 32, 64, 128 and 256 steps for K = 16.
-The longest period is 256; where there are more pairs, the same periods come again. All divide the longest one, so that
-t modulo that period gives every angle exactly, however long an episode is.
+With K // 2 pairs of nominal periods 2, 4, 8, ... steps, the slower half turns: 32, 64, 128 and 256 steps for K = 16. No
+period is longer than 256; with K of 20 or more, the same four come again. With K below 4 nothing turns. All periods
+divide the longest one, so that t modulo that period gives every angle exactly, however long an episode is.
 """
 
 from __future__ import annotations
