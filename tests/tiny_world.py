@@ -86,3 +86,10 @@ class Tiny(World):
 
     def text(self) -> str:
         return f"step {self.state.steps[0]}"
+
+
+class Masked(Tiny):
+    """The item after the right one is forbidden."""
+
+    def action_masks(self) -> np.ndarray:
+        return np.arange(ITEMS) != (self.state.item[0] + 1) % ITEMS

@@ -27,6 +27,7 @@ class Minibatch(NamedTuple):
     memory_start: Tensor
     state: Any
     strategy: Tensor | None
+    action_masks: Tensor | None = None
 
 
 @njit(cache=True)
@@ -174,6 +175,11 @@ class MemoryRolloutBuffer:
         return _array(self.columns.old_log_prob)
 
     @property
+    def action_masks(self) -> np.ndarray | None:
+        """[T, B, n] bool, what the environments allowed; None where masks are not kept."""
+        return None if self.columns.action_masks is None else _array(self.columns.action_masks)
+
+    @property
     def advantages(self) -> np.ndarray:
         """[T, B] float32."""
         return _array(self.columns.advantages)
@@ -182,6 +188,12 @@ class MemoryRolloutBuffer:
     def returns(self) -> np.ndarray:
         """[T, B] float32."""
         return _array(self.columns.returns)
+
+    def keep_masks(self, choices: int) -> None:
+        """Keep action masks [T, B, choices] of each step from now on; none if `choices` is 0."""
+        shape = (self.buffer_size, self.n_envs, choices)
+        masks = torch.ones(shape, dtype=torch.bool, device=self.device) if choices else None
+        self.columns = self.columns._replace(action_masks=masks)
 
     def reset(self) -> None:
         """Begin a rollout."""
@@ -210,6 +222,7 @@ class MemoryRolloutBuffer:
         values: Tensor,
         log_probs: Tensor,
         strategy: Tensor | None = None,
+        action_masks: Tensor | None = None,
     ) -> None:
         """Store step `pos` of all rows; each argument [B, ...]."""
         t, columns = self.pos, self.columns
@@ -226,6 +239,9 @@ class MemoryRolloutBuffer:
         if columns.strategy is not None:
             assert strategy is not None
             columns.strategy[t] = strategy
+        if columns.action_masks is not None:
+            assert action_masks is not None
+            columns.action_masks[t] = action_masks
         self.rewards[t] = rewards
         self.episode_starts[t] = episode_starts
         self.pos += 1
@@ -293,6 +309,7 @@ class MemoryRolloutBuffer:
             pick(columns.memory_start),
             self._states_before(cuts, rows),
             None if columns.strategy is None else pick(columns.strategy),
+            None if columns.action_masks is None else pick(columns.action_masks),
         )
 
     def _states_before(self, cuts: Tensor, rows: Tensor) -> Any:

@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 from torch.nn import functional
 
+from palimpsest.agents.policy.scales import ObservationScales
 from palimpsest.agents.policy.spaces import as_batch, flattened, preprocess
 
 Observation = Tensor | dict[str, Tensor]
@@ -123,7 +124,9 @@ class DictExtractor(BaseFeaturesExtractor):
 
 
 class ObservingPolicy(ActorCriticPolicy):
-    """SB3's policy, which reads observations of every space of numbers."""
+    """SB3's policy, which reads observations of every space of numbers, scaled where its subclass makes the scales."""
+
+    observation_scales: ObservationScales | None
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """A features extractor of this policy's class; see SB3."""
@@ -136,12 +139,17 @@ class ObservingPolicy(ActorCriticPolicy):
 
     def extract_features(self, obs: Observation, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Features [N, D] of observations, a tree of [N, ...]; a pair of them where actor and critic have one each."""
-        floats = preprocess(obs, self.observation_space, self.normalize_images)
+        floats = self.floats(obs)
         if features_extractor is not None:
             return features_extractor(floats)
         if self.share_features_extractor:
             return self.features_extractor(floats)
         return self.pi_features_extractor(floats), self.vf_features_extractor(floats)
+
+    def floats(self, obs: Observation) -> Observation:
+        """Observations, a tree of [N, ...], as SB3 preprocesses them, scaled."""
+        floats = preprocess(obs, self.observation_space, self.normalize_images)
+        return floats if self.observation_scales is None else self.observation_scales(floats)
 
     def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
         """Observations as tensors [N, ...], and whether they came as a batch; see SB3.

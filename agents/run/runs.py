@@ -48,6 +48,7 @@ def evaluate(
     device: str = "auto",
     max_steps: int | None = None,
     previous_action_reward: bool = False,
+    use_masking: bool = True,
 ) -> dict[str, Any]:
     """Play `episodes` whole episodes and report the results.
 
@@ -65,6 +66,7 @@ def evaluate(
         max_steps: steps after which an episode is stopped and counted as failed; None for the environment's limit.
         previous_action_reward: whether the model was trained with the previous action and reward in its observations.
             For a run, its configuration says this.
+        use_masking: whether the environment's action masks are used, if it has `action_masks()`.
 
     Returns:
         env, env_args, episodes, deterministic, seed, success (fraction, None if the environment does not report it),
@@ -95,7 +97,7 @@ def evaluate(
     env = MemoryPPO._wrap_env(make_environments(env_id, rows, seed, env_args, previous_action_reward))
     try:
         check_spaces(model, env)
-        played = play(model, env, episodes, deterministic, seed, max_steps)
+        played = play(model, env, episodes, deterministic, seed, max_steps, use_masking)
         chance, memory = chance_level(env), describe_test(model, env)
     finally:
         env.close()
