@@ -32,7 +32,14 @@ MODULES = _modules()
 ARITHMETIC = "memory.kernels.arithmetic"
 CLASSES = sorted(f"memory.kernels.{path.parent.name}" for path in (ROOT / "memory/kernels").glob("*/__init__.py"))
 CLASSES.remove(ARITHMETIC)
-GROUND = ["agents.tree", "agents.device", "agents.environments", "agents.masks", "agents.slips"]
+GROUND = [
+    "agents.tree",
+    "agents.device",
+    "agents.environments",
+    "agents.masks",
+    "agents.observation_checks",
+    "agents.slips",
+]
 ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "run")]
 
 MAY_IMPORT: dict[str, list[str]] = {
@@ -51,6 +58,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.tree": [],
     "agents.device": [],
     "agents.masks": [],
+    "agents.observation_checks": [],
     "agents.slips": [],
     "agents.environments": ["envs"],
     "agents.files": [*GROUND],

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
 from palimpsest.agents.learn.loss import LossWeights, evaluated, ppo_loss
+from palimpsest.agents.observation_checks import not_finite, outside_space
 from palimpsest.agents.policy.distributions import Undrawable
-from palimpsest.agents.policy.observation_checks import not_finite, outside_space
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.tree import tree_map
 

@@ -25,7 +25,7 @@ from palimpsest.agents.learn.numerics import (
     explained_step,
 )
 from palimpsest.agents.masks import get_action_masks
-from palimpsest.agents.policy.observation_checks import outside_space
+from palimpsest.agents.observation_checks import outside_space
 from palimpsest.agents.policy.observation_keys import task_of
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.tree import tree_map

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from palimpsest import memory as memories
 from palimpsest.agents.masks import checked_masks
+from palimpsest.agents.observation_checks import refuse_not_finite
 from palimpsest.agents.policy.distributions import draw, make_distribution, restricted
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
 from palimpsest.agents.policy.heads import HeadedPolicy, act, in_its_form
 from palimpsest.agents.policy.layers import Tanh
 from palimpsest.agents.policy.memory_pair import Both, MemoryPair, State, check_rows
-from palimpsest.agents.policy.observation_checks import refuse_not_finite
 from palimpsest.agents.policy.observation_keys import check_place, greedy_strategy, place_of
 from palimpsest.agents.policy.policy_file import SavedPolicy
 from palimpsest.agents.policy.scales import ObservationScales, ReturnScale
