@@ -6,7 +6,6 @@ states `[B, ...]`.
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -213,7 +212,7 @@ class Memory(nn.Module):
         given: list[Any] = []
         if isinstance(state, tuple):
             try:
-                given = [B, x.dtype, *map(_SIZE, state), *map(_TYPE, state)]
+                given = [B, x.dtype, *map(_SIZE, state), *[s.dtype for s in state]]
             except TypeError:  # not all are tensors
                 given = []
             if given and given == self._accepted:
@@ -265,7 +264,6 @@ def _first_parameter(module: nn.Module) -> Tensor | None:
 
 # acting looks at every step whether sizes and types are those of the last one
 _SIZE: Any = Tensor.size
-_TYPE: Any = attrgetter("dtype")
 
 
 def _name(dtype: Any) -> str:

@@ -37,6 +37,8 @@ def kernels_may_run() -> bool:
     They may not within `torch_only`, where operations are watched, and under autocast, which chooses types by what the
     operation is. Nor may they where numba does not compile them: that is tried once per process and told in a warning.
     """
+    if torch.compiler.is_compiling():
+        return False  # asked first, as a compiler cannot read a context variable
     answer = decided.get()
     if answer is None:
         return not is_watched() and not torch.is_autocast_enabled("cpu") and _intrinsics_work()
