@@ -106,9 +106,9 @@ def test_presets_are_of_registered_memories():
     ("cores", "arguments", "threads"),
     [
         (8, {}, 1),
-        (8, {"num_envs": 512}, 2),
-        (8, {"num_envs": 4096}, 8),
-        (1, {"num_envs": 4096}, 1),
+        (8, {"num_envs": 512, "num_minibatches": 4}, 2),
+        (8, {"num_envs": 4096, "num_minibatches": 4}, 8),
+        (1, {"num_envs": 4096, "num_minibatches": 4}, 1),
         (8, {"num_envs": 512, "num_minibatches": 16}, 1),
         (2, {"threads": 3}, 3),
     ],
