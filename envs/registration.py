@@ -243,3 +243,34 @@ for _dancers in (2, 4, 8):
             dancers=_dancers,
             delay=_delay,
         )
+
+for _family, _meaning, *_levels in (
+    (
+        "repeat:RepeatPrevious",
+        "Cards are dealt one by one; the player must name the suit of the card k inputs ago.",
+        dict(num_decks=1, k=4),
+        dict(num_decks=2, k=32),
+        dict(num_decks=3, k=64),
+    ),
+    (
+        "repeat:RepeatFirst",
+        "Cards are dealt one by one; the player must name the suit of the first one again and again.",
+        dict(num_decks=1),
+        dict(num_decks=8),
+        dict(num_decks=16),
+    ),
+    (
+        "repeat:Autoencode",
+        "A deck of cards is shown one by one; then the player must name all suits backwards.",
+        dict(num_decks=1),
+        dict(num_decks=2),
+        dict(num_decks=3),
+    ),
+):
+    for _level, _arguments in zip(("Easy", "Medium", "Hard"), _levels):
+        register(
+            f"Palimpsest/POPGym-{_family.partition(':')[2]}-{_level}-v0",
+            f"palimpsest.envs.popgym.{_family}",
+            _meaning,
+            **_arguments,
+        )

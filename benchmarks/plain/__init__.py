@@ -1,7 +1,7 @@
 """Environments as people usually write them: single, in plain Python and numpy. Benchmarks compare our kernels to them.
 
 Each takes the arguments of its family that change the rules. `tests/docs/test_plain.py` tests that it equals the family
-step by step. The two MiniGrid environments use the package minigrid.
+step by step. The two MiniGrid environments use the package minigrid, POPGym's games the package popgym.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from palimpsest.envs.minigrid_rewrite_env import MemoryRewriteEnv
 
 from .ballet import PlainBallet
 from .color_cubes import PlainColorCubes
+from .games import GAMES
 from .hide_and_seek import PlainHideAndSeek
 from .key_value import PlainKeyValueRewrite
 from .room_ballet import PlainRoomBalletMultiTask, PlainRoomBalletShortStay
@@ -32,5 +33,6 @@ PLAIN: dict[str, Callable[..., gym.Env[Any, Any]]] = {
     "HideAndSeek": PlainHideAndSeek,
     "MiniGridMemory": MemoryEnv,
     "MiniGridMemoryRewrite": MemoryRewriteEnv,
+    **GAMES,
 }
 """Class name of our family -> an environment with the same rules in plain Python."""

@@ -152,6 +152,22 @@ def Ballet(draw):
     return dict(dancers=draw(st.integers(2, 8)), delay=draw(st.integers(0, 10_000)), pixels=draw(st.booleans()))
 
 
+@family(lambda given: dict(num_decks=integer(1, 100), k=integer(1, 52 * given["num_decks"] - 1), flat=BOOL))
+def RepeatPrevious(draw):
+    decks = draw(st.integers(1, 4) | st.integers(1, 100))
+    return dict(num_decks=decks, k=draw(st.integers(1, 52 * decks - 1)), flat=draw(st.booleans()))
+
+
+@family(lambda given: dict(num_decks=integer(1, 100), flat=BOOL))
+def RepeatFirst(draw):
+    return dict(num_decks=draw(st.integers(1, 4) | st.integers(1, 100)), flat=draw(st.booleans()))
+
+
+@family(lambda given: dict(num_decks=integer(1, 100), flat=BOOL))
+def Autoencode(draw):
+    return dict(num_decks=draw(st.integers(1, 4) | st.integers(1, 100)), flat=draw(st.booleans()))
+
+
 @family(lambda given: dict(size=integer(7, 101) | st.integers(4, 50).map(lambda half: 2 * half), random_length=BOOL))
 def MiniGridMemory(draw):
     return dict(size=1 + 2 * draw(st.integers(3, 50)), random_length=draw(st.booleans()))

@@ -170,6 +170,9 @@ WORLDS: dict[str, dict[str, list]] = {
     },
     "KeyValueRewrite": {"keys": SIZE, "values": [*SIZE, 1], "updates": SIZE, "queries": COUNT},
     "Ballet": {"dancers": [*SIZE, 1, 9], "delay": COUNT, "pixels": FLAG},
+    "RepeatPrevious": {"num_decks": SIZE, "k": [*SIZE, 52], "flat": FLAG},
+    "RepeatFirst": {"num_decks": SIZE, "flat": FLAG},
+    "Autoencode": {"num_decks": SIZE, "flat": FLAG},
 }
 for rows in WORLDS.values():
     rows["render_mode"] = RENDER

@@ -1,0 +1,63 @@
+"""Observations of several parts, each one of a few choices, as one-hots in a Box or as the package's own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from palimpsest.envs.core import World
+from palimpsest.envs.kernels import compiled
+from palimpsest.refusals import check_flag
+
+
+@compiled
+def put(obs: np.ndarray, j: int, flat: bool, part: int, first: int, choices: int, value: int) -> None:
+    """Write one part of obs[j]: as a one-hot of `choices` numbers from `first` on, or as number `part`.
+
+    numba compiles only the branch that fits the number of dimensions.
+    """
+    if obs.ndim == 1:
+        obs[j] = value
+    elif flat:
+        for c in range(choices):
+            obs[j, first + c] = c == value
+    else:
+        obs[j, part] = value
+
+
+class PartsWorld(World):
+    """A world whose observation has P parts, part p one of `parts[p]` choices.
+
+    With `rules.flat` the observation space is a Box(0, 1, (sum of parts,), float32) of one-hots. Without, it is
+    MultiDiscrete(parts), or Discrete if there is one part.
+
+    Args:
+        rules: as in `World`; it has the field `flat`.
+        parts: numbers of choices.
+        num_actions: the number of actions.
+        render_mode: "rgb_array", "ansi" or None.
+    """
+
+    def __init__(self, rules: Any, parts: Sequence[int], num_actions: int, render_mode: str | None) -> None:
+        self.parts = tuple(parts)
+        space: spaces.Space
+        if rules.flat:
+            space = spaces.Box(0, 1, (sum(parts),), np.float32)
+        else:
+            space = spaces.MultiDiscrete(list(parts)) if len(parts) > 1 else spaces.Discrete(parts[0])
+        super().__init__(rules, space, num_actions, render_mode)
+
+    def numbers(self, obs: np.ndarray) -> np.ndarray:
+        """The parts [..., P] int64 of observations [..., *shape]."""
+        if not self.rules.flat:
+            return np.asarray(obs)[..., None] if len(self.parts) == 1 else np.asarray(obs)
+        ends = np.cumsum(self.parts)
+        return np.stack([obs[..., end - n : end].argmax(-1) for n, end in zip(self.parts, ends.tolist())], -1)
+
+
+def check_flat(flat: Any) -> bool:
+    """`flat` as a bool; ValueError unless it is a truth value."""
+    return check_flag("flat", flat)
