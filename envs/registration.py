@@ -266,6 +266,20 @@ for _family, _meaning, *_levels in (
         dict(num_decks=2),
         dict(num_decks=3),
     ),
+    (
+        "counting:CountRecall",
+        "Cards are dealt one by one; the player must say how many of one kind it has seen so far.",
+        dict(num_decks=1, deck_type="colors"),
+        dict(num_decks=2, deck_type="suits"),
+        dict(num_decks=4, deck_type="ranks"),
+    ),
+    (
+        "counting:HigherLower",
+        "Cards are dealt one by one; the player bets on the next one to be higher or lower, and gains by counting.",
+        dict(num_decks=1),
+        dict(num_decks=2),
+        dict(num_decks=3),
+    ),
 ):
     for _level, _arguments in zip(("Easy", "Medium", "Hard"), _levels):
         register(

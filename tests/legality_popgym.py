@@ -22,8 +22,26 @@ def repeating(world: Any) -> Invariants:
     }
 
 
+def count_recall(world: Any) -> Invariants:
+    state, kinds = world.state, np.arange(world.rules.kinds)
+    dealt = np.arange(world.cards) <= state.steps[:, None]
+    return {
+        "whole deck": whole_deck(state.value, len(kinds)),
+        "whole deck of questions": whole_deck(state.query, len(kinds)),
+        "counts": (state.count == ((state.value[:, :, None] == kinds) & dealt[:, :, None]).sum(1)).all(1),
+        "an answer before a wrong one": ~state.wrong | (state.steps > 0),
+    }
+
+
+def higher_lower(world: Any) -> Invariants:
+    state = world.state
+    return {"whole deck": whole_deck(state.deck, 13), "score": np.abs(state.score) <= state.steps}
+
+
 LEGAL_POPGYM = {
     "RepeatPrevious": repeating,
     "RepeatFirst": repeating,
     "Autoencode": repeating,
+    "CountRecall": count_recall,
+    "HigherLower": higher_lower,
 }

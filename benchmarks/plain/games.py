@@ -25,6 +25,8 @@ GAMES: dict[str, Callable[..., gym.Env[Any, Any]]] = {
         "RepeatPrevious",
         "RepeatFirst",
         "Autoencode",
+        "CountRecall",
+        "HigherLower",
     )
 }
 """Class name of our family -> the package's environment."""

@@ -173,6 +173,8 @@ WORLDS: dict[str, dict[str, list]] = {
     "RepeatPrevious": {"num_decks": SIZE, "k": [*SIZE, 52], "flat": FLAG},
     "RepeatFirst": {"num_decks": SIZE, "flat": FLAG},
     "Autoencode": {"num_decks": SIZE, "flat": FLAG},
+    "CountRecall": {"num_decks": SIZE, "deck_type": [None, *CHOICE], "flat": FLAG},
+    "HigherLower": {"num_decks": SIZE, "flat": FLAG},
 }
 for rows in WORLDS.values():
     rows["render_mode"] = RENDER
