@@ -244,7 +244,7 @@ for _dancers in (2, 4, 8):
             delay=_delay,
         )
 
-for _family, _meaning, *_levels in (
+_GAMES: tuple[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]], ...] = (
     (
         "repeat:RepeatPrevious",
         "Cards are dealt one by one; the player must name the suit of the card k inputs ago.",
@@ -280,11 +280,19 @@ for _family, _meaning, *_levels in (
         dict(num_decks=2),
         dict(num_decks=3),
     ),
-):
+    (
+        "concentration:Concentration",
+        "All cards lie face down; the player turns over two at a time, and two equal ones stay face up.",
+        dict(num_decks=1, deck_type="colors"),
+        dict(num_decks=2, deck_type="colors"),
+        dict(num_decks=1, deck_type="ranks"),
+    ),
+)
+for _game, _meaning, *_levels in _GAMES:
     for _level, _arguments in zip(("Easy", "Medium", "Hard"), _levels):
         register(
-            f"Palimpsest/POPGym-{_family.partition(':')[2]}-{_level}-v0",
-            f"palimpsest.envs.popgym.{_family}",
+            f"Palimpsest/POPGym-{_game.partition(':')[2]}-{_level}-v0",
+            f"palimpsest.envs.popgym.{_game}",
             _meaning,
             **_arguments,
         )

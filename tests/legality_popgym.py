@@ -28,7 +28,7 @@ def count_recall(world: Any) -> Invariants:
     return {
         "whole deck": whole_deck(state.value, len(kinds)),
         "whole deck of questions": whole_deck(state.query, len(kinds)),
-        "counts": (state.count == ((state.value[:, :, None] == kinds) & dealt[:, :, None]).sum(1)).all(1),
+        "counts": (state.counts == ((state.value[:, :, None] == kinds) & dealt[:, :, None]).sum(1)).all(1),
         "an answer before a wrong one": ~state.wrong | (state.steps > 0),
     }
 
@@ -38,10 +38,28 @@ def higher_lower(world: Any) -> Invariants:
     return {"whole deck": whole_deck(state.deck, 13), "score": np.abs(state.score) <= state.steps}
 
 
+def concentration(world: Any) -> Invariants:
+    state, cards = world.state, np.arange(world.rules.cards)
+    first, second = state.first[:, None] == cards, state.second[:, None] == cards
+    found = np.where(state.found, state.deck, 99)
+    return {
+        "whole deck": whole_deck(state.deck, world.rules.kinds),
+        "found in pairs": ((found[:, :, None] == np.arange(world.rules.kinds)).sum(1) % 2 == 0).all(1),
+        "found was seen": (state.seen | ~state.found).all(1),
+        "seen at most one a step": state.seen.sum(1) <= state.steps,
+        "cards of an attempt were seen": (state.seen | ~(first | second)).all(1),
+        "cards of an attempt are face down": ~(state.found & (first | second)).any(1),
+        "first": (state.first >= -1) & (state.first < len(cards)) & ((state.first >= 0) | ~state.open),
+        "second": (state.second >= -1) & (state.second < len(cards)) & ((state.second < 0) | ~state.open),
+        "left": state.left == (~state.found).sum(1),
+    }
+
+
 LEGAL_POPGYM = {
     "RepeatPrevious": repeating,
     "RepeatFirst": repeating,
     "Autoencode": repeating,
     "CountRecall": count_recall,
     "HigherLower": higher_lower,
+    "Concentration": concentration,
 }

@@ -27,6 +27,7 @@ GAMES: dict[str, Callable[..., gym.Env[Any, Any]]] = {
         "Autoencode",
         "CountRecall",
         "HigherLower",
+        "Concentration",
     )
 }
 """Class name of our family -> the package's environment."""

@@ -47,7 +47,7 @@ class CountState(NamedTuple):
     """[B, cards] uint8, the kinds of the cards in the order in which they are dealt"""
     query: np.ndarray
     """[B, cards] uint8, the kinds in the order in which they are asked for"""
-    count: np.ndarray
+    counts: np.ndarray
     """[B, kinds] int16, how many cards of each kind were dealt, the one in sight included"""
     wrong: np.ndarray
     """bool, whether an answer was wrong so far"""
@@ -59,7 +59,7 @@ def begin_count(rules: CountRules, state: CountState, i: int) -> None:
     shuffle(state.rng, i, state.value, rules.kinds)
     shuffle(state.rng, i, state.query, rules.kinds)
     for kind in range(rules.kinds):
-        state.count[i, kind] = kind == np.int64(state.value[i, 0])
+        state.counts[i, kind] = kind == np.int64(state.value[i, 0])
     state.wrong[i] = False
 
 
@@ -67,10 +67,10 @@ def begin_count(rules: CountRules, state: CountState, i: int) -> None:
 def move_count(rules: CountRules, state: CountState, i: int, action: int) -> tuple[float, bool, bool]:
     """Judge the answer, then deal."""
     steps = state.steps[i]
-    right = action == state.count[i, np.uint64(state.query[i, np.uint64(steps)])]
+    right = action == state.counts[i, np.uint64(state.query[i, np.uint64(steps)])]
     wrong = state.wrong[i] | (not right)
     state.wrong[i] = wrong
-    state.count[i, np.uint64(state.value[i, np.uint64(steps + 1)])] += 1
+    state.counts[i, np.uint64(state.value[i, np.uint64(steps + 1)])] += 1
     terminated = steps == rules.length - 1
     return (rules.reward if right else -rules.reward), terminated, terminated & (not wrong)
 
@@ -138,14 +138,14 @@ class CountRecall(PartsWorld):
             steps=np.zeros(rows, np.int64),
             value=np.zeros((rows, self.cards), np.uint8),
             query=np.zeros((rows, self.cards), np.uint8),
-            count=np.zeros((rows, self.rules.kinds), np.int16),
+            counts=np.zeros((rows, self.rules.kinds), np.int16),
             wrong=np.zeros(rows, bool),
         )
 
     def expert(self) -> np.ndarray:
         """The number of cards of the kind that is asked for."""
         state, rows = self.state, np.arange(self.num_rows)
-        return state.count[rows, state.query[rows, state.steps]].astype(np.int64)
+        return state.counts[rows, state.query[rows, state.steps]].astype(np.int64)
 
     def breakdown(self) -> dict[str, np.ndarray]:
         """Answers by the number that is right."""
@@ -172,13 +172,13 @@ class CountRecall(PartsWorld):
         draw_cards(canvas, 1, [self.names[kind][:2] for kind in kinds], kinds, len(kinds) - 1)
         every = list(range(self.rules.kinds))
         draw_cards(canvas, 2, [name[:2] for name in self.names], every, int(state.query[0, steps]))
-        draw_cards(canvas, 3, [str(count) for count in state.count[0].tolist()], every, -1)
+        draw_cards(canvas, 3, [str(count) for count in state.counts[0].tolist()], every, -1)
         return canvas.pixels
 
     def text(self) -> str:
         """The same in characters."""
         state, steps = self.state, int(self.state.steps[0])
-        counts = ", ".join(f"{name} {count}" for name, count in zip(self.names, state.count[0].tolist()))
+        counts = ", ".join(f"{name} {count}" for name, count in zip(self.names, state.counts[0].tolist()))
         return (
             f"step {steps}/{self.rules.limit}, {'a wrong' if state.wrong[0] else 'no wrong'} answer; "
             f"dealt: {self.names[state.value[0, steps]]}; asked: {self.names[state.query[0, steps]]}; so far: {counts}"

@@ -182,6 +182,15 @@ def HigherLower(draw):
     return dict(num_decks=draw(st.integers(1, 4) | st.integers(1, 100)), flat=draw(st.booleans()))
 
 
+@family(lambda given: dict(num_decks=integer(1, 100), deck_type=NAME, flat=BOOL))
+def Concentration(draw):
+    return dict(
+        num_decks=draw(st.integers(1, 4) | st.integers(1, 100)),
+        deck_type=draw(st.sampled_from(["colors", "ranks"])),
+        flat=draw(st.booleans()),
+    )
+
+
 @family(lambda given: dict(size=integer(7, 101) | st.integers(4, 50).map(lambda half: 2 * half), random_length=BOOL))
 def MiniGridMemory(draw):
     return dict(size=1 + 2 * draw(st.integers(3, 50)), random_length=draw(st.booleans()))

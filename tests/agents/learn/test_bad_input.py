@@ -175,6 +175,7 @@ WORLDS: dict[str, dict[str, list]] = {
     "Autoencode": {"num_decks": SIZE, "flat": FLAG},
     "CountRecall": {"num_decks": SIZE, "deck_type": [None, *CHOICE], "flat": FLAG},
     "HigherLower": {"num_decks": SIZE, "flat": FLAG},
+    "Concentration": {"num_decks": SIZE, "deck_type": [None, *CHOICE], "flat": FLAG},
 }
 for rows in WORLDS.values():
     rows["render_mode"] = RENDER

@@ -12,7 +12,11 @@ from oracle import assert_same_episodes, assert_same_spaces, ours, presets, won
 def copy_counts(env):
     kind = env.deck_idx_type
     value, query = kind[env.value_deck.idx[::-1]], kind[env.query_deck.idx[::-1]]
-    return {"value": value, "query": query, "count": env.counts}
+    return {"value": value, "query": query, "counts": env.counts}
+
+
+def copy_ranks(env):
+    return {"deck": env.deck.ranks_idx[env.deck.idx[::-1]]}
 
 
 @pytest.mark.parametrize(("game", "level"), presets("CountRecall"))
@@ -48,8 +52,7 @@ def test_the_count_is_of_what_was_seen():
 @pytest.mark.parametrize(("game", "level"), presets("HigherLower"))
 def test_higher_lower_equals_the_package(game, level):
     assert_same_spaces(game, level)
-    copy = lambda env: {"deck": env.deck.ranks_idx[env.deck.idx[::-1]]}
-    returns = assert_same_episodes(game, level, copy, max(40, 24_000 // ours(game, level).rules.limit))
+    returns = assert_same_episodes(game, level, copy_ranks, max(40, 24_000 // ours(game, level).rules.limit))
     assert np.mean(returns[3::4]) > 0.4 > np.mean(returns[::4])
 
 
