@@ -29,6 +29,7 @@ from plain import PLAIN
 
 from palimpsest import envs
 from palimpsest.agents.run.experiment import versions
+from palimpsest.envs.actions import random_actions
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import STEP_AND_RESTART
 from palimpsest.envs.registration import entry
@@ -77,8 +78,8 @@ class Options:
 
 
 def actions(world: World, rows: int) -> np.ndarray:
-    """[64, rows] random actions, drawn before the timing."""
-    return np.random.default_rng(0).integers(world.num_actions, size=(64, rows))
+    """[64, rows, ...] random actions, drawn before the timing."""
+    return random_actions(world.action_space, np.random.default_rng(0), 64, rows)
 
 
 def staggered(world: World, rows: int) -> dict[str, np.ndarray]:
@@ -147,7 +148,8 @@ def single(make: Callable[[], gym.Env]) -> Play:
     """A single gymnasium environment, reset at the end of every episode."""
     env = make()
     env.reset(seed=0)
-    script = np.random.default_rng(0).integers(env.action_space.n, size=4096).tolist()  # type: ignore[attr-defined]
+    drawn = random_actions(env.action_space, np.random.default_rng(0), 4096)
+    script = drawn.tolist() if drawn.ndim == 1 else list(drawn)
     at = 0
 
     def play(steps: int) -> int:

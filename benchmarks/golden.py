@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ import tyro
 
 from palimpsest import envs, memory
 from palimpsest.agents import MemoryPPO
+from palimpsest.envs.actions import random_actions
 
 TASK = "Palimpsest/EndlessTMaze-v0"
 ROWS, STEPS, ITERATIONS = 8, 64, 2
@@ -61,11 +61,10 @@ def trained(name: str, share_memory: bool) -> str:
 def played(id: str) -> str:
     """Hash of observations, rewards and ends of episodes for random actions in three rows, seed 0."""
     venv = envs.make_vec(id, 3, seed=0)
-    actions: Any = venv.action_space
     rng = np.random.default_rng(0)
     seen = leaves(venv.reset())
     for _ in range(100):
-        obs, rewards, dones, _ = venv.step(rng.integers(actions.n, size=3))
+        obs, rewards, dones, _ = venv.step(random_actions(venv.action_space, rng, 3))
         seen += [*leaves(obs), rewards, dones]
     return digest(seen)
 

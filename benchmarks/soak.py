@@ -36,6 +36,7 @@ from palimpsest.agents.run.callbacks import CheckpointCallback, EvaluationCallba
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.experiment import make_env, make_model, run_logger, versions
 from palimpsest.agents.run.resume import Checkpoints, StopSignals
+from palimpsest.envs.actions import random_actions
 
 LIMIT = 0.01
 """Growth, as a fraction, at which the script fails."""
@@ -115,11 +116,10 @@ def vector_face(env_id: str) -> Callable[[int], int]:
     """A function that plays CHUNK steps in ROWS rows and returns their number."""
     env = gym.make_vec(env_id, ROWS, vectorization_mode="vector_entry_point")
     rng = np.random.default_rng(0)
-    n = int(env.single_action_space.n)  # type: ignore[attr-defined]
     env.reset(seed=0)
 
     def play_chunk(turn: int) -> int:
-        for actions in rng.integers(n, size=(CHUNK, ROWS)):
+        for actions in random_actions(env.single_action_space, rng, CHUNK, ROWS):
             env.step(actions)
         if turn % 10 == 9:
             env.reset(options={"hidden_state": env.unwrapped.hidden_state()})  # type: ignore[attr-defined]
@@ -132,11 +132,10 @@ def sb3_face(env_id: str) -> Callable[[int], int]:
     """The same through SB3's VecEnv, with a new seed and a reset now and then."""
     venv = envs.make_vec(env_id, ROWS, seed=0)
     rng = np.random.default_rng(0)
-    n = int(venv.action_space.n)  # type: ignore[attr-defined]
     venv.reset()
 
     def play_chunk(turn: int) -> int:
-        for actions in rng.integers(n, size=(CHUNK, ROWS)):
+        for actions in random_actions(venv.action_space, rng, CHUNK, ROWS):
             venv.step(actions)
         if turn % 10 == 4:
             venv.seed(turn)

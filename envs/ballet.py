@@ -271,7 +271,7 @@ class Ballet(World):
             else spaces.Box(-1, 1, (2 + ABOUT_ONE * PLACES,), np.float32)
         )
         told = spaces.Box(0, 1, (1 + NUM_DANCES,), np.float32)
-        super().__init__(rules, spaces.Dict({"told": told, "seen": seen}), 8, render_mode)
+        super().__init__(rules, spaces.Dict({"told": told, "seen": seen}), spaces.Discrete(8), render_mode)
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""

@@ -259,7 +259,9 @@ class ColorCubes(World):
         K = check_integer("phases", phases, 1, 1000)
         p = check_number("teleport", teleport, 0, 1)
         rules = Rules(8 * G * K, G, reciprocal(G), N, K, p, check_flag("hide_colours", hide_colours))
-        super().__init__(rules, spaces.Box(0, 1, (2 * G + N + 2 + 2 * G * N,), np.float32), 5, render_mode)
+        super().__init__(
+            rules, spaces.Box(0, 1, (2 * G + N + 2 + 2 * G * N,), np.float32), spaces.Discrete(5), render_mode
+        )
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""

@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numba import typeof
 
+from palimpsest.envs.actions import ActionSpace, actions_of
 from palimpsest.envs.kernels import IO, OBSERVE, RESTART, STEP, seeded
 from palimpsest.refusals import check_choice
 
@@ -31,7 +32,7 @@ class World(gym.Env):
     Args:
         rules: NamedTuple of Python numbers that the kernel reads. An episode is truncated after `rules.limit` steps.
         observation_space: a Box, or a Dict of Box and Discrete.
-        num_actions: the action space is Discrete(num_actions).
+        action_space: a Discrete or a MultiDiscrete from 0, or a Box of one dimension; see `envs.actions.Actions`.
         render_mode: "rgb_array", "ansi" or None.
 
     Raises:
@@ -49,14 +50,18 @@ class World(gym.Env):
     """More settings to test a trained agent in, beside the one it was trained in."""
 
     def __init__(
-        self, rules: tuple, observation_space: spaces.Space, num_actions: int, render_mode: str | None = None
+        self,
+        rules: tuple,
+        observation_space: spaces.Space,
+        action_space: ActionSpace,
+        render_mode: str | None = None,
     ) -> None:
         if render_mode is not None:
             check_choice("render_mode", render_mode, RENDER_MODES)
         self.rules: Any = rules
         self.observation_space = observation_space
-        self.action_space = spaces.Discrete(num_actions)
-        self.num_actions = num_actions
+        self.action_space = action_space
+        self._actions = actions_of(action_space)
         self._keys = tuple(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else ()
         self.render_mode = render_mode
         self._call: Callable[..., int] | None = None
@@ -67,7 +72,10 @@ class World(gym.Env):
         raise NotImplementedError
 
     def expert(self) -> np.ndarray:
-        """[B] int64: each row's action of an optimal or near-optimal player, who may read the hidden state."""
+        """Each row's action of an optimal or near-optimal player, who may read the hidden state.
+
+        [B] int64 for a Discrete space, [B, n] int64 for a MultiDiscrete one, [B, n] float32 for a Box.
+        """
         raise NotImplementedError
 
     def memory_horizons(self) -> tuple[int, ...]:
@@ -128,23 +136,18 @@ class World(gym.Env):
             io = self.io
         ends = self._call(self.rules, self.state, io, mode)
         if ends < 0:
-            raise ValueError(self.illegal(io.action[-1 - ends], f"in row {-1 - ends}"))
+            raise ValueError(self._actions.refusal(io.action[-1 - ends], f"in row {-1 - ends}"))
         return ends
 
     def checked(self, actions: Any) -> np.ndarray:
-        """`actions`, integers of any size, as [B] int64 for the kernel. An array that already fits is not copied.
+        """`actions` of every row as the kernel reads them. An array that already fits is not copied.
 
         Raises:
             ValueError: another shape or dtype, or a row without a running episode.
         """
         if not self.ready:
             raise ValueError("step needs a running episode in every row; call reset() first")
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_rows,) or actions.dtype.kind not in "iu":
-            raise ValueError(
-                f"actions must be one integer per row, [{self.num_rows}]; got {list(actions.shape)} {actions.dtype}"
-            )
-        return np.asarray(actions, np.int64, "C")
+        return self._actions.batch(actions, self.num_rows)
 
     def fresh_io(self, actions: np.ndarray) -> IO:
         """An `io` that reads `actions` (see `checked`) and has new arrays for the results.
@@ -158,7 +161,7 @@ class World(gym.Env):
         return tuple.__new__(
             IO,
             (
-                self.num_actions,
+                io.choices,
                 io.mask,
                 actions,
                 parts[0] if self.observed is None else tuple.__new__(self.observed, parts),
@@ -219,9 +222,10 @@ class World(gym.Env):
         """
         return {name: array.copy() for name, array in self._hidden().items()}
 
-    def expert_action(self) -> int:
-        """The action of an optimal or near-optimal player, who may read the hidden state."""
-        return int(self.expert()[0])
+    def expert_action(self) -> Any:
+        """The action of an optimal or near-optimal player, who may read the hidden state: an int or an array [n]."""
+        action = self.expert()[0]
+        return action if self._actions.shape else int(action)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode, or restore `options["hidden_state"]`.
@@ -241,18 +245,15 @@ class World(gym.Env):
         """One step. `info` holds `success` at the end of an episode and is empty at all other steps.
 
         Args:
-            action: an integer, 0 to num_actions - 1.
+            action: an integer, or an array [n] of integers or of floats, by the action space.
 
         Raises:
             ValueError: an action outside the space, or no running episode.
         """
         if self.over.item(0):
             raise ValueError("step needs a running episode; call reset() first")
-        integer = type(action) is int or (getattr(action, "dtype", np.dtype("O")).kind in "iu" and np.ndim(action) == 0)
-        if not integer or not 0 <= action < self.num_actions:
-            raise ValueError(self.illegal(action))
         io = self.io
-        io.action[0] = action
+        io.action[0] = self._actions.single(action)
         info = {}
         if self.run(STEP):
             self.over[0] = True
@@ -284,10 +285,6 @@ class World(gym.Env):
             return obs.copy() if count is None else obs[:count].copy()
         return {key: obs[k][:count].copy() for key, k in self._parts}
 
-    def illegal(self, action: Any, where: str = "") -> str:
-        """The error message for an illegal `action`."""
-        return f"actions must be integers, 0 to {self.num_actions - 1}; got {action!r} {where}".rstrip()
-
     def _buffers(self, rows: int) -> IO:
         def array(space: spaces.Space) -> np.ndarray:
             return np.zeros((rows, *(space.shape or ())), space.dtype)
@@ -300,9 +297,9 @@ class World(gym.Env):
             return self.observed(**{key: array(part) for key, part in space.spaces.items()})
 
         return IO(
-            num_actions=self.num_actions,
+            choices=self._actions.choices,
             mask=np.zeros(rows, bool),
-            action=np.zeros(rows, np.int64),
+            action=np.zeros((rows, *self._actions.shape), self._actions.dtype),
             obs=observations(),
             reward=np.zeros(rows),
             terminated=np.zeros(rows, bool),

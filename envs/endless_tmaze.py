@@ -138,7 +138,7 @@ class EndlessTMaze(World):
         uniform = check_choice("regime", regime, ("fixed", "uniform")) == "uniform"
         by_length = check_choice("normalise_by", normalise_by, ("l_max", "length")) == "length"
         rules = Rules(6 * (l_max + 1) * n, n, l_max, uniform, by_length)
-        super().__init__(rules, spaces.Box(0, 1, (3,), np.float32), 3, render_mode)
+        super().__init__(rules, spaces.Box(0, 1, (3,), np.float32), spaces.Discrete(3), render_mode)
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""

@@ -198,7 +198,7 @@ class HideAndSeek(World):
         question = N + 2 * self.moves
         space = spaces.Dict({"place": spaces.Discrete(rooms), "seen": spaces.Box(0, 1, (N + boxes + 3,), np.float32)})
         rules = Rules(question + 1, question, rooms, boxes, reciprocal(boxes), N)
-        super().__init__(rules, space, rooms * boxes, render_mode)
+        super().__init__(rules, space, spaces.Discrete(rooms * boxes), render_mode)
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""
@@ -236,11 +236,11 @@ class HideAndSeek(World):
 
     def chance_level(self) -> float:
         """A guess among all boxes."""
-        return 1 / self.num_actions
+        return 1 / (self.rules.rooms * self.rules.boxes)
 
     def first_place_level(self) -> float:
         """Success, 0 to 1, of a player who always names the first box of the object."""
-        N, empty = self.rules.objects, self.num_actions - self.rules.objects
+        N, empty = self.rules.objects, self.rules.rooms * self.rules.boxes - self.rules.objects
         # Transition matrix of one move; the three states of that box: it holds the object, is empty, holds another.
         one, other, hit = 1 / N, 1 - 1 / N, 1 / empty
         step = np.array(

@@ -5,7 +5,7 @@ A family writes three functions of one row i, and a kernel that passes them to t
     @compiled
     def begin(rules, state, i): ...             the first state of an episode; draws with `draw(state.rng, i, n)`
     @compiled
-    def move(rules, state, i, action): ...      one step -> (reward, terminated, success)
+    def move(rules, state, i, action): ...      one step -> (reward, terminated, success); action is an int or [n]
     @compiled
     def observe(rules, state, i, obs, j): ...   writes every element of obs[j] and changes nothing else
     @compiled
@@ -50,11 +50,12 @@ class IO(NamedTuple):
     the number of valid entries.
     """
 
-    num_actions: int
+    choices: Any
+    """What `first_illegal` compares actions with."""
     mask: np.ndarray
     """[B] bool, the rows that RESTART and OBSERVE apply to."""
     action: np.ndarray
-    """[B] int64, 0 to num_actions - 1."""
+    """[B] int64 for a Discrete action space, [B, n] int64 for a MultiDiscrete one, [B, n] float32 for a Box."""
     obs: Any
     """[B, ...] in the dtype of the space. For a Dict space: a NamedTuple of such arrays."""
     reward: np.ndarray
@@ -74,15 +75,33 @@ class IO(NamedTuple):
 
 
 @compiled
-def first_illegal(action: np.ndarray, num_actions: int) -> int:
-    """The index of the first row whose action is illegal; -1 if there is none."""
+def first_illegal(action: np.ndarray, choices: Any) -> int:
+    """The index of the first row whose action is illegal; -1 if there is none.
+
+    Args:
+        action: [B] or [B, n].
+        choices: n for a Discrete space, nvec [n] int64 for a MultiDiscrete one. None for a Box, where only NaN and
+            infinity are illegal.
+    """
+    # numba drops the branches that do not fit the types
     found = False
-    for i in range(action.shape[0]):  # no early exit, so that the loop vectorises
-        found |= (action[i] < 0) | (action[i] >= num_actions)
-    if found:
+    if action.ndim == 1:
+        for i in range(action.shape[0]):  # no early exit, so that the loop vectorises
+            found |= (action[i] < 0) | (action[i] >= choices)
+        if found:
+            for i in range(action.shape[0]):
+                if action[i] < 0 or action[i] >= choices:
+                    return i
+    elif choices is None:
         for i in range(action.shape[0]):
-            if action[i] < 0 or action[i] >= num_actions:
-                return i
+            for k in range(action.shape[1]):
+                if not np.isfinite(action[i, k]):
+                    return i
+    else:
+        for i in range(action.shape[0]):
+            for k in range(action.shape[1]):
+                if action[i, k] < 0 or action[i, k] >= choices[k]:
+                    return i
     return -1
 
 
@@ -112,7 +131,7 @@ def run_rows(begin: Any, move: Any, observe: Any, rules: Any, state: Any, io: IO
                     begin(rules, state, i)
                 observe(rules, state, i, io.obs, i)
     else:
-        illegal = first_illegal(io.action, io.num_actions)
+        illegal = first_illegal(io.action, io.choices)
         if illegal >= 0:
             ends = -1 - illegal
         else:

@@ -191,7 +191,9 @@ class KeyValueRewrite(World):
         queries = check_integer("queries", queries, 0, 100_000)
         events = keys * (updates + 1) + queries
         rules = Rules(events, keys, values, updates, queries, events, 1 / (queries + keys))
-        super().__init__(rules, spaces.Box(0, 1, (keys + values + 2,), np.float32), values, render_mode)
+        super().__init__(
+            rules, spaces.Box(0, 1, (keys + values + 2,), np.float32), spaces.Discrete(values), render_mode
+        )
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""

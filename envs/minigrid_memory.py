@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import IO, compiled, draw, run_rows
@@ -196,7 +197,7 @@ class MiniGridMemory(World):
         if size % 2 == 0:
             raise ValueError(f"size must be odd, so that the hallway is in the middle; got {size}")
         rules = Rules(5 * size**2, size, check_flag("random_length", random_length))
-        super().__init__(rules, observation_space(), NUM_ACTIONS, render_mode)
+        super().__init__(rules, observation_space(), spaces.Discrete(NUM_ACTIONS), render_mode)
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import IO, compiled, draw, run_rows
@@ -180,7 +181,7 @@ class MiniGridMemoryRewrite(World):
         self, replacements: int = 3, length: int = 7, random_length: bool = False, render_mode: str | None = None
     ) -> None:
         rules = rules_for(replacements, length, random_length)
-        super().__init__(rules, observation_space(), NUM_ACTIONS, render_mode)
+        super().__init__(rules, observation_space(), spaces.Discrete(NUM_ACTIONS), render_mode)
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""

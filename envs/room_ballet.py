@@ -241,7 +241,7 @@ class RoomBalletShortStay(RoomBallet):
         space = spaces.Dict(
             {"place": spaces.Discrete(side * side), "seen": spaces.Box(0, 1, (dances + 1,), np.float32)}
         )
-        super().__init__(Rules(views + 1, views, dances, side), space, dances, render_mode)
+        super().__init__(Rules(views + 1, views, dances, side), space, spaces.Discrete(dances), render_mode)
 
     def memory_horizons(self) -> tuple[int, ...]:
         """From the last view of a room to the question, both included."""

@@ -212,7 +212,7 @@ class RoomBalletMultiTask(RoomBallet):
                 "task": spaces.Discrete(4),
             }
         )
-        super().__init__(Rules(VIEWS + 1, VIEWS, dances, chosen), space, dances, render_mode)
+        super().__init__(Rules(VIEWS + 1, VIEWS, dances, chosen), space, spaces.Discrete(dances), render_mode)
 
     def breakdown(self) -> dict[str, np.ndarray]:
         """The answer by task, 0 fifo, 1 lifo, 2 mvfo, 3 lvfo: the rule that keeps the right entry."""

@@ -262,7 +262,7 @@ class RuneTMaze(World):
         packed = sum(code << 2 * k for k, code in enumerate(codes))
         self.kinds = tuple(KINDS[code] for code in codes)
         rules = Rules(6 * (length + 1) * n, n, length, most, 1 / length, packed, len(codes))
-        super().__init__(rules, spaces.Box(0, 1, (7,), np.float32), 3, render_mode)
+        super().__init__(rules, spaces.Box(0, 1, (7,), np.float32), spaces.Discrete(3), render_mode)
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""

@@ -137,7 +137,7 @@ class WorldVecEnv(EpisodicVecEnv):
         return world.copied(world.io.obs)
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions [B] for the next `step_wait`; ValueError for a wrong shape or dtype."""
+        """Take the actions [B] or [B, n] for the next `step_wait`; ValueError for a wrong shape or dtype."""
         self.world.io.action[:] = self.world.checked(actions)
 
     def step_wait(self) -> VecEnvStepReturn:

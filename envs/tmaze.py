@@ -120,7 +120,9 @@ class ActiveTMaze(World):
     def __init__(self, length: int = 10, render_mode: str | None = None) -> None:
         length = check_integer("length", length, 1, 1_000_000)
         low, high = np.array([0, 0, -1], np.float32), np.ones(3, np.float32)
-        super().__init__(Rules(6 * (length + 3), length), spaces.Box(low, high, dtype=np.float32), 4, render_mode)
+        super().__init__(
+            Rules(6 * (length + 3), length), spaces.Box(low, high, dtype=np.float32), spaces.Discrete(4), render_mode
+        )
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""

@@ -139,7 +139,7 @@ class WorldVectorEnv(VectorEnv):
         """One step in every row.
 
         Args:
-            actions: [B] integers.
+            actions: [B] integers, or [B, n] integers or floats, by the action space.
 
         Returns:
             Observations, rewards [B] float64, terminations and truncations [B] bool, infos.
@@ -158,7 +158,7 @@ class WorldVectorEnv(VectorEnv):
         return self.world.hidden_state()
 
     def expert_action(self) -> np.ndarray:
-        """[B] int64: each row's action of an optimal or near-optimal player, who may read the hidden state."""
+        """[B] or [B, n]: each row's action of an optimal or near-optimal player, who may read the hidden state."""
         return self.world.expert()
 
     def memory_horizons(self) -> tuple[int, ...]:

@@ -35,12 +35,14 @@ def _seeds():
 
 @pytest.fixture(scope="module")
 def tiny_family():
-    """`faces.TINY` is registered."""
-    from faces import TINY
+    """The ids of `faces.TINIES` are registered."""
+    from faces import TINIES
 
-    envs.register(TINY, "tiny_world:Tiny", "An item shown once, to be named later.", limit=10)
+    for id, name in TINIES.items():
+        envs.register(id, f"tiny_world:{name}", "An item shown once, to be named later.", limit=10)
     yield
-    del envs.registration._ENTRIES[TINY], gym.registry[TINY]
+    for id in TINIES:
+        del envs.registration._ENTRIES[id], gym.registry[id]
 
 
 @pytest.fixture(scope="session")

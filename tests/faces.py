@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +10,14 @@ import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
 from palimpsest import envs
+from palimpsest.envs.actions import random_actions
 from palimpsest.envs.core import World
 
 TINY = "Test/Tiny-v0"
-IDS = [*(id for id in envs.ids() if not re.search(r"/POPGym-\w+-(Medium|Hard)-", id)), TINY]
-"""Every registered environment, and one with a Dict observation whatever is registered. Of POPGym's games only the easy
-level: the others run the same code with other numbers, and `tests/envs/popgym` has them all."""
+TINIES = {TINY: "Tiny", "Test/TinyPair-v0": "TinyPair", "Test/TinyPush-v0": "TinyPush"}
+"""Worlds of the tests, with Discrete, MultiDiscrete and Box actions, whatever is registered. Observations are Dicts."""
+IDS = [id for id in (*envs.ids(), *TINIES) if not id.endswith(("-Medium-v0", "-Hard-v0")) or "/POPGym-" not in id]
+"""Every registered environment; of POPGym's games, whose difficulties share their code, the easy ones."""
 ROWS = 5
 
 
@@ -44,14 +45,29 @@ def at(obs: Any, i: int) -> Any:
     return {key: part[i] for key, part in obs.items()} if isinstance(obs, dict) else obs[i]
 
 
+def any_actions(vector: Any, rng: np.random.Generator) -> np.ndarray:
+    """A random action for every row."""
+    return random_actions(vector.single_action_space, rng, vector.num_envs)
+
+
+def nothing(env: World) -> np.ndarray:
+    """The action of zeros."""
+    return np.zeros(env.action_space.shape, env.action_space.dtype)
+
+
+def mixed(mask: np.ndarray, actions: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """`actions` [B, ...] in the rows where `mask` [B] is true, `others` in the rest."""
+    return np.where(mask.reshape(-1, *[1] * (actions.ndim - 1)), actions, others)
+
+
 def play(vector: Any, steps: int, seed: int) -> Iterator[tuple[np.ndarray, tuple]]:
     """Step, the even rows as the expert mostly, the odd ones at random: so rows end at different steps."""
     rng = np.random.default_rng(seed)
     B = vector.num_envs
     skill = np.where(np.arange(B) % 2 == 0, 0.97, 0.2)
     for _ in range(steps):
-        actions = rng.integers(vector.single_action_space.n, size=B)
-        actions = np.where(rng.random(B) < skill, vector.expert_action(), actions)
+        actions = any_actions(vector, rng)
+        actions = mixed(rng.random(B) < skill, vector.expert_action(), actions)
         yield actions, vector.step(actions)
 
 

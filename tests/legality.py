@@ -247,5 +247,7 @@ LEGAL: dict[str, Callable[[Any], Invariants]] = {
     "MiniGridMemory": minigrid_memory,
     "MiniGridMemoryRewrite": minigrid_rewrite,
     "Tiny": tiny,
+    "TinyPair": tiny,
+    "TinyPush": tiny,
     **LEGAL_POPGYM,
 }

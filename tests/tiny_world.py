@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -56,15 +56,38 @@ def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
     return run_rows(begin, move, observe, rules, state, io, mode)
 
 
+@compiled
+def move_pair(rules: Rules, state: State, i: int, action: np.ndarray) -> tuple[float, bool, bool]:
+    answer = np.int64(ITEMS) if (action[1] == 0) & (state.steps[i] >= state.asked_at[i]) else action[0]
+    return move(rules, state, i, answer)
+
+
+@compiled
+def kernel_pair(rules: Rules, state: State, io: IO, mode: int) -> int:
+    return run_rows(begin, move_pair, observe, rules, state, io, mode)
+
+
+@compiled
+def move_push(rules: Rules, state: State, i: int, action: np.ndarray) -> tuple[float, bool, bool]:
+    push = min(max(action[0], -1.0), 1.0) + 0.25 * min(max(action[1], -1.0), 1.0)
+    return move(rules, state, i, np.int64(np.round(push)) + 1)
+
+
+@compiled
+def kernel_push(rules: Rules, state: State, io: IO, mode: int) -> int:
+    return run_rows(begin, move_push, observe, rules, state, io, mode)
+
+
 class Tiny(World):
     """Named items."""
 
     kernel = kernel
     observed = Observation
+    actions: Any = spaces.Discrete(ITEMS)
 
     def __init__(self, limit: int = 10, render_mode: str | None = None) -> None:
         space = spaces.Dict({"seen": spaces.Box(0, 1, (2, ITEMS), np.uint8), "place": spaces.Discrete(PLACES)})
-        super().__init__(Rules(limit), space, ITEMS, render_mode)
+        super().__init__(Rules(limit), space, self.actions, render_mode)
 
     def new_state(self, rows: int) -> State:
         return State(np.zeros(rows, np.uint64), *(np.zeros(rows, np.int64) for _ in range(3)))
@@ -86,3 +109,23 @@ class Tiny(World):
 
     def text(self) -> str:
         return f"step {self.state.steps[0]}"
+
+
+class TinyPair(Tiny):
+    """The item, and beside it a 1 without which the answer is wrong."""
+
+    kernel = kernel_pair
+    actions = spaces.MultiDiscrete([ITEMS, 2])
+
+    def expert(self) -> np.ndarray:
+        return np.stack([self.state.item, np.ones_like(self.state.item)], 1)
+
+
+class TinyPush(Tiny):
+    """The item as a number from -1 to 1, with a little on top; each is clipped to its bounds."""
+
+    kernel = kernel_push
+    actions = spaces.Box(-1, 1, (2,), np.float32)
+
+    def expert(self) -> np.ndarray:
+        return np.stack([self.state.item - 1, np.zeros_like(self.state.item)], 1).astype(np.float32)

@@ -6,6 +6,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 
 from palimpsest.envs.kernels import IO, compiled, run_rows
 from palimpsest.envs.popgym.cards import COLOURS, RANK_NAMES, check_decks, shuffle
@@ -154,7 +155,7 @@ class Concentration(PartsWorld):
         self.names = NAMES[check_choice("deck_type", deck_type, NAMES)]
         kinds = len(self.names)
         rules = Rules(2 * cards, cards, kinds, 1 / (cards // 2), -1 / (2 * cards), check_flat(flat))
-        super().__init__(rules, [kinds + 1] * cards, cards, render_mode)
+        super().__init__(rules, [kinds + 1] * cards, spaces.Discrete(cards), render_mode)
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""

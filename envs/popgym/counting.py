@@ -6,6 +6,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 
 from palimpsest.envs.kernels import IO, compiled, run_rows
 from palimpsest.envs.popgym.cards import (
@@ -129,7 +130,7 @@ class CountRecall(PartsWorld):
         self.names = NAMES[check_choice("deck_type", deck_type, NAMES)]
         self.cards, kinds = cards, len(self.names)
         rules = CountRules(cards - 1, cards - 1, kinds, 1 / (cards - 1), check_flat(flat))
-        super().__init__(rules, [kinds, kinds], cards // kinds + 1, render_mode)
+        super().__init__(rules, [kinds, kinds], spaces.Discrete(cards // kinds + 1), render_mode)
 
     def new_state(self, rows: int) -> CountState:
         """Arrays for `rows` rows."""
@@ -276,7 +277,7 @@ class HigherLower(PartsWorld):
     def __init__(self, num_decks: int = 1, flat: bool = True, render_mode: str | None = None) -> None:
         cards = check_decks(num_decks)
         rules = BetRules(cards - 1, cards - 1, cards, 1 / cards, check_flat(flat))
-        super().__init__(rules, [RANKS], 2, render_mode)
+        super().__init__(rules, [RANKS], spaces.Discrete(2), render_mode)
 
     def new_state(self, rows: int) -> BetState:
         """Arrays for `rows` rows."""

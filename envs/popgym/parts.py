@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from palimpsest.envs.actions import ActionSpace
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import compiled
 from palimpsest.refusals import check_flag
@@ -37,18 +38,18 @@ class PartsWorld(World):
     Args:
         rules: as in `World`; it has the field `flat`.
         parts: numbers of choices.
-        num_actions: the number of actions.
+        action_space: as in `World`.
         render_mode: "rgb_array", "ansi" or None.
     """
 
-    def __init__(self, rules: Any, parts: Sequence[int], num_actions: int, render_mode: str | None) -> None:
+    def __init__(self, rules: Any, parts: Sequence[int], action_space: ActionSpace, render_mode: str | None) -> None:
         self.parts = tuple(parts)
         space: spaces.Space
         if rules.flat:
             space = spaces.Box(0, 1, (sum(parts),), np.float32)
         else:
             space = spaces.MultiDiscrete(list(parts)) if len(parts) > 1 else spaces.Discrete(parts[0])
-        super().__init__(rules, space, num_actions, render_mode)
+        super().__init__(rules, space, action_space, render_mode)
 
     def numbers(self, obs: np.ndarray) -> np.ndarray:
         """The parts [..., P] int64 of observations [..., *shape]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 
 from palimpsest.envs.kernels import IO, compiled, run_rows
 from palimpsest.envs.popgym.cards import MOST_SHOWN, SUIT_NAMES, SUITS, check_decks, draw_cards, shuffle
@@ -195,7 +196,7 @@ class RepeatPrevious(Repeating):
         cards = check_decks(num_decks)
         k = check_integer("k", k, 1, cards - 1)
         rules = Rules(cards - 1, cards - 1, cards, k, 1 / (cards - k), check_flat(flat))
-        super().__init__(rules, [SUITS], SUITS, render_mode)
+        super().__init__(rules, [SUITS], spaces.Discrete(SUITS), render_mode)
 
     def asked(self) -> np.ndarray:
         """The card k inputs ago."""
@@ -244,7 +245,7 @@ class RepeatFirst(Repeating):
     def __init__(self, num_decks: int = 1, flat: bool = True, render_mode: str | None = None) -> None:
         cards = check_decks(num_decks)
         rules = Rules(cards - 1, cards - 1, cards, 0, 1 / (cards - 1), check_flat(flat))
-        super().__init__(rules, [SUITS], SUITS, render_mode)
+        super().__init__(rules, [SUITS], spaces.Discrete(SUITS), render_mode)
 
     def asked(self) -> np.ndarray:
         """The first card."""
@@ -294,7 +295,7 @@ class Autoencode(Repeating):
     def __init__(self, num_decks: int = 1, flat: bool = True, render_mode: str | None = None) -> None:
         cards = check_decks(num_decks)
         rules = Rules(2 * cards - 1, 2 * cards - 1, cards, 0, 1 / cards, check_flat(flat))
-        super().__init__(rules, [2, SUITS], SUITS, render_mode)
+        super().__init__(rules, [2, SUITS], spaces.Discrete(SUITS), render_mode)
 
     def asked(self) -> np.ndarray:
         """The last card that was not asked for yet, once all are dealt."""

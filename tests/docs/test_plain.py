@@ -147,7 +147,7 @@ def test_equals_the_world(name, kwargs):
         first, over = obs, False
         while not over:
             hidden.append(world.hidden_state())
-            action = world.expert_action() if rng.random() < skill else int(rng.integers(world.num_actions))
+            action = world.expert_action() if rng.random() < skill else int(rng.integers(world.action_space.n))
             obs, reward, terminated, truncated, info = world.step(action)
             over = terminated or truncated
             episode.append((action, obs, (reward, terminated, truncated, info)))

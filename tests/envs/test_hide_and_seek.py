@@ -98,7 +98,7 @@ def test_equals_the_twin(kwargs, seed, skill):
     obs, _ = env.reset(seed=seed)
     assert plain(obs) == twin.reset(seed)
     for _ in range(200):
-        action = env.expert_action() if rng.random() < skill else int(rng.integers(env.num_actions))
+        action = env.expert_action() if rng.random() < skill else int(rng.integers(env.action_space.n))
         times = -1 if twin.asked is None else twin.count[twin.asked]
         assert env.times_moved().tolist() == [times]
         obs, reward, terminated, truncated, info = env.step(action)
@@ -217,13 +217,13 @@ def test_without_memory_it_is_chance(kwargs):
         obs, *_ = vector.step(np.zeros(vector.num_envs, int))
     shown = obs["seen"][:, :N].argmax(1) * world.rules.rooms + obs["place"]
     answers = vector.expert_action()
-    table = np.zeros((N * world.rules.rooms, world.num_actions), int)
+    table = np.zeros((N * world.rules.rooms, world.action_space.n), int)
     half = vector.num_envs // 2
     np.add.at(table, (shown[:half], answers[:half]), 1)
     best = table.argmax(1)[shown[half:]] == answers[half:]
-    assert world.chance_level() == 1 / world.num_actions
+    assert world.chance_level() == 1 / world.action_space.n
     assert near(best.mean(), world.chance_level(), half)
-    counts = np.bincount(answers, minlength=world.num_actions)
+    counts = np.bincount(answers, minlength=world.action_space.n)
     assert (np.abs(counts - counts.mean()) < 5 * np.sqrt(counts.mean())).all()
 
 

@@ -129,7 +129,7 @@ def compare(env, twin: Twin, seed: int, skill: float, episodes: int) -> None:
     for _ in range(episodes):
         over = False
         while not over:
-            action = env.expert_action() if rng.random() < skill else int(rng.integers(env.num_actions))
+            action = env.expert_action() if rng.random() < skill else int(rng.integers(env.action_space.n))
             obs, reward, terminated, truncated, info = env.step(action)
             assert (plain(obs), reward, terminated, truncated, info.get("success", False)) == twin.step(action)
             over = terminated or truncated

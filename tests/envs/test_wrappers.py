@@ -10,6 +10,7 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from faces import TINIES, any_actions, mixed
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
@@ -166,7 +167,8 @@ def test_final_obs_by_hand():
     assert infos["final_obs"][1:].tolist() == [None, None]
 
 
-@pytest.mark.parametrize(("id", "kwargs"), [(TMAZE, SHORT), (HIDE, FEW)])
+@pytest.mark.usefixtures("tiny_family")
+@pytest.mark.parametrize(("id", "kwargs"), [(TMAZE, SHORT), (HIDE, FEW), *((id, {}) for id in TINIES)])
 def test_worlds_on_every_face(id, kwargs):
     vector = VectorPreviousActionReward(gym.make_vec(id, 5, **kwargs))
     venv = VecPreviousActionReward(envs.make_vec(id, 5, seed=3, **kwargs))
@@ -182,8 +184,7 @@ def test_worlds_on_every_face(id, kwargs):
     rng = np.random.default_rng(0)
     ended = 0
     for _ in range(60):
-        experts = vector.unwrapped.expert_action()
-        actions = np.where(rng.random(5) < 0.8, experts, rng.integers(vector.single_action_space.n, size=5))
+        actions = mixed(rng.random(5) < 0.8, vector.unwrapped.expert_action(), any_actions(vector, rng))
         obs, _, terminated, truncated, infos = vector.step(actions)
         sb3_obs, _, dones, sb3_infos = venv.step(actions)
         assert same(obs, sb3_obs)

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from faces import any_actions, mixed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from legality import broken
@@ -235,9 +236,7 @@ def test_what_is_allowed_plays(name, data, seed):
     for _ in range(12):
         assert vector.observation_space.contains(obs)
         assert broken(vector.world) == []
-        actions = np.where(
-            rng.random(3) < 0.5, vector.expert_action(), rng.integers(vector.single_action_space.n, size=3)
-        )
+        actions = mixed(rng.random(3) < 0.5, vector.expert_action(), any_actions(vector, rng))
         obs, *_ = vector.step(actions)
     horizons, chance = vector.memory_horizons(), vector.chance_level()
     assert 1 <= horizons[0] <= horizons[-1] <= vector.world.rules.limit + 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faces import FAMILIES, IDS, ROWS, TINY, at, make, make_rows, play, same, until_ends
+from faces import FAMILIES, IDS, ROWS, TINIES, any_actions, at, make, make_rows, nothing, play, same, until_ends
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -126,8 +126,11 @@ def test_hidden_states_that_do_not_fit_are_refused(id):
 def test_same_seed_same_episode(id, seed, length, data):
     a, b = make(id), make(id)
     assert same(a.reset(seed=seed), b.reset(seed=seed))
-    for action in data.draw(st.lists(st.integers(0, a.num_actions - 1), min_size=length, max_size=length)):
-        one, two = a.step(action), b.step(np.int32(action))
+    space, shape = a.action_space, a.action_space.shape
+    choices = np.full(shape, 99) if isinstance(space, spaces.Box) else np.ravel(space.nvec if shape else space.n)
+    for _ in range(length):
+        action = [data.draw(st.integers(0, int(n) - 1)) for n in choices]
+        one, two = a.step(action[0] if shape == () else action), b.step(np.array(action, np.int32).reshape(shape))
         assert same(one, two)
         if one[2] or one[3]:
             assert same(a.reset(), b.reset())
@@ -158,7 +161,7 @@ def test_clones_go_on_alike_and_apart(id, clone):
         assert same(results, again)
         assert same(dict(infos), dict(infos_again))
         assert same(venv.step(actions)[:3], others[1].step(actions)[:3])
-    assert same(single.step(0), others[2].step(0))
+    assert same(single.step(nothing(single)), others[2].step(nothing(single)))
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -171,7 +174,7 @@ def test_a_million_random_steps_stay_legal_and_in_the_space(id):
         assert_in_space(obs, vector.single_observation_space)
         if rng.random() < 0.25:  # at moments that no episode's length has in common
             assert broken(vector.world) == []
-        obs, reward, *_ = vector.step(rng.integers(vector.single_action_space.n, size=B))
+        obs, reward, *_ = vector.step(any_actions(vector, rng))
         assert np.isfinite(reward).all()
     for _, (obs, *_) in play(vector, 60, seed=5):
         assert_in_space(obs, vector.single_observation_space)
@@ -255,31 +258,52 @@ def test_the_expert_wins(id):
     assert np.mean(won) >= vector.world.expert_success
 
 
+def unlawful(space: spaces.Space) -> tuple[list, list, list]:
+    """For a batch of three rows: actions out of range, arrays of a wrong shape or type; and single wrong actions."""
+    zeros = np.zeros((3, *space.shape), space.dtype)
+    shapes = np.zeros(2, int), np.zeros(4, int), np.zeros(0, int), zeros[:, None], zeros[None], zeros[:2], 0, None
+    types = zeros.astype(bool), zeros.astype(str), zeros.astype(object), zeros.astype(complex)
+    singles = None, "0", "", [], [None], {}, zeros[:2], zeros[0].astype(bool), zeros[0].astype(str), [[0]], [0] * 99
+    if isinstance(space, spaces.Box):
+        values = [*map(float, ("nan", "inf", "-inf")), 1e300, np.float32("inf")]
+        alone = [0.0, True]
+    else:
+        n = int(np.max(space.n if space.shape == () else space.nvec))
+        values = [n, -1, 2**63 - 1, -(2**63), np.uint64(2**64 - 1), np.int8(-1)]
+        types = *types, zeros.astype(float), np.full_like(zeros, np.nan, float)
+        alone = [2**64, 0.0, np.array(0.0), float("nan"), np.float32("nan"), True, np.zeros((), bool)]
+    out_of_range = []
+    for value in values:
+        for row in range(3):
+            bad = zeros.astype(np.asarray(value).dtype)
+            bad[row] = value
+            out_of_range.append(bad)
+    wrong = [bad[0] for bad in out_of_range[::3]] if space.shape else values
+    return out_of_range, [*shapes, *types], [*singles, *alone, *wrong]
+
+
 @pytest.mark.parametrize("id", IDS)
 def test_illegal_actions_are_refused_and_move_nothing(id):
-    n = make(id).num_actions
     vector, venv, single = make_rows(id, 3), envs.make_vec(id, 3, seed=0), make(id)
     vector.reset(seed=0)
     venv.reset()
     single.reset(seed=0)
     before, before_single = vector.hidden_state(), single.hidden_state()
-    allowed = f"actions must be integers, 0 to {n - 1}"
-    for bad in ([0, 0, n], [-1, 0, 0]):
-        for face in (vector, venv):
-            with pytest.raises(ValueError, match=allowed):
-                face.step(np.array(bad))
-    for bad in ([2**63 - 1, 0, 0], [0, 0, -(2**63)], np.array([0, 2**64 - 1, 0], np.uint64)):
-        for face in (vector, venv):
-            with pytest.raises(ValueError, match=allowed):
-                face.step(np.array(bad))
-    shapes = np.zeros(2, int), np.zeros(4, int), np.zeros(0, int), np.zeros((3, 1), int), np.zeros((1, 3), int), 0
-    types = np.zeros(3), np.full(3, np.nan), np.ones(3, bool), np.array(["0"] * 3), np.array([0, 0, None]), None
-    for bad in (*shapes, *types):
-        for face in (vector, venv):
-            with pytest.raises(ValueError, match="actions must be one integer per row"):
+    out_of_range, unfit, wrong = unlawful(single.action_space)
+    kind = type(single.action_space)
+    allowed = {
+        spaces.Discrete: "actions must be integers, 0 to ",
+        spaces.MultiDiscrete: r"actions must be \d+ integers?, from 0 to ",
+        spaces.Box: r"actions must be \d+ finite numbers?; got ",
+    }[kind]
+    for face in (vector, venv):
+        for bad in out_of_range:
+            with pytest.raises(ValueError, match=f"{allowed}.*in row {np.argmax((bad != 0).reshape(3, -1).any(1))}"):
                 face.step(bad)
-    wrong = n, -1, 2**64, -(2**63), np.int8(-1), np.uint64(2**64 - 1), 0.0, float("nan"), np.float32("nan"), True, None
-    for bad in (*wrong, "0", [0], np.zeros(1, int), np.zeros((), bool), np.array(0.0)):
+        for bad in unfit:
+            with pytest.raises(ValueError, match=r"actions must be (one|\d+) (integers?|numbers?) per row, \[3"):
+                face.step(bad)
+    for bad in wrong:
         with pytest.raises(ValueError, match=allowed):
             single.step(bad)
     assert same(single.hidden_state(), before_single)
@@ -287,16 +311,21 @@ def test_illegal_actions_are_refused_and_move_nothing(id):
         assert all(same(array, before[name]) for name, array in world.hidden_state().items())
 
 
-def test_actions_of_any_integer_type_and_layout_count_alike():
+@pytest.mark.parametrize("id", TINIES)
+def test_actions_of_any_type_and_layout_count_alike(id):
     def apart(actions: np.ndarray) -> np.ndarray:
-        return np.repeat(actions, 2)[::2]
+        return np.repeat(actions, 2, axis=0)[::2]
 
     def unaligned(actions: np.ndarray) -> np.ndarray:
-        return np.frombuffer(b"." + actions.tobytes(), np.int64, offset=1)
+        return np.frombuffer(b"." + actions.tobytes(), actions.dtype, offset=1).reshape(actions.shape)
 
-    types = [lambda a, t=t: a.astype(t) for t in (np.int8, np.uint64, ">i8", ">u2")]
-    layouts = [*types, list, apart, unaligned, lambda a: apart(a.astype(np.int32))]
-    faces = [face for _ in range(len(layouts) + 1) for face in (make_rows(TINY), envs.make_vec(TINY, ROWS, seed=3))]
+    whole = make(id).action_space.dtype.kind == "i"
+    types = [
+        lambda a, t=t: a.astype(t) for t in ((np.int8, np.uint64, ">i8", ">u2") if whole else ("f8", ">f4", ">f8"))
+    ]
+    layouts = [*types, list, apart, unaligned, lambda a: apart(a.astype(np.int32 if whole else np.float64))]
+    layouts += [np.asfortranarray] if make(id).action_space.shape else []
+    faces = [face for _ in range(len(layouts) + 1) for face in (make_rows(id), envs.make_vec(id, ROWS, seed=3))]
     for face in faces[::2]:
         face.reset(seed=3)
     for face in faces[1::2]:
@@ -314,19 +343,19 @@ def test_actions_of_any_integer_type_and_layout_count_alike():
 def test_a_step_needs_an_episode(id):
     for face in (make_rows(id, 2), envs.make_vec(id, 2)):
         with pytest.raises(ValueError, match=r"call reset\(\) first"):
-            face.step(np.zeros(2, int))
+            face.step(np.repeat(nothing(make(id))[None], 2, 0))
     env = make(id)
     with pytest.raises(ValueError, match=r"call reset\(\) first"):
-        env.step(0)
+        env.step(nothing(env))
     env.reset(seed=0)
     while True:
         *_, terminated, truncated, _ = env.step(env.expert_action())
         if terminated or truncated:
             break
     with pytest.raises(ValueError, match=r"call reset\(\) first"):
-        env.step(0)
+        env.step(nothing(env))
     env.reset()
-    env.step(0)
+    env.step(nothing(env))
 
 
 @pytest.mark.parametrize("id", IDS)
