@@ -27,7 +27,7 @@ def make(id: str, **kwargs: Any) -> World:
     return world
 
 
-FAMILIES = {type(make(id)): id for id in IDS[:-1]}
+FAMILIES = {type(make(id)): id for id in IDS if id not in TINIES}
 """Every family, with the last of its ids."""
 
 

@@ -73,7 +73,7 @@ def test_the_expert_looks_only_at_cards_that_it_has_seen():
 
 
 def three_lowest(world, obs):
-    """Reads the observation alone: tries two of the three lowest cards that are face down, in an order that it shows."""
+    """By the observation alone: two of the three lowest cards that are face down, in an order that it shows."""
     up = world.numbers(obs) != world.rules.kinds
     order = np.argsort(up, axis=1, kind="stable")
     highest = up.shape[1] - 1 - up[:, ::-1].argmax(1)
