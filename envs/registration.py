@@ -287,6 +287,20 @@ _GAMES: tuple[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]], .
         dict(num_decks=2, deck_type="colors"),
         dict(num_decks=1, deck_type="ranks"),
     ),
+    (
+        "battleship:Battleship",
+        "Four ships lie hidden on a board; the player shoots at cells and learns of each shot whether it hit.",
+        dict(board_size=8),
+        dict(board_size=10),
+        dict(board_size=12),
+    ),
+    (
+        "minesweeper:MineSweeper",
+        "Mines lie hidden on a board; the player views cells and learns of each how many mines lie around it.",
+        dict(board_size=4, num_mines=2),
+        dict(board_size=6, num_mines=6),
+        dict(board_size=8, num_mines=10),
+    ),
 )
 for _game, _meaning, *_levels in _GAMES:
     for _level, _arguments in zip(("Easy", "Medium", "Hard"), _levels):

@@ -55,6 +55,30 @@ def concentration(world: Any) -> Invariants:
     }
 
 
+def battleship(world: Any) -> Invariants:
+    state, side = world.state, world.rules.side
+    board = np.pad(state.ship.reshape(-1, side, side), ((0, 0), (1, 1), (1, 1)))
+    beside = board[:, 2:, 1:-1] | board[:, :-2, 1:-1] | board[:, 1:-1, 2:] | board[:, 1:-1, :-2]
+    return {
+        "cells of ships": state.ship.sum(1) == 12,
+        "no ship of one cell": (beside | ~board[:, 1:-1, 1:-1]).all((1, 2)),
+        "hits": state.hits == (state.ship & state.shot).sum(1),
+        "shots": state.hits + state.misses == state.steps,
+        "a hit needs hits": ~state.hit | (state.hits > 0),
+    }
+
+
+def minesweeper(world: Any) -> Invariants:
+    state, side, mines = world.state, world.rules.side, world.rules.mines
+    return {
+        "mines": state.mine.sum(1) == mines,
+        "no viewed mine": ~(state.mine & state.viewed).any(1),
+        "left": state.left == side * side - mines - state.viewed.sum(1),
+        "viewed at most one a step": state.viewed.sum(1) <= state.steps,
+        "count": (state.last >= 0) & (state.last <= min(mines, 9)),
+    }
+
+
 LEGAL_POPGYM = {
     "RepeatPrevious": repeating,
     "RepeatFirst": repeating,
@@ -62,4 +86,6 @@ LEGAL_POPGYM = {
     "CountRecall": count_recall,
     "HigherLower": higher_lower,
     "Concentration": concentration,
+    "Battleship": battleship,
+    "MineSweeper": minesweeper,
 }

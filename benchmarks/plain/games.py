@@ -19,15 +19,25 @@ def flattened(game: str, **kwargs: Any) -> gym.Env:
         return gym.wrappers.FlattenObservation(getattr(popgym.envs, game)(**kwargs))
 
 
+def minesweeper(board_size: int, num_mines: int) -> gym.Env:
+    """The package knows three boards, by name."""
+    names = {(4, 2): "easy", (6, 6): "medium", (8, 10): "hard"}
+    return flattened("MineSweeper", difficulty=names[board_size, num_mines])
+
+
 GAMES: dict[str, Callable[..., gym.Env[Any, Any]]] = {
-    game: functools.partial(flattened, game)
-    for game in (
-        "RepeatPrevious",
-        "RepeatFirst",
-        "Autoencode",
-        "CountRecall",
-        "HigherLower",
-        "Concentration",
-    )
+    **{
+        game: functools.partial(flattened, game)
+        for game in (
+            "RepeatPrevious",
+            "RepeatFirst",
+            "Autoencode",
+            "CountRecall",
+            "HigherLower",
+            "Concentration",
+            "Battleship",
+        )
+    },
+    "MineSweeper": minesweeper,
 }
 """Class name of our family -> the package's environment."""

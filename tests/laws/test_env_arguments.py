@@ -192,6 +192,17 @@ def Concentration(draw):
     )
 
 
+@family(lambda given: dict(board_size=integer(6, 20), flat=BOOL))
+def Battleship(draw):
+    return dict(board_size=draw(st.integers(6, 20)), flat=draw(st.booleans()))
+
+
+@family(lambda given: dict(board_size=integer(3, 8), num_mines=integer(1, given["board_size"] ** 2 - 3), flat=BOOL))
+def MineSweeper(draw):
+    side = draw(st.integers(3, 8))
+    return dict(board_size=side, num_mines=draw(st.integers(1, side**2 - 3)), flat=draw(st.booleans()))
+
+
 @family(lambda given: dict(size=integer(7, 101) | st.integers(4, 50).map(lambda half: 2 * half), random_length=BOOL))
 def MiniGridMemory(draw):
     return dict(size=1 + 2 * draw(st.integers(3, 50)), random_length=draw(st.booleans()))

@@ -175,6 +175,8 @@ WORLDS: dict[str, dict[str, list]] = {
     "Autoencode": {"num_decks": SIZE, "flat": FLAG},
     "CountRecall": {"num_decks": SIZE, "deck_type": [None, *CHOICE], "flat": FLAG},
     "HigherLower": {"num_decks": SIZE, "flat": FLAG},
+    "Battleship": {"board_size": [*SIZE, 5, 21], "flat": FLAG},
+    "MineSweeper": {"board_size": [*SIZE, 2, 9], "num_mines": [*SIZE, 14], "flat": FLAG},
     "Concentration": {"num_decks": SIZE, "deck_type": [None, *CHOICE], "flat": FLAG},
 }
 for rows in WORLDS.values():

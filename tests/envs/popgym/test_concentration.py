@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from oracle import assert_same_episodes, assert_same_spaces, ours, presets, won
+from oracle import (
+    assert_same_episodes,
+    assert_same_observation,
+    assert_same_spaces,
+    ours,
+    presets,
+    theirs,
+    with_fields,
+    won,
+)
 
 EVERY = pytest.mark.parametrize(("game", "level"), presets("Concentration"))
 
@@ -33,8 +42,6 @@ def test_attempts_that_fail_at_once(game, level):
         if waiting and chance < 0.3:
             return waiting[0]
         return int(rng.choice(up)) if up and chance < 0.5 else None
-
-    from oracle import assert_same_observation, theirs, with_fields
 
     env, world, rng = theirs(game, level), ours(game, level), np.random.default_rng(1)
     for seed in range(40):
