@@ -301,6 +301,20 @@ _GAMES: tuple[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]], .
         dict(board_size=6, num_mines=6),
         dict(board_size=8, num_mines=10),
     ),
+    (
+        "labyrinth:LabyrinthEscape",
+        "The player must find the exit of a random maze, seeing only the squares around it.",
+        dict(maze_size=10),
+        dict(maze_size=14),
+        dict(maze_size=18),
+    ),
+    (
+        "labyrinth:LabyrinthExplore",
+        "The player must visit all squares of a random maze, seeing only the squares around it.",
+        dict(maze_size=10),
+        dict(maze_size=14),
+        dict(maze_size=18),
+    ),
 )
 for _game, _meaning, *_levels in _GAMES:
     for _level, _arguments in zip(("Easy", "Medium", "Hard"), _levels):

@@ -79,6 +79,29 @@ def minesweeper(world: Any) -> Invariants:
     }
 
 
+def labyrinth(world: Any) -> Invariants:
+    state, side = world.state, world.rules.side
+    maze, rows = state.square.reshape(-1, side, side), np.arange(world.num_rows)
+    inner, corners = maze[:, 1:-1, 1:-1], maze[:, ::2, ::2]
+    at = np.clip(state.y.astype(int) * side + state.x, 0, side * side - 1)
+    border = np.ones((side, side), bool)
+    border[1:-1, 1:-1] = False
+    doors = np.sort(maze[:, border], axis=1)[:, -2:]
+    return {
+        "on the grid": ((state.x >= 0) & (state.x < side) & (state.y >= 0) & (state.y < side)),
+        "on a square that was visited": state.visited[rows, at] & (state.square[rows, at] != 1),
+        "no wall was visited": ~(state.visited & (state.square == 1)).any(1),
+        "visited at most one a step": state.visited.sum(1) <= state.steps + 1,
+        "free or wall inside": (inner <= 1).all((1, 2)),
+        "corners are walls": (corners[:, 1:-1, 1:-1] == 1).all((1, 2)),
+        "an entrance": doors[:, 1] == (2 if world.rules.explore else 3),
+        "an exit in escapes": doors[:, 0] == (1 if world.rules.explore else 2),
+        "free": state.free == (state.square == 0).sum(1),
+        "left": state.left == ((state.square == 0) & ~state.visited).sum(1),
+        "action": (state.action >= 0) & (state.action <= 4) & ((state.action == 4) == (state.steps == 0)),
+    }
+
+
 LEGAL_POPGYM = {
     "RepeatPrevious": repeating,
     "RepeatFirst": repeating,
@@ -88,4 +111,6 @@ LEGAL_POPGYM = {
     "Concentration": concentration,
     "Battleship": battleship,
     "MineSweeper": minesweeper,
+    "LabyrinthEscape": labyrinth,
+    "LabyrinthExplore": labyrinth,
 }

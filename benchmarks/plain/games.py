@@ -25,6 +25,11 @@ def minesweeper(board_size: int, num_mines: int) -> gym.Env:
     return flattened("MineSweeper", difficulty=names[board_size, num_mines])
 
 
+def labyrinth(game: str, maze_size: int) -> gym.Env:
+    """The package's mazes may have two different sides."""
+    return flattened(game, maze_dims=(maze_size, maze_size))
+
+
 GAMES: dict[str, Callable[..., gym.Env[Any, Any]]] = {
     **{
         game: functools.partial(flattened, game)
@@ -39,5 +44,7 @@ GAMES: dict[str, Callable[..., gym.Env[Any, Any]]] = {
         )
     },
     "MineSweeper": minesweeper,
+    "LabyrinthEscape": functools.partial(labyrinth, "LabyrinthEscape"),
+    "LabyrinthExplore": functools.partial(labyrinth, "LabyrinthExplore"),
 }
 """Class name of our family -> the package's environment."""

@@ -203,6 +203,29 @@ def MineSweeper(draw):
     return dict(board_size=side, num_mines=draw(st.integers(1, side**2 - 3)), flat=draw(st.booleans()))
 
 
+def mazes(draw):
+    return dict(
+        maze_size=2 * draw(st.integers(3, 20)),
+        episode_length=draw(st.integers(2, 2000) | st.integers(2, 1 << 20)),
+        flat=draw(st.booleans()),
+    )
+
+
+def wrong_mazes(given):
+    sizes = integer(6, 40) | st.integers(2, 20).map(lambda half: 2 * half + 1)
+    return dict(maze_size=sizes, episode_length=integer(2, 1 << 20), flat=BOOL)
+
+
+@family(wrong_mazes)
+def LabyrinthEscape(draw):
+    return mazes(draw)
+
+
+@family(wrong_mazes)
+def LabyrinthExplore(draw):
+    return mazes(draw)
+
+
 @family(lambda given: dict(size=integer(7, 101) | st.integers(4, 50).map(lambda half: 2 * half), random_length=BOOL))
 def MiniGridMemory(draw):
     return dict(size=1 + 2 * draw(st.integers(3, 50)), random_length=draw(st.booleans()))

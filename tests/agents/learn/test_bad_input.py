@@ -177,6 +177,8 @@ WORLDS: dict[str, dict[str, list]] = {
     "HigherLower": {"num_decks": SIZE, "flat": FLAG},
     "Battleship": {"board_size": [*SIZE, 5, 21], "flat": FLAG},
     "MineSweeper": {"board_size": [*SIZE, 2, 9], "num_mines": [*SIZE, 14], "flat": FLAG},
+    "LabyrinthEscape": {"maze_size": [*SIZE, 4, 7, 42], "episode_length": [*SIZE, 1], "flat": FLAG},
+    "LabyrinthExplore": {"maze_size": [*SIZE, 4, 7, 42], "episode_length": [*SIZE, 1], "flat": FLAG},
     "Concentration": {"num_decks": SIZE, "deck_type": [None, *CHOICE], "flat": FLAG},
 }
 for rows in WORLDS.values():
