@@ -298,7 +298,8 @@ class LabyrinthEscape(Labyrinth):
     one, the package reports both; here termination wins.
 
     Horizons Ξ: {1}. Chance level: 1. A player that follows the wall on its right needs only the view and its last
-    action; the package itself warns that its mazes need no memory. Memory makes the way shorter.
+    action, and returns 0.95, 0.90 and 0.84 at Easy, Medium and Hard; the package itself warns that its mazes need no
+    memory. The shortest way, which the expert takes, returns 0.98, 0.96 and 0.95.
 
     Args:
         maze_size: squares along a side of the maze, less one, even, 6 to 40.
@@ -344,8 +345,8 @@ class LabyrinthExplore(Labyrinth):
 
     The expert walks to the nearest square that was not visited yet.
 
-    Horizons Ξ: {1}. Chance level: 1. A player that follows the wall on its right visits all squares; see
-    LabyrinthEscape. Memory makes the way shorter.
+    Horizons Ξ: {1}. Chance level: 1. A player that follows the wall on its right visits all squares (LabyrinthEscape),
+    and returns 0.97, 0.92 and 0.87 at Easy, Medium and Hard, no less than the expert: memory gains nothing.
 
     Args:
         maze_size: squares along a side of the maze, less one, even, 6 to 40.
