@@ -6,7 +6,7 @@ Importing this module imports neither torch nor stable-baselines3.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from palimpsest import envs
@@ -55,9 +55,14 @@ def check_environment(env: Any) -> None:
 
 
 def make_environments(
-    env_id: str, num_envs: int, seed: int, env_args: Mapping[str, Any], previous_action_reward: bool = False
+    env_id: str,
+    num_envs: int,
+    seed: int,
+    env_args: Mapping[str, Any],
+    previous_action_reward: bool = False,
+    keep_observations: Sequence[int] | None = None,
 ) -> VecEnv:
-    """`envs.make_vec`; `previous_action_reward` adds the previous action and reward to the observations.
+    """`envs.make_vec`, with what a run does to the observations.
 
     Args:
         env_id: a registered gymnasium id.
@@ -65,13 +70,16 @@ def make_environments(
         seed: row i is reset with seed + i.
         env_args: the environment's arguments.
         previous_action_reward: add them to the observations (`envs.joined.Joined`).
+        keep_observations: the numbers of an observation that are kept (`envs.kept.Kept`); None for all.
 
     Raises:
-        ValueError: an unknown id, an argument that does not fit, or spaces to which they cannot be added.
+        ValueError: an unknown id, an argument that does not fit, or spaces that do not allow it.
     """
-    from palimpsest.envs.wrappers import VecPreviousActionReward
+    from palimpsest.envs.wrappers import VecKeepObservations, VecPreviousActionReward
 
     venv = envs.make_vec(env_id, num_envs, seed=seed, **env_args)
+    if keep_observations is not None:
+        venv = VecKeepObservations(venv, keep_observations)
     return VecPreviousActionReward(venv) if previous_action_reward else venv
 
 

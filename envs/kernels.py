@@ -205,6 +205,14 @@ def chance(rng: np.ndarray, i: int) -> float:
 
 
 @compiled
+def gaussians(rng: np.ndarray, i: int) -> tuple[float, float]:
+    """Two independent standard normal numbers (Box and Muller 1958)."""
+    radius = np.sqrt(-2 * np.log(1 - chance(rng, i)))
+    angle = 2 * np.pi * chance(rng, i)
+    return radius * np.cos(angle), radius * np.sin(angle)
+
+
+@compiled
 def either(condition: bool, a: int, b: int) -> int:
     """`a` if the condition holds, else `b`, without a branch: a mispredicted branch costs more than computing both."""
     return b ^ ((a ^ b) & -np.int64(condition))  # type: ignore[return-value]

@@ -234,6 +234,38 @@ register(
     "palimpsest.envs.key_value:KeyValueRewrite",
     "Keys get new values again and again; the player must say the last value of a key when asked.",
 )
+for _name, _module, _meaning in (
+    ("CartPole", "cart_pole", "Balance a pole on a cart, seeing positions and no velocities."),
+    ("Pendulum", "pendulum", "Swing a rod up and hold it there, seeing its angle and not its velocity."),
+    ("MountainCarContinuous", "mountain_car", "Rock a weak car out of a valley, seeing its position and no velocity."),
+):
+    register(f"Palimpsest/{_name}NoVel-v0", f"palimpsest.envs.{_module}:{_name}NoVel", _meaning)
+_STEPS, _NOISE = [dict(limit=n) for n in (200, 400, 600)], [dict(noise=sigma) for sigma in (0.1, 0.2, 0.3)]
+_CONTROL: tuple[tuple[str, str, str, list[dict[str, Any]]], ...] = (
+    ("PositionOnlyCartPole", "CartPole", "Balance a pole on a cart, seeing positions alone.", _STEPS),
+    (
+        "VelocityOnlyCartPole",
+        "CartPole",
+        "Balance a pole on a cart, seeing velocities alone.",
+        [dict(seen="velocity", **steps) for steps in _STEPS],
+    ),
+    ("NoisyPositionOnlyCartPole", "CartPole", "Balance a pole on a cart, seeing positions through noise.", _NOISE),
+    (
+        "PositionOnlyPendulum",
+        "Pendulum",
+        "Swing a rod up and hold it there, seeing its angle alone.",
+        [dict(limit=n) for n in (200, 150, 100)],
+    ),
+    ("NoisyPositionOnlyPendulum", "Pendulum", "Swing a rod up and hold it, seeing its angle through noise.", _NOISE),
+)
+for _game, _family, _meaning, _levels in _CONTROL:
+    for _level, _presets in zip(("Easy", "Medium", "Hard"), _levels, strict=True):
+        register(
+            f"Palimpsest/POPGym-{_game}-{_level}-v0",
+            f"palimpsest.envs.popgym.control:POPGym{_family}",
+            _meaning,
+            **_presets,
+        )
 for _dancers in (2, 4, 8):
     for _delay in (16, 48):
         register(

@@ -1,10 +1,11 @@
-"""Wrappers for SB3's VecEnv: add the previous action and reward to observations, or remove text keys.
+"""Wrappers for SB3's VecEnv: add the previous action and reward to observations, keep a part of them, or remove text.
 
 This module imports SB3. `envs.wrappers` imports it when one of its names is used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from palimpsest.envs.joined import Joined
+from palimpsest.envs.kept import DECLARED, Kept, refuse_declared
 from palimpsest.envs.text import DropText, has_text, without_text
 
 
@@ -60,6 +62,50 @@ class VecPreviousActionReward(VecEnvWrapper):
         if method_name == "event_mask":
             args = tuple(map(self.joined.part, args))
             kwargs = {name: self.joined.part(obs) for name, obs in kwargs.items()}
+        return self.venv.env_method(method_name, *args, indices=indices, **kwargs)
+
+
+class VecKeepObservations(VecEnvWrapper):
+    """A VecEnv of whose observations only chosen numbers are seen, such as positions without velocities.
+
+    What the environment declares of its whole observation (`envs.kept.DECLARED`) is hidden. `terminal_observation` is a
+    part too.
+
+    Args:
+        venv: the environment; its observations are a Box of one dimension.
+        indices: the numbers to keep, in this order.
+
+    Raises:
+        ValueError: other observations, or indices that do not fit.
+    """
+
+    def __init__(self, venv: VecEnv, indices: Sequence[int]) -> None:
+        self.kept = Kept(venv.observation_space, indices)
+        super().__init__(venv, observation_space=self.kept.space)
+
+    def reset(self) -> np.ndarray:
+        """Start an episode in every row."""
+        return self.kept.part(self.venv.reset())  # type: ignore[arg-type]
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """One step in every row: observations, rewards [B], dones [B] bool, infos."""
+        obs, rewards, dones, infos = self.venv.step_wait()
+        for row in np.flatnonzero(dones).tolist():
+            infos[row]["terminal_observation"] = self.kept.part(infos[row]["terminal_observation"])
+        return self.kept.part(obs), rewards, dones, infos  # type: ignore[arg-type]
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether every row has the attribute, and it is not hidden."""
+        return attr_name not in DECLARED and self.venv.has_attr(attr_name)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of each row; AttributeError if it is hidden."""
+        refuse_declared(attr_name)
+        return self.venv.get_attr(attr_name, indices)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Call a method of every row; AttributeError if it is hidden."""
+        refuse_declared(method_name)
         return self.venv.env_method(method_name, *args, indices=indices, **kwargs)
 
 

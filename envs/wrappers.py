@@ -1,12 +1,14 @@
-"""Add the previous action and reward to the observation, for each interface.
+"""Add the previous action and reward to the observation, or keep chosen numbers of it, for each interface.
 
-With them a player knows whether it has just tried an action, and with what result (RL², arXiv 1611.02779).
+    PreviousActionReward         KeepObservations          for a gymnasium Env
+    VectorPreviousActionReward   VectorKeepObservations    for a gymnasium VectorEnv
+    VecPreviousActionReward      VecKeepObservations       for SB3's VecEnv
 
-    PreviousActionReward           for a gymnasium Env
-    VectorPreviousActionReward     for a gymnasium VectorEnv
-    VecPreviousActionReward        for SB3's VecEnv (in `envs.sb3_wrappers`, imported on first use)
+Those for SB3 are in `envs.sb3_wrappers`, imported on first use.
 
-Both are zero at the first observation of an episode. `envs.joined.Joined` defines the form of the new observation.
+With the previous action and reward a player knows whether it has just tried an action, and with what result (RL², arXiv
+1611.02779). Both are zero at the first observation of an episode. `envs.joined.Joined` defines the form of the new
+observation, `envs.kept.Kept` that of a part of it.
 """
 
 from __future__ import annotations
@@ -20,11 +22,21 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from palimpsest.envs.joined import Joined
+from palimpsest.envs.kept import DECLARED, Kept, refuse_declared
 
 if TYPE_CHECKING:
-    from palimpsest.envs.sb3_wrappers import VecPreviousActionReward
+    from palimpsest.envs.sb3_wrappers import VecKeepObservations, VecPreviousActionReward
 
-__all__ = ["Joined", "PreviousActionReward", "VecPreviousActionReward", "VectorPreviousActionReward"]
+__all__ = [
+    "Joined",
+    "KeepObservations",
+    "Kept",
+    "PreviousActionReward",
+    "VecKeepObservations",
+    "VecPreviousActionReward",
+    "VectorKeepObservations",
+    "VectorPreviousActionReward",
+]
 
 
 class PreviousActionReward(gym.Wrapper, gym.utils.RecordConstructorArgs):
@@ -128,9 +140,69 @@ class VectorPreviousActionReward(VectorWrapper):
         return self.joined.join(obs, self._action, self._reward)
 
 
+class KeepObservations(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
+    """A gymnasium environment of whose observations only chosen numbers are seen, such as positions without velocities.
+
+    What the environment declares of its whole observation (`envs.kept.DECLARED`) is hidden.
+
+    Args:
+        env: the environment; its observations are a Box of one dimension.
+        indices: the numbers to keep, in this order.
+
+    Raises:
+        ValueError: other observations, or indices that do not fit.
+    """
+
+    def __init__(self, env: gym.Env, indices: Sequence[int]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, indices=indices)
+        gym.ObservationWrapper.__init__(self, env)
+        self.kept = Kept(env.observation_space, indices)
+        self.observation_space = self.kept.space
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """The kept numbers."""
+        return self.kept.part(observation)
+
+    def has_wrapper_attr(self, name: str) -> bool:
+        """Whether this wrapper or the environment has the attribute, and it is not hidden."""
+        return name not in DECLARED and super().has_wrapper_attr(name)
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        """An attribute of this wrapper or of the environment; AttributeError if it is hidden."""
+        refuse_declared(name)
+        return super().get_wrapper_attr(name)
+
+
+class VectorKeepObservations(VectorWrapper):
+    """The same for a gymnasium VectorEnv. The observations in `infos["final_obs"]` are parts too."""
+
+    def __init__(self, env: VectorEnv, indices: Sequence[int]) -> None:
+        super().__init__(env)
+        self.kept = Kept(env.single_observation_space, indices)
+        self.single_observation_space = self.kept.space
+        self.observation_space = batch_space(self.kept.space, env.num_envs)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in every row, or in those of `options["reset_mask"]` [B] bool."""
+        obs, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        return self.kept.part(obs), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """One step in every row."""
+        obs, rewards, terminated, truncated, infos = self.env.step(actions)
+        if "final_obs" in infos:
+            final_obs = infos["final_obs"].copy()
+            for row in np.flatnonzero(infos["_final_obs"]).tolist():
+                final_obs[row] = self.kept.part(final_obs[row])
+            infos["final_obs"] = final_obs
+        return self.kept.part(obs), rewards, terminated, truncated, infos
+
+
 def __getattr__(name: str) -> Any:
     """The wrappers for SB3's VecEnv, imported on first use because they import SB3."""
-    if name in ("VecDropText", "VecPreviousActionReward"):
+    if name in ("VecDropText", "VecKeepObservations", "VecPreviousActionReward"):
         from palimpsest.envs import sb3_wrappers
 
         return getattr(sb3_wrappers, name)

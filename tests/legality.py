@@ -230,6 +230,37 @@ def minigrid_rewrite(world: Any) -> Invariants:
     }
 
 
+def noise(world: Any) -> Invariants:
+    return {"noise": within(world.state.noise, -9 * world.rules.sigma, 9 * world.rules.sigma)}
+
+
+def pole(world: Any) -> Invariants:
+    motion = world.state.motion
+    return noise(world) | {
+        "the cart on its track": within(motion[:, 0], -2.4, 2.4),
+        "the pole not fallen": within(motion[:, 2], -0.21, 0.21),
+        "speeds": within(motion[:, [1, 3]], -20, 20),
+    }
+
+
+def pendulum(world: Any) -> Invariants:
+    state = world.state
+    upright = np.abs(np.mod(state.angle + np.pi, 2 * np.pi) - np.pi) <= 0.2
+    return noise(world) | {
+        "angle": np.abs(state.angle) <= np.pi + 0.4001 * state.steps,
+        "speed": within(state.turning, -8, 8),
+        "held while upright": (state.held <= 0) | upright,
+        "held no longer than steps": within(state.held, 0, state.steps),
+    }
+
+
+def mountain_car(world: Any) -> Invariants:
+    return {
+        "in the valley": within(world.state.position, np.float32(-1.2), np.float32(0.6)),
+        "velocity": within(world.state.velocity, -0.0701, 0.0701),
+    }
+
+
 def tiny(world: Any) -> Invariants:
     return {"item": within(world.state.item, 0, 2), "question": within(world.state.asked_at, 3, 9)}
 
@@ -246,6 +277,11 @@ LEGAL: dict[str, Callable[[Any], Invariants]] = {
     "Ballet": ballet,
     "MiniGridMemory": minigrid_memory,
     "MiniGridMemoryRewrite": minigrid_rewrite,
+    "CartPoleNoVel": pole,
+    "POPGymCartPole": pole,
+    "PendulumNoVel": pendulum,
+    "POPGymPendulum": pendulum,
+    "MountainCarContinuousNoVel": mountain_car,
     "Tiny": tiny,
     "TinyPair": tiny,
     "TinyPush": tiny,

@@ -56,6 +56,7 @@ def _is_path(value: Any) -> bool:
 
 
 PATH = Allowed("a path of printable characters, at most 255 bytes from slash to slash", _is_path)
+SEQUENCE = Allowed("a sequence of values", lambda value: isinstance(value, list | tuple))
 _OF_TYPE = {bool: FLAG, str: STRING, Path: PATH}
 
 
@@ -81,6 +82,7 @@ def _checked(name: str, value: Any, hint: Any, may_be_none: bool = False) -> Any
     if isinstance(hint, types.UnionType):
         (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
     if typing.get_origin(hint) is tuple:
+        check(name, value, SEQUENCE)
         return tuple(_checked(name, part, typing.get_args(hint)[0]) for part in value)
     if hint == Arguments:
         check(name, value, NAMED)
@@ -100,6 +102,8 @@ class Task(Checked):
     """Arguments of the environment."""
     previous_action_reward: bool = False
     """Add the previous action and reward to the observations, in training and in evaluation."""
+    keep_observations: tuple[Annotated[int, integer(0)], ...] | None = None
+    """Indices of the numbers of an observation that the agent sees, in training and in evaluation. Default: all."""
     memory: str = "rewrite"
     """Name of a memory; the command `list` shows all."""
     memory_args: Arguments = field(default_factory=dict)

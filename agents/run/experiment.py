@@ -61,7 +61,12 @@ def make_env(config: TrainConfig) -> VecEnv:
 
 def _environments(config: TrainConfig, num_envs: int) -> VecEnv:
     return make_environments(
-        config.env, num_envs, config.seed, config.env_args, previous_action_reward=config.previous_action_reward
+        config.env,
+        num_envs,
+        config.seed,
+        config.env_args,
+        previous_action_reward=config.previous_action_reward,
+        keep_observations=config.keep_observations,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def evaluate(
     device: str = "auto",
     max_steps: int | None = None,
     previous_action_reward: bool = False,
+    keep_observations: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Play `episodes` whole episodes and report the results.
 
@@ -65,6 +67,8 @@ def evaluate(
         max_steps: steps after which an episode is stopped and counted as failed; None for the environment's limit.
         previous_action_reward: whether the model was trained with the previous action and reward in its observations.
             For a run, its configuration says this.
+        keep_observations: the numbers of an observation that the model was trained on; None for all. For a run, its
+            configuration says this.
 
     Returns:
         env, env_args, episodes, deterministic, seed, success (fraction, None if the environment does not report it),
@@ -82,6 +86,7 @@ def evaluate(
     if isinstance(model_or_run, Run):
         run = model_or_run
         previous_action_reward = run.config.previous_action_reward
+        keep_observations = run.config.keep_observations
         if env_id is None or env_id == run.config.env:
             env_id = run.config.env
             env_args = {**run.config.env_args, **(env_args or {})}
@@ -92,7 +97,9 @@ def evaluate(
         raise ValueError("env_id is needed with a model; only a run directory knows its environment")
     env_args = dict(env_args or {})
     rows = min(episodes, MOST_ROWS if env_id in envs.ids() else 8)
-    env = MemoryPPO._wrap_env(make_environments(env_id, rows, seed, env_args, previous_action_reward))
+    env = MemoryPPO._wrap_env(
+        make_environments(env_id, rows, seed, env_args, previous_action_reward, keep_observations)
+    )
     try:
         check_spaces(model, env)
         played = play(model, env, episodes, deterministic, seed, max_steps)

@@ -1,7 +1,8 @@
 """Environments as people usually write them: single, in plain Python and numpy. Benchmarks compare our kernels to them.
 
 Each takes the arguments of its family that change the rules. `tests/docs/test_plain.py` tests that it equals the family
-step by step. The two MiniGrid environments use the package minigrid, POPGym's games the package popgym.
+step by step. The two MiniGrid environments use the package minigrid, control tasks gymnasium's, and POPGym's
+worlds the package popgym.
 """
 
 from collections.abc import Callable
@@ -11,15 +12,23 @@ import gymnasium as gym
 from minigrid.envs.memory import MemoryEnv
 
 from palimpsest.envs.minigrid_rewrite_env import MemoryRewriteEnv
+from palimpsest.envs.wrappers import KeepObservations
 
 from .ballet import PlainBallet
 from .color_cubes import PlainColorCubes
 from .games import GAMES
 from .hide_and_seek import PlainHideAndSeek
 from .key_value import PlainKeyValueRewrite
+from .popgym_control import popgym_cart_pole, popgym_pendulum
 from .room_ballet import PlainRoomBalletMultiTask, PlainRoomBalletShortStay
 from .rune_tmaze import PlainRuneTMaze
 from .tmaze import PlainActiveTMaze, PlainEndlessTMaze
+
+
+def without_velocities(env_id: str, kept: list[int]) -> Callable[..., gym.Env[Any, Any]]:
+    """One of gymnasium's own environments, seen in part."""
+    return lambda: KeepObservations(gym.make(env_id), kept)
+
 
 PLAIN: dict[str, Callable[..., gym.Env[Any, Any]]] = {
     "EndlessTMaze": PlainEndlessTMaze,
@@ -31,6 +40,11 @@ PLAIN: dict[str, Callable[..., gym.Env[Any, Any]]] = {
     "RoomBalletShortStay": PlainRoomBalletShortStay,
     "RoomBalletMultiTask": PlainRoomBalletMultiTask,
     "HideAndSeek": PlainHideAndSeek,
+    "CartPoleNoVel": without_velocities("CartPole-v1", [0, 2]),
+    "PendulumNoVel": without_velocities("Pendulum-v1", [0, 1]),
+    "MountainCarContinuousNoVel": without_velocities("MountainCarContinuous-v0", [0]),
+    "POPGymCartPole": popgym_cart_pole,
+    "POPGymPendulum": popgym_pendulum,
     "MiniGridMemory": MemoryEnv,
     "MiniGridMemoryRewrite": MemoryRewriteEnv,
     **GAMES,

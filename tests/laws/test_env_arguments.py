@@ -226,6 +226,42 @@ def LabyrinthExplore(draw):
     return mazes(draw)
 
 
+@family(lambda given: dict(velocities=BOOL))
+def CartPoleNoVel(draw):
+    return dict(velocities=draw(st.booleans()))
+
+
+@family(lambda given: dict(velocities=BOOL))
+def PendulumNoVel(draw):
+    return dict(velocities=draw(st.booleans()))
+
+
+@family(lambda given: dict(velocities=BOOL))
+def MountainCarContinuousNoVel(draw):
+    return dict(velocities=draw(st.booleans()))
+
+
+NO_NOISE = [*NO_FRACTION[:1], 10.1, *NO_FRACTION[2:]]
+
+
+@family(
+    lambda given: dict(
+        seen=NAME,
+        limit=integer(1, 10**6),
+        noise=st.sampled_from(NO_NOISE if given["seen"] == "position" else [*NO_NOISE, 0.1]),
+    )
+)
+def POPGymCartPole(draw):
+    seen = draw(st.sampled_from(["position", "velocity"]))
+    noise = draw(st.floats(0, 10) | st.integers(0, 10)) if seen == "position" else 0
+    return dict(seen=seen, limit=draw(st.integers(1, 10**6)), noise=noise)
+
+
+@family(lambda given: dict(limit=integer(20, 10**6), noise=st.sampled_from(NO_NOISE)))
+def POPGymPendulum(draw):
+    return dict(limit=draw(st.integers(20, 10**6)), noise=draw(st.floats(0, 10) | st.integers(0, 10)))
+
+
 @family(lambda given: dict(size=integer(7, 101) | st.integers(4, 50).map(lambda half: 2 * half), random_length=BOOL))
 def MiniGridMemory(draw):
     return dict(size=1 + 2 * draw(st.integers(3, 50)), random_length=draw(st.booleans()))

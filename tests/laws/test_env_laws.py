@@ -22,12 +22,15 @@ from palimpsest import envs
 pytestmark = pytest.mark.usefixtures("tiny_family")
 
 
+@pytest.mark.filterwarnings("ignore:.*symmetric and normalized", "ignore:.*space m.* value is -?infinity")
 @pytest.mark.parametrize("id", IDS)
 def test_gymnasium_accepts_it(id):
     check_env(make(id))
 
 
-@pytest.mark.filterwarnings("ignore:.*minimal resolution", "ignore:.*unconventional shape")
+@pytest.mark.filterwarnings(
+    "ignore:.*minimal resolution", "ignore:.*unconventional shape", "ignore:.*symmetric and normalized"
+)
 @pytest.mark.parametrize("id", IDS)
 def test_sb3_accepts_it(id):
     sb3_check_env(make(id))

@@ -40,6 +40,7 @@ COUNT = [bad for bad in SIZE if bad is not ZERO]
 FLAG = [None, *TEXTS, *NO_VALUES, *FLOATS, 0, 1, -1, 10**40, "True", "true\n"]
 CHOICE = [*TEXTS, *NO_VALUES, *FLOATS, 0, 1, 10**40, True]
 FRACTION = [*NUMBERS, *FLOATS, -1e-9, 1 + 1e-9, 2, -1, *HUGE]
+NOISE = [*NUMBERS, *FLOATS[:4], -1e-9, 11, -1, *HUGE]
 RENDER = ["human", *CHOICE]
 
 
@@ -169,6 +170,9 @@ WORLDS: dict[str, dict[str, list]] = {
         "hide_colours": FLAG,
     },
     "KeyValueRewrite": {"keys": SIZE, "values": [*SIZE, 1], "updates": SIZE, "queries": COUNT},
+    **{f"{name}NoVel": {"velocities": FLAG} for name in ("CartPole", "Pendulum", "MountainCarContinuous")},
+    "POPGymCartPole": {"seen": [None, *CHOICE], "limit": SIZE, "noise": NOISE},
+    "POPGymPendulum": {"limit": [*SIZE, 19], "noise": NOISE},
     "Ballet": {"dancers": [*SIZE, 1, 9], "delay": COUNT, "pixels": FLAG},
     "RepeatPrevious": {"num_decks": SIZE, "k": [*SIZE, 52], "flat": FLAG},
     "RepeatFirst": {"num_decks": SIZE, "flat": FLAG},

@@ -154,15 +154,32 @@ def test_the_previous_action_and_reward_are_part_of_a_run(tmp_path, monkeypatch)
         evaluate(run.model, maze, episodes=8, env_args=env_args)
 
 
-def test_a_run_with_the_previous_action_and_reward_resumes_as_if_it_had_never_stopped(tmp_path, monkeypatch):
+def test_kept_observations_are_part_of_a_run(tmp_path):
+    run = experiment.train(config(tmp_path / "run", keep_observations=(0, 1)), Console(quiet=True))
+    assert TrainConfig.load(run.directory).keep_observations == (0, 1)
+    assert run.model.observation_space.shape == (2,)
+    result = evaluate(run.directory, episodes=8)
+    maze, env_args = run.config.env, run.config.env_args
+    assert result == evaluate(run.model, maze, episodes=8, env_args=env_args, keep_observations=[0, 1])
+    assert result["chance"] is None  # the maze's own is that of its whole observation
+    with pytest.raises(ValueError, match="observation space"):
+        evaluate(run.model, maze, episodes=8, env_args=env_args)
+    with pytest.raises(ValueError, match=r"each of keep_observations must be an integer, 0 to 2; got 3"):
+        experiment.train(config(tmp_path / "other", keep_observations=(3,)), Console(quiet=True))
+    assert not (tmp_path / "other").exists()
+    for wrong in (3, "02", (-1,), (0.0,)):
+        with pytest.raises(ValueError, match="keep_observations must be"):
+            config(tmp_path / "other", keep_observations=wrong)
+
+
+@pytest.mark.parametrize("seen", [dict(previous_action_reward=True), dict(keep_observations=(2, 0))], ids=str)
+def test_a_run_with_other_observations_resumes_as_if_it_had_never_stopped(seen, tmp_path, monkeypatch):
     from test_resume import assert_same_run, train_and_die
     from test_resume import config as tiny
 
     monkeypatch.setattr(experiment, "_close", lambda run, console: None)
     quiet = Console(quiet=True)
-    experiment.train(tiny(tmp_path / "whole", previous_action_reward=True), quiet)
-    train_and_die(monkeypatch, 200, tiny(tmp_path / "killed", previous_action_reward=True))
-    experiment.train(
-        tiny(tmp_path / "killed", previous_action_reward=True, resume=tmp_path / "killed", run_dir=None), quiet
-    )
+    experiment.train(tiny(tmp_path / "whole", **seen), quiet)
+    train_and_die(monkeypatch, 200, tiny(tmp_path / "killed", **seen))
+    experiment.train(tiny(tmp_path / "killed", **seen, resume=tmp_path / "killed", run_dir=None), quiet)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
