@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from palimpsest.envs.kernels import IO, below, compiled, halves, run_rows
-from palimpsest.envs.popgym.parts import PartsWorld, check_flat, put
+from palimpsest.envs.popgym.parts import PartsWorld, check_flat, clear, put
 from palimpsest.envs.raster import AGENT, CUE, FLOOR, Canvas, faded
 from palimpsest.machine_code import njit
 from palimpsest.refusals import check_integer
@@ -93,7 +93,8 @@ def move(rules: Rules, state: State, i: int, action: np.ndarray) -> tuple[float,
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
     """Whether the last shot hit."""
-    put(obs, j, rules.flat, 0, 0, 2, state.hit[i])
+    clear(obs, j, rules.flat)
+    put(obs, j, rules.flat, 0, 0, np.int64(state.hit[i]))
 
 
 @compiled

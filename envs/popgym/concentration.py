@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from palimpsest.envs.kernels import IO, compiled, run_rows
 from palimpsest.envs.popgym.cards import COLOURS, RANK_NAMES, check_decks, shuffle
-from palimpsest.envs.popgym.parts import PartsWorld, check_flat, put
+from palimpsest.envs.popgym.parts import PartsWorld, check_flat, clear, put
 from palimpsest.envs.raster import FLOOR, INK, PALETTE, WALL, Canvas, faded
 from palimpsest.refusals import check_choice
 
@@ -94,10 +94,11 @@ def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None
     """The kind of each card that lies face up, those of this attempt or of the one that just failed included."""
     choices = rules.kinds + 1
     first, second = np.int64(state.first[i]), np.int64(state.second[i])
+    clear(obs, j, rules.flat)
     for card in range(rules.cards):
         up = state.found[i, card] | (card == first) | (card == second)
         kind = np.int64(state.deck[i, card]) if up else rules.kinds
-        put(obs, j, rules.flat, card, card * choices, choices, kind)
+        put(obs, j, rules.flat, card, card * choices, kind)
 
 
 @compiled

@@ -18,7 +18,7 @@ from palimpsest.envs.popgym.cards import (
     draw_cards,
     shuffle,
 )
-from palimpsest.envs.popgym.parts import PartsWorld, check_flat, put
+from palimpsest.envs.popgym.parts import PartsWorld, check_flat, clear, put
 from palimpsest.envs.raster import Canvas
 from palimpsest.refusals import check_choice
 
@@ -80,8 +80,9 @@ def move_count(rules: CountRules, state: CountState, i: int, action: int) -> tup
 def observe_count(rules: CountRules, state: CountState, i: int, obs: np.ndarray, j: int) -> None:
     """The card that was dealt and the kind that is asked for."""
     at = np.uint64(state.steps[i])
-    put(obs, j, rules.flat, 0, 0, rules.kinds, state.value[i, at])
-    put(obs, j, rules.flat, 1, rules.kinds, rules.kinds, state.query[i, at])
+    clear(obs, j, rules.flat)
+    put(obs, j, rules.flat, 0, 0, np.int64(state.value[i, at]))
+    put(obs, j, rules.flat, 1, rules.kinds, np.int64(state.query[i, at]))
 
 
 @compiled
@@ -231,7 +232,8 @@ def move_bets(rules: BetRules, state: BetState, i: int, action: int) -> tuple[fl
 @compiled
 def observe_bets(rules: BetRules, state: BetState, i: int, obs: np.ndarray, j: int) -> None:
     """The card that was dealt."""
-    put(obs, j, rules.flat, 0, 0, RANKS, state.deck[i, np.uint64(state.steps[i])])
+    clear(obs, j, rules.flat)
+    put(obs, j, rules.flat, 0, 0, np.int64(state.deck[i, np.uint64(state.steps[i])]))
 
 
 @compiled

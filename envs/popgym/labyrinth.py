@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from palimpsest.envs.kernels import IO, below, compiled, draw, halves, run_rows
-from palimpsest.envs.popgym.parts import PartsWorld, check_flat, put
+from palimpsest.envs.popgym.parts import PartsWorld, check_flat, clear, put
 from palimpsest.envs.raster import AGENT, CUE, FLOOR, GOAL, Canvas, faded
 from palimpsest.machine_code import njit
 from palimpsest.refusals import MOST, Allowed, check, check_integer, is_integer
@@ -149,6 +149,7 @@ def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None
     """
     side, y, x = rules.side, np.int64(state.y[i]), np.int64(state.x[i])
     top, first = y - (y > 0), x - (x > 0)
+    clear(obs, j, rules.flat)
     for line in range(3):
         for column in range(3):
             to_y, to_x = top + line, first + column
@@ -156,8 +157,8 @@ def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None
             at = np.uint64(0 if outside else to_y * side + to_x)
             shown = OBSTACLE if outside else np.int64(state.square[i, at])
             part = 3 * line + column
-            put(obs, j, rules.flat, part, CONTENTS * part, CONTENTS, shown)
-    put(obs, j, rules.flat, 9, 9 * CONTENTS, 5, state.action[i])
+            put(obs, j, rules.flat, part, CONTENTS * part, shown)
+    put(obs, j, rules.flat, 9, 9 * CONTENTS, np.int64(state.action[i]))
 
 
 @compiled

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from palimpsest.envs.kernels import IO, compiled, draw, run_rows
-from palimpsest.envs.popgym.parts import PartsWorld, check_flat, put
+from palimpsest.envs.popgym.parts import PartsWorld, check_flat, clear, put
 from palimpsest.envs.raster import AGENT, FLOOR, WALL, Canvas, faded
 from palimpsest.machine_code import njit
 from palimpsest.refusals import check_integer
@@ -86,7 +86,8 @@ def move(rules: Rules, state: State, i: int, action: np.ndarray) -> tuple[float,
 @compiled
 def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
     """The count of the last cell."""
-    put(obs, j, rules.flat, 0, 0, min(rules.mines, MOST_COUNTED) + 1, state.last[i])
+    clear(obs, j, rules.flat)
+    put(obs, j, rules.flat, 0, 0, np.int64(state.last[i]))
 
 
 @compiled

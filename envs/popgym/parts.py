@@ -15,16 +15,21 @@ from palimpsest.refusals import check_flag
 
 
 @compiled
-def put(obs: np.ndarray, j: int, flat: bool, part: int, first: int, choices: int, value: int) -> None:
-    """Write one part of obs[j]: as a one-hot of `choices` numbers from `first` on, or as number `part`.
+def clear(obs: np.ndarray, j: int, flat: bool) -> None:
+    """Prepare obs[j] for `put`. numba compiles only the branch that fits the number of dimensions."""
+    if obs.ndim == 2 and flat:
+        for k in range(obs.shape[1]):
+            obs[j, k] = 0
 
-    numba compiles only the branch that fits the number of dimensions.
-    """
+
+@compiled
+def put(obs: np.ndarray, j: int, flat: bool, part: int, first: int, value: int) -> None:
+    """Write one part of obs[j]: as a one-hot that begins at `first`, or as number `part`."""
     if obs.ndim == 1:
         obs[j] = value
     elif flat:
-        for c in range(choices):
-            obs[j, first + c] = c == value
+        # unsigned: a signed index would be checked for negative values
+        obs[j, np.uint64(first + value)] = 1
     else:
         obs[j, part] = value
 

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from palimpsest.envs.kernels import IO, compiled, run_rows
 from palimpsest.envs.popgym.cards import MOST_SHOWN, SUIT_NAMES, SUITS, check_decks, draw_cards, shuffle
-from palimpsest.envs.popgym.parts import PartsWorld, check_flat, put
+from palimpsest.envs.popgym.parts import PartsWorld, check_flat, clear, put
 from palimpsest.envs.raster import Canvas
 from palimpsest.refusals import check_integer
 
@@ -79,16 +79,18 @@ def move_backwards(rules: Rules, state: State, i: int, action: int) -> tuple[flo
 @compiled
 def observe_card(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
     """The card that was dealt."""
-    put(obs, j, rules.flat, 0, 0, SUITS, state.deck[i, np.uint64(state.steps[i])])
+    clear(obs, j, rules.flat)
+    put(obs, j, rules.flat, 0, 0, np.int64(state.deck[i, np.uint64(state.steps[i])]))
 
 
 @compiled
 def observe_mode(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None:
     """Whether more cards come, and the card that was dealt; suit 0 once all are dealt."""
     steps = state.steps[i]
-    put(obs, j, rules.flat, 0, 0, 2, steps < rules.cards - 1)
+    clear(obs, j, rules.flat)
+    put(obs, j, rules.flat, 0, 0, np.int64(steps < rules.cards - 1))
     suit = np.int64(state.deck[i, np.uint64(min(steps, rules.cards - 1))])
-    put(obs, j, rules.flat, 1, 2, SUITS, suit * (steps < rules.cards))
+    put(obs, j, rules.flat, 1, 2, suit * (steps < rules.cards))
 
 
 @compiled
