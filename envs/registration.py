@@ -266,6 +266,19 @@ for _game, _family, _meaning, _levels in _CONTROL:
             _meaning,
             **_presets,
         )
+for _level, _arms in (("Easy", 10), ("Medium", 20), ("Hard", 30)):
+    register(
+        f"Palimpsest/POPGym-MultiarmedBandit-{_level}-v0",
+        "palimpsest.envs.popgym.multiarmed_bandit:MultiarmedBandit",
+        "Find the arm of a bandit that pays most often, seeing only whether the last pull paid.",
+        num_bandits=_arms,
+        episode_length=20 * _arms,
+    )
+register(
+    "Palimpsest/Bandit-v0",
+    "palimpsest.envs.bandit:Bandit",
+    "Find the arm of a bandit that pays most often, and pull it; each episode has new arms.",
+)
 for _dancers in (2, 4, 8):
     for _delay in (16, 48):
         register(

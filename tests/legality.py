@@ -261,6 +261,18 @@ def mountain_car(world: Any) -> Invariants:
     }
 
 
+def bandit(world: Any) -> Invariants:
+    state, rules = world.state, world.rules
+    return {
+        "means": within(state.mean, 0, 1),
+        "wins in pulls": within(state.wins, 0, state.pulled),
+        "a pull for every step": state.pulled.sum(1) == state.steps,
+        "last": within(state.last, -1, rules.arms - 1) & ((state.last >= 0) == (state.steps > 0)),
+        "nothing paid at the start": (state.steps > 0) | ~state.paid,
+        "regret": within(state.regret, 0, state.steps),
+    }
+
+
 def tiny(world: Any) -> Invariants:
     return {"item": within(world.state.item, 0, 2), "question": within(world.state.asked_at, 3, 9)}
 
@@ -282,6 +294,8 @@ LEGAL: dict[str, Callable[[Any], Invariants]] = {
     "PendulumNoVel": pendulum,
     "POPGymPendulum": pendulum,
     "MountainCarContinuousNoVel": mountain_car,
+    "Bandit": bandit,
+    "MultiarmedBandit": bandit,
     "Tiny": tiny,
     "TinyPair": tiny,
     "TinyPush": tiny,

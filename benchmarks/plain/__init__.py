@@ -15,11 +15,12 @@ from palimpsest.envs.minigrid_rewrite_env import MemoryRewriteEnv
 from palimpsest.envs.wrappers import KeepObservations
 
 from .ballet import PlainBallet
+from .bandit import PlainBandit
 from .color_cubes import PlainColorCubes
 from .games import GAMES
 from .hide_and_seek import PlainHideAndSeek
 from .key_value import PlainKeyValueRewrite
-from .popgym_control import popgym_cart_pole, popgym_pendulum
+from .popgym_control import multiarmed_bandit, popgym_cart_pole, popgym_pendulum
 from .room_ballet import PlainRoomBalletMultiTask, PlainRoomBalletShortStay
 from .rune_tmaze import PlainRuneTMaze
 from .tmaze import PlainActiveTMaze, PlainEndlessTMaze
@@ -43,6 +44,8 @@ PLAIN: dict[str, Callable[..., gym.Env[Any, Any]]] = {
     "CartPoleNoVel": without_velocities("CartPole-v1", [0, 2]),
     "PendulumNoVel": without_velocities("Pendulum-v1", [0, 1]),
     "MountainCarContinuousNoVel": without_velocities("MountainCarContinuous-v0", [0]),
+    "Bandit": PlainBandit,
+    "MultiarmedBandit": multiarmed_bandit,
     "POPGymCartPole": popgym_cart_pole,
     "POPGymPendulum": popgym_pendulum,
     "MiniGridMemory": MemoryEnv,

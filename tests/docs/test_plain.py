@@ -27,6 +27,7 @@ CASES = [
     ("ActiveTMaze", dict(length=3)),
     ("RuneTMaze", dict(length=9, runes=6, corridors=3)),
     ("RuneTMaze", dict(kinds=("invert", "reset", "repeat"))),
+    ("Bandit", dict(num_arms=3, pulls=20)),
     ("KeyValueRewrite", {}),
     ("KeyValueRewrite", dict(keys=3, values=2, updates=5, queries=0)),
     ("ColorCubes", {}),

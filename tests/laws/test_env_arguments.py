@@ -262,6 +262,20 @@ def POPGymPendulum(draw):
     return dict(limit=draw(st.integers(20, 10**6)), noise=draw(st.floats(0, 10) | st.integers(0, 10)))
 
 
+@family(lambda given: dict(num_arms=integer(2, 100), pulls=integer(1, 600)))
+def Bandit(draw):
+    return dict(num_arms=draw(st.integers(2, 100)), pulls=draw(st.integers(1, 50) | st.just(600)))
+
+
+@family(lambda given: dict(num_bandits=integer(2, 100), episode_length=integer(1, 600), flat=BOOL))
+def MultiarmedBandit(draw):
+    return dict(
+        num_bandits=draw(st.integers(2, 100)),
+        episode_length=draw(st.integers(1, 50) | st.just(600)),
+        flat=draw(st.booleans()),
+    )
+
+
 @family(lambda given: dict(size=integer(7, 101) | st.integers(4, 50).map(lambda half: 2 * half), random_length=BOOL))
 def MiniGridMemory(draw):
     return dict(size=1 + 2 * draw(st.integers(3, 50)), random_length=draw(st.booleans()))

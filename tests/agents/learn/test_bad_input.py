@@ -173,6 +173,8 @@ WORLDS: dict[str, dict[str, list]] = {
     **{f"{name}NoVel": {"velocities": FLAG} for name in ("CartPole", "Pendulum", "MountainCarContinuous")},
     "POPGymCartPole": {"seen": [None, *CHOICE], "limit": SIZE, "noise": NOISE},
     "POPGymPendulum": {"limit": [*SIZE, 19], "noise": NOISE},
+    "Bandit": {"num_arms": [*SIZE, 1], "pulls": [*SIZE, 601]},
+    "MultiarmedBandit": {"num_bandits": [*SIZE, 1], "episode_length": [*SIZE, 601], "flat": FLAG},
     "Ballet": {"dancers": [*SIZE, 1, 9], "delay": COUNT, "pixels": FLAG},
     "RepeatPrevious": {"num_decks": SIZE, "k": [*SIZE, 52], "flat": FLAG},
     "RepeatFirst": {"num_decks": SIZE, "flat": FLAG},
