@@ -15,7 +15,7 @@ COLOURS, SUITS, RANKS = 2, 4, 13
 SUIT_NAMES = ("spades", "diamonds", "clubs", "hearts")
 RANK_NAMES = ("A", "2", "3", "4", "5", "6", "7", "8", "9", "10", "J", "Q", "K")
 MOST_DECKS = 100
-MOST_SHOWN = 16
+MOST_SHOWN = 8
 """The most cards that a picture shows in a line."""
 
 

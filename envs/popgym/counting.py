@@ -168,7 +168,7 @@ class CountRecall(PartsWorld):
     def picture(self) -> np.ndarray:
         """The last cards, the newest at the right; below them each kind with its number, the one asked for bright."""
         state, steps = self.state, int(self.state.steps[0])
-        canvas = Canvas(4, 2 * MOST_SHOWN)
+        canvas = Canvas(4, 2 * max(MOST_SHOWN, self.rules.kinds))
         canvas.label(0, 0, f"{steps}/{self.rules.limit}")
         kinds = state.value[0, max(0, steps + 1 - MOST_SHOWN) : steps + 1].tolist()
         draw_cards(canvas, 1, [self.names[kind][:2] for kind in kinds], kinds, len(kinds) - 1)
