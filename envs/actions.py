@@ -52,10 +52,11 @@ class Actions(NamedTuple):
             return np.asarray(given, self.dtype, "C")
 
     def single(self, given: Any) -> Any:
-        """`given` for one row, as the kernel reads it.
+        """`given` for one row, as an integer or an array of the kernel's dtype.
 
         Raises:
-            ValueError: an action that is not allowed.
+            ValueError: another shape or type, or an integer that is not allowed. The numbers in an array are checked by
+                the kernel.
         """
         if self.shape == ():
             fits = type(given) is int or (getattr(given, "dtype", np.dtype("O")).kind in "iu" and np.ndim(given) == 0)
@@ -63,18 +64,16 @@ class Actions(NamedTuple):
                 return given
         elif not isinstance(given, str) and np.shape(given) == self.shape:
             action = np.asarray(given)
-            if action.dtype.kind in self.kinds and self._allows(action):
+            if action.dtype == self.dtype:
                 return action
+            if action.dtype.kind in self.kinds:
+                with np.errstate(over="ignore"):
+                    return action.astype(self.dtype)
         raise ValueError(self.refusal(given))
 
     def refusal(self, action: Any, where: str = "") -> str:
         """The error message for an action that is not allowed."""
         return f"actions must be {self.allowed}; got {shown(action)} {where}".rstrip()
-
-    def _allows(self, action: np.ndarray) -> bool:
-        if self.choices is None:
-            return bool((np.abs(action) <= np.finfo(self.dtype).max).all())
-        return bool(((action >= 0) & (action < self.choices)).all())
 
 
 def actions_of(space: ActionSpace) -> Actions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -47,6 +47,8 @@ class State(NamedTuple):
     """bool, whether the last pull was paid"""
     regret: np.ndarray
     """float64, the sum over all pulls of the best arm's mean minus the mean of the arm that was pulled"""
+    last_regret: np.ndarray
+    """float64, the regret of the row's last episode that has ended"""
 
 
 @compiled
@@ -72,6 +74,8 @@ def move(rules: Rules, state: State, i: int, action: int) -> tuple[float, bool, 
     state.last[i] = action
     state.paid[i] = paid
     state.regret[i] += np.float64(best) - np.float64(state.mean[i, action])
+    if state.steps[i] + 1 >= rules.limit:
+        state.last_regret[i] = state.regret[i]
     return (rules.paid if paid else rules.unpaid), False, state.mean[i, action] == best
 
 
@@ -92,6 +96,8 @@ def kernel(rules: Rules, state: State, io: IO, mode: int) -> int:
 class Arms(World):
     """The world of every bandit: state, expert and pictures."""
 
+    reported: ClassVar[dict[str, str]] = {"regret": "last_regret"}
+
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""
         arms = rows, self.rules.arms
@@ -104,6 +110,7 @@ class Arms(World):
             last=np.full(rows, NONE, np.int64),
             paid=np.zeros(rows, bool),
             regret=np.zeros(rows),
+            last_regret=np.zeros(rows),
         )
 
     def expert(self) -> np.ndarray:
@@ -156,8 +163,8 @@ class Bandit(Arms):
 
     Rewards: 1 if the arm pays, else 0.
 
-    Ends: truncated after `pulls` steps. Success: the last pull is that of the best arm. `hidden_state()["regret"]` is
-    the sum over all pulls of the best mean minus the mean that was pulled.
+    Ends: truncated after `pulls` steps. Success: the last pull is that of the best arm. The last info of an
+    episode also holds its `regret`: the sum over all pulls of the best mean minus the mean that was pulled.
 
     Horizons Ξ: {1, ..., pulls - 1}, every pull tells something for all later ones. Chance level: the last pull of a
     player who repeats what paid and else takes any other arm, about 0.5 for 5 arms.

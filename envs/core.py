@@ -46,6 +46,9 @@ class World(gym.Env):
     """For a Dict observation: the NamedTuple of arrays that `observe` writes. Its fields have the names of the keys."""
     expert_success: ClassVar[float] = 1.0
     """Mean success of the expert, or a lower bound of it where chance decides."""
+    reported: ClassVar[dict[str, str]] = {}
+    """More of an episode's result in its last info: name -> the field of the state, [B], that holds it even after the
+    row has begun its next episode."""
     closing_settings: ClassVar[tuple[dict[str, Any], ...]] = ()
     """More settings to test a trained agent in, beside the one it was trained in."""
 
@@ -98,6 +101,10 @@ class World(gym.Env):
         The default is no split, {}.
         """
         return {}
+
+    def report(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What is `reported` of the episodes that ended in the last step in `rows` [N]: name -> [N]."""
+        return {name: getattr(self.state, field)[rows] for name, field in self.reported.items()}
 
     def picture(self) -> np.ndarray:
         """The first row as [H, W, 3] uint8. Colours are faded where the player cannot see."""
@@ -242,7 +249,7 @@ class World(gym.Env):
         return self.first(self.io.obs), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step. `info` holds `success` at the end of an episode and is empty at all other steps.
+        """One step. `info` holds `success` and what is `reported` at the end of an episode; at other steps it is empty.
 
         Args:
             action: an integer, or an array [n] of integers or of floats, by the action space.
@@ -258,6 +265,7 @@ class World(gym.Env):
         if self.run(STEP):
             self.over[0] = True
             info["success"] = io.success.item(0)
+            info |= {name: values.item() for name, values in self.report(np.zeros(1, _INT64)).items()}
         return self.first(io.obs), io.reward.item(0), io.terminated.item(0), io.truncated.item(0), info
 
     def render(self) -> Any:

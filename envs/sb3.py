@@ -150,6 +150,9 @@ class WorldVecEnv(EpisodicVecEnv):
             rows = io.row[:ends].copy()
             final_obs = world.copied(io.final_obs, ends)
             self._end(rows, final_obs, io.truncated[rows], io.success[:ends].copy(), io.length[:ends].copy())
+            for name, values in world.report(rows).items():
+                for row, value in zip(rows.tolist(), values.tolist()):
+                    self._infos[row][name] = value
         return world.copied(io.obs), io.reward.astype(np.float32), io.terminated | io.truncated, self._infos
 
     def breakdown(self) -> dict[str, np.ndarray]:

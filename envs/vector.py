@@ -26,23 +26,29 @@ class FinalInfos(dict):
         rows: [B] int64, indices of the rows that ended.
         final_obs: [N, ...], or a dict of such arrays: the last observations of these rows.
         success: [B] bool.
+        report: more entries of `final_info`, name -> [N].
     """
 
     __slots__ = ("_unwritten",)
 
-    def __init__(self, ends: int, rows: np.ndarray, final_obs: Any, success: np.ndarray) -> None:
-        self._unwritten: tuple | None = (ends, rows, final_obs, success)
+    def __init__(
+        self, ends: int, rows: np.ndarray, final_obs: Any, success: np.ndarray, report: dict[str, np.ndarray]
+    ) -> None:
+        self._unwritten: tuple | None = (ends, rows, final_obs, {"success": success[:ends], **report})
 
     def _write(self) -> None:
         if self._unwritten is None:
             return
-        ends, rows, obs, success = self._unwritten
+        ends, rows, obs, report = self._unwritten
         self._unwritten = None
-        B, rows, success = len(rows), rows[:ends], success[:ends]
+        B, rows = len(rows), rows[:ends]
         ended = np.zeros(B, bool)
         ended[rows] = True
-        won = np.zeros(B, bool)
-        won[rows] = success
+        final_info: dict[str, np.ndarray] = {}
+        for name, values in report.items():
+            final_info[name] = np.zeros(B, values.dtype)
+            final_info[name][rows] = values
+            final_info[f"_{name}"] = ended.copy()
         final_obs = np.full(B, None, object)
         for k, row in enumerate(rows.tolist()):
             final_obs[row] = {key: part[k] for key, part in obs.items()} if isinstance(obs, dict) else obs[k]
@@ -50,7 +56,7 @@ class FinalInfos(dict):
             self,
             final_obs=final_obs,
             _final_obs=ended,
-            final_info={"success": won, "_success": ended.copy()},
+            final_info=final_info,
             _final_info=ended.copy(),
         )
 
@@ -150,7 +156,10 @@ class WorldVectorEnv(VectorEnv):
         world = self.world
         io = world.fresh_io(world.checked(actions))
         ends = world.run(STEP_AND_RESTART, io)
-        infos = FinalInfos(ends, io.row, world.copied(io.final_obs, ends), io.success) if ends else {}
+        infos: dict[str, Any] = {}
+        if ends:
+            final_obs, report = world.copied(io.final_obs, ends), world.report(io.row[:ends])
+            infos = FinalInfos(ends, io.row, final_obs, io.success, report)
         return world.given(io.obs), io.reward, io.terminated, io.truncated, infos
 
     def hidden_state(self) -> dict[str, np.ndarray]:

@@ -270,6 +270,7 @@ def bandit(world: Any) -> Invariants:
         "last": within(state.last, -1, rules.arms - 1) & ((state.last >= 0) == (state.steps > 0)),
         "nothing paid at the start": (state.steps > 0) | ~state.paid,
         "regret": within(state.regret, 0, state.steps),
+        "regret of the last episode": within(state.last_regret, 0, rules.limit),
     }
 
 

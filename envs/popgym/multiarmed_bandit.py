@@ -47,7 +47,7 @@ class MultiarmedBandit(Arms):
     Rewards: 1 / episode_length if the arm pays, else -1 / episode_length, so that returns lie in -1 to 1.
 
     Ends: truncated after `episode_length` steps. Success, which the package does not define: the last pull is that of
-    the best arm. `hidden_state()["regret"]` is that of `Palimpsest/Bandit-v0`.
+    the best arm. The last info of an episode also holds its `regret`, as in `Palimpsest/Bandit-v0`.
 
     Horizons Ξ: {1, ..., episode_length - 1}, every pull tells something for all later ones. Chance level: the last pull
     of a player who pulls one arm after a pull that paid and another one after one that did not, 0.12 for 10 arms.

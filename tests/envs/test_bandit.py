@@ -86,15 +86,14 @@ PULLS = 25
 
 
 def returns(id, choose, rows, **kwargs):
-    """The returns of the first episodes of `rows` rows, and their final regret before the last pull."""
+    """Of the first episodes of `rows` rows: the returns, the success, and the regrets."""
     vector = make_rows(id, rows, **kwargs)
     obs, _ = vector.reset(seed=0)
     total = np.zeros(rows)
     for _ in range(vector.world.rules.limit):
-        regret = vector.hidden_state()["regret"]
         obs, reward, *_, infos = vector.step(choose(vector.world, obs))
         total += reward
-    return total, infos["final_info"]["success"].mean(), regret
+    return total, infos["final_info"]["success"].mean(), infos["final_info"]["regret"]
 
 
 def expert(world, obs):
@@ -131,6 +130,7 @@ def test_the_expert_beats_others():
         assert bad.mean() < good.mean() - 1
         assert less < success - 0.1
         assert more.mean() > regret.mean() + 1
+        assert bad.mean() + more.mean() == pytest.approx(good.mean() + regret.mean(), abs=1)
     assert bad.mean() == pytest.approx(50, abs=1.5)
 
 
@@ -160,7 +160,7 @@ def test_regret_and_success_by_hand():
     assert env.step(2)[2:] == (False, False, {})
     assert env.hidden_state()["regret"].tolist() == [1.5]
     obs, reward, *end = env.step(0)
-    assert (obs.tolist(), reward, end) == ([1, 0, 0, 1], 1, [False, True, {"success": True}])
+    assert (obs.tolist(), reward, end) == ([1, 0, 0, 1], 1, [False, True, {"success": True, "regret": 1.5}])
     hidden = env.hidden_state()
     assert hidden["pulled"].tolist() == [[1, 1, 1]]
     assert hidden["regret"].tolist() == [1.5]
@@ -204,7 +204,7 @@ def test_equals_the_package(id):
                 assert obs.dtype == (np.float32 if world is flat else np.int64)
             total, over = total + reward, end[1]
         totals.append(total)
-        assert info.keys() == {"success"}
+        assert info.keys() == {"success", "regret"}
     assert np.abs(totals).max() <= 1
     assert np.mean(totals[4:]) > np.mean(totals[:2]) + 0.3
     assert flat.hidden_state()["steps"][0] == theirs.max_episode_length

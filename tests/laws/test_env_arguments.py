@@ -264,14 +264,14 @@ def POPGymPendulum(draw):
 
 @family(lambda given: dict(num_arms=integer(2, 100), pulls=integer(1, 600)))
 def Bandit(draw):
-    return dict(num_arms=draw(st.integers(2, 100)), pulls=draw(st.integers(1, 50) | st.just(600)))
+    return dict(num_arms=draw(st.integers(2, 100)), pulls=draw(st.integers(1, 12) | st.just(600)))
 
 
 @family(lambda given: dict(num_bandits=integer(2, 100), episode_length=integer(1, 600), flat=BOOL))
 def MultiarmedBandit(draw):
     return dict(
         num_bandits=draw(st.integers(2, 100)),
-        episode_length=draw(st.integers(1, 50) | st.just(600)),
+        episode_length=draw(st.integers(1, 12) | st.just(600)),
         flat=draw(st.booleans()),
     )
 

@@ -24,11 +24,14 @@ TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 )
 @pytest.mark.parametrize("value", [None, "x", [1], b"1", -1, 10**40, float("nan")], ids=repr)
 def test_the_constructor_refuses_the_same(name, value):
-    if value is None and name in ("learning_rate", "num_minibatches", "share_memory"):
+    if value is None and name in ("learning_rate", "num_minibatches", "share_memory", "keep_observations"):
         assert TrainConfig(**{name: value}) == TrainConfig()
         return
     if (name == "threads" and value is None) or (value == "x" and name in ("env", "memory")):
         assert getattr(TrainConfig(**{name: value}), name) == value
+        return
+    if name == "keep_observations" and value == [1]:
+        assert TrainConfig(keep_observations=value).keep_observations == (1,)
         return
     if name == "max_grad_norm" and value == 10**40:
         assert TrainConfig(max_grad_norm=value).max_grad_norm == 1e40  # as good as no clipping, which is allowed

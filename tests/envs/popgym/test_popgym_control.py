@@ -113,6 +113,15 @@ def test_velocities_alone_carry_a_player_without_memory_for_a_while(id):
     assert 1 - falls.mean() == pytest.approx(vector.chance_level(), abs=0.06)
 
 
+@pytest.mark.parametrize("id", RODS)
+def test_springs_without_damping(id):
+    vector = make_rows(id, 2048)
+    obs, _ = vector.reset(seed=0)
+    for _ in range(vector.world.rules.limit):
+        obs, *_, infos = vector.step((-12 * obs[:, 1:]).astype(np.float32))
+    assert infos["final_info"]["success"].mean() == pytest.approx(vector.chance_level(), abs=0.015)
+
+
 def test_the_first_observation_of_velocities_shows_positions():
     vector = make_rows("Palimpsest/POPGym-VelocityOnlyCartPole-Easy-v0", 8)
     obs, _ = vector.reset(seed=0)
