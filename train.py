@@ -29,7 +29,7 @@ from palimpsest.agents.run.key_values import (
     read_value,
     split_key_values,
 )
-from palimpsest.agents.run.presets import preset
+from palimpsest.agents.run.presets import usual
 from palimpsest.agents.run.program import PROGRAM
 from palimpsest.refusals import closest
 
@@ -109,7 +109,7 @@ def _train(argv: list[str]) -> int:
         default = TrainCommand.load(Path(source))
     if default.share_memory is None:
         memory = _value_of(argv, "--memory") or default.memory
-        default = dataclasses.replace(default, share_memory=preset(memory).share_memory)
+        default = dataclasses.replace(default, share_memory=usual(memory).share_memory)
     command = _parse(TrainCommand, argv, default)
     config = TrainConfig(**_fields(command, TrainConfig))
     config = _or_usage(lambda: _resolved(config, saved))

@@ -9,29 +9,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from palimpsest.agents.evaluation.masked import MaskableEvalCallback, evaluate_policy
     from palimpsest.agents.learn.ppo import MemoryPPO
+    from palimpsest.agents.masks import get_action_masks, is_masking_supported
     from palimpsest.agents.policy.policies import (
         CnnMemoryPolicy,
         MemoryActorCriticPolicy,
         MlpMemoryPolicy,
         MultiInputMemoryPolicy,
     )
+    from palimpsest.agents.run.experiment import preset
     from palimpsest.agents.run.grids import grid
     from palimpsest.agents.run.runs import evaluate
 
 __all__ = [
     "CnnMemoryPolicy",
+    "MaskableEvalCallback",
     "MemoryActorCriticPolicy",
     "MemoryPPO",
     "MlpMemoryPolicy",
     "MultiInputMemoryPolicy",
     "evaluate",
+    "evaluate_policy",
+    "get_action_masks",
     "grid",
+    "is_masking_supported",
+    "preset",
 ]
 
 _LAZY = {
     "evaluate": "palimpsest.agents.run.runs",
+    "evaluate_policy": "palimpsest.agents.evaluation.masked",
+    "get_action_masks": "palimpsest.agents.masks",
     "grid": "palimpsest.agents.run.grids",
+    "is_masking_supported": "palimpsest.agents.masks",
+    "preset": "palimpsest.agents.run.experiment",
+    "MaskableEvalCallback": "palimpsest.agents.evaluation.masked",
     "MemoryPPO": "palimpsest.agents.learn.ppo",
 }
 

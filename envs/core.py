@@ -27,7 +27,8 @@ RENDER_MODES = ("rgb_array", "ansi")
 class World(gym.Env):
     """A task as a batch of independent rows. With one row it is a gymnasium Env.
 
-    Row i of a batch reset with seed s equals a single row reset with seed s + i, for every batch size.
+    Row i of a batch reset with seed s equals a single row reset with seed s + i, for every batch size. A family that
+    forbids actions has a method `action_masks()` for a world of one row: [num_actions] bool, true for what is allowed.
 
     Args:
         rules: NamedTuple of Python numbers that the kernel reads. An episode is truncated after `rules.limit` steps.

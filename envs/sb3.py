@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
@@ -311,7 +311,7 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         """An attribute of each row; if there are no single rows, that of the vector environment for each row."""
         whole = self.env.unwrapped
         if attr_name == "render_mode" or not hasattr(whole, "get_attr"):
-            values: Sequence[Any] = [getattr(self.env, attr_name)] * self.env.num_envs
+            values: Sequence[Any] = [getattr(self._holder(attr_name), attr_name)] * self.env.num_envs
         else:
             values = whole.get_attr(attr_name)
         return [values[i] for i in self._get_indices(indices)]
@@ -323,11 +323,24 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         self.env.unwrapped.set_attr(attr_name, [value] * self.num_envs)
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Call a method of every row and return the results of `indices`."""
-        if not hasattr(self.env.unwrapped, "call"):
+        """Call a method of every row and return the results of `indices`.
+
+        A vector environment without single rows has one method only, `action_masks`: its own, [B, n].
+        """
+        if hasattr(self.env.unwrapped, "call"):
+            results = self.env.unwrapped.call(method_name, *args, **kwargs)
+        elif method_name == "action_masks":
+            results = self._holder(method_name).action_masks()
+        else:
             raise ValueError(f"{self.env} has no rows to call {method_name!r} of; call the vector environment's own")
-        results = self.env.unwrapped.call(method_name, *args, **kwargs)
         return [results[i] for i in self._get_indices(indices)]
+
+    def _holder(self, name: str) -> Any:
+        """The outermost wrapper of the vector environment that has an attribute; the environment itself if none has."""
+        env: Any = self.env
+        while isinstance(env, VectorWrapper) and not hasattr(env, name):
+            env = env.env
+        return env
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """One picture per row; None for each row if the render mode is not "rgb_array"."""

@@ -5,7 +5,7 @@ This module imports SB3. `envs.wrappers` imports it when one of its names is use
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,7 @@ class VecPreviousActionReward(VecEnvWrapper):
         """One step in every row: observations, rewards [B], dones [B] bool, infos."""
         obs, rewards, dones, infos = self.venv.step_wait()
         action, reward = self._actions, np.array(rewards)
-        for row in np.flatnonzero(dones).tolist():
-            last = infos[row]["terminal_observation"]
-            infos[row]["terminal_observation"] = self.joined.join(last, action[row], reward[row])
+        infos = _with_finals(infos, dones, lambda row, final: self.joined.join(final, action[row], reward[row]))
         action[dones] = self.joined.no_action
         reward[dones] = 0
         return self.joined.join(obs, action, reward), rewards, dones, infos
@@ -91,8 +89,7 @@ class VecKeepObservations(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """One step in every row: observations, rewards [B], dones [B] bool, infos."""
         obs, rewards, dones, infos = self.venv.step_wait()
-        for row in np.flatnonzero(dones).tolist():
-            infos[row]["terminal_observation"] = self.kept.part(infos[row]["terminal_observation"])
+        infos = _with_finals(infos, dones, lambda row, final: self.kept.part(final))
         return self.kept.part(obs), rewards, dones, infos  # type: ignore[arg-type]
 
     def has_attr(self, attr_name: str) -> bool:
@@ -134,6 +131,20 @@ class VecDropText(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """One step. Observations and `terminal_observation` have no text."""
         obs, rewards, dones, infos = self.venv.step_wait()
-        for row in dones.nonzero()[0]:
-            infos[row]["terminal_observation"] = self._keep(infos[row]["terminal_observation"])
+        infos = _with_finals(infos, dones, lambda row, final: self._keep(final))
         return self._keep(obs), rewards, dones, infos  # type: ignore[arg-type]
+
+
+def _with_finals(
+    infos: Sequence[dict[str, Any]], dones: np.ndarray, change: Callable[[int, Any], Any]
+) -> list[dict[str, Any]]:
+    """The infos of a step, with `change(row, terminal_observation)` in the rows that ended and have one.
+
+    The dicts that are changed are copies: rows may share a dict, and a VecEnv may return the same one again.
+    """
+    changed = list(infos)
+    for row in np.flatnonzero(dones).tolist():
+        final = infos[row].get("terminal_observation")
+        if final is not None:
+            changed[row] = {**infos[row], "terminal_observation": change(row, final)}
+    return changed

@@ -70,14 +70,18 @@ class Recurrent(Memory):
         self._built = AsBuilt(self)
 
     def _keep_for(self, horizon: int) -> None:
-        """Set the biases of the second gate, the one that keeps: time constants log-uniform in 2 to `horizon` steps."""
+        """Set the biases of the second gate, the one that keeps.
+
+        Time constants of half of the units are log-uniform in 2 to `horizon` steps, those of the others are 2 steps.
+        """
         horizon = check_integer("horizon", horizon, 2)
-        keep = slice(self.output_size, 2 * self.output_size)
+        slow, D = self.output_size // 2, self.output_size
         with torch.no_grad():
             for layer in range(self.num_layers):
                 _, _, bias_ih, bias_hh = self.layer_weights(layer)
-                bias_ih[keep].uniform_(math.log(2), math.log(horizon)).expm1_().log_()
-                bias_hh[keep].zero_()
+                bias_ih[D : D + slow].uniform_(math.log(2), math.log(horizon)).expm1_().log_()
+                bias_ih[D + slow : 2 * D].zero_()
+                bias_hh[D : 2 * D].zero_()
 
     def layer_weights(self, layer: int) -> gated.Weights:
         """weight_ih, weight_hh, bias_ih, bias_hh of a layer."""
@@ -139,11 +143,12 @@ def _in_order(arrays: dict[str, np.ndarray]) -> Arrays:
 class LSTM(Recurrent):
     """Long short-term memory with a forget gate.
 
-    Forget biases start so that the cells' time constants are log-uniform in 2 to `horizon` steps. `nn.LSTM`, the one
-    in sb3-contrib, starts where half of a cell is gone after one step, which is `horizon=2`: a cue 40 steps back then
-    changes h by 1e-7 of itself, and an agent does not find it. The paper's are uniform, which starts most cells slow
-    and was slower to learn Endless T-Maze, and it sets the input gate's biases to the opposite, which writes a cue too
-    faintly; here those stay torch's.
+    Forget biases start so that the time constants of half of the cells are log-uniform in 2 to `horizon` steps, and
+    those of the others 2 steps, as all are in `nn.LSTM`, the one in sb3-contrib. Slow cells hold a cue: where half of
+    it is gone after one step, it changes h by 1e-7 of itself 40 steps later, and an agent does not find it. Fast cells
+    control: slow ones alone sum their inputs up until tanh saturates, and CartPole without velocities is not learned
+    (docs/from-recurrent-ppo.md). The paper's are uniform, which starts most cells slow, and it sets the input gate's
+    biases to the opposite, which writes a cue too faintly; here those stay torch's.
 
     Args:
         input_size: F, features per input.
@@ -180,7 +185,7 @@ class GRU(Recurrent):
     State:
         h [B, L, D].
     Source: arXiv 1406.1078, in the form of its version 1 (the reset gate after the product); the update gate's biases
-    start as the LSTM's forget biases do: after arXiv 1804.11188.
+    start as the LSTM's forget biases do: after arXiv 1804.11188, for half of the units.
     """
 
     kind = gated.GRU

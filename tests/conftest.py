@@ -3,13 +3,16 @@
 import random
 
 import gymnasium as gym
+import hypothesis
 import numpy as np
 import pytest
 import torch
 
 from palimpsest import envs, machine_code
 
-torch.set_num_threads(1)
+# how long an example takes says how busy the machine is
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_addoption(parser):
@@ -27,7 +30,8 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def _seeds():
-    """A test draws the same numbers alone as in the whole suite."""
+    """A test draws the same numbers alone as in the whole suite, and sums in the same order."""
+    torch.set_num_threads(1)
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  libraries that still read the global generator
     torch.manual_seed(0)

@@ -129,3 +129,10 @@ class TinyPush(Tiny):
 
     def expert(self) -> np.ndarray:
         return np.stack([self.state.item - 1, np.zeros_like(self.state.item)], 1).astype(np.float32)
+
+
+class Masked(Tiny):
+    """The item after the right one is forbidden."""
+
+    def action_masks(self) -> np.ndarray:
+        return np.arange(ITEMS) != (self.state.item[0] + 1) % ITEMS

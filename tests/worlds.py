@@ -8,6 +8,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from palimpsest.agents.masks import mask_sizes
+
 
 class Counter(gym.Env):
     """Observation [row, steps so far]; row r ends at step 3 + r, by truncation if `truncate`. Reward 1 a step."""
@@ -39,7 +41,8 @@ class Spaces(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        self.observation_space.seed(seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
         self.steps = 0
         return self.observation_space.sample(), {}
 
@@ -69,3 +72,46 @@ class Broken(Counter):
             else:
                 reward = self.value
         return obs, reward, terminated, truncated, info
+
+
+class Guarded(gym.Env):
+    """A cue at the first step must be said at the last; at every step a part of the choices is forbidden, and fatal.
+
+    Observation [cue (0, or 1 and -1 at the first step), whether it is asked]. The first choice answers: 0 or 1, both
+    allowed when it is asked. Any other action is worth nothing.
+    """
+
+    def __init__(self, action_space: spaces.Space | None = None, last: int = 3) -> None:
+        self.action_space = spaces.Discrete(4) if action_space is None else action_space
+        self.observation_space = spaces.Box(-1, 1, (2,), np.float32)
+        self.sizes, self.last = mask_sizes(self.action_space), last
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self.steps, self.cue = 0, int(self.np_random.integers(2))
+        return self._observe(), {}
+
+    def step(self, action: Any):
+        values = np.reshape(action, -1).astype(int)
+        if not all(mask[value] for mask, value in zip(self.allowed, values, strict=True)):
+            raise Fatal(f"{action} at step {self.steps}")
+        over = self.steps == self.last
+        self.steps += 1
+        return self._observe(), float(over and values[0] == self.cue), over, False, {}
+
+    def action_masks(self) -> np.ndarray:
+        """What is allowed now."""
+        return np.concatenate(self.allowed)
+
+    def _observe(self) -> np.ndarray:
+        asked = self.steps == self.last
+        self.allowed = [self.np_random.random(size) < 0.5 for size in self.sizes]
+        for mask in self.allowed:
+            mask[self.np_random.integers(len(mask))] = True
+        if asked:
+            self.allowed[0] = np.arange(self.sizes[0]) < 2
+        return np.array([(1 - 2 * self.cue) * (self.steps == 0), asked], np.float32)
+
+
+class Fatal(Exception):
+    """A forbidden action."""

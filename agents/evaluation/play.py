@@ -10,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from palimpsest.agents.environments import EVALUATION_SEED
+from palimpsest.agents.evaluation.masked import masked
 from palimpsest.agents.evaluation.success import AnswerLog, Answers, joined, success_by
 from palimpsest.agents.tree import tree_map
 
@@ -57,17 +58,20 @@ def play(
     deterministic: bool = True,
     seed: int = EVALUATION_SEED,
     max_steps: int | None = None,
+    use_masking: bool = True,
 ) -> Episodes:
     """Play `episodes` episodes in waves: each wave resets every row and plays one episode in each.
 
     Args:
-        model: anything with SB3's `predict(obs, state, episode_start, deterministic)`.
+        model: anything with SB3's `predict(obs, state, episode_start, deterministic)`, and `action_masks` for masks.
         env: the environments, with their observation wrappers.
         episodes: number of episodes, 1 or more.
         deterministic: take the most likely actions instead of samples.
         seed: seed of the first row in the first wave.
         max_steps: steps after which an episode is stopped and counted as failed; None for the environment's limit.
+        use_masking: whether the environment's action masks are used, if it has them and `predict` takes them.
     """
+    model = masked(model, env, use_masking)
     waves = []
     for first in range(0, episodes, env.num_envs):
         env.seed(seed + first)

@@ -27,6 +27,7 @@ class Minibatch(NamedTuple):
     memory_start: Tensor
     state: Any
     strategy: Tensor | None
+    action_masks: Tensor | None = None
 
 
 @njit(cache=True)
@@ -174,6 +175,11 @@ class MemoryRolloutBuffer:
         return _array(self.columns.old_log_prob)
 
     @property
+    def action_masks(self) -> np.ndarray | None:
+        """[T, B, n] bool, what the environments allowed; None where masks are not kept."""
+        return None if self.columns.action_masks is None else _array(self.columns.action_masks)
+
+    @property
     def advantages(self) -> np.ndarray:
         """[T, B] float32."""
         return _array(self.columns.advantages)
@@ -182,6 +188,12 @@ class MemoryRolloutBuffer:
     def returns(self) -> np.ndarray:
         """[T, B] float32."""
         return _array(self.columns.returns)
+
+    def keep_masks(self, choices: int) -> None:
+        """Keep action masks [T, B, choices] of each step from now on; none if `choices` is 0."""
+        shape = (self.buffer_size, self.n_envs, choices)
+        masks = torch.ones(shape, dtype=torch.bool, device=self.device) if choices else None
+        self.columns = self.columns._replace(action_masks=masks)
 
     def reset(self) -> None:
         """Begin a rollout."""
@@ -210,6 +222,7 @@ class MemoryRolloutBuffer:
         values: Tensor,
         log_probs: Tensor,
         strategy: Tensor | None = None,
+        action_masks: Tensor | None = None,
     ) -> None:
         """Store step `pos` of all rows; each argument [B, ...]."""
         t, columns = self.pos, self.columns
@@ -226,6 +239,9 @@ class MemoryRolloutBuffer:
         if columns.strategy is not None:
             assert strategy is not None
             columns.strategy[t] = strategy
+        if columns.action_masks is not None:
+            assert action_masks is not None
+            columns.action_masks[t] = action_masks
         self.rewards[t] = rewards
         self.episode_starts[t] = episode_starts
         self.pos += 1
@@ -250,14 +266,15 @@ class MemoryRolloutBuffer:
         columns.advantages.copy_(torch.from_numpy(advantages))
         torch.add(columns.advantages, columns.old_values, out=columns.returns)
 
-    def get(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
-        """Every segment once, batch_size // L at a time (1 or more), in an order drawn from `rng`.
+    def get(self, batch_size: int | None, rng: np.random.Generator) -> Iterator[Minibatch]:
+        """Every segment once, batch_size // L at a time (1 or more; None for all), in an order drawn from `rng`.
 
         Segments of a shorter end of the columns come in minibatches of their own, of as many samples.
         """
         assert self.full, "the rollout is not complete"
         L, B = self.sequence_length, self.n_envs
         whole, rest = divmod(self.buffer_size, L)
+        batch_size = batch_size or self.buffer_size * B
         order = torch.as_tensor(rng.permutation(whole * B), device=self.device)
         chosen = [(L, segments) for segments in order.split(max(1, batch_size // L))]
         if rest:
@@ -292,6 +309,7 @@ class MemoryRolloutBuffer:
             pick(columns.memory_start),
             self._states_before(cuts, rows),
             None if columns.strategy is None else pick(columns.strategy),
+            None if columns.action_masks is None else pick(columns.action_masks),
         )
 
     def _states_before(self, cuts: Tensor, rows: Tensor) -> Any:

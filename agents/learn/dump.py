@@ -40,6 +40,7 @@ def _dump(model: RememberingAlgorithm, error: NotFinite) -> str:
         "rewards": buffer.rewards[:steps],
         "episode_starts": buffer.episode_starts[:steps],
         "memory_start": buffer.columns.memory_start[:steps],
+        "action_masks": None if buffer.columns.action_masks is None else buffer.columns.action_masks[:steps],
         "state": buffer.columns.state,
     }
     failure = {"message": str(error), "check": error.check, "evidence": error.evidence, "rollout": rollout}

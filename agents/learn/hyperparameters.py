@@ -70,6 +70,10 @@ class Hyperparameters:
     """Weight of the value loss."""
     max_grad_norm: Annotated[float, NORM] = 0.5
     """Gradients are scaled down to this norm; inf for no clipping."""
+    normalize_observations: Annotated[bool, FLAG] = True
+    """Scale observations by their running moments: those of a Box of floats with bounds beyond -1 to 1."""
+    normalize_returns: Annotated[bool, FLAG] = True
+    """Scale the returns that the critic predicts by their running moments (PopArt); rewards stay as they are."""
 
 
 def allowed_of(cls: type) -> dict[str, Allowed]:
@@ -117,7 +121,7 @@ ARGUMENTS: dict[str, Allowed] = {
     **_FIELDS,
     **{name: schedule(_FIELDS[name]) for name in ("learning_rate", "ent_coef", "clip_range")},
     "target_kl": optional(_FIELDS["target_kl"]),
-    "batch_size": integer(1, math.inf),
+    "batch_size": optional(integer(1, math.inf)),
     "clip_range_vf": optional(schedule(WEIGHT)),
     "normalize_advantage": FLAG,
     "use_sde": FLAG,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from palimpsest.agents.learn.buffers import Minibatch
-from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
+from palimpsest.agents.policy.policies import Evaluation, MemoryActorCriticPolicy
 
 
 class LossWeights(NamedTuple):
@@ -22,6 +22,15 @@ class LossWeights(NamedTuple):
     ent_coef: float
     vf_coef: float
     memory_aux_coef: float
+
+
+def evaluated(policy: MemoryActorCriticPolicy, batch: Minibatch) -> Evaluation:
+    """What the policy says of a minibatch."""
+    # a policy of a user's own need not know masks where there are none
+    masks = {} if batch.action_masks is None else {"action_masks": batch.action_masks}
+    return policy.evaluate_actions(
+        batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy, **masks
+    )
 
 
 def ppo_loss(
@@ -37,9 +46,7 @@ def ppo_loss(
     Returns:
         The loss [], with its graph, and detached scalars by name.
     """
-    values, log_prob, entropy, reconstruction = policy.evaluate_actions(
-        batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
-    )
+    values, log_prob, entropy, reconstruction = evaluated(policy, batch)
     ratio = (log_prob - batch.old_log_prob).exp()
     clip, advantages = weights.clip_range, _normalized(batch.advantages, weights)
     policy_loss = -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip)).mean()
@@ -49,7 +56,8 @@ def ppo_loss(
     value_loss = functional.mse_loss(values, batch.returns)
     # where the entropy has no closed form, the mean of -log_prob estimates it
     entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
-    loss = policy_loss + weights.ent_coef * entropy_loss + weights.vf_coef * value_loss
+    scaled = value_loss if policy.return_scale is None else value_loss / policy.return_scale.std.square()
+    loss = policy_loss + weights.ent_coef * entropy_loss + weights.vf_coef * scaled
     record = {"policy_gradient_loss": policy_loss, "value_loss": value_loss, "entropy_loss": entropy_loss}
     if reconstruction is not None:
         record["reconstruction_loss"] = reconstruction.mean()

@@ -12,9 +12,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
-from palimpsest.agents.learn.loss import LossWeights, ppo_loss
+from palimpsest.agents.learn.loss import LossWeights, evaluated, ppo_loss
+from palimpsest.agents.observation_checks import not_finite, outside_space
 from palimpsest.agents.policy.distributions import Undrawable
-from palimpsest.agents.policy.observation_checks import not_finite, outside_space
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.tree import tree_map
 
@@ -236,9 +236,7 @@ def in_rollout(rollout: Minibatch, first_step: int) -> str:
 def _in_evaluation(policy: MemoryActorCriticPolicy, rollout: Minibatch, first_step: int) -> str:
     """The first output of the policy's scan of a rollout that is not finite; "" if all are finite."""
     with torch.no_grad():
-        seen = policy.evaluate_actions(
-            rollout.observations, rollout.actions, rollout.state, rollout.memory_start, rollout.strategy
-        )
+        seen = evaluated(policy, rollout)
     names = {"values": "the value", "log_prob": "the log-probability", "entropy": "the entropy"}
     for name, words in (names | {"reconstruction": "the reconstruction error"}).items():
         tensor = getattr(seen, name)

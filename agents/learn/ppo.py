@@ -26,6 +26,7 @@ from palimpsest.agents.learn.loss import LossWeights, ppo_loss
 from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_parameters, check_update
 from palimpsest.agents.learn.rollout import rate
+from palimpsest.agents.masks import is_masking_supported, mask_sizes
 from palimpsest.agents.policy.policies import (
     CnnMemoryPolicy,
     MemoryActorCriticPolicy,
@@ -44,22 +45,21 @@ SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 class MemoryPPO(SavedAlgorithm):
     """PPO (arXiv 1707.06347) whose policy remembers, over segments of the rollout without padding.
 
-    The arguments are those of sb3-contrib's RecurrentPPO, and five more.
+    The arguments are those of sb3-contrib's RecurrentPPO in their order, and seven more, by name alone.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryActorCriticPolicy`.
         env: a gymnasium Env, an SB3 VecEnv, or a registered id.
         learning_rate: of Adam; a number or a function of the remaining progress (1 to 0).
         n_steps: T, steps of every environment per rollout.
-        batch_size: samples per minibatch; a minibatch is batch_size // sequence_length segments, 1 or more.
+        batch_size: samples per minibatch, None for the whole rollout; a minibatch is batch_size // sequence_length
+            segments, 1 or more.
         n_epochs: passes over each rollout.
         gamma: discount per step.
         gae_lambda: λ of GAE.
         clip_range: PPO's clipping of the ratio; a number or a function of the remaining progress.
         clip_range_vf: the same for values, None for none.
         normalize_advantage: whether advantages are standardised in each minibatch.
-        min_advantage_std: smallest standard deviation that they are divided by. Once every episode goes alike, what
-            advantages are left is noise; scaled up to 1 it can undo in one rollout what was learned. 0 as in SB3.
         ent_coef: weight of the entropy; a number or a function of the remaining progress.
         vf_coef: weight of the value loss.
         max_grad_norm: gradients are scaled down to this norm; inf for no clipping.
@@ -67,6 +67,19 @@ class MemoryPPO(SavedAlgorithm):
         sde_sample_freq: steps between draws of its noise; -1 for once a rollout.
         target_kl: the passes over a rollout end once the KL estimate passes 1.5 times this; where the last step alone
             raised it by more than this, that step is taken back (SB3 keeps it). None for no limit.
+        stats_window_size: episodes over which returns, lengths and successes are averaged.
+        tensorboard_log: directory of the event files, None for none.
+        policy_kwargs: the policy's arguments: memory, memory_kwargs, share_memory, encoder_arch, net_arch, ...
+        verbose: 0 silent, 1 or True information, 2 debugging.
+        seed: of parameters, actions, minibatches, carry-over and the environments.
+        device: "auto", "cpu", "cuda", ...
+        min_advantage_std: smallest standard deviation that advantages are divided by. Once every episode goes alike,
+            what advantages are left is noise; scaled up to 1 it can undo in one rollout what was learned. 0 as in SB3.
+        normalize_observations: whether the policy scales observations by their running moments: those of a Box of
+            floats, if it is no image and its bounds exceed -1 to 1. The moments are part of the policy and of its
+            files; they change after each update. (VecNormalize's `norm_obs`, which cannot be forgotten.)
+        normalize_returns: whether the critic predicts returns scaled by their running moments (PopArt,
+            arXiv 1602.07714). Rewards and logged values keep their scale.
         sequence_length: L, steps of a segment. A rollout's columns are cut into segments. The memory's state before
             each is kept while acting; gradients through the memory reach back no further. By default as long as a
             column where batch_size >= n_steps, else as batch_size: as many updates as RecurrentPPO makes. Later passes
@@ -77,12 +90,6 @@ class MemoryPPO(SavedAlgorithm):
         memory_aux_coef: weight of reconstructing the observation from what the memory gives out, a loss that
             reaches the encoder where reward does not (arXiv 2105.14039 trains HCAM with one); 0 for none.
         strategy_epsilon: exploration of an adaptive allocator, (at the beginning, at the end) of training.
-        stats_window_size: episodes over which returns, lengths and successes are averaged.
-        tensorboard_log: directory of the event files, None for none.
-        policy_kwargs: the policy's arguments: memory, memory_kwargs, share_memory, encoder_arch, net_arch, ...
-        verbose: 0 silent, 1 or True information, 2 debugging.
-        seed: of parameters, actions, minibatches, carry-over and the environments.
-        device: "auto", "cpu", "cuda", ...
 
     Raises:
         ValueError: an argument out of range, a space or a memory that is not supported.
@@ -100,24 +107,19 @@ class MemoryPPO(SavedAlgorithm):
         env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         n_steps: int = 128,
-        batch_size: int = 128,
+        batch_size: int | None = 128,
         n_epochs: int = 10,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
-        min_advantage_std: float = 0.0,
         ent_coef: float | Schedule = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
         target_kl: float | None = None,
-        sequence_length: int | None = None,
-        memory_carry_over: float = 0.0,
-        memory_aux_coef: float = 0.0,
-        strategy_epsilon: tuple[float, float] = (1.0, 0.2),
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -125,6 +127,14 @@ class MemoryPPO(SavedAlgorithm):
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        min_advantage_std: float = 0.0,
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
+        sequence_length: int | None = None,
+        memory_carry_over: float = 0.0,
+        memory_aux_coef: float = 0.0,
+        strategy_epsilon: tuple[float, float] = (1.0, 0.2),
     ) -> None:
         check_policy(policy, self.policy_aliases)
         check_arguments(locals())
@@ -165,6 +175,8 @@ class MemoryPPO(SavedAlgorithm):
         self.clip_range_vf = clip_range_vf
         self.normalize_advantage = normalize_advantage
         self.min_advantage_std = min_advantage_std
+        self.normalize_observations = normalize_observations
+        self.normalize_returns = normalize_returns
         self.target_kl = target_kl
         self.sequence_length = sequence_length
         self.memory_carry_over = memory_carry_over
@@ -174,6 +186,7 @@ class MemoryPPO(SavedAlgorithm):
         self._last_memory_starts: np.ndarray | None = None
         self._last_strategy: Tensor | None = None
         self._return_so_far: np.ndarray | None = None
+        self._last_action_masks: np.ndarray | None = None
         self._told_of_outside = False
         if _init_setup_model:
             self._setup_model()
@@ -195,7 +208,7 @@ class MemoryPPO(SavedAlgorithm):
             self.lr_schedule,
             use_sde=self.use_sde,
             **self.policy_kwargs,
-            **({"reconstruct": True} if self.memory_aux_coef else {}),
+            **self._chosen_parts(),
         ).to(self.device)
         self.rollout_buffer = MemoryRolloutBuffer(
             self.n_steps,
@@ -228,9 +241,18 @@ class MemoryPPO(SavedAlgorithm):
                 stacklevel=2,
             )
 
+    def _chosen_parts(self) -> dict[str, bool]:
+        """The policy's arguments that follow from this algorithm's, where they are not the policy's defaults."""
+        parts = {
+            "reconstruct": bool(self.memory_aux_coef),
+            "normalize_observations": self.normalize_observations,
+            "normalize_returns": self.normalize_returns,
+        }
+        return {name: True for name, wanted in parts.items() if wanted}
+
     def _segment_length(self) -> int:
         """Steps that are scanned together: as asked, else as many as a minibatch and a column have."""
-        return min(self.sequence_length or self.batch_size, self.n_steps)
+        return min(self.sequence_length or self.batch_size or self.n_steps, self.n_steps)
 
     def learn(
         self: SelfMemoryPPO,
@@ -240,17 +262,43 @@ class MemoryPPO(SavedAlgorithm):
         tb_log_name: str = "MemoryPPO",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        use_masking: bool = True,
     ) -> SelfMemoryPPO:
         """Train for at least `total_timesteps` environment steps, in whole rollouts; arguments as in SB3.
+
+        Args:
+            total_timesteps: environment steps, over all environments.
+            callback: of SB3.
+            log_interval: rollouts between two lines of the log.
+            tb_log_name: name of the run in `tensorboard_log`.
+            reset_num_timesteps: whether steps are counted from 0 and the environments are reset.
+            progress_bar: whether SB3's progress bar is shown.
+            use_masking: whether only the actions are taken that the environments allow, where they have
+                `action_masks()`; see `agents.masks`.
 
         Raises:
             NotFinite: NaN or infinity in an observation, a reward, the policy or an update; what led to it is kept in
                 a file of the logger's directory, for `agents.learn.failure`.
-            ValueError: an observation is a category that its space does not hold.
+            ValueError: an observation is a category that its space does not hold; action masks that do not fit, that
+                some of the environments lack, or that allow nothing.
         """
+        uses_masks = use_masking and self.env is not None and is_masking_supported(self.env)
+        self.rollout_buffer.keep_masks(sum(mask_sizes(self.action_space)) if uses_masks else 0)
+        self._last_action_masks = None
         with dumped(self):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[Any, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, tuple[Any, ...] | None]:
+        """Actions for observations; arguments are those of the policy's `predict`."""
+        return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
 
     def train(self) -> None:
         """Update the policy from the rollout: `n_epochs` passes over its segments in minibatches."""
@@ -272,6 +320,9 @@ class MemoryPPO(SavedAlgorithm):
             self.memory_aux_coef,
         )
         limit = None if self.target_kl is None else DivergenceLimit(self.policy.optimizer, self.target_kl)
+        columns = self.rollout_buffer.columns
+        if self.policy.return_scale is not None:
+            self.policy.return_scale.update(columns.returns, self.policy.value_net)
         parameters = list(self.policy.parameters())
         records: list[dict[str, Tensor]] = []
         batch: Minibatch | None = None
@@ -298,6 +349,9 @@ class MemoryPPO(SavedAlgorithm):
                 with torch.no_grad():
                     limit.check(float(ppo_loss(self.policy, batch, weights)[1]["approx_kl"]))
             self.logger.record("train/rejected_steps", int(limit.rejected))
+        if self.policy.observation_scales is not None:
+            # only now, so that the update saw what acting saw
+            self.policy.observation_scales.update(columns.observations)
         check_parameters(self.policy, self.num_timesteps)
         self._record_update(records, clip_range, clip_range_vf)
         self.logger.record("time/update_steps_per_s", rate(self.n_steps * self.n_envs, began))

@@ -24,7 +24,8 @@ from palimpsest.agents.learn.numerics import (
     check_rollout,
     explained_step,
 )
-from palimpsest.agents.policy.observation_checks import outside_space
+from palimpsest.agents.masks import get_action_masks
+from palimpsest.agents.observation_checks import outside_space
 from palimpsest.agents.policy.observation_keys import task_of
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.tree import tree_map
@@ -44,6 +45,7 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
     _last_memory_starts: np.ndarray | None
     _last_strategy: Tensor | None
     _return_so_far: np.ndarray | None
+    _last_action_masks: np.ndarray | None
     _told_of_outside: bool
     remembers = True
     _last_state: Any
@@ -134,10 +136,14 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
             obs_tensor = self._to_device(self._last_obs)
             episode_starts = self._last_episode_starts
             strategy = self._choose_strategy(obs_tensor)
+            action_masks, masks = None, {}
+            if rollout_buffer.columns.action_masks is not None:
+                action_masks = self._last_action_masks = get_action_masks(env, self.num_timesteps)
+                masks["action_masks"] = self._to_device(action_masks)
             self._gives_state_up = reused
             with torch.no_grad(), explained_step(self):
                 chosen, values, log_probs, lstm_states = policy(
-                    obs_tensor, lstm_states, self._flags(self._last_memory_starts), strategy, **given_up
+                    obs_tensor, lstm_states, self._flags(self._last_memory_starts), strategy, **given_up, **masks
                 )
             actions = chosen.cpu().numpy()
             clipped_actions = self._to_env(actions)
@@ -163,6 +169,7 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
                 values,
                 log_probs,
                 strategy,
+                **masks,
             )
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones

@@ -35,6 +35,22 @@ def make_distribution(action_space: spaces.Space) -> sb3.Distribution:
     return DiagGaussian(made.action_dim)
 
 
+def restricted(distribution: sb3.Distribution, masks: Tensor | None) -> sb3.Distribution:
+    """`distribution`, among what `masks` [N, n] bool allow; None for everything.
+
+    Raises:
+        ValueError: a distribution of a user's own that has no `apply_masking`.
+    """
+    if masks is not None:
+        if not hasattr(distribution, "apply_masking"):
+            raise ValueError(
+                f"action masks need a distribution with apply_masking(masks); {type(distribution).__name__} has none: "
+                "define it, or leave the masks out with use_masking=False"
+            )
+        distribution.apply_masking(masks)
+    return distribution
+
+
 def draw(distribution: sb3.Distribution, deterministic: bool) -> tuple[Tensor, Tensor]:
     """Actions [N, ...], samples or modes, and their log-probabilities [N]."""
     if isinstance(distribution, Categorical) and not deterministic:
@@ -60,6 +76,10 @@ class Categorical(_Remade, sb3.CategoricalDistribution):
         """Take the logits; nothing is computed yet."""
         self._logits, self._log_probs = action_logits, None
         return self
+
+    def apply_masking(self, masks: Tensor) -> None:
+        """Allow only the actions where `masks` [N, n] bool is true, of those that were allowed."""
+        self.proba_distribution(self._logits.masked_fill(~masks, -torch.inf))
 
     @property
     def distribution(self) -> torch.distributions.Categorical:  # type: ignore[override]
@@ -175,9 +195,18 @@ class MultiCategorical(_Remade, sb3.MultiCategoricalDistribution):
 
     def proba_distribution(self, action_logits: Tensor) -> MultiCategorical:
         """Take the logits."""
-        for part, logits in zip(self.parts, action_logits.split([part.action_dim for part in self.parts], -1)):
+        for part, logits in zip(self.parts, self._split(action_logits)):
             part.proba_distribution(logits)
         return self
+
+    def apply_masking(self, masks: Tensor) -> None:
+        """Allow only what `masks` [N, sum of n] bool say, of what was allowed."""
+        for part, mask in zip(self.parts, self._split(masks)):
+            part.apply_masking(mask)
+
+    def _split(self, numbers: Tensor) -> tuple[Tensor, ...]:
+        """[N, sum of n] as one [N, n] for each choice."""
+        return numbers.split([part.action_dim for part in self.parts], -1)
 
     @property
     def distribution(self) -> list[torch.distributions.Categorical]:  # type: ignore[override]
@@ -210,6 +239,13 @@ class Bernoulli(_Remade, sb3.BernoulliDistribution):
         """Take the logits."""
         self._logits = action_logits
         return self
+
+    def apply_masking(self, masks: Tensor) -> None:
+        """Allow only what `masks` [N, 2 n] bool say, of each switch first 0, then 1."""
+        off, on = masks.unflatten(-1, (-1, 2)).unbind(-1)
+        # at the largest number a probability is 0 or 1 exactly, and its logarithm is finite
+        largest = torch.finfo(self._logits.dtype).max
+        self._logits = self._logits.masked_fill(~off, largest).masked_fill(~on, -largest)
 
     @property
     def distribution(self) -> torch.distributions.Bernoulli:  # type: ignore[override]

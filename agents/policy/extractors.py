@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 from torch.nn import functional
 
+from palimpsest.agents.policy.scales import ObservationScales
 from palimpsest.agents.policy.spaces import as_batch, flattened, preprocess
 
 Observation = Tensor | dict[str, Tensor]
@@ -123,7 +124,9 @@ class DictExtractor(BaseFeaturesExtractor):
 
 
 class ObservingPolicy(ActorCriticPolicy):
-    """SB3's policy, which reads observations of every space of numbers."""
+    """SB3's policy, which reads observations of every space of numbers, scaled where its subclass makes the scales."""
+
+    observation_scales: ObservationScales | None
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """A features extractor of this policy's class; see SB3."""
@@ -136,19 +139,31 @@ class ObservingPolicy(ActorCriticPolicy):
 
     def extract_features(self, obs: Observation, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Features [N, D] of observations, a tree of [N, ...]; a pair of them where actor and critic have one each."""
-        floats = preprocess(obs, self.observation_space, self.normalize_images)
+        floats = self.floats(obs)
         if features_extractor is not None:
             return features_extractor(floats)
         if self.share_features_extractor:
             return self.features_extractor(floats)
         return self.pi_features_extractor(floats), self.vf_features_extractor(floats)
 
+    def floats(self, obs: Observation) -> Observation:
+        """Observations, a tree of [N, ...], as SB3 preprocesses them, scaled."""
+        floats = preprocess(obs, self.observation_space, self.normalize_images)
+        return floats if self.observation_scales is None else self.observation_scales(floats)
+
     def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
-        """Observations as tensors [N, ...], and whether they came as a batch; see SB3."""
+        """Observations as tensors [N, ...], and whether they came as a batch; see SB3.
+
+        Raises:
+            ValueError: a shape that is not the space's, or parts of a Dict of different N.
+        """
         space = self.observation_space
         if isinstance(space, spaces.Dict):
             parts = {key: as_batch(observation[key], part) for key, part in space.spaces.items()}
             arrays = {key: array for key, (array, _) in parts.items()}
+            rows = {key: len(array) for key, array in arrays.items()}
+            if len(set(rows.values())) > 1:
+                raise ValueError(f"the parts of an observation must have as many rows, one alone or N; got {rows}")
             return obs_as_tensor(arrays, self.device), any(batch for _, batch in parts.values())
         array, batch = as_batch(observation, space)
         return obs_as_tensor(array, self.device), batch

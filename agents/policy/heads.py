@@ -24,6 +24,7 @@ from palimpsest.agents.policy.distributions import Categorical, check_drawn, inv
 from palimpsest.agents.policy.extractors import ObservingPolicy, only_flattens
 from palimpsest.agents.policy.layers import Tanh
 from palimpsest.agents.policy.memory_pair import Both
+from palimpsest.agents.policy.scales import ReturnScale
 from palimpsest.machine_code import njit
 from palimpsest.memory.base import Memory
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
@@ -80,6 +81,7 @@ class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
     """SB3's policy, whose heads read a memory instead of features; its subclass makes the memory."""
 
     memory: Memory
+    return_scale: ReturnScale | None
     compiled: bool = True
 
     def _note_build(self) -> None:
@@ -105,7 +107,11 @@ class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
 
     def _critic(self, latent: Tensor) -> Tensor:
-        return self.value_net(self.mlp_extractor.forward_critic(latent)).squeeze(-1)
+        return self._to_values(self.value_net(self.mlp_extractor.forward_critic(latent)).squeeze(-1))
+
+    def _to_values(self, predicted: Tensor) -> Tensor:
+        """Values of what the critic's last layer predicts."""
+        return predicted if self.return_scale is None else self.return_scale(predicted)
 
     def _compiled_heads(self, latent: Both) -> Heads | None:
         """What `act` computes from; None where SB3's modules act."""
@@ -153,13 +159,16 @@ def heads_of(arrays: dict[str, np.ndarray]) -> Heads:
     return Heads(of("weight", *actor), of("bias", *actor), of("weight", *critic), of("bias", *critic))
 
 
-def act(heads: Heads, latent_pi: Tensor, latent_vf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def act(
+    heads: Heads, latent_pi: Tensor, latent_vf: Tensor, action_masks: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Draw actions on the CPU, without gradients.
 
     Args:
         heads: of a policy, as they are now.
         latent_pi: [B, D] float32 or float64, what the actor reads.
         latent_vf: [B, D], what the critic reads.
+        action_masks: [B, n] bool, the actions that are allowed; None for all.
 
     Returns:
         Actions [B] int64, values [B], log-probabilities [B].
@@ -167,11 +176,13 @@ def act(heads: Heads, latent_pi: Tensor, latent_vf: Tensor) -> tuple[Tensor, Ten
     Raises:
         ValueError: logits from which nothing can be drawn.
     """
-    B, real = len(latent_pi), heads.biases_vf[-1].dtype
+    B, n, real = len(latent_pi), len(heads.biases_pi[-1]), heads.biases_vf[-1].dtype
     latent_pi, latent_vf = latent_pi.contiguous(), latent_vf.contiguous()
     uniform, actions = torch.rand(B, dtype=torch.float64), np.empty(B, np.int64)
-    logits, values, log_prob = np.empty((B, len(heads.biases_pi[-1])), real), np.empty(B, real), np.empty(B, real)
-    read = latent_pi.data_ptr(), latent_vf.data_ptr(), uniform.data_ptr()
+    logits, values, log_prob = np.empty((B, n), real), np.empty(B, real), np.empty(B, real)
+    # as the kernel reads them, whatever was given
+    masks = None if action_masks is None else action_masks.bool().expand(B, n).contiguous()
+    read = latent_pi.data_ptr(), latent_vf.data_ptr(), uniform.data_ptr(), 0 if masks is None else masks.data_ptr()
     undrawable = _act(*read, *heads, logits, values, actions, log_prob)
     if undrawable >= 0:
         check_drawn(torch.from_numpy(logits), undrawable)
@@ -179,12 +190,20 @@ def act(heads: Heads, latent_pi: Tensor, latent_vf: Tensor) -> tuple[Tensor, Ten
 
 
 @njit(**OPTIONS)
-def _act(pi_at, vf_at, uniform_at, weights_pi, biases_pi, weights_vf, biases_vf, logits, values, actions, log_prob):
-    """Fill logits [B, n], values, actions and log_prob [B] from what lies at the addresses; see `act`."""
+def _act(
+    pi_at, vf_at, uniform_at, masks_at, weights_pi, biases_pi, weights_vf, biases_vf, logits, values, actions, log_prob
+):
+    """Fill logits [B, n], values, actions and log_prob [B] from what lies at the addresses (0: no masks); see `act`."""
     B = len(actions)
     actor = pack(array_at(pi_at, (B, weights_pi[0].shape[1]), values).T)
     critic = actor if vf_at == pi_at else pack(array_at(vf_at, (B, weights_vf[0].shape[1]), values).T)
     map_packed(actor, weights_pi, biases_pi, logits)
     map_packed(critic, weights_vf, biases_vf, values.reshape(-1, 1))
+    if masks_at != 0:
+        allowed = array_at(masks_at, logits.shape, np.empty(0, np.uint8))
+        for row in range(B):
+            for a in range(logits.shape[1]):
+                if not allowed[row, a]:
+                    logits[row, a] = -np.inf
     # the result is that of `invert_into`
     return invert_into(logits, array_at(uniform_at, (B,), np.empty(0)), actions, log_prob)

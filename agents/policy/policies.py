@@ -16,15 +16,17 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from palimpsest import memory as memories
-from palimpsest.agents.policy.distributions import draw, make_distribution
+from palimpsest.agents.masks import checked_masks
+from palimpsest.agents.observation_checks import refuse_not_finite
+from palimpsest.agents.policy.distributions import draw, make_distribution, restricted
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
 from palimpsest.agents.policy.heads import HeadedPolicy, act, in_its_form
 from palimpsest.agents.policy.layers import Tanh
 from palimpsest.agents.policy.memory_pair import Both, MemoryPair, State, check_rows
-from palimpsest.agents.policy.observation_checks import refuse_not_finite
 from palimpsest.agents.policy.observation_keys import check_place, greedy_strategy, place_of
 from palimpsest.agents.policy.policy_file import SavedPolicy
-from palimpsest.agents.policy.spaces import flat_action_space, preprocess
+from palimpsest.agents.policy.scales import ObservationScales, ReturnScale
+from palimpsest.agents.policy.spaces import flat_action_space
 from palimpsest.agents.slips import refuse_other_algorithms, refuse_pair, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
@@ -56,6 +58,8 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         encoder_arch: widths of the layers between the features and the memory.
         reconstruct: whether a linear layer decodes the observation from what the (actor's) memory gives out, for
             `MemoryPPO`'s `memory_aux_coef`.
+        normalize_observations: whether observations are scaled by their running moments; see `ObservationScales`.
+        normalize_returns: whether the critic predicts returns scaled by theirs; see `ReturnScale`.
         net_arch: widths of the layers between the memory and the heads, as in SB3; default one of 64 each.
         activation_fn: what follows each of them and of the encoder's.
         **kwargs: SB3's other arguments.
@@ -81,6 +85,8 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         share_memory: bool = True,
         encoder_arch: list[int] | tuple[int, ...] = (64,),
         reconstruct: bool = False,
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = Tanh,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -103,6 +109,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         self.shares_memory = share_memory
         self.encoder_arch = list(encoder_arch)
         self.reconstruct = reconstruct
+        self.normalize_observations, self.normalize_returns = normalize_observations, normalize_returns
         super().__init__(
             observation_space,
             flat_action_space(action_space),
@@ -121,6 +128,9 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             # one kernel for all parameters, on the CPU too
             others = {"foreach", "differentiable"} & self.optimizer_kwargs.keys()
             self.optimizer_kwargs = {"fused": not others, **self.optimizer_kwargs}
+        scales = ObservationScales(self.observation_space, self.normalize_images)
+        self.observation_scales = scales if self.normalize_observations and scales.keys else None
+        self.return_scale = ReturnScale() if self.normalize_returns else None
         self.encoder, width = self._make_encoder()
         self.memory = memories.make(self.memory_name, width, **self.memory_kwargs)
         if self.shares_memory:
@@ -147,6 +157,8 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             "share_memory": self.shares_memory,
             "encoder_arch": self.encoder_arch,
             "reconstruct": self.reconstruct,
+            "normalize_observations": self.normalize_observations,
+            "normalize_returns": self.normalize_returns,
         }
 
     @property
@@ -172,6 +184,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         strategy: Tensor | None = None,
         deterministic: bool = False,
         keep_state: bool = True,
+        action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """Act for one step.
 
@@ -182,6 +195,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             strategy: [B] int64 for memories that choose an allocation.
             deterministic: the likeliest action instead of a sample.
             keep_state: False gives `state` up, so that the next one may be written into it; without gradients.
+            action_masks: [B, n] bool, the choices that are allowed (`agents.masks`); None for all.
 
         Returns:
             Actions [B, ...], values [B], log-probabilities [B], next state.
@@ -189,8 +203,9 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         latent, state = self._step(obs, state, start, strategy, keep_state or torch.is_grad_enabled())
         heads = None if deterministic else self._compiled_heads(latent)
         if heads is not None:
-            return *act(heads, *latent), state
-        actions, log_prob = draw(self._actor(latent.actor), deterministic)
+            chosen, predicted, log_prob = act(heads, *latent, action_masks)
+            return chosen, self._to_values(predicted), log_prob, state
+        actions, log_prob = draw(restricted(self._actor(latent.actor), action_masks), deterministic)
         return actions.reshape(-1, *self.action_space.shape), self._critic(latent.critic), log_prob, state  # type: ignore[misc]
 
     @in_its_form
@@ -201,6 +216,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         state: State,
         start: Tensor,
         strategy: Tensor | None = None,
+        action_masks: Tensor | None = None,
     ) -> Evaluation:
         """Values, log-probabilities and entropies of a whole rollout.
 
@@ -210,6 +226,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             state: before the first step, batch B.
             start: [T, B] bool, where the memory begins anew.
             strategy: [T, B] int64 or None.
+            action_masks: [T, B, n] bool, those with which the actions were drawn; None for none.
         """
         refuse_steps(obs, actions, start)
         T, B = start.shape
@@ -219,7 +236,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         place = place_of(obs, memories.actor, self.observation_space)
         latent, _ = memories.scan(features, start, state, place, strategy)
         pi, vf = (each.flatten(0, 1) for each in latent)
-        distribution = self._actor(pi)
+        distribution = restricted(self._actor(pi), None if action_masks is None else action_masks.flatten(0, 1))
         entropy = distribution.entropy()
         return Evaluation(
             self._critic(vf).view(T, B),
@@ -235,7 +252,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
 
     def _reconstruction(self, latent: Tensor, obs: Observation) -> Tensor:
         """Squared error [N] of `obs` (tree of [N, ...]) decoded from `latent` [N, D], mean over its numbers."""
-        target = preprocess(obs, self.observation_space, self.normalize_images)
+        target = self.floats(obs)
         parts = target.values() if isinstance(target, dict) else [target]
         flat = torch.cat([part.flatten(1).to(latent.dtype) for part in parts], dim=1)
         return (self.decoder(latent) - flat).square().mean(1)
@@ -250,11 +267,16 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
 
     @in_its_form
     def get_distribution(  # type: ignore[override]
-        self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None
+        self,
+        obs: Observation,
+        state: State,
+        start: Tensor | None = None,
+        strategy: Tensor | None = None,
+        action_masks: Tensor | None = None,
     ) -> tuple[Distribution, State]:
-        """The distribution of the next actions, and the state after `obs`."""
+        """The distribution of the next actions that `action_masks` [B, n] bool allow, and the state after `obs`."""
         latent, state = self._step(obs, state, start, strategy)
-        return self._actor(latent.actor), state
+        return restricted(self._actor(latent.actor), action_masks), state
 
     @in_its_form
     def next_state(
@@ -269,6 +291,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         state: tuple[Any, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[Any, ...] | None]:
         """Actions for observations, as SB3's `evaluate_policy` asks for them.
 
@@ -277,12 +300,15 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             state: what the call before returned; None at the beginning.
             episode_start: [B] bool, rows that begin an episode; None for none.
             deterministic: the likeliest action instead of a sample.
+            action_masks: [B, n] bool, or [n] for one observation, as `agents.get_action_masks` gives them; None where
+                everything is allowed.
 
         Returns:
             Actions, and the state as a tuple of numpy arrays, batch first.
 
         Raises:
-            ValueError: an observation does not fit the space or is not finite, or the state has another batch size.
+            ValueError: an observation does not fit the space or is not finite, the state has another batch size, or
+                masks do not fit or allow nothing.
         """
         refuse_pair(observation)
         self.set_training_mode(False)
@@ -306,8 +332,13 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             start = torch.as_tensor(np.asarray(episode_start, dtype=bool).reshape(-1), device=self.device)
             if start.shape != (B,):
                 raise ValueError(f"episode_start must be [B] = [{B}]; got {list(start.shape)}")
+        masks = {}
+        if action_masks is not None:
+            allowed = checked_masks(action_masks, self.action_space, B)
+            masks["action_masks"] = torch.tensor(allowed, device=self.device)
         with torch.no_grad():
-            distribution, after = self.get_distribution(obs, before, start, greedy_strategy(self.memory, obs, B))
+            strategy = greedy_strategy(self.memory, obs, B)
+            distribution, after = self.get_distribution(obs, before, start, strategy, **masks)
             actions = distribution.get_actions(deterministic=deterministic)
         array = actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
         if isinstance(self.action_space, spaces.Box):
@@ -333,6 +364,8 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         if self._flattens and kernels_may_run():
             # what SB3 does to such observations takes longer to find out than to do
             features: Any = obs.float().reshape(len(obs), -1)  # type: ignore[union-attr]
+            if self.observation_scales is not None:
+                features = self.observation_scales(features)
         else:
             features = self.extract_features(obs)
         if self.share_features_extractor:

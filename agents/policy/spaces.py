@@ -102,11 +102,18 @@ def as_batch(observation: Any, space: spaces.Space) -> tuple[np.ndarray, bool]:
     Raises:
         ValueError: the shape is neither.
     """
-    array = maybe_transpose(np.asarray(observation), space)
+    array, shape = np.asarray(observation), tuple(space.shape)  # type: ignore[arg-type]
+    if array.ndim - len(shape) not in (0, 1):
+        raise _other_shape(shape, array.shape)
+    array = maybe_transpose(array, space)
     if isinstance(space, spaces.MultiDiscrete):  # SB3 takes those of one dimension alone
-        if space.shape not in (array.shape, array.shape[1:]):
-            raise ValueError(f"observations must be of shape {space.shape} or [N, ...] of it; got {array.shape}")
-        batch = array.shape != space.shape
+        if shape not in (array.shape, array.shape[1:]):
+            raise _other_shape(shape, array.shape)
+        batch = array.shape != shape
     else:
         batch = is_vectorized_observation(array, space)
-    return array.reshape(-1, *space.shape), batch  # type: ignore[misc]
+    return array.reshape(-1, *shape), batch
+
+
+def _other_shape(shape: tuple[int, ...], given: tuple[int, ...]) -> ValueError:
+    return ValueError(f"observations must be of shape {shape} or [N, ...] of it; got {given}")

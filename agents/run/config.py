@@ -23,7 +23,7 @@ import tomli_w
 from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters
-from palimpsest.agents.run.presets import preset
+from palimpsest.agents.run.presets import usual
 from palimpsest.refusals import (
     FLAG,
     MOST_UNITS,
@@ -177,13 +177,13 @@ class TrainConfig(Hyperparameters, Task):
             )
 
     def _take_preset(self) -> None:
-        usual = preset(self.memory)
+        chosen = usual(self.memory)
         if self.share_memory is None:
-            object.__setattr__(self, "share_memory", usual.share_memory)
+            object.__setattr__(self, "share_memory", chosen.share_memory)
         if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", usual.learning_rate)
+            object.__setattr__(self, "learning_rate", chosen.learning_rate)
         if self.num_minibatches is None:
-            object.__setattr__(self, "num_minibatches", math.gcd(usual.num_minibatches, self.num_envs))
+            object.__setattr__(self, "num_minibatches", math.gcd(chosen.num_minibatches, self.num_envs))
 
     @property
     def rollout_size(self) -> int:
@@ -275,6 +275,8 @@ class EvaluateConfig(Checked):
     """auto, cpu, mps, cuda or cuda:N."""
     max_steps: Annotated[int | None, integer(1, STEPS)] = None
     """Steps after which an episode is stopped and counted as failed. Default: the environment's own limit."""
+    use_masking: bool = True
+    """Take only the actions that the environment allows, if it has `action_masks()`."""
 
     @property
     def first_seed(self) -> int:

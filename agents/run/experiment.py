@@ -46,6 +46,7 @@ from palimpsest.agents.run.program import COMMAND
 from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, locked, use_logger
 from palimpsest.agents.run.runs import Run
 from palimpsest.agents.run.runs import evaluate as evaluate_model
+from palimpsest.refusals import closest
 
 PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba", "numpy", "minigrid")
 
@@ -74,6 +75,39 @@ def _environments(config: TrainConfig, num_envs: int) -> VecEnv:
 def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
     """The agent of a configuration; ValueError if the memory, an argument or a space does not fit."""
     set_threads(config)
+    return MemoryPPO(
+        policy_name(env.observation_space),
+        env,
+        **_arguments(config),
+        verbose=verbose,
+        seed=config.seed,
+        device=config.device,
+    )
+
+
+def preset(memory: str = "rewrite", num_envs: int = 64, **changes: Any) -> dict[str, Any]:
+    """The arguments of `MemoryPPO` with which the command line trains a memory.
+
+    `MemoryPPO("MlpMemoryPolicy", env, **preset("lstm", env.num_envs), seed=0)` learns as `palimpsest train --memory
+    lstm` does. `MemoryPPO`'s own defaults are sb3-contrib's.
+
+    Args:
+        memory: a name of `memory.names()`.
+        num_envs: B, environments stepped together, by which the batch size is chosen.
+        **changes: other fields of `TrainConfig`, as n_steps, gamma, carry_over, share_memory.
+
+    Raises:
+        ValueError: a name or a value that is not allowed.
+    """
+    known = [spec.name for spec in dataclasses.fields(TrainConfig)]
+    for name in changes:
+        if name not in known:
+            raise ValueError(f"preset has no argument {name!r}{closest(name, known)}; known: {', '.join(known)}")
+    return _arguments(TrainConfig(memory=memory, num_envs=num_envs, **changes))
+
+
+def _arguments(config: TrainConfig) -> dict[str, Any]:
+    """The arguments of `MemoryPPO` that a configuration says, but for the environment, the seed and the device."""
 
     def annealed(value: float | None, falls: bool) -> float | Schedule:
         assert value is not None
@@ -83,23 +117,18 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
     hyperparameters["learning_rate"] = annealed(config.learning_rate, config.anneal)
     hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)
     hyperparameters["target_kl"] = config.target_kl or None
-    return MemoryPPO(
-        policy_name(env.observation_space),
-        env,
-        **hyperparameters,
-        batch_size=config.minibatch_size,
-        memory_carry_over=config.carry_over,
-        policy_kwargs={
-            "memory": config.memory,
-            "memory_kwargs": config.memory_args,
-            "share_memory": config.share_memory,
-            "encoder_arch": [config.width],
-            "net_arch": [config.width],
-        },
-        verbose=verbose,
-        seed=config.seed,
-        device=config.device,
-    )
+    policy_kwargs = {
+        "memory": config.memory,
+        "memory_kwargs": config.memory_args,
+        "share_memory": config.share_memory,
+        "encoder_arch": [config.width],
+        "net_arch": [config.width],
+    }
+    return hyperparameters | {
+        "batch_size": config.minibatch_size,
+        "memory_carry_over": config.carry_over,
+        "policy_kwargs": policy_kwargs,
+    }
 
 
 def set_threads(config: TrainConfig) -> None:
@@ -266,6 +295,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         seed=config.first_seed,
         device=config.device,
         max_steps=config.max_steps,
+        use_masking=config.use_masking,
     )
     _write_json(config.json, result)
     return result
@@ -294,6 +324,7 @@ def evaluate_grid(
         deterministic=config.deterministic,
         seed=config.first_seed,
         max_steps=config.max_steps,
+        use_masking=config.use_masking,
     )
     _write_json(config.json, {"runs": list(map(str, run_dirs)), "cells": cells})
     return cells

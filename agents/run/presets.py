@@ -30,6 +30,6 @@ DEFAULT = Preset(7e-4, 4)
 """The preset of every other memory."""
 
 
-def preset(memory: str) -> Preset:
+def usual(memory: str) -> Preset:
     """The preset of a registered memory."""
     return PRESETS.get(memory, DEFAULT)

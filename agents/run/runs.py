@@ -51,6 +51,7 @@ def evaluate(
     previous_action_reward: bool = False,
     keep_observations: Sequence[int] | None = None,
     antialias: bool = False,
+    use_masking: bool = True,
 ) -> dict[str, Any]:
     """Play `episodes` whole episodes and report the results.
 
@@ -72,6 +73,7 @@ def evaluate(
             configuration says this.
         antialias: whether the first observation of an episode was marked in training. For a run, its configuration says
             this.
+        use_masking: whether the environment's action masks are used, if it has `action_masks()`.
 
     Returns:
         env, env_args, episodes, deterministic, seed, success (fraction, None if the environment does not report it),
@@ -106,7 +108,7 @@ def evaluate(
     )
     try:
         check_spaces(model, env)
-        played = play(model, env, episodes, deterministic, seed, max_steps)
+        played = play(model, env, episodes, deterministic, seed, max_steps, use_masking)
         chance, memory = chance_level(env), describe_test(model, env)
     finally:
         env.close()

@@ -73,6 +73,7 @@ EVALUATE: dict[str, list[str]] = {
     "json": [*PATH, "run", "file/x.json", "file/x/y.json"],
     "device": [*NAME, "tpu", "cuda:-1"],
     "max_steps": [*INTEGER, "0"],
+    "use_masking": SWITCH,
 }
 
 

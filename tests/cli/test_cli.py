@@ -16,7 +16,7 @@ from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.files.archive import CorruptFile
 from palimpsest.agents.run import experiment
 from palimpsest.agents.run.config import EvaluateConfig, TrainConfig
-from palimpsest.agents.run.presets import preset
+from palimpsest.agents.run.presets import usual
 
 ROOT = Path(train.__file__).parent
 TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
@@ -222,9 +222,9 @@ def test_the_memory_that_is_named_last_brings_its_preset(started, tmp_path):
     for words, name in ((["--memory", "lstm"], "lstm"), (["--config", "run.toml"], "gru"), ([], "rewrite")):
         assert train.main([*words, "--no-progress"]) == 0
         config = started.pop()
-        assert (config.learning_rate, config.num_minibatches, config.share_memory) == preset(name)
+        assert (config.learning_rate, config.num_minibatches, config.share_memory) == usual(name)
     assert train.main(["--config", "run.toml", "--memory", "rewrite"]) == 0
-    assert started.pop().learning_rate == preset("rewrite").learning_rate
+    assert started.pop().learning_rate == usual("rewrite").learning_rate
     (tmp_path / "shared.toml").write_text("share_memory = true\n")
     for words, shared in (
         (["--memory", "lstm", "--memory", "rewrite"], False),
@@ -299,7 +299,8 @@ def finished(started, tmp_path):
 
 def test_evaluation_is_configured(finished, capsys):
     line = (
-        "evaluate run --episodes 20 --env-args corridors=100 --json out.json --seed 4 --no-deterministic --max-steps 9"
+        "evaluate run --episodes 20 --env-args corridors=100 --json out.json --seed 4 --no-deterministic --max-steps 9 "
+        "--no-use-masking"
     )
     assert train.main(line.split()) == 0
     assert finished == [
@@ -311,6 +312,7 @@ def test_evaluation_is_configured(finished, capsys):
             seed=4,
             deterministic=False,
             max_steps=9,
+            use_masking=False,
         )
     ]
     assert finished[0].first_seed == EVALUATION_SEED + 4

@@ -54,6 +54,16 @@ def test_environments_are_made_as_the_docs_say():
 
 
 @pytest.mark.learning
+def test_the_environment_with_masks_is_learned(capsys):
+    page = (ROOT / "docs" / "action-masks.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    made: dict = {}
+    exec(compile(code, "docs/action-masks.md", "exec"), made)
+    assert capsys.readouterr().out.strip() == "1.0"
+    assert made["reward"] == 1
+
+
+@pytest.mark.learning
 def test_the_twenty_lines_run(tmp_path, monkeypatch, capsys):
     """As printed, but for a shorter training."""
     monkeypatch.chdir(tmp_path)

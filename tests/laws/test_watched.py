@@ -145,6 +145,59 @@ def test_a_recorded_policy_acts_as_the_policy_does(name, share_memory, record):
         assert_close(quiet(recorded, *given), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "share_memory"), [("none", False), ("lstm", True)])
+def test_a_compiled_policy_acts_and_learns_as_the_policy_does(name, share_memory):
+    """Values of steps, and gradients of a sequence; where the compiler cannot follow, Python runs."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    arguments = small_policy(name, share_memory=share_memory)
+    policy = MlpMemoryPolicy(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), lambda _: 1e-3, **arguments)
+    obs, start, actions = torch.randn(4, B, 4), torch.rand(4, B) < 0.3, torch.randint(2, (4, B))
+    compiled, state = torch.compile(policy, backend="eager"), policy.initial_state(B)
+    for t in range(2):
+        expected = quiet(policy, obs[t], state, start[t], deterministic=True)
+        found = quiet(compiled, obs[t], state, start[t], deterministic=True)
+        assert_close(pytree.tree_leaves(found), pytree.tree_leaves(expected), rtol=1e-4, atol=1e-5)
+        state = expected[-1]
+
+    def gradients(evaluate):
+        values, log_prob, entropy, _ = evaluate(obs, actions, policy.initial_state(B), start)
+        loss = values.square().mean() + log_prob.mean() + entropy.mean()
+        return torch.autograd.grad(loss, list(policy.parameters()), allow_unused=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = gradients(torch.compile(policy.evaluate_actions, backend="eager"))
+    assert_close(found, gradients(policy.evaluate_actions), rtol=1e-4, atol=1e-6)
+
+
+class MaskedActor(Actor):
+    """The same among the actions that are allowed: to the likeliest."""
+
+    def forward(self, obs, start, masks, *state):
+        before = pytree.tree_unflatten(list(state), self.spec)
+        distribution, after = self.policy.get_distribution(obs, before, start, action_masks=masks)
+        return distribution.mode(), *pytree.tree_leaves(after)
+
+
+@pytest.mark.parametrize("record", ["trace", "export"])
+@pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.MultiDiscrete([2, 2]), spaces.MultiBinary(2)])
+def test_a_recorded_policy_keeps_to_the_masks(space, record):
+    torch.manual_seed(0)
+    actor = MaskedActor(MlpMemoryPolicy(spaces.Box(-1, 1, (4,)), space, lambda _: 1e-3, **small_policy("gru")))
+    state, start = pytree.tree_leaves(actor.policy.initial_state(B)), torch.zeros(B, dtype=torch.bool)
+    example = (torch.zeros(B, 4), start, torch.ones(B, 4, dtype=torch.bool), *state)
+    if record == "trace":
+        recorded = quiet(torch.jit.trace, actor, example, check_trace=False)
+    else:
+        recorded = quiet(torch.export.export, actor, example).module()
+    for only in ([0, 2], [1, 3], [0, 3]):
+        masks = torch.zeros(B, 4, dtype=torch.bool)
+        masks[:, only] = True
+        given = (torch.randn(B, 4), start, masks, *state)
+        assert_close(quiet(recorded, *given), quiet(actor, *given), rtol=1e-4, atol=1e-5)
+
+
 def test_kernels_stand_aside_where_operations_are_watched():
     x, seen = torch.zeros(2), []
 

@@ -80,7 +80,7 @@ def test_a_module_runs_under_its_short_name():
     code = (
         "import runpy, palimpsest.agents.run.presets\n"
         "ran = runpy.run_module('agents.run.presets', run_name='__main__', alter_sys=True)\n"
-        "print(ran['__name__'], ran['preset']('lstm') == palimpsest.agents.run.presets.preset('lstm'))"
+        "print(ran['__name__'], ran['usual']('lstm') == palimpsest.agents.run.presets.usual('lstm'))"
     )
     assert python("-W", "error", "-c", code, cwd=ROOT).split() == ["__main__", "True"]
     assert python("-m", "memory.registry", cwd=ROOT) == ""

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from small import small_agent
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
-from worlds import ALWAYS, Broken, Counter, Spaces
+from worlds import ALWAYS, Broken, Counter, Guarded, Spaces
 
 from palimpsest import train
 from palimpsest.agents.files.archive import CorruptFile, read_tree, write_tree
@@ -126,6 +126,20 @@ def test_a_policy_that_cannot_act(action_space, tmp_path):
     with pytest.raises(NotFinite, match=r"parameter action_net.weight holds nan at index \[1, 2\]") as caught:
         model.learn(16)
     raised_again(tmp_path, caught.value)
+
+
+def test_a_policy_that_cannot_act_among_what_is_allowed(tmp_path):
+    model = small_agent(DummyVecEnv([Guarded, Guarded]), tmp_path)
+    with torch.no_grad():
+        model.policy.action_net.weight[:] = 3e38
+        model.policy.action_net.bias[:] = 3e38
+        model.policy.mlp_extractor.policy_net[0].bias[:] = 9.0
+    with pytest.raises(NotFinite, match=r"no action can be drawn from the logits of row 0: that of action \d is inf"):
+        model.learn(16)
+    masks = model._last_action_masks
+    assert masks is not None
+    with pytest.raises(NotFinite, match=rf"that of action {masks[0].argmax()} is inf"):
+        reproduce(dump(tmp_path))
 
 
 def test_a_memory_state_that_was_spoiled(tmp_path):

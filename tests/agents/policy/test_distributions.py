@@ -9,7 +9,15 @@ from gymnasium import spaces
 from stable_baselines3.common import distributions as sb3
 from torch.overrides import TorchFunctionMode
 
-from palimpsest.agents.policy.distributions import Categorical, Undrawable, draw, invert, invert_into, make_distribution
+from palimpsest.agents.policy.distributions import (
+    Categorical,
+    Undrawable,
+    draw,
+    invert,
+    invert_into,
+    make_distribution,
+    restricted,
+)
 
 LARGEST = 1 - 2.0**-53
 """The largest number that a float64 uniform draw can be."""
@@ -169,3 +177,100 @@ def test_torchs_own_distribution_is_there_for_those_who_ask(space):
         assert type(got) is type(want)
         torch.testing.assert_close(got.mean.nan_to_num(), want.mean.nan_to_num())
         torch.testing.assert_close(got.entropy(), want.entropy())
+
+
+CHOICES = [(spaces.Discrete(5), [5]), (spaces.MultiDiscrete([2, 4, 3]), [2, 4, 3]), (spaces.MultiBinary(3), [2] * 3)]
+
+
+def masks_for(sizes: list[int], rows: int, seed: int) -> torch.Tensor:
+    """[rows, sum of sizes] bool, one value or more in every choice; the last row has one value in each."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for size in sizes:
+        mask = rng.random((rows, size)) < 0.5
+        mask[-1] = False
+        mask[np.arange(rows), rng.integers(size, size=rows)] = True
+        parts.append(mask)
+    return torch.from_numpy(np.concatenate(parts, 1))
+
+
+class Twin:
+    """torch's Categorical for each choice, -1e8 for what is forbidden; a switch is a choice of 0 and 1."""
+
+    def __init__(self, space, sizes, logits, masks):
+        if isinstance(space, spaces.MultiBinary):
+            logits = torch.stack([torch.zeros_like(logits), logits], -1).flatten(1)
+        self.parts = [
+            torch.distributions.Categorical(logits=part.masked_fill(~mask, -1e8))
+            for part, mask in zip(logits.split(sizes, 1), masks.split(sizes, 1))
+        ]
+
+    def log_prob(self, actions):
+        return sum(part.log_prob(a) for part, a in zip(self.parts, actions.reshape(len(actions), -1).long().unbind(1)))
+
+    def entropy(self):
+        return sum(part.entropy() for part in self.parts)
+
+    def mode(self):
+        return torch.stack([part.probs.argmax(-1) for part in self.parts], 1)
+
+
+@pytest.mark.parametrize(("space", "sizes"), CHOICES, ids=lambda given: type(given).__name__)
+def test_masked_distributions_are_torchs(space, sizes):
+    rows = 40
+    (logits,), masks = parameters(space, rows, 0), masks_for(sizes, rows, 1)
+
+    def values(make):
+        given = logits.clone().requires_grad_()
+        made = make(given)
+        log_prob, entropy = made.log_prob(actions), made.entropy()
+        (log_prob.sum() + 2 * entropy.square().sum()).backward()
+        return log_prob, entropy, made.mode().reshape(rows, -1).long(), given.grad
+
+    def ours(given):
+        made = make_distribution(space).proba_distribution(given)
+        made.apply_masking(masks)
+        return made
+
+    torch.manual_seed(2)
+    actions = ours(logits).sample()
+    got, want = values(ours), values(lambda given: Twin(space, sizes, given, masks))
+    for one, other in zip(got, want, strict=True):
+        assert torch.isfinite(one).all()
+        torch.testing.assert_close(one, other)
+    assert got[1][-1] == 0
+    # a switch has one logit: it is forbidden where one of its two values is
+    free = masks.unflatten(1, (-1, 2)).all(-1) if isinstance(space, spaces.MultiBinary) else masks
+    assert (got[3][~free] == 0).all()
+    assert (got[3][free] != 0).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("space", "sizes"), CHOICES, ids=lambda given: type(given).__name__)
+def test_nothing_forbidden_is_drawn_and_everything_allowed_is(space, sizes, dtype):
+    N = 4000
+    logits = parameters(space, 1, 0, dtype)[0].sign().expand(N, -1)
+    for seed in range(5):
+        masks = masks_for(sizes, 2, seed)[:1].expand(N, -1)
+        made = make_distribution(space).proba_distribution(logits)
+        made.apply_masking(masks)
+        for actions in (made.sample(), made.mode()):
+            flat = actions.reshape(N, -1).long() + torch.tensor(np.cumsum([0, *sizes[:-1]]))
+            assert masks.gather(1, flat).all()
+        flat = made.sample().reshape(N, -1).long() + torch.tensor(np.cumsum([0, *sizes[:-1]]))
+        assert set(flat.unique().tolist()) == set(masks[0].nonzero().flatten().tolist())
+        assert torch.isfinite(made.log_prob(made.sample())).all()
+
+
+def test_a_second_mask_forbids_more():
+    made = Categorical(3).proba_distribution(torch.zeros(1, 3))
+    made.apply_masking(torch.tensor([[True, True, False]]))
+    made.apply_masking(torch.tensor([[False, True, True]]))
+    assert made.log_probs.exp().tolist() == [[0, 1, 0]]
+
+
+def test_a_distribution_without_masking_is_refused():
+    theirs = sb3.CategoricalDistribution(3).proba_distribution(torch.zeros(1, 3))
+    assert restricted(theirs, None) is theirs
+    with pytest.raises(ValueError, match="CategoricalDistribution has none"):
+        restricted(theirs, torch.ones(1, 3, dtype=torch.bool))

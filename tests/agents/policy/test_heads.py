@@ -30,14 +30,14 @@ def policy_for(net_arch, action_space=None, cls=MlpMemoryPolicy, **kwargs) -> Ml
     return policy
 
 
-def acted(policy: MlpMemoryPolicy, deterministic: bool = False):
+def acted(policy: MlpMemoryPolicy, deterministic: bool = False, **kwargs):
     """Actions, values and log-probabilities of 40 rows, one of which begins anew."""
     generator = torch.Generator().manual_seed(1)
     obs = torch.randn(40, 3, generator=generator)
     state = type(policy.initial_state(40))(torch.randn(40, 1, 6, generator=generator, dtype=policy.memory.dtype))
     torch.manual_seed(2)
     with torch.no_grad():
-        actions, values, log_prob, _ = policy(obs, state, torch.arange(40) == 7, deterministic=deterministic)
+        actions, values, log_prob, _ = policy(obs, state, torch.arange(40) == 7, deterministic=deterministic, **kwargs)
     return actions, values, log_prob
 
 
@@ -64,6 +64,30 @@ def test_compiled_heads_equal_torchs_operations(net_arch, activation_fn, calls):
     for got, want in zip(fast[1:], slow[1:]):
         assert got.shape == (40,)
         torch.testing.assert_close(got, want, rtol=2e-6, atol=5e-6)
+
+
+@pytest.mark.parametrize("order", ["rows", "columns"])
+def test_compiled_heads_draw_what_is_allowed(order, calls):
+    policy, masks = policy_for([7]), torch.rand(40, 4) < 0.5
+    masks[torch.arange(40), torch.randint(4, (40,))] = True
+    if order == "columns":
+        masks = masks.T.contiguous().T
+    fast = acted(policy, action_masks=masks)
+    assert calls == [1]
+    with torch_only():
+        slow = acted(policy, action_masks=masks)
+    assert torch.equal(fast[0], slow[0])
+    assert masks[torch.arange(40), fast[0]].all()
+    assert not masks[torch.arange(40), acted(policy)[0]].all()
+    torch.testing.assert_close(fast[1:], slow[1:], rtol=2e-6, atol=5e-6)
+
+
+def test_compiled_heads_read_no_mask_beyond_its_end():
+    policy = policy_for([7])
+    assert set(acted(policy, action_masks=torch.tensor([0, 0, 1, 0]))[0].tolist()) == {2}
+    for wrong in ((3,), (39, 4), (40, 3)):
+        with pytest.raises(RuntimeError, match="size"):
+            acted(policy, action_masks=torch.ones(wrong, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2.0**-53])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from palimpsest import memory
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.experiment import make_env, make_model, set_threads
-from palimpsest.agents.run.presets import PRESETS, preset
+from palimpsest.agents.run.presets import PRESETS, usual
 
 TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
@@ -88,14 +88,14 @@ def test_derived_sizes():
 
 @pytest.mark.parametrize("name", [*memory.names(), "a stranger's"])
 def test_a_memory_brings_its_preset_where_nothing_is_given(name):
-    usual, config = preset(name), TrainConfig(memory=name)
-    assert (config.learning_rate, config.num_minibatches, config.share_memory) == usual
-    other = not usual.share_memory
+    chosen, config = usual(name), TrainConfig(memory=name)
+    assert (config.learning_rate, config.num_minibatches, config.share_memory) == chosen
+    other = not chosen.share_memory
     given = TrainConfig(memory=name, learning_rate=0.1, num_minibatches=2, share_memory=other)
     assert (given.learning_rate, given.num_minibatches, given.share_memory) == (0.1, 2, other)
     assert TrainConfig.from_toml(config.to_toml()) == config
     few = TrainConfig(memory=name, num_envs=6)
-    assert few.num_minibatches == math.gcd(6, usual.num_minibatches)
+    assert few.num_minibatches == math.gcd(6, chosen.num_minibatches)
 
 
 def test_presets_are_of_registered_memories():

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from rich.console import Console
 from small import small_arguments
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from palimpsest import memory
+from palimpsest import envs, memory
 from palimpsest.agents.files.archive import read_tree, write_tree
 from palimpsest.agents.run import callbacks, experiment
 from palimpsest.agents.run.config import TrainConfig
@@ -128,6 +129,23 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(name, tmp_path, m
     assert saved.memory == name
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     assert_same_curves(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_killed_and_resumed_run_keeps_to_the_masks(tmp_path, monkeypatch):
+    monkeypatch.setattr(envs.registration, "_ENTRIES", dict(envs.registration._ENTRIES))
+    monkeypatch.setattr(gym, "registry", dict(gym.registry))
+    envs.register("Test/Masked-v0", "tiny_world:Masked", "Tiny, of whose items one is forbidden.", limit=10)
+    arguments = dict(env="Test/Masked-v0", env_args={}, carry_over=0.5)
+    whole = experiment.train(config(tmp_path / "whole", **arguments), quiet())
+    train_and_die(monkeypatch, 200, config(tmp_path / "killed", **arguments))
+    torch.manual_seed(99)
+    killed = config(tmp_path / "killed", **arguments, resume=tmp_path / "killed", run_dir=None)
+    resumed = experiment.train(killed, quiet())
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    masks = resumed.model.rollout_buffer.action_masks
+    assert not masks.all()
+    np.testing.assert_array_equal(masks, whole.model.rollout_buffer.action_masks)
+    assert np.take_along_axis(masks, resumed.model.rollout_buffer.actions[..., None], 2).all()
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path, monkeypatch, capsys):

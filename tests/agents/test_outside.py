@@ -12,7 +12,7 @@ from small import small_agent
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from worlds import ALWAYS, Broken, Counter, Spaces
 
-from palimpsest.agents.policy.observation_checks import outside_space
+from palimpsest.agents.observation_checks import outside_space
 
 OUTSIDE = [
     (spaces.Box(0, 1, (2, 3), np.float32), [[[0, 1, 0.5]] * 2, [[0, 0, 0], [0, 1.5, 0]]], (1, 1, 1), 1.5, (0, 1)),

@@ -1,0 +1,142 @@
+"""Running scales: of the observations that a policy reads, and of the returns that its critic predicts.
+
+Both change between rollouts only, so that an update computes what acting computed. They are buffers of the policy, so
+that its files, copies and exports hold them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.spaces.utils import flatdim
+from stable_baselines3.common.preprocessing import is_image_space
+from torch import Tensor, nn
+
+CLIP = 10.0
+"""Standard deviations at which a scaled observation is cut off, as in SB3's VecNormalize."""
+EPS = 1e-8
+"""Added to a variance before its root is taken."""
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all vectors so far.
+
+    Args:
+        size: n, numbers of a vector.
+    """
+
+    mean: Tensor
+    """[n] float32, 0 before the first vector."""
+    var: Tensor
+    """[n] float32, 1 before the first vector."""
+    count: Tensor
+    """[] int64, vectors so far."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("var", torch.ones(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, vectors: Tensor) -> None:
+        """Add vectors [N, n], by the formula for two samples of Chan, Golub and LeVeque 1979."""
+        found = vectors.numpy(force=True).astype(np.float64)
+        before, added = int(self.count), len(found)
+        if not added:
+            return
+        total = before + added
+        mean, var = self.mean.numpy(force=True).astype(np.float64), self.var.numpy(force=True).astype(np.float64)
+        delta = found.mean(0) - mean
+        squares = (var * before if before else 0.0) + found.var(0) * added + delta**2 * (before * added / total)
+        self.mean.copy_(torch.from_numpy(mean + delta * (added / total)))
+        self.var.copy_(torch.from_numpy(squares / total))
+        self.count.fill_(total)
+
+
+class ObservationScales(nn.Module):
+    """Observations at mean 0 and variance 1, number by number, cut off at ±10.
+
+    A Box of floats is scaled unless it is an image or its bounds lie within -1 to 1: then it is scaled already, or
+    holds flags and one-hots. All else is left as it is.
+
+    Args:
+        space: the observation space, a Dict too.
+        normalize_images: the policy's argument, which says what an image is.
+    """
+
+    def __init__(self, space: spaces.Space, normalize_images: bool = True) -> None:
+        super().__init__()
+        parts = list(space.spaces.items()) if isinstance(space, spaces.Dict) else [(None, space)]
+        sizes = {key: flatdim(part) for key, part in parts if _needs_scale(part, normalize_images)}
+        # two lists, as a module cannot be named by every key
+        self.keys = list(sizes)
+        self.moments = nn.ModuleList(RunningMoments(size) for size in sizes.values())
+
+    def forward(self, observations: Any) -> Any:
+        """Scale a tree of [N, ...], of any float type."""
+        for key, moments in zip(self.keys, self.moments):
+            assert isinstance(moments, RunningMoments)
+            if key is None:
+                return _scaled(observations, moments)
+            observations = {**observations, key: _scaled(observations[key], moments)}
+        return observations
+
+    def update(self, observations: Any) -> None:
+        """Add the observations of a rollout, a tree of [T, B, ...]."""
+        for key, moments in zip(self.keys, self.moments):
+            assert isinstance(moments, RunningMoments)
+            moments.update((observations if key is None else observations[key]).flatten(0, 1).flatten(1))
+
+
+def _scaled(x: Tensor, moments: RunningMoments) -> Tensor:
+    shape = (1, *x.shape[1:])
+    scale = (moments.var + EPS).rsqrt().to(x.dtype).view(shape)
+    return ((x - moments.mean.to(x.dtype).view(shape)) * scale).clamp(-CLIP, CLIP)
+
+
+def _needs_scale(space: spaces.Space, normalize_images: bool) -> bool:
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        return False
+    if is_image_space(space, normalized_image=not normalize_images):
+        return False
+    return bool((np.abs(space.low) > 1).any() or (np.abs(space.high) > 1).any())
+
+
+class ReturnScale(nn.Module):
+    """The mean and the standard deviation of returns, between which and the critic's linear layer PopArt translates.
+
+    The layer predicts (return - mean) / std. When these change, it is changed so that its predictions stay what they
+    were (PopArt, arXiv 1602.07714, eq. 7). The value loss is divided by std squared, so that it does not drown the
+    policy's in a memory that both train. A std below 1 counts as 1: small returns, in which only noise may be left,
+    are not scaled up.
+    """
+
+    mean: Tensor
+    """[] float32."""
+    std: Tensor
+    """[] float32, 1 or more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moments = RunningMoments(1)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+
+    def forward(self, predicted: Tensor) -> Tensor:
+        """Values of what the layer predicts, any shape."""
+        return predicted * self.std.to(predicted.dtype) + self.mean.to(predicted.dtype)
+
+    @torch.no_grad()
+    def update(self, returns: Tensor, layer: nn.Module) -> None:
+        """Add the returns of a rollout, [T, B], and keep what the critic's last layer, if linear, predicts."""
+        self.moments.update(returns.reshape(-1, 1))
+        mean, std = self.moments.mean[0], (self.moments.var[0] + EPS).sqrt().clamp(min=1.0)
+        if isinstance(layer, nn.Linear):
+            layer.weight.mul_(self.std / std)
+            layer.bias.mul_(self.std).add_(self.mean - mean).div_(std)
+        self.mean.copy_(mean)
+        self.std.copy_(std)

@@ -1,0 +1,140 @@
+"""Running scales of observations and of returns."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from small import small_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
+from worlds import Counter
+
+from palimpsest.agents import MemoryPPO
+from palimpsest.agents.learn.loss import LossWeights, ppo_loss
+from palimpsest.agents.policy.scales import CLIP, ObservationScales, ReturnScale, RunningMoments
+
+WIDE = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+
+
+def model_for(memory="gru", share=True, **kwargs):
+    env = DummyVecEnv([lambda row=row: Counter(row, True) for row in range(3)])
+    chosen = dict(normalize_observations=True, normalize_returns=True) | kwargs
+    policy = small_policy(memory) | dict(share_memory=share)
+    return MemoryPPO("MlpMemoryPolicy", env, n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu",
+                     policy_kwargs=policy, **chosen)  # fmt: skip
+
+
+def test_moments_are_those_of_all_vectors_at_once():
+    moments, rng = RunningMoments(3), np.random.default_rng(0)
+    parts = [rng.normal(50, [1e-2, 1, 100], (n, 3)) for n in (1, 7, 0, 200)]
+    for part in parts:
+        moments.update(torch.from_numpy(part))
+    whole = np.concatenate(parts)
+    assert int(moments.count) == len(whole)
+    np.testing.assert_allclose(moments.mean.numpy(), whole.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(moments.var.numpy(), whole.var(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("space", "scaled"),
+    [
+        (WIDE, True),
+        (spaces.Box(np.float32([-1, -1]), np.float32([1, 4.8])), True),
+        (spaces.Box(-1, 1, (3,), np.float32), False),
+        (spaces.Box(0, 1, (3, 4), np.float64), False),
+        (spaces.Box(0, 255, (3, 8, 8), np.uint8), False),
+        (spaces.Box(0, 9, (3,), np.int64), False),
+        (spaces.Discrete(5), False),
+        (spaces.MultiBinary(5), False),
+    ],
+)
+def test_what_is_scaled(space, scaled):
+    assert bool(ObservationScales(space).keys) == scaled
+
+
+def test_an_affine_change_of_the_observations_changes_nothing_once_the_moments_know_it():
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 4, 3, generator=rng)
+    one, other = ObservationScales(WIDE), ObservationScales(WIDE)
+    one.update(x)
+    other.update(1000 * x - 7)
+    torch.testing.assert_close(one(x[0]), other(1000 * x[0] - 7), rtol=1e-4, atol=1e-4)
+    assert one(torch.full((1, 3), 1e9)).eq(CLIP).all()
+
+
+def test_keys_of_a_dict_are_scaled_each_by_its_own_moments():
+    space = spaces.Dict({"a.b": WIDE, "forward": spaces.Discrete(3), "flags": spaces.Box(0, 1, (2,), np.float32)})
+    scales = ObservationScales(space)
+    assert scales.keys == ["a.b"]
+    x = {"a.b": torch.randn(5, 2, 3) * 9 + 4, "forward": torch.zeros(5, 2), "flags": torch.ones(5, 2, 2)}
+    scales.update(x)
+    out = scales({key: leaf.flatten(0, 1) for key, leaf in x.items()})
+    torch.testing.assert_close(out["a.b"].mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out["a.b"].var(0, unbiased=False), torch.ones(3), atol=1e-4, rtol=0)
+    assert out["flags"].eq(1).all()
+
+
+def test_a_new_scale_of_returns_leaves_predictions_as_they_were():
+    layer, scale = nn.Linear(4, 1), ReturnScale()
+    x = torch.randn(20, 4)
+    for returns in (torch.randn(8, 4) * 300 + 500, torch.randn(8, 4) * 2 - 90):
+        before = scale(layer(x))
+        scale.update(returns, layer)
+        torch.testing.assert_close(scale(layer(x)), before, rtol=1e-4, atol=1e-3)
+    assert scale.std > 100
+
+
+def test_small_returns_are_not_scaled_up():
+    scale = ReturnScale()
+    scale.update(torch.rand(8, 4) * 0.1, nn.Linear(4, 1))
+    assert scale.std == 1
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("memory", ["none", "gru", "rewrite"])
+def test_every_ratio_is_one_before_the_first_gradient_step(memory, share):
+    model = model_for(memory, share).learn(2 * 48)
+    _, callback = model._setup_learn(48, None, reset_num_timesteps=False)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    buffer = model.rollout_buffer
+    for batch in buffer.get(16, np.random.default_rng(0)):
+        with torch.no_grad():
+            found = model.policy.evaluate_actions(
+                batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
+            )
+        torch.testing.assert_close(found.log_prob, batch.old_log_prob, rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.values, batch.old_values, rtol=1e-4, atol=1e-4)
+
+
+def test_the_value_loss_is_that_of_scaled_returns():
+    model = model_for().learn(48)
+    policy = model.policy
+    policy.return_scale.std.fill_(40.0)
+    policy.return_scale.mean.fill_(7.0)
+    batch = next(model.rollout_buffer.get(16, np.random.default_rng(0)))
+    weights = LossWeights(0.2, None, True, 0.0, 0.0, 0.5, 0.0)
+    loss, record = ppo_loss(policy, batch, weights)
+    predicted = (policy.evaluate_actions(
+        batch.observations, batch.actions, batch.state, batch.memory_start
+    ).values - 7) / 40  # fmt: skip
+    expected = record["policy_gradient_loss"] + 0.5 * (predicted - (batch.returns - 7) / 40).square().mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_files_hold_the_scales(tmp_path):
+    model = model_for().learn(48)
+    model.save(tmp_path / "model")
+    loaded = MemoryPPO.load(tmp_path / "model")
+    assert torch.equal(model.policy.return_scale.std, loaded.policy.return_scale.std)
+    moments = model.policy.observation_scales.moments[0], loaded.policy.observation_scales.moments[0]
+    assert int(moments[0].count) == 48
+    assert torch.equal(moments[0].mean, moments[1].mean)
+    seen = model.env.reset()
+    np.testing.assert_array_equal(
+        model.predict(seen, deterministic=True)[0], loaded.predict(seen, deterministic=True)[0]
+    )
+
+
+def test_without_them_the_policy_has_no_buffers():
+    model = model_for(normalize_observations=False, normalize_returns=False)
+    assert not [name for name in model.policy.state_dict() if "scale" in name]

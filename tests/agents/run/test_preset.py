@@ -1,0 +1,48 @@
+"""`preset`: in Python, the arguments with which the command line trains."""
+
+import pytest
+import torch
+
+from palimpsest import envs, memory
+from palimpsest.agents import MemoryPPO, preset
+from palimpsest.agents.run.config import TrainConfig
+from palimpsest.agents.run.experiment import make_env, make_model
+
+ENV = "Palimpsest/EndlessTMaze-v0"
+
+
+@pytest.mark.parametrize("name", memory.names())
+def test_a_memory_is_made_as_the_command_line_makes_it(name):
+    config = TrainConfig(env=ENV, memory=name, num_envs=8, device="cpu")
+    by_command = make_model(config, make_env(config))
+    in_python = MemoryPPO(
+        "MlpMemoryPolicy", envs.make_vec(ENV, 8, seed=0), **preset(name, num_envs=8), seed=0, device="cpu"
+    )
+    for one, other in zip(by_command.policy.state_dict().items(), in_python.policy.state_dict().items(), strict=True):
+        assert one[0] == other[0]
+        assert torch.equal(one[1], other[1])
+    for argument in set(preset(name)) - {"policy_kwargs", "learning_rate", "ent_coef", "clip_range"}:
+        assert getattr(by_command, argument) == getattr(in_python, argument), argument
+    for argument in ("lr_schedule", "ent_coef", "clip_range"):
+        assert getattr(by_command, argument)(0.3) == getattr(in_python, argument)(0.3)
+
+
+def test_changes_are_fields_of_a_run():
+    changed = preset("gru", num_envs=4, n_steps=16, carry_over=0.0, share_memory=False, learning_rate=0.1, anneal=False)
+    assert changed["n_steps"] == 16
+    assert changed["memory_carry_over"] == 0.0
+    assert changed["learning_rate"] == 0.1
+    assert changed["policy_kwargs"]["share_memory"] is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(n_step=3), r"preset has no argument 'n_step'.*n_steps"),
+        (dict(gamma=3.0), "gamma must be"),
+        (dict(num_envs=0), "num_envs must be"),
+    ],
+)
+def test_refusals(changes, words):
+    with pytest.raises(ValueError, match=words):
+        preset("gru", **changes)
