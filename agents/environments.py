@@ -97,20 +97,28 @@ def innermost(env: VecEnv) -> Any:
     return env
 
 
+def declares(env: VecEnv, name: str) -> bool:
+    """Whether the rows have an attribute. A VecEnv that answers to any name, or to none, declares nothing."""
+    try:
+        return env.has_attr(name) and not env.has_attr("a name that no environment has")
+    except NotImplementedError:
+        return False
+
+
 def longest_horizon(env: VecEnv) -> int | None:
     """The largest correlation horizon that the environment declares, in steps; None if it declares none."""
-    if not env.has_attr("memory_horizons"):
+    if not declares(env, "memory_horizons"):
         return None
     return max(env.env_method("memory_horizons", indices=[0])[0])
 
 
 def chance_level(env: VecEnv) -> float | None:
     """Success of the best player without memory; None if the environment does not declare it."""
-    if not env.has_attr("chance_level"):
+    if not declares(env, "chance_level"):
         return None
     return float(env.env_method("chance_level", indices=[0])[0])
 
 
 def closing_settings(env: VecEnv) -> list[dict[str, Any]]:
     """Further settings (arguments) in which the environment asks to test a finished agent."""
-    return list(env.get_attr("closing_settings")[0]) if env.has_attr("closing_settings") else []
+    return list(env.get_attr("closing_settings")[0]) if declares(env, "closing_settings") else []

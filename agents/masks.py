@@ -18,6 +18,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from palimpsest.agents.environments import declares
+
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
@@ -32,7 +34,7 @@ def is_masking_supported(env: gym.Env | VecEnv) -> bool:
     """
     if isinstance(env, gym.Env):
         return env.has_wrapper_attr(METHOD)
-    if env.has_attr(METHOD):
+    if declares(env, METHOD):
         return True
     try:
         having = list(env.env_method("has_wrapper_attr", METHOD))

@@ -2,25 +2,35 @@
 
 Per layer and head, with x what the layer reads and a table S [K, V]:
 
-    q, k, v, g, a, b = W x + c                    q, k of unit length
+    q, k, v, g, a, b = W x + c                    q, k of unit length, some pairs of their components turned by time
+    r = S^T q                                     read, before anything is forgotten or written
     alpha = sigmoid(a)                            how much of everything survives
     beta = 2 sigmoid(b)                           1 overwrites what stands under k exactly, 2 flips its sign
     S <- alpha S;  S <- S + beta k (v - S^T k)^T
-    stream <- stream + W_out (sigmoid(g) tanh(S^T q))
+    stream <- stream + W_out (sigmoid(g) tanh(r))
 
-The stream starts as a linear map of the input. The first layer reads the input, every other the normalised stream.
+The stream starts as a linear map of the input. The first layer reads the input, every other the normalised stream, and
+the normalised stream is what the memory gives out. Normalised means layer norm without parameters.
 
-A clock is appended to the input: +1, -1, +1, ... since the memory began. Tables have no sense of time, and gates that
-see only the input cannot count. With the clock an agent can alternate between two actions by time, at any distance;
-without it, it would have to look up what it did at a place like this one.
+Tables by themselves have no sense of time. Three things give it:
 
-Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537. The recurrence: `memory.kernels.delta`.
+- Half of the pairs of components of keys and queries turn, each with a period of its own (`memory.kernels.delta.
+  turning`). A query can then point at a lag: what was written four steps ago. What is written under a key that lies in
+  the standing pairs is found at any distance.
+- A step reads before it writes, so that what is read was there before: the first layer reads of the inputs until the
+  last one, and the current one is in the stream.
+- A clock is appended to the input: +1, -1, +1, ... since the memory began. Gates that see only the input cannot count.
+  With the clock an agent can alternate between two actions by time, at any distance; without it, it would have to look
+  up what it did at a place like this one.
+
+Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537; turned queries and keys: RoPE, arXiv 2104.09864. The
+recurrence: `memory.kernels.delta`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,9 +41,11 @@ from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.kernels.arithmetic.as_built import Arrays, AsBuilt
 from palimpsest.memory.kernels.delta.layer import DeltaSizes, delta_layer, delta_layer_torch
 from palimpsest.memory.kernels.delta.step import NORM_EPS, step_layers
+from palimpsest.memory.kernels.delta.turning import turns
+from palimpsest.memory.parts.episode_steps import episode_steps
 from palimpsest.refusals import check_flag, check_integer
 
-TIMES_AT_START = (20.0, 500.0)
+TIMES_AT_START = (2.0, 500.0)
 """Steps: time constants of a layer's first and last head before training; log-uniform over the heads between them."""
 
 
@@ -42,8 +54,8 @@ class RewriteState(NamedTuple):
 
     table: Tensor
     """[B, L, H, K, V], a table per layer and head."""
-    beat: Tensor
-    """[B, 1], the clock at the next input, 1 at first; [B, 0] without a clock."""
+    time: Tensor
+    """[B] int64, steps since the memory began, modulo the longest period of what turns; 0 at first."""
 
 
 class RewriteMemory(Memory):
@@ -54,12 +66,14 @@ class RewriteMemory(Memory):
         output_size: D, width of the stream that layers add to.
         num_layers: L, layers; 1 or more.
         num_heads: H, tables per layer.
-        key_size: K, rows of a table: it holds K things that do not disturb each other.
+        key_size: K, rows of a table: it holds K things that do not disturb each other. K // 4 pairs of rows turn.
         value_size: V, columns of a table.
         clock: append a feature to the input that alternates between 1 and -1.
     State:
-        `RewriteState`: table [B, L, H, K, V] and beat [B, 1], [B, 0] without a clock.
+        `RewriteState`: table [B, L, H, K, V] and time [B].
     """
+
+    turns: Tensor
 
     def __init__(
         self,
@@ -82,29 +96,37 @@ class RewriteMemory(Memory):
         features = input_size + clock
         self.enter = nn.Linear(features, output_size)
         self.sizes = DeltaSizes(num_heads, key_size, value_size)
+        # part of what is saved: parameters that were learned without it have the same names and shapes
+        self.register_buffer("turns", torch.from_numpy(turns(key_size)).to(self.enter.weight))
         self.layers = nn.ModuleList(
             DeltaLayer(output_size if layer else features, output_size, self.sizes) for layer in range(num_layers)
         )
         self._gates: list[tuple[Tensor, Tensor]] = []
         self._built = AsBuilt(self)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        # rounded once, whatever the type before was
+        self.turns = torch.from_numpy(turns(self.sizes.key_size)).to(self.turns)
+        return self
+
     def initial_state(self, batch_size: int) -> RewriteState:
-        """Empty tables, the clock at 1."""
+        """Empty tables at time 0."""
         table = torch.zeros(batch_size, *self.table_shape, dtype=self.dtype, device=self.device)
-        return RewriteState(table, table.new_ones(batch_size, self.clock))
+        return RewriteState(table, torch.zeros(batch_size, dtype=torch.int64, device=self.device))
 
     def step(
         self, x: Tensor, state: RewriteState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, RewriteState]:
         """Map x [B, F] to y [B, D]."""
         self.check_step(x, state)
-        if not torch.is_grad_enabled() and self._built.allows(self, x, *state):
+        if not torch.is_grad_enabled() and self._built.allows(self, x, state.table, self.turns):
             arrays = self._built.arrays(self, _in_order)
-            y, table, beat = step_layers(x, state.beat, arrays, self.sizes, state.table)
-            return y, RewriteState(table, beat)
+            y, table, time = step_layers(x, arrays, self.sizes, *state, self.turns)
+            return y, RewriteState(table, time)
         no_start = torch.zeros(1, len(x), dtype=torch.bool, device=x.device)
-        ys, table, _ = self._layers(torch.cat((x, state.beat), 1).unsqueeze(0), no_start, state.table)
-        return ys[0], RewriteState(table, -state.beat)
+        ys, table, _ = self._layers(x.unsqueeze(0), no_start, state.time.unsqueeze(0), state.table)
+        return ys[0], RewriteState(table, (state.time + 1) % len(self.turns))
 
     def scan(
         self,
@@ -116,10 +138,10 @@ class RewriteMemory(Memory):
     ) -> tuple[Tensor, RewriteState]:
         """Map x [T, B, F] to y [T, B, D]; only the recurrence goes step by step, all else is done for many at once."""
         self.check_sequence(x, start, state)
-        x, beat = self._count(x, start, state.beat)
-        y, table, gates = self._layers(x, start, state.table)
+        times, last = episode_steps(start, state.time)
+        y, table, gates = self._layers(x, start, times, state.table)
         self._gates = [(alpha.detach(), beta.detach()) for alpha, beta in gates]
-        return y, RewriteState(table, beat)
+        return y, RewriteState(table, last % len(self.turns))
 
     def context(self) -> Context:
         """The current input is read directly; a table may keep any earlier one."""
@@ -132,30 +154,24 @@ class RewriteMemory(Memory):
         keep, rewrite = zip(*self._gates)
         return {"keep": torch.cat(keep, -1), "rewrite": torch.cat(rewrite, -1)}
 
-    def _layers(self, x: Tensor, start: Tensor, table: Tensor) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-        """Map x [T, B, F + clock] to the stream [T, B, D], the last tables, and alpha and beta of each layer."""
-        stream: Tensor | None = None
+    def _layers(
+        self, x: Tensor, start: Tensor, times: Tensor, table: Tensor
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """Map x [T, B, F] at times [T, B] to y [T, B, D], the last tables, and alpha and beta of each layer."""
+        if self.clock:
+            x = torch.cat((x, (1 - 2 * (times % 2)).to(x.dtype).unsqueeze(-1)), -1)
+        read, stream = x, None
         lasts, gates = [], []
-        one_layer = delta_layer if self._built.allows(self, x, table) else delta_layer_torch
+        one_layer = delta_layer if self._built.allows(self, x, table, self.turns) else delta_layer_torch
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, DeltaLayer)
-            read = x if stream is None else functional.layer_norm(stream, stream.shape[-1:], eps=NORM_EPS)
             maps = (self.enter, layer.project, layer.leave)
-            stream, last, alpha, beta = one_layer(read, stream, maps, start, table[:, number], self.sizes)
+            given = (start, table[:, number], self.sizes, times, self.turns)
+            stream, last, alpha, beta = one_layer(read, stream, maps, *given)
+            read = functional.layer_norm(stream, stream.shape[-1:], eps=NORM_EPS)
             lasts.append(last)
             gates.append((alpha, beta))
-        assert stream is not None
-        return stream, torch.stack(lasts, 1), gates
-
-    def _count(self, x: Tensor, start: Tensor, beat: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the clock to x [T, B, F]; also return the beat after the last step, [B, 1]."""
-        if not self.clock:
-            return x, beat
-        t = torch.arange(len(x), device=x.device).unsqueeze(1)
-        turns = (1 - 2 * (t % 2)).to(x.dtype)
-        opened = torch.where(start, t, -1).cummax(0).values
-        beats = turns * torch.where(opened < 0, beat.T, turns.squeeze(1)[opened.clamp(min=0)])
-        return torch.cat((x, beats.unsqueeze(-1)), -1), -beats[-1:].T if len(x) else beat
+        return read, torch.stack(lasts, 1), gates
 
 
 def _in_order(arrays: dict[str, np.ndarray]) -> Arrays:
@@ -171,6 +187,7 @@ class DeltaLayer(nn.Module):
         self.project = nn.Linear(input_size, sizes.width)
         self.leave = nn.Linear(sizes.heads * sizes.value_size, output_size, bias=False)
         shortest, longest = map(math.log, TIMES_AT_START)
-        keep = torch.exp(-1 / torch.logspace(shortest, longest, sizes.heads, math.e))
+        # a single head is the slowest
+        keep = torch.exp(-1 / torch.logspace(longest, shortest, sizes.heads, math.e).flip(0))
         with torch.no_grad():
             self.project.bias[-2 * sizes.heads :] = torch.cat((torch.logit(keep), torch.zeros(sizes.heads)))

@@ -19,6 +19,7 @@ from torch.nn import functional
 from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.kernels.outer.hadamard import hadamard_scan
 from palimpsest.memory.kernels.outer.torch_hadamard import hadamard_step
+from palimpsest.memory.parts.episode_steps import episode_steps
 from palimpsest.refusals import check_integer
 
 
@@ -142,19 +143,6 @@ class SHM(Memory):
         eta = eta.sigmoid()
         theta = functional.embedding(row_of(self.salt, t, self.num_rows), self.table)
         return theta, v_c, eta * v, k, q, eta
-
-
-def episode_steps(start: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Steps since the episode's start: before each input [T, B], and after the last one [B].
-
-    Args:
-        start: [T, B] bool.
-        before: [B] int64, steps of the episode before the first input; ignored where an episode starts there.
-    """
-    now = torch.arange(len(start), device=start.device).unsqueeze(1)
-    # the time of the episode's step 0, which is negative for an episode that began before the sequence
-    opened = torch.cat([-before.unsqueeze(0), torch.where(start, now, -before - 1)]).cummax(0).values
-    return now - opened[1:], len(start) - opened[-1]
 
 
 def row_of(salt: Tensor, t: Tensor, num_rows: int) -> Tensor:

@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "memory": ["memory.base", "memory.parts", "memory.kernels", ARITHMETIC, *CLASSES, "short_names"],
     "agents.tree": [],
     "agents.device": [],
-    "agents.masks": [],
+    "agents.masks": ["agents.environments"],
     "agents.observation_checks": [],
     "agents.slips": [],
     "agents.environments": ["envs"],

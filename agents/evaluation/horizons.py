@@ -8,6 +8,7 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
+from palimpsest.agents.environments import declares
 from palimpsest.memory import Context, Memory
 
 SHORT_TERM = "short-term memory"
@@ -42,7 +43,7 @@ def describe_test(model: Any, env: VecEnv) -> dict[str, Any] | None:
         K, K_eff (None if nothing bounds it), horizon_min, horizon_max (Ξ), tests (`kind_of_test`).
     """
     memory = getattr(getattr(model, "policy", None), "memory", None)
-    if not isinstance(memory, Memory) or not env.has_attr("memory_horizons"):
+    if not isinstance(memory, Memory) or not declares(env, "memory_horizons"):
         return None
     context, horizons = memory.context(), env.env_method("memory_horizons", indices=[0])[0]
     return {

@@ -10,6 +10,7 @@ from stable_baselines3.common.logger import Image, Logger
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
+from palimpsest.agents.environments import declares
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
 
@@ -57,7 +58,7 @@ def event_mask(env: VecEnv | None, observations: Any) -> Tensor:
     """[T, B] bool, the steps whose observation shows an event; all false if the environment has no `event_mask`."""
     leaf = next(iter(observations.values())) if isinstance(observations, dict) else observations
     none = torch.zeros(leaf.shape[:2], dtype=torch.bool)
-    if env is None or not env.has_attr("event_mask"):
+    if env is None or not declares(env, "event_mask"):
         return none
     arrays = tree_map(lambda tensor: tensor.cpu().numpy(), observations)
     normalize = unwrap_vec_normalize(env)

@@ -80,6 +80,15 @@ SET_BY_THE_AGENT = {
 }
 """Arguments of a policy that `policy_kwargs` cannot hold, and why."""
 
+OF_RECURRENT_PPO = {
+    "lstm_hidden_size": "memory_kwargs=dict(output_size=...)",
+    "n_lstm_layers": "memory_kwargs=dict(num_layers=...)",
+    "shared_lstm": "share_memory",
+    "enable_critic_lstm": "share_memory: actor and critic share a memory or have one each",
+    "lstm_kwargs": "memory_kwargs",
+}
+"""Arguments of sb3-contrib's RecurrentActorCriticPolicy -> what a policy has in their place."""
+
 
 def check_policy(policy: Any, aliases: Mapping[str, type]) -> None:
     """Refuse what is neither a policy's name nor a `MemoryActorCriticPolicy`."""
@@ -97,9 +106,10 @@ def check_policy_kwargs(policy: type[Any], given: Mapping[str, Any]) -> None:
         if name in SET_BY_THE_AGENT:
             raise ValueError(f"policy_kwargs cannot hold {name!r}: {SET_BY_THE_AGENT[name]}; leave it out")
         if name not in known:
+            here = OF_RECURRENT_PPO.get(name)
+            hint = closest(name, known) if here is None else f", which is RecurrentPPO's; in its place is {here}"
             raise ValueError(
-                f"policy_kwargs: {policy.__name__} has no argument {name!r}{closest(name, known)}; "
-                f"allowed: {', '.join(known)}"
+                f"policy_kwargs: {policy.__name__} has no argument {name!r}{hint}; allowed: {', '.join(known)}"
             )
         if name in POLICY_ARGUMENTS:
             check(name, value, POLICY_ARGUMENTS[name])

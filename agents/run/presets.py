@@ -16,7 +16,7 @@ class Preset(NamedTuple):
 PRESETS = {
     # With a shared memory, the critic makes it count corridors, and the agent fails on longer episodes
     # (docs/memories.md).
-    "rewrite": Preset(7e-4, 4, share_memory=False),
+    "rewrite": Preset(1e-3, 16, share_memory=False),
     "lstm": Preset(2e-3, 16),
     "gru": Preset(2e-3, 16),
     "ffm": Preset(7e-4, 16),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from palimpsest.agents import MemoryActorCriticPolicy, MemoryPPO
-from palimpsest.agents.policy.policy_kwargs import POLICY_ARGUMENTS
+from palimpsest.agents.policy.policy_kwargs import POLICY_ARGUMENTS, SET_BY_THE_AGENT
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "from-recurrent-ppo.md").read_text(encoding="utf-8")
@@ -88,8 +88,7 @@ def test_every_argument_of_the_policy_is_in_the_table():
     table = rows("Arguments of the policy")
     assert tuple(named(theirs)[0] for theirs, *_ in table if theirs != "none") == THEIR_POLICY
     kept = {named(theirs if here == "same" else here)[0] for theirs, here, _ in table if here != "not there"}
-    own = {"observation_space", "action_space", "lr_schedule", "use_sde", "reconstruct"}
-    assert kept == set(POLICY_ARGUMENTS) | own
+    assert kept == set(POLICY_ARGUMENTS) | set(SET_BY_THE_AGENT)
     assert set(parameters(MemoryActorCriticPolicy)) <= kept
 
 

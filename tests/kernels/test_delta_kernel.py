@@ -16,13 +16,16 @@ from palimpsest.memory.kernels.delta.layer import DeltaSizes, delta_layer, delta
 from palimpsest.memory.kernels.delta.layer_loops import BLOCK_ROWS
 from palimpsest.memory.kernels.delta.loops import SEGMENT
 from palimpsest.memory.kernels.delta.naive import gated_delta_naive
+from palimpsest.memory.kernels.delta.turning import turns
+from palimpsest.memory.parts.episode_steps import episode_steps
 
 
-def chunked(*args, normalise=False):
-    return gated_delta_chunked(*args, normalise=normalise, chunk_size=8)
+def chunked(*args, **kwargs):
+    return gated_delta_chunked(*args, **kwargs, chunk_size=8)
 
 
 each_form = pytest.mark.parametrize("form", [gated_delta_scan, chunked])
+each_order = pytest.mark.parametrize("read_first", [False, True], ids=["read last", "read first"])
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 
@@ -49,16 +52,21 @@ def values_and_gradients(run, args, **kwargs):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_the_naive_form_by_hand(dtype):
-    """A partial rewrite, a flipped sign, and a start with a key that is not of unit length."""
+    """A partial rewrite, a flipped sign, and a start with a key that is not of unit length; in both orders."""
     q, k, v = [[1, 2], [1, 0], [3, 1]], [[0.6, 0.8], [1, 0], [0, 2]], [[2.5, 0.2], [0, 0], [1, -1]]
     alpha, beta, state = [0.5, 1, 0.25], [0.5, 2, 1], [[1, 2], [3, 4]]
     q, k, v, alpha, beta = (torch.tensor(x, dtype=dtype).unsqueeze(1).unsqueeze(1) for x in (q, k, v, alpha, beta))
     start = torch.tensor([[False], [False], [True]])
-    read, last = gated_delta_naive(q, k, v, alpha, beta, start, torch.tensor(state, dtype=dtype).view(1, 1, 2, 2))
+    args = (q, k, v, alpha, beta, start, torch.tensor(state, dtype=dtype).view(1, 1, 2, 2))
+    read, last = gated_delta_naive(*args)
     # step 0: A = S / 2 = [.5 1; 1.5 2], A^T k = (1.5, 2.2), error (1, -2), S = A + k (.5, -1)^T = [.8 .4; 1.9 1.2]
     # step 1: S^T k = (.8, .4), error (-.8, -.4), S = [-.8 -.4; 1.9 1.2]
     # step 2: S = 0, error (1, -1), S = [0 0; 2 -2]
     assert_close(read[:, 0, 0], torch.tensor([[4.6, 2.8], [-0.8, -0.4], [2, -2]], dtype=dtype))
+    assert_close(last[0, 0], torch.tensor([[0, 0], [2, -2]], dtype=dtype))
+    # read first: [1 2; 3 4] at step 0, [.8 .4; 1.9 1.2] at step 1, nothing at the start
+    read, last = gated_delta_naive(*args, read_first=True)
+    assert_close(read[:, 0, 0], torch.tensor([[7, 10], [0.8, 0.4], [0, 0]], dtype=dtype))
     assert_close(last[0, 0], torch.tensor([[0, 0], [2, -2]], dtype=dtype))
 
 
@@ -72,45 +80,49 @@ def test_the_naive_form_normalises():
 @each_form
 @each_dtype
 @pytest.mark.parametrize("normalise", [False, True])
+@each_order
 @pytest.mark.parametrize(("K", "V"), [(3, 4), (16, 16), (4, 32), (20, 3)])
-def test_equals_the_definition(form, dtype, normalise, K, V):
+def test_equals_the_definition(form, dtype, normalise, read_first, K, V):
     args = inputs(2 * SEGMENT + 5, 5, 2, K, V, dtype, unit=not normalise)
-    found = values_and_gradients(form, args, normalise=normalise)
-    assert_close(found, values_and_gradients(gated_delta_naive, args, normalise=normalise), **tolerance(dtype))
+    order = dict(normalise=normalise, read_first=read_first)
+    found = values_and_gradients(form, args, **order)
+    assert_close(found, values_and_gradients(gated_delta_naive, args, **order), **tolerance(dtype))
 
 
 @settings(max_examples=40, deadline=None)
 @given(T=st.integers(0, 3 * SEGMENT), B=st.integers(1, 6), starts=st.floats(0, 1), seed=st.integers(0, 99))
-def test_equals_the_definition_for_any_length_and_starts(T, B, starts, seed):
+@each_order
+def test_equals_the_definition_for_any_length_and_starts(T, B, starts, seed, read_first):
     torch.manual_seed(seed)
     args = inputs(T, B, 2, 3, 4, starts=starts)
-    expected = values_and_gradients(gated_delta_naive, args)
+    expected = values_and_gradients(gated_delta_naive, args, read_first=read_first)
     for form in (gated_delta_scan, chunked):
-        assert_close(values_and_gradients(form, args), expected, **tolerance(torch.float64))
+        assert_close(values_and_gradients(form, args, read_first=read_first), expected, **tolerance(torch.float64))
 
 
+@each_order
 @pytest.mark.parametrize("chunk_size", [1, 2, 7, 32, 100])
-def test_chunk_size_changes_nothing(chunk_size):
+def test_chunk_size_changes_nothing(chunk_size, read_first):
     args = inputs(40, 3, 2, 3, 4)
 
     def run(*args):
-        return gated_delta_chunked(*args, chunk_size=chunk_size)
+        return gated_delta_chunked(*args, read_first=read_first, chunk_size=chunk_size)
 
-    assert_close(
-        values_and_gradients(run, args), values_and_gradients(gated_delta_naive, args), **tolerance(torch.float64)
-    )
+    expected = values_and_gradients(gated_delta_naive, args, read_first=read_first)
+    assert_close(values_and_gradients(run, args), expected, **tolerance(torch.float64))
 
 
 @each_form
+@each_order
 @pytest.mark.parametrize("normalise", [False, True])
-def test_gradcheck(form, normalise):
+def test_gradcheck(form, normalise, read_first):
     *floats, start, state = inputs(SEGMENT + 2, 2, 1, 3, 4, starts=0.2)
     # inside (0, 1): at its ends finite differences would step outside
     floats[3] = floats[3] * 0.8 + 0.1
     floats = [x.requires_grad_() for x in (*floats, state)]
 
     def run(q, k, v, alpha, beta, state):
-        return form(q, k, v, alpha, beta, start, state, normalise=normalise)
+        return form(q, k, v, alpha, beta, start, state, normalise=normalise, read_first=read_first)
 
     assert torch.autograd.gradcheck(run, floats)
 
@@ -141,17 +153,27 @@ def test_beta_of_two_flips_the_sign(form):
 
 
 @each_form
+def test_reading_first_is_reading_after_the_step_before(form):
+    """The query of the next step reads what this step left."""
+    q, *others, state = inputs(2 * SEGMENT + 3, 3, 2, 4, 5, starts=0)
+    first, _ = form(q, *others, state, read_first=True)
+    last, _ = form(q.roll(-1, 0), *others, state)
+    assert_close(first[1:], last[:-1], **tolerance(torch.float64))
+    assert_close(first[0], torch.einsum("bhkv,bhk->bhv", state, q[0]), **tolerance(torch.float64))
+
+
+@each_form
+@each_order
 @pytest.mark.parametrize("opens", [0, 5])
-def test_nan_in_the_state_ends_at_a_start(form, opens):
+def test_nan_in_the_state_ends_at_a_start(form, opens, read_first):
     """Neither what is read from the start on nor its gradients see it."""
     *floats, start, state = inputs(12, 3, 2, 3, 4, starts=0)
     start[opens, 1] = True
     state[1] = math.nan
     floats = [x.requires_grad_() for x in (*floats, state)]
-    read, last = form(*floats[:5], start, floats[5])
-    clean = gated_delta_naive(
-        *(x[opens:, 1:2].detach() for x in floats[:5]), start[opens:, 1:2], torch.zeros(1, 2, 3, 4).double()
-    )
+    read, last = form(*floats[:5], start, floats[5], read_first=read_first)
+    rest = (*(x[opens:, 1:2].detach() for x in floats[:5]), start[opens:, 1:2])
+    clean = gated_delta_naive(*rest, torch.zeros(1, 2, 3, 4).double(), read_first=read_first)
     assert_close((read[opens:, 1:2], last[1:2]), clean)
     gradients = torch.autograd.grad(read[opens:, 1].sum() + last[1].sum(), floats)
     assert all(g[opens:].isfinite().all() for g in gradients[:5])
@@ -193,20 +215,28 @@ def test_threads_change_nothing():
 
 
 @each_form
-def test_no_steps(form):
+@each_order
+def test_no_steps(form, read_first):
     args = inputs(0, 2, 2, 3, 4)
-    read, last = form(*args)
+    read, last = form(*args, read_first=read_first)
     assert read.shape == (0, 2, 2, 4)
     assert_close(last, args[-1])
 
 
-SIZES = {"small": DeltaSizes(2, 3, 4), "wide": DeltaSizes(2, 16, 32)}
+# of 3 components none turn; of 5 two, and the last has no other; of 16 eight
+SIZES = {"small": DeltaSizes(2, 3, 4), "odd": DeltaSizes(2, 5, 4), "wide": DeltaSizes(2, 16, 32)}
 
 
 def maps_of(sizes, F, D, dtype=torch.float32):
     """A layer's three maps, for F features and a stream of width D."""
     heads = sizes.heads * sizes.value_size
     return tuple(torch.nn.Linear(*shape).to(dtype) for shape in ((F, D), (F, sizes.width), (heads, D, False)))
+
+
+def turned(start, sizes, dtype=torch.float32):
+    """Times of all tokens, from near the end of the longest period on, and the table of turns."""
+    before = torch.randint(200, 300, (start.shape[1],))
+    return episode_steps(start, before)[0], torch.from_numpy(turns(sizes.key_size)).to(dtype)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -217,13 +247,14 @@ def test_compiled_layer_equals_its_operations(name, B, adds, dtype):
     sizes, T, F, D = SIZES[name], SEGMENT + 9, 7, 6
     maps = maps_of(sizes, F, D, dtype)
     x, start = 3 * torch.randn(T, B, F, dtype=dtype), torch.rand(T, B) < 0.1
+    time = turned(start, sizes, dtype)
     floats = [x, torch.randn(B, sizes.heads, sizes.key_size, sizes.value_size, dtype=dtype)]
     floats += [torch.randn(T, B, D, dtype=dtype)] * adds
     parameters = [p for each in maps[adds:] for p in each.parameters()]
 
     def run(layer):
         def gradients_of_maps_too(x, state, stream=None):
-            y, last = layer(x, stream, maps, start, state, sizes)[:2]
+            y, last = layer(x, stream, maps, start, state, sizes, *time)[:2]
             found.extend(torch.autograd.grad(y.square().sum() + last.sum(), parameters, retain_graph=True))
             return y, last
 
@@ -232,20 +263,23 @@ def test_compiled_layer_equals_its_operations(name, B, adds, dtype):
 
     assert_close(run(delta_layer), run(delta_layer_torch), **tolerance(dtype))
     with torch.no_grad():
-        acted, learned = (layer(x, None, maps, start, floats[1], sizes) for layer in (delta_layer, delta_layer_torch))
+        acted, learned = (
+            layer(x, None, maps, start, floats[1], sizes, *time) for layer in (delta_layer, delta_layer_torch)
+        )
     assert_close(acted, learned, **tolerance(dtype))
 
 
 def test_layer_on_threads():
     """Columns are spread over threads, as many as at the forward pass; gradients of the maps are sums over them."""
-    sizes, B = SIZES["small"], 7
+    sizes, B = SIZES["odd"], 7
     maps = maps_of(sizes, 5, 4, torch.float64)
     x, start = torch.randn(STEPS_PER_THREAD, B, 5).double(), torch.rand(STEPS_PER_THREAD, B) < 0.1
     state = torch.randn(B, sizes.heads, sizes.key_size, sizes.value_size).double()
+    time = turned(start, sizes, torch.float64)
 
     def run(forward, backward):
         torch.set_num_threads(forward)
-        y, last, *gates = delta_layer(x, None, maps, start, state, sizes)
+        y, last, *gates = delta_layer(x, None, maps, start, state, sizes, *time)
         torch.set_num_threads(backward)
         return [y, last, *gates, *torch.autograd.grad(y.square().sum(), [p for m in maps for p in m.parameters()])]
 
@@ -260,9 +294,9 @@ def test_layer_on_threads():
 
 def test_a_layer_is_differentiated_again_after_a_backward_pass():
     """What forward kept is not written over."""
-    sizes = SIZES["small"]
+    sizes, start = SIZES["odd"], torch.zeros(20, 3) > 0
     maps, x = maps_of(sizes, 5, 4), torch.randn(20, 3, 5, requires_grad=True)
-    y, *_ = delta_layer(x, None, maps, torch.zeros(20, 3) > 0, torch.zeros(3, 2, 3, 4), sizes)
+    y, *_ = delta_layer(x, None, maps, start, torch.zeros(3, 2, 5, 4), sizes, *turned(start, sizes))
     first, second = (torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for _ in range(2))
     assert_close(first, second, rtol=0, atol=0)
 
@@ -275,4 +309,6 @@ def test_maps_that_do_not_fit_are_refused():
         maps = list(maps_of(sizes, 5, 4))
         maps[number] = torch.nn.Linear(*odd)
         with pytest.raises(ValueError, match="maps must be"):
-            delta_layer(x, None, tuple(maps), start, state, sizes)
+            delta_layer(x, None, tuple(maps), start, state, sizes, *turned(start, sizes))
+    with pytest.raises(ValueError, match=r"turns must be the table for K = 3; got one of shape \[4, 2\]"):
+        delta_layer(x, None, maps_of(sizes, 5, 4), start, state, sizes, *turned(start, SIZES["odd"]))

@@ -58,9 +58,9 @@ def diagonal_form(scan):
     return run
 
 
-def matrix_form(scan, adapt=tuple):
+def matrix_form(scan, adapt=tuple, **kwargs):
     def run(sequences, parameters, start, states):
-        read, last = scan(*adapt(sequences), start, *states)
+        read, last = scan(*adapt(sequences), start, *states, **kwargs)
         return read, (last,)
 
     return run
@@ -120,6 +120,13 @@ KERNELS = {
         ((2, 3, 4),),
         (matrix_form(gated_delta_scan, delta_gates), matrix_form(gated_delta_chunked, delta_gates)),
         matrix_form(gated_delta_naive, delta_gates),
+    ),
+    "delta, read first": Recurrence(
+        ((2, 3), (2, 3), (2, 4), (2,), (2,)),
+        (),
+        ((2, 3, 4),),
+        tuple(matrix_form(form, delta_gates, read_first=True) for form in (gated_delta_scan, gated_delta_chunked)),
+        matrix_form(gated_delta_naive, delta_gates, read_first=True),
     ),
     "outer": Recurrence(
         ((2, 3), (2, 4), (2,), (2, 3)),

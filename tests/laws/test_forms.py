@@ -61,7 +61,7 @@ def test_kernels_stand_aside_and_come_back():
 
 def test_a_scan_without_kernels_differentiates_twice():
     """What a hand-written gradient cannot do, torch's operations can."""
-    module = memory.make("rewrite", 3, **{"output_size": 4, "num_heads": 1, "key_size": 2, "value_size": 2}).double()
+    module = memory.make("rewrite", 3, **{"output_size": 4, "num_heads": 1, "key_size": 4, "value_size": 2}).double()
     x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
 
     def total(x):

@@ -7,17 +7,20 @@ import pytest
 import torch
 import torch.nn.utils.prune
 from conftest import tolerance
+from torch.nn import functional
 from torch.testing import assert_close
 
 from palimpsest.memory import Memory, make
+from palimpsest.memory.kernels import torch_only
+from palimpsest.memory.kernels.delta.turning import periods, turns
 
-SMALL = dict(output_size=6, num_layers=2, num_heads=2, key_size=3, value_size=4)
+SMALL = dict(output_size=6, num_layers=2, num_heads=2, key_size=5, value_size=4)
 
 with_and_without_clock = pytest.mark.parametrize("clock", [True, False], ids=["clock", "no clock"])
 
 
-def made(clock=True):
-    module = make("rewrite", 5, **SMALL, clock=clock).double()
+def made(clock=True, **sizes):
+    module = make("rewrite", 5, **SMALL | sizes, clock=clock).double()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -29,6 +32,67 @@ def gradients(module, run, x):
     y, last = run(x)
     loss = (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)).sum() + sum(s.sum() for s in last)
     return [y.detach(), *(s.detach() for s in last), *torch.autograd.grad(loss, [x, *module.parameters()])]
+
+
+def written_out(module, x, start, state):
+    """The equations of the module's docstring, a row, a step, a layer and a head at a time; x [T, B, 5]."""
+    _, H, K, V = module.table_shape
+    R, ys, lasts = K // 4, torch.empty(*x.shape[:2], 6, dtype=x.dtype), torch.empty_like(state.table)
+    for b in range(x.shape[1]):
+        tables, t = [list(of_layer) for of_layer in state.table[b]], state.time[b].item()
+        for step in range(len(x)):
+            if start[step, b]:
+                tables, t = [[torch.zeros(K, V, dtype=x.dtype)] * H for _ in tables], 0
+            read = torch.cat([x[step, b], torch.tensor([(-1.0) ** t] * module.clock, dtype=x.dtype)])
+            stream = module.enter(read)
+            turn = torch.tensor([2 * math.pi * t / each for each in periods(K)], dtype=x.dtype)
+            for layer, of_layer in zip(module.layers, tables):
+                z = layer.project(read)
+                gates, outputs = z[H * (2 * K + 2 * V) :].sigmoid(), []
+                for h in range(H):
+                    q, k, v, g = z[h * (2 * K + 2 * V) :][: 2 * K + 2 * V].split((K, K, V, V))
+                    q, k = (
+                        torch.cat([*turned_pairs(each[:R], each[R : 2 * R], turn), each[2 * R :]])
+                        / (each.square().sum() + 1e-6).sqrt()
+                        for each in (q, k)
+                    )
+                    r, S = q @ of_layer[h], gates[h] * of_layer[h]
+                    of_layer[h] = S + 2 * gates[H + h] * torch.outer(k, v - k @ S)
+                    outputs.append(g.sigmoid() * r.tanh())
+                stream = stream + layer.leave(torch.cat(outputs))
+                read = functional.layer_norm(stream, stream.shape, eps=0.1)
+            ys[step, b], t = read, t + 1
+        lasts[b] = torch.stack([torch.stack(of_layer) for of_layer in tables])
+    return ys, lasts
+
+
+def turned_pairs(one, other, angle):
+    return one * angle.cos() - other * angle.sin(), one * angle.sin() + other * angle.cos()
+
+
+@with_and_without_clock
+@pytest.mark.parametrize("K", [3, 5, 16])
+def test_the_equations_written_out(clock, K):
+    """Values and gradients of a scan, of one by torch's operations, and of steps."""
+    module, T, B = made(clock, key_size=K), 36, 3
+    x, start = torch.randn(T, B, 5, dtype=torch.float64), torch.rand(T, B) < 0.05
+    state = module.initial_state(B)._replace(time=torch.tensor([0, 1, 255]) % len(module.turns))
+    state = state._replace(table=torch.randn_like(state.table))
+    assert start.any()
+
+    def by(form):
+        def tables_too(x):
+            y, last = form(x, start, state)
+            return y, [last.table]
+
+        return gradients(module, tables_too, x)
+
+    expected = gradients(module, lambda x: (lambda y, last: (y, [last]))(*written_out(module, x, start, state)), x)
+    for form in (module.scan, torch_only()(module.scan), functools.partial(Memory.scan, module)):
+        assert_close(by(form), expected, **tolerance(torch.float64))
+    with torch.no_grad():
+        acted, last = Memory.scan(module, x, start, state)
+    assert_close([acted, last.table], expected[:2], **tolerance(torch.float64))
 
 
 @with_and_without_clock
@@ -68,14 +132,20 @@ def test_gates_stay_in_range_and_are_shown():
 
 
 def test_tables_start_out_keeping_and_overwriting():
-    """With no input alpha is that of 20, 100 and 500 steps over the heads and beta 1, in every layer."""
+    """With no input alpha is that of 2, 32 and 500 steps over the heads and beta 1, in every layer."""
     module = make("rewrite", 5, num_heads=3)
     for layer in module.layers:
         layer.project.weight.data.zero_()
     module.scan(torch.randn(1, 1, 5), torch.ones(1, 1) > 0, module.initial_state(1))
     shown = module.diagnostics()
-    assert_close(shown["keep"], torch.tensor([math.exp(-1 / steps) for steps in (20, 100, 500)] * 2).expand(1, 1, 6))
+    expected = [math.exp(-1 / steps) for steps in (2, math.sqrt(1000), 500)]
+    assert_close(shown["keep"], torch.tensor(expected * 2).expand(1, 1, 6))
     assert_close(shown["rewrite"], torch.ones(1, 1, 6))
+
+
+def test_a_single_head_starts_out_slow():
+    layer = make("rewrite", 5, num_heads=1).layers[0]
+    assert layer.project.bias[-2].sigmoid().item() == pytest.approx(math.exp(-1 / 500))
 
 
 def test_output_is_bounded_by_its_gates():
@@ -89,7 +159,7 @@ def test_output_is_bounded_by_its_gates():
 
 
 def test_small_inputs_are_not_amplified():
-    """The normalisation has a floor: a thousandth of the input gives at most about a thousandth of the output."""
+    """Normalisation has a floor: a thousandth of the input gives at most about sqrt(10) thousandths of the output."""
     module = make("rewrite", 5, clock=False)
     for name, parameter in module.named_parameters():
         if name.endswith("bias") and "project" not in name:
@@ -99,32 +169,83 @@ def test_small_inputs_are_not_amplified():
     x, start = torch.randn(30, 2, 5), torch.zeros(30, 2) > 0
     y, _ = module.scan(x, start, module.initial_state(2))
     tiny, _ = module.scan(x / 1000, start, module.initial_state(2))
-    assert tiny.abs().max() < y.abs().max() / 500
+    assert tiny.abs().max() < y.abs().max() / 300
 
 
-def test_clock_alternates_since_the_start():
-    """Compared with counting: 1 at a start, then alternating signs; the state carries the clock on."""
+def test_time_counts_since_the_start():
+    """Modulo the longest period, with or without a clock; rows count by themselves."""
+    for clock, K, P in ((True, 16, 256), (False, 5, 4), (True, 1, 2)):
+        module = made(clock, key_size=K)
+        start, time = torch.rand(30, 3) < 0.05, torch.tensor([0, 1, P - 2])
+        assert module.initial_state(3).time.tolist() == [0, 0, 0]
+        state, steps = module.initial_state(3)._replace(time=time), time.tolist()
+        for t in range(30):
+            x = torch.randn(1, 3, 5, dtype=torch.float64)
+            state = module.scan(x, start[t : t + 1], state)[1]
+            steps = [1 if start[t, b] else steps[b] + 1 for b in range(3)]
+            assert state.time.tolist() == [each % P for each in steps]
+
+
+def test_nothing_changes_where_the_longest_period_ends():
+    """A scan across it equals steps and any split; a state from beyond it is the one that it is equal to."""
+    module = made(key_size=16)
+    x, start = torch.randn(300, 2, 5, dtype=torch.float64), torch.zeros(300, 2) > 0
+    start[40, 1] = True
+    with torch.no_grad():
+        y, last = module.scan(x, start, module.initial_state(2))
+        stepped = Memory.scan(module, x, start, module.initial_state(2))
+        for cut in (255, 256, 257):
+            before, state = module.scan(x[:cut], start[:cut], module.initial_state(2))
+            after, end = module.scan(x[cut:], start[cut:], state)
+            assert_close((torch.cat([before, after]), *end), (y, *last), **tolerance(torch.float64))
+        late = module.scan(x[:9], start[:9], module.initial_state(2)._replace(time=torch.tensor([7, 250])))
+        later = module.scan(x[:9], start[:9], module.initial_state(2)._replace(time=torch.tensor([263, 506])))
+    assert last.time.tolist() == [300 - 256, 260 - 256]
+    assert_close((stepped[0], *stepped[1]), (y, *last), **tolerance(torch.float64))
+    assert_close(late, later, rtol=0, atol=0)
+
+
+def test_only_lags_count():
+    """The same inputs at another time give the same outputs, with the clock at another time of the same phase."""
+    for clock, shift in ((False, 77), (True, 78)):
+        module = made(clock, key_size=16)
+        x, start = torch.randn(60, 1, 5, dtype=torch.float64), torch.zeros(60, 1) > 0
+        y, _ = module.scan(x, start, module.initial_state(1))
+        later, _ = module.scan(x, start, module.initial_state(1)._replace(time=torch.tensor([shift])))
+        assert_close(later, y, **tolerance(torch.float64))
+
+
+def test_a_step_reads_what_was_written_before_it():
+    """The first output is the map of the input alone, whatever the tables' maps are."""
+    module, x = made(), torch.randn(1, 3, 5, dtype=torch.float64)
+    y, _ = module.scan(x, torch.ones(1, 3) > 0, module.initial_state(3))
+    alone = module.enter(torch.cat([x[0], torch.ones(3, 1, dtype=torch.float64)], 1))
+    assert_close(y[0], functional.layer_norm(alone, (6,), eps=0.1), **tolerance(torch.float64))
+
+
+def test_turns_are_rounded_once():
+    """A module of another type has the turns of one that was made with it."""
+    module = make("rewrite", 5, key_size=16).double()
+    assert torch.equal(module.turns, torch.from_numpy(turns(16)))
+    assert torch.equal(module.float().turns, torch.from_numpy(turns(16)).float())
+
+
+def test_parameters_learned_without_turns_are_refused():
+    """Their names and shapes are the same, what they compute is not."""
     module = made()
-    start = torch.rand(20, 3) < 0.15
-    x, beat = torch.randn(20, 3, 5, dtype=torch.float64), module.initial_state(3).beat
-    assert beat.tolist() == [[1.0]] * 3
-    beat[1] = -1
-    seen, after = module._count(x, start, beat)
-    assert_close(seen[..., :5], x)
-    for b in range(3):
-        now = float(beat[b])
-        for t in range(20):
-            now = 1.0 if start[t, b] else now
-            assert seen[t, b, 5] == now
-            now = -now
-        assert after[b] == now
+    old = {name: each for name, each in module.state_dict().items() if name != "turns"}
+    with pytest.raises(RuntimeError, match=r'Missing key.*"turns"'):
+        module.load_state_dict(old)
 
 
 def test_clock_tells_equal_inputs_apart():
-    """Under a constant input the output settles without the clock, and alternates with it."""
+    """Under a constant input the output settles without the clock, as only lags count, and alternates with it.
+
+    Long after the longest time constant at the start, 500 steps.
+    """
     for clock in (False, True):
         module = made(clock)
-        x, start = torch.ones(400, 1, 5, dtype=torch.float64), torch.zeros(400, 1) > 0
+        x, start = torch.ones(5000, 1, 5, dtype=torch.float64), torch.zeros(5000, 1) > 0
         y, _ = module.scan(x, start, module.initial_state(1))
         assert (y[-1] - y[-2]).abs().max().item() > 1e-3 if clock else (y[-1] - y[-2]).abs().max().item() < 1e-6
         assert_close(y[-1], y[-3], atol=1e-6, rtol=0)
@@ -152,7 +273,8 @@ def test_wrong_arguments_are_refused(wrong, message):
 def test_a_pruned_map_acts_as_it_is_trained():
     """Pruning, like weight and spectral norms, computes the weight in a hook before each call."""
     made = make("rewrite", 5, output_size=8, num_layers=2, num_heads=2, key_size=4, value_size=3)
-    state, x = made.initial_state(6), torch.randn(6, 5)
+    _, state = made.step(torch.randn(6, 5), made.initial_state(6))
+    state, x = type(state)(*(each.detach() for each in state)), torch.randn(6, 5)
     torch.nn.utils.prune.l1_unstructured(made.layers[1].project, "weight", amount=0.5)
     with torch.no_grad():
         for parameter in made.parameters():

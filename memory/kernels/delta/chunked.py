@@ -30,6 +30,7 @@ def gated_delta_chunked(
     start: Tensor,
     state: Tensor,
     normalise: bool = False,
+    read_first: bool = False,
     chunk_size: int = 32,
 ) -> tuple[Tensor, Tensor]:
     """The equations above, on any device, differentiable by autograd, twice too.
@@ -37,9 +38,9 @@ def gated_delta_chunked(
     Arguments and results are those of `memory.kernels.gated_delta_scan`; chunk_size is C, 1 or more.
     """
     T, B, H, V = v.shape
-    K, C = q.shape[3], chunk_size
     if T == 0:
         return v.new_empty(0, B, H, V), state
+    K, C = q.shape[3], min(chunk_size, T)
     if normalise:
         q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPS) for x in (q, k))
     alpha = torch.where(start.unsqueeze(-1), 0, alpha)
@@ -53,15 +54,18 @@ def gated_delta_chunked(
     q, k, v = chunked(q), chunked(k), chunked(v)
     beta = chunked(beta).unsqueeze(-1)
     decay = decay_products(functional.pad(chunked(alpha, 1.0), (1, 0), value=1.0))
+    opens = chunked(start.unsqueeze(-1).to(q.dtype)).unsqueeze(-1)
+    before_start = opens.cumsum(3) == 0
+    # of each earlier step, how much is left when this one reads
+    seen = torch.where(opens > 0, 0, decay[..., :-1, :]) if read_first else decay[..., 1:, :]
     carried, decay = decay[..., 1:, :1], decay[..., 1:, 1:]
-    before_start = chunked(start.unsqueeze(-1).to(q.dtype)).cumsum(3).unsqueeze(-1) == 0
     overlap = (k @ k.mT) * decay
     system = torch.eye(C, dtype=q.dtype, device=q.device) + beta * overlap.tril(-1)
     solved = torch.linalg.solve_triangular(
         system, torch.cat((beta * v, beta * carried * k), -1), upper=False, unitriangular=True
     )
     writes, erases = solved.split((V, K), -1)
-    queries, within = carried * q, (q @ k.mT) * decay
+    queries, within = seen[..., :1] * q, (q @ k.mT) * seen[..., 1:]
     keys = k * decay[..., -1, :].unsqueeze(-1)
     reads = []
     for n in range(chunks):

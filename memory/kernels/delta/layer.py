@@ -3,7 +3,8 @@
 x is what the layer reads; z = W_z x + c holds [q, k, v, g] of every head, then a and b of all heads. Per head:
 
     alpha = sigmoid(a),  beta = 2 sigmoid(b)
-    read = gated_delta_scan(q / |q|, k / |k|, v, alpha, beta)
+    q, k turned by time                                           see `memory.kernels.delta.turning`
+    read = gated_delta_scan(q / |q|, k / |k|, v, alpha, beta)     each step reads first
     y = sigmoid(g) tanh(read)
 
 and the layer returns stream + W_y y. The first layer's stream is itself a map of x. All of this is one compiled
@@ -22,6 +23,7 @@ from palimpsest.memory.kernels.arithmetic.threads import in_parts, part_borders
 from palimpsest.memory.kernels.delta.layer_loops import compiled
 from palimpsest.memory.kernels.delta.loops import SEGMENT
 from palimpsest.memory.kernels.delta.scan import gated_delta_scan
+from palimpsest.memory.kernels.delta.turning import period, turn
 
 Maps = tuple[nn.Linear, nn.Linear, nn.Linear]
 
@@ -50,7 +52,14 @@ class DeltaSizes(NamedTuple):
 
 
 def delta_layer(
-    x: Tensor, stream: Tensor | None, maps: Maps, start: Tensor, state: Tensor, sizes: DeltaSizes
+    x: Tensor,
+    stream: Tensor | None,
+    maps: Maps,
+    start: Tensor,
+    state: Tensor,
+    sizes: DeltaSizes,
+    times: Tensor,
+    turns: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The equations above: compiled on the CPU, where the maps are not called, and by torch's operations elsewhere.
 
@@ -61,6 +70,8 @@ def delta_layer(
         start: [T, B] bool, steps before which a row's tables are reset to zeros.
         state: [B, H, K, V], the tables before the first step.
         sizes: H, K and V.
+        times: [T, B] int64, steps since the memory began, or those modulo the longest period.
+        turns: the table of `memory.kernels.delta.turning` for K.
 
     Returns:
         The new stream [T, B, D], the last tables [B, H, K, V], and alpha and beta [T, B, H] without gradients.
@@ -68,14 +79,16 @@ def delta_layer(
     Raises:
         ValueError: maps that do not fit; a kernel would read beyond their end.
     """
-    if x.numel() == 0 or not has_kernels(x, state):
-        return delta_layer_torch(x, stream, maps, start, state, sizes)
+    if x.numel() == 0 or not has_kernels(x, state, turns):
+        return delta_layer_torch(x, stream, maps, start, state, sizes, times, turns)
     enter, project, leave = maps
     weights: tuple[Tensor, ...] = (enter.weight, enter.bias, project.weight, project.bias, leave.weight)
     _check(x, stream, weights, leave, sizes)
+    if turns.shape != (period(sizes.key_size), 2 * (sizes.key_size // 4)):
+        raise ValueError(f"turns must be the table for K = {sizes.key_size}; got one of shape {list(turns.shape)}")
     if stream is not None:
         weights = (x.new_empty(0, x.shape[2]), x.new_empty(0), *weights[2:])
-    y, last, gates = _DeltaLayer.apply(torch.is_grad_enabled(), sizes, x, stream, start, state, *weights)
+    y, last, gates = _DeltaLayer.apply(torch.is_grad_enabled(), sizes, x, stream, start, state, times, turns, *weights)
     alpha, beta = gates.chunk(2, -1)
     return y, last, alpha, beta
 
@@ -97,7 +110,14 @@ def _check(
 
 
 def delta_layer_torch(
-    x: Tensor, stream: Tensor | None, maps: Maps, start: Tensor, state: Tensor, sizes: DeltaSizes
+    x: Tensor,
+    stream: Tensor | None,
+    maps: Maps,
+    start: Tensor,
+    state: Tensor,
+    sizes: DeltaSizes,
+    times: Tensor,
+    turns: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`delta_layer` in torch operations, on any device."""
     enter, project, leave = maps
@@ -105,9 +125,10 @@ def delta_layer_torch(
     K, V = sizes.key_size, sizes.value_size
     heads, gates = sizes.split(project(x))
     q, k, v, g = heads.split((K, K, V, V), -1)
+    q, k = turn(q, times, turns), turn(k, times, turns)
     alpha, beta = torch.sigmoid(gates).chunk(2, -1)
     beta = 2 * beta
-    read, last = gated_delta_scan(q, k, v, alpha, beta, start, state, normalise=True)
+    read, last = gated_delta_scan(q, k, v, alpha, beta, start, state, normalise=True, read_first=True)
     y = (torch.tanh(read) * torch.sigmoid(g)).flatten(-2)
     return stream + leave(y), last, alpha.detach(), beta.detach()
 
@@ -124,25 +145,27 @@ class _DeltaLayer(torch.autograd.Function):
         stream: Tensor | None,
         start: Tensor,
         state: Tensor,
+        times: Tensor,
+        turns: Tensor,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the new stream, the last tables, alpha and beta [T, B, 2 H]; `recording` says if autograd is on."""
         T, B, _ = x.shape
         H, D = sizes.heads, len(weights[-1])
         keep = recording and any(ctx.needs_input_grad)
-        x, start = x.contiguous(), start.contiguous()
+        x, start, times = x.contiguous(), start.contiguous(), times.contiguous()
+        turns = turns.contiguous()
         tables = x.new_empty(1 + -(-T // SEGMENT) * keep, *state.shape)
         tables[0] = state
         z = x.new_empty(T * B * keep, sizes.width)
         y, gates = x.new_empty(T, B, D), x.new_empty(T, B, 2 * H)
         read = x.new_empty(0, B, D) if stream is None else stream.contiguous()
-        arrays = (x, read, *weights, start, tables.flatten(3), z, gates, y)
-        x_, read_, *maps_, start_, tables_, z_, gates_, y_ = (each.detach().numpy() for each in arrays)
-        given = (x_, read_, *maps_, start_, tables_, z_, gates_, y_)
+        arrays = (x, read, *weights, start, times, turns, tables.flatten(3), z, gates, y)
+        given = tuple(each.detach().numpy() for each in arrays)
         ctx.borders = part_borders(T, B)
         in_parts(lambda first, last: compiled(sizes.key_size, sizes.value_size)[0](first, last, *given), ctx.borders)
         if keep:
-            ctx.save_for_backward(x, start, tables, z, *weights)
+            ctx.save_for_backward(x, start, times, turns, tables, z, *weights)
             ctx.sizes, ctx.adds = sizes, stream is not None
         ctx.mark_non_differentiable(gates)
         return y, tables[-1].clone(), gates
@@ -150,14 +173,13 @@ class _DeltaLayer(torch.autograd.Function):
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, dy: Tensor, d_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x, start, tables, z, *weights = ctx.saved_tensors
+        x, start, times, turns, tables, z, *weights = ctx.saved_tensors
         sizes: DeltaSizes = ctx.sizes
         dy, d_state = dy.contiguous(), d_last.clone(memory_format=torch.contiguous_format)
         dx = x.new_empty(x.shape if ctx.needs_input_grad[2] else (0, *x.shape[1:]))
         matrices = (weights[0], weights[2], weights[4])
-        arrays = (x, *matrices, start, tables.flatten(3), z, dy, d_state.flatten(2), dx)
-        x_, *matrices_, start_, tables_, z_, dy_, d_state_, dx_ = (each.numpy() for each in arrays)
-        given = (x_, *matrices_, start_, tables_, z_, dy_, d_state_, dx_)
+        arrays = (x, *matrices, start, times, turns, tables.flatten(3), z, dy, d_state.flatten(2), dx)
+        given = tuple(each.numpy() for each in arrays)
 
         def run(first: int, last: int) -> list[Tensor]:
             sums = [x.new_zeros(each.shape) for each in weights]
@@ -166,4 +188,5 @@ class _DeltaLayer(torch.autograd.Function):
 
         parts = in_parts(run, ctx.borders)
         d_weights = (sum(others, own) for own, *others in zip(*parts))
-        return None, None, dx if ctx.needs_input_grad[2] else None, dy if ctx.adds else None, None, d_state, *d_weights
+        d_inputs = dx if ctx.needs_input_grad[2] else None, dy if ctx.adds else None
+        return None, None, *d_inputs, None, d_state, None, None, *d_weights

@@ -3,8 +3,8 @@
 A token is one step of one row of the batch. The sequence is cut into blocks, a segment of steps of a few rows each, and
 a block stays in the cache until everything is done to it: the map into z, the recurrence, the map to the stream.
 
-z has a line per token, [q, k, v, g of every head, then alpha, then beta of all heads]. Backward goes through the blocks
-from last to first and writes gradients over a copy of their z.
+z has a line per token, [q, k, v, g of every head, then alpha, then beta of all heads], where q and k have been turned.
+Backward goes through the blocks from last to first and writes gradients over a copy of their z.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+from numba import literally
 
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, OPTIONS
@@ -34,6 +35,7 @@ from palimpsest.memory.kernels.delta.loops import (
     segment_backward,
     segment_forward,
 )
+from palimpsest.memory.kernels.delta.turning import turn_in_place
 
 BLOCK_ROWS = 16
 """Rows of the batch in a block."""
@@ -95,10 +97,24 @@ def _open_backward(z, dz, H):
             dz[token, W - 2 * H + h] *= times * slope
 
 
+@njit(**INLINED)
+def _turn(K, V, R, back, z, H, times, turns):
+    """Turn queries and keys in z [steps * rows, W], those of `times` [steps, rows], or their gradients back."""
+    literally(K)
+    literally(R)
+    steps, rows = times.shape
+    numbers, W = z.reshape(-1), z.shape[1]
+    for t in range(steps):
+        for b in range(rows):
+            for h in range(H):
+                at = (t * rows + b) * W + h * (2 * K + 2 * V)
+                turn_in_place(K, R, back, numbers, at, turns, times[t, b])
+
+
 @functools.cache
 def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
     """Forward and backward for tables [K, V]."""
-    KV, HEAD = K * V, 2 * K + 2 * V
+    KV, HEAD, TURNING = K * V, 2 * K + 2 * V, K // 4
 
     @njit(**OPTIONS)
     def forward(
@@ -112,6 +128,8 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
         project_bias,
         leave,
         start,
+        times,
+        turns,
         tables,
         z,
         gates,
@@ -130,6 +148,8 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
             project_bias: [W].
             leave: [D, H V].
             start: [T, B] bool.
+            times: [T, B] int64, steps since the memory began.
+            turns: the table of `memory.kernels.delta.turning`.
             tables: [N + 1, B, H, K V] for N segments, with the initial tables at index 0; those after each segment are
                 filled in. Or [1, B, H, K V], where the last tables replace the initial ones.
             z: [T B, W], filled for `backward`, block after block; or empty.
@@ -161,11 +181,13 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                     copy(opened[token], gates[t0 + token // rows, b0 + token % rows])
                 before, after = (segment, segment + 1) if len(tables) > 1 else (0, 0)
                 numbers = projected.reshape(-1)
+                if TURNING:
+                    _turn(K, V, TURNING, False, projected, H, times[t0:t1, b0:b1], turns)
                 for b in range(rows):
                     for h in range(H):
                         copy(tables[before, b0 + b, h], S)
                         segment_forward(
-                            K, V, True, True, numbers, b * W + h * HEAD, rows * W, b * W + H * HEAD + h,
+                            K, V, True, True, True, numbers, b * W + h * HEAD, rows * W, b * W + H * HEAD + h,
                             H, start[t0:t1, b0 + b], S, flat_reads, (b * H + h) * V, rows * H * V, scratch,
                         )  # fmt: skip
                         copy(S, tables[after, b0 + b, h])
@@ -180,7 +202,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
 
     @njit(**OPTIONS)
     def backward(
-        first, last, x, enter, project, leave, start, tables, z, dy, d_table, dx,
+        first, last, x, enter, project, leave, start, times, turns, tables, z, dy, d_table, dx,
         d_enter, d_enter_bias, d_project, d_project_bias, d_leave,
     ):  # fmt: skip
         """The gradient of `forward` for rows first to last: fill dx [T, B, F], add to the gradients of the maps.
@@ -215,11 +237,13 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                     for h in range(H):
                         copy(d_table[b0 + b, h], G)
                         segment_backward(
-                            K, V, True, True, numbers, b * W + h * HEAD, rows * W, b * W + H * HEAD + h,
+                            K, V, True, True, True, numbers, b * W + h * HEAD, rows * W, b * W + H * HEAD + h,
                             H, start[t0:t1, b0 + b], tables[segment, b0 + b, h], G, flat_reads, (b * H + h) * V,
                             rows * H * V, scratch,
                         )  # fmt: skip
                         copy(G, d_table[b0 + b, h])
+                if TURNING:
+                    _turn(K, V, TURNING, True, dz, H, times[t0:t1, b0:b1], turns)
                 _open_backward(projected, dz, H)
                 multiply(d_stream.T, pack_into(reads[:n], packed), d_leave, True)
                 pack_into(tokens, packed)

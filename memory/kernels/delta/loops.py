@@ -76,17 +76,19 @@ def forward_scratch(K, V, like):
     """Scratch memory for `segment_forward`."""
     lanes = VECTOR_BYTES // like.itemsize
     unit, parts, sums = aligned(2 * (SEGMENT + 1) * K, like), aligned(PAIRS * lanes, like), aligned(PAIRS, like)
-    return unit, parts, sums, aligned(PAIRS, like), aligned(SEGMENT * V, like), aligned(SEGMENT * V, like)
+    return unit, parts, sums, aligned(PAIRS, like), aligned((SEGMENT + 1) * V, like), aligned(SEGMENT * V, like)
 
 
 @njit(**INLINED)
-def segment_forward(K, V, gated, normalise, z, at, stride, alpha_at, H, start, S, y, y_at, y_stride, scratch):
+def segment_forward(
+    K, V, gated, first, normalise, z, at, stride, alpha_at, H, start, S, y, y_at, y_stride, scratch,
+):  # fmt: skip
     """Advance the table S [K V] by the steps of `start`; fill y with what they read.
 
     The first step's query, key and value are at z[at], its alpha at z[alpha_at], its beta H numbers after that, and its
     read at y[y_at]; those of each next step `stride` (in y, `y_stride`) numbers on. The error v - alpha S^T k, with S
-    before the step, replaces v. If `gated`, an output gate follows each value, and y is gated by it: see
-    `memory.kernels.delta.output_gate`.
+    before the step, replaces v. If `first`, it is S before the step that is read. If `gated`, an output gate follows
+    each value, and y is gated by it: see `memory.kernels.delta.output_gate`.
     """
     literally(K)
     literally(V)
@@ -96,17 +98,23 @@ def segment_forward(K, V, gated, normalise, z, at, stride, alpha_at, H, start, S
     if start[0]:
         S[:] = 0
     found = read_by(K, V, unit, K, S, 0)
+    if first:
+        store(read_by(K, V, unit, 0, S, 0), reads, 0)
     for s in range(steps):
         if s > 0 and start[s]:
             S[:] = 0
             found = zeros_like(found)
+            if first:
+                store(found, reads, s * V)
         alpha, beta, value = z[alpha_at + s * stride], z[alpha_at + s * stride + H], at + s * stride + 2 * K
         error = load(z, value, V) - alpha * found
         store(error, z, value)
         write = beta * error
         even = zeros_like(found)
         odd, next_even, next_odd = even, even, even
-        q, k, k_next = unit[2 * s * K :], unit[(2 * s + 1) * K :], unit[(2 * s + 3) * K :]
+        # the query that reads the table after this step: its own, or the next one's
+        reader = s + 1 if first else s
+        q, k, k_next = unit[2 * reader * K :], unit[(2 * s + 1) * K :], unit[(2 * s + 3) * K :]
         for i in range(0, even_K, 2):
             row = alpha * load(S, i * V, V) + k[i] * write
             store(row, S, i * V)
@@ -122,7 +130,7 @@ def segment_forward(K, V, gated, normalise, z, at, stride, alpha_at, H, start, S
             even = even + q[even_K] * row
             next_even = next_even + k_next[even_K] * row
         found = next_even + next_odd
-        store(even + odd, reads, s * V)
+        store(even + odd, reads, reader * V)
         if gated:
             store(load(z, value + V, V), gates, s * V)
     if gated:
@@ -147,7 +155,9 @@ def backward_scratch(K, V, like):
 
 
 @njit(**INLINED)
-def segment_backward(K, V, gated, normalise, z, at, stride, alpha_at, H, start, before, G, dy, y_at, y_stride, scratch):
+def segment_backward(
+    K, V, gated, first, normalise, z, at, stride, alpha_at, H, start, before, G, dy, y_at, y_stride, scratch,
+):  # fmt: skip
     """The gradient of `segment_forward`, written over what that left in z; `before` is the table before the segment.
 
     `G` [K V] enters as the gradient of the table after the segment and leaves as that of the table before it. If
@@ -158,7 +168,11 @@ def segment_backward(K, V, gated, normalise, z, at, stride, alpha_at, H, start, 
         d_beta = du . e        de = dv = beta du                 dk = G u + (u . d_read) q - A de
         dA = dS - k de^T       d_alpha = dA . S_{t-1}
 
-    and G = alpha dA for the step before, or zero at a start. Through q = x / |x|, dx = (dq - (q . dq) q) / |x|.
+    and G = alpha dA for the step before, or zero at a start. If `first`, read = S_{t-1}^T q, and
+
+        dS = G    dq = S_{t-1} d_read    du = G^T k    dk = G u - A de    G = alpha dA + q d_read^T
+
+    with the rest as before. Through q = x / |x|, dx = (dq - (q . dq) q) / |x|.
     """
     literally(K)
     literally(V)
@@ -180,9 +194,10 @@ def segment_backward(K, V, gated, normalise, z, at, stride, alpha_at, H, start, 
         write = beta * load(z, value, V)
         even = zeros_like(write)
         for i in range(K):
-            row = alpha * load(tables, s * KV + i * V, V) + k[i] * write
+            old = load(tables, s * KV + i * V, V)
+            row = alpha * old + k[i] * write
             store(row, tables, (s + 1) * KV + i * V)
-            even = even + q[i] * row
+            even = even + q[i] * (old if first else row)
         if gated:
             store(even, reads, s * V)
             store(load(z, value + V, V), gates, s * V)
@@ -196,18 +211,20 @@ def segment_backward(K, V, gated, normalise, z, at, stride, alpha_at, H, start, 
         if gated:
             store(load(gates, s * V, V), z, value + V)
             store(load(gated_reads, s * V, V), dy, y_at + s * y_stride)
-        store(fold(load(unit, 2 * s * K, K) * load(unit, (2 * s + 1) * K, K)), along[0], s * lanes)
-        write = z[alpha_at + s * stride + H] * load(z, value, V)
-        store(fold(write * load(d_read, s * V, V)), along[1], s * lanes)
-    sum_rows(along[0], SEGMENT, totals[0], 0)
-    sum_rows(along[1], SEGMENT, totals[1], 0)
+        if not first:
+            store(fold(load(unit, 2 * s * K, K) * load(unit, (2 * s + 1) * K, K)), along[0], s * lanes)
+            write = z[alpha_at + s * stride + H] * load(z, value, V)
+            store(fold(write * load(d_read, s * V, V)), along[1], s * lanes)
+    if not first:
+        sum_rows(along[0], SEGMENT, totals[0], 0)
+        sum_rows(along[1], SEGMENT, totals[1], 0)
     from_later = read_by(K, V, unit, (2 * steps - 1) * K, G, 0)
     for s in range(steps - 1, -1, -1):
         u = 2 * s * K
         q, k, k_before = unit[u : u + K], unit[u + K : u + 2 * K], unit[max(u - K, 0) :]
         alpha, beta, value = z[alpha_at + s * stride], z[alpha_at + s * stride + H], at + s * stride + 2 * K
         error, d = load(z, value, V), load(d_read, s * V, V)
-        d_write = from_later + totals[0, s] * d
+        d_write = from_later if first else from_later + totals[0, s] * d
         store(fold(d_write * error), along[2], s * lanes)
         write, d_error = beta * error, beta * d_write
         store(d_error, z, value)
@@ -218,9 +235,13 @@ def segment_backward(K, V, gated, normalise, z, at, stride, alpha_at, H, start, 
             old, new = load(tables, s * KV + i * V, V), load(G, i * V, V)
             store(fold(old * d), by_query, i * lanes)
             store(fold(new * write - old * lost), by_key, i * lanes)
-            new = new + q[i] * d - k[i] * d_error
+            if not first:
+                new = new + q[i] * d
+            new = new - k[i] * d_error
             d_alpha = d_alpha + new * old
             new = alpha * new
+            if first:
+                new = new + q[i] * d
             store(new, G, i * V)
             from_later = from_later + k_before[i] * new
         store(fold(d_alpha), along[3], s * lanes)
@@ -233,8 +254,9 @@ def segment_backward(K, V, gated, normalise, z, at, stride, alpha_at, H, start, 
     sum_rows(along[3], SEGMENT, totals[3], 0)
     for s in range(steps):
         q, k = load(unit, 2 * s * K, K), load(unit, (2 * s + 1) * K, K)
-        dq = z[alpha_at + s * stride] * load(d_unit, 2 * s * wide, K) + totals[1, s] * k
-        dk = load(d_unit, (2 * s + 1) * wide, K) + totals[1, s] * q
+        dq, dk = load(d_unit, 2 * s * wide, K), load(d_unit, (2 * s + 1) * wide, K)
+        if not first:
+            dq, dk = z[alpha_at + s * stride] * dq + totals[1, s] * k, dk + totals[1, s] * q
         store(dq, d_unit, 2 * s * wide)
         store(dk, d_unit, (2 * s + 1) * wide)
         store(fold(q * dq), parts, 2 * s * lanes)
@@ -250,7 +272,7 @@ def segment_backward(K, V, gated, normalise, z, at, stride, alpha_at, H, start, 
 
 
 @functools.cache
-def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
+def compiled(K: int, V: int, read_first: bool) -> tuple[Callable[..., None], Callable[..., None]]:
     """Forward and backward over whole sequences for tables [K, V]."""
     KV, HEAD = K * V, 2 * K + V
 
@@ -270,7 +292,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                 for t in range(0, T, SEGMENT):
                     token = t * B + b
                     segment_forward(
-                        K, V, False, normalise, numbers, token * width + h * HEAD, B * width,
+                        K, V, False, read_first, normalise, numbers, token * width + h * HEAD, B * width,
                         token * width + H * HEAD + h, H, start[t : t + SEGMENT, b], S, reads, (token * H + h) * V,
                         B * H * V, scratch,
                     )  # fmt: skip
@@ -291,7 +313,7 @@ def compiled(K: int, V: int) -> tuple[Callable[..., None], Callable[..., None]]:
                 for t in range((T - 1) // SEGMENT * SEGMENT, -1, -SEGMENT):
                     token = t * B + b
                     segment_backward(
-                        K, V, False, normalise, numbers, token * width + h * HEAD, B * width,
+                        K, V, False, read_first, normalise, numbers, token * width + h * HEAD, B * width,
                         token * width + H * HEAD + h, H, start[t : t + SEGMENT, b], tables[t // SEGMENT, b, h], G,
                         d_reads, (token * H + h) * V, B * H * V, scratch,
                     )  # fmt: skip

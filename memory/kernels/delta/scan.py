@@ -3,7 +3,7 @@
 S <- 0                                  where start_t is true
 S <- alpha_t S                          forget: how much of everything survives
 S <- S + beta_t k_t (v_t - S^T k_t)^T   rewrite: beta_t of what stands under key k_t gives way to v_t
-read_t = S^T q_t
+read_t = S^T q_t                        with `read_first`, of S before the two steps above
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def gated_delta_scan(
     start: Tensor,
     state: Tensor,
     normalise: bool = False,
+    read_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The recurrence above over a sequence: compiled on the CPU, where it is differentiable once; chunked elsewhere.
 
@@ -41,13 +42,14 @@ def gated_delta_scan(
         start: [T, B] bool, steps before which a row's tables are reset to zeros.
         state: [B, H, K, V], the tables before the first step.
         normalise: scale queries and keys to unit length first: x / sqrt(|x|^2 + EPS).
+        read_first: read each table before the step forgets and writes; a step that starts reads zeros.
 
     Returns:
         What is read [T, B, H, V], and the last tables [B, H, K, V].
     """
     if not has_kernels(q, k, v, alpha, beta, state):
-        return gated_delta_chunked(q, k, v, alpha, beta, start, state, normalise)
-    read, last = _DeltaScan.apply(q, k, v, alpha, beta, start, state, normalise)
+        return gated_delta_chunked(q, k, v, alpha, beta, start, state, normalise, read_first)
+    read, last = _DeltaScan.apply(q, k, v, alpha, beta, start, state, normalise, read_first)
     return read, last
 
 
@@ -65,6 +67,7 @@ class _DeltaScan(torch.autograd.Function):
         start: Tensor,
         state: Tensor,
         normalise: bool,
+        read_first: bool,
     ) -> tuple[Tensor, Tensor]:
         T, B, _, V = v.shape
         z = torch.cat((torch.cat((q, k, v), -1).flatten(2), alpha, beta), -1)
@@ -72,9 +75,9 @@ class _DeltaScan(torch.autograd.Function):
         tables[0] = state
         read = z.new_empty(v.shape)
         filled = (tables.flatten(3).numpy(), read.numpy())
-        over_rows(compiled(q.shape[3], V)[0], T, B, z.numpy(), start.numpy(), normalise, *filled)
+        over_rows(compiled(q.shape[3], V, read_first)[0], T, B, z.numpy(), start.numpy(), normalise, *filled)
         ctx.save_for_backward(z, start, tables)
-        ctx.normalise = normalise
+        ctx.normalise, ctx.read_first = normalise, read_first
         return read, tables[-1].clone()
 
     @staticmethod
@@ -84,6 +87,6 @@ class _DeltaScan(torch.autograd.Function):
         (T, B, H, V), K = d_read.shape, d_last.shape[2]
         dz, d_state = z.clone(), d_last.clone(memory_format=torch.contiguous_format)
         given = (start.numpy(), ctx.normalise, tables.flatten(3).numpy(), d_read.contiguous().numpy())
-        over_rows(compiled(K, V)[1], T, B, dz.numpy(), *given, d_state.flatten(2).numpy())
+        over_rows(compiled(K, V, ctx.read_first)[1], T, B, dz.numpy(), *given, d_state.flatten(2).numpy())
         heads, *d_gates = dz.split((H * (2 * K + V), H, H), -1)
-        return *heads.unflatten(-1, (H, 2 * K + V)).split((K, K, V), -1), *d_gates, None, d_state, None
+        return *heads.unflatten(-1, (H, 2 * K + V)).split((K, K, V), -1), *d_gates, None, d_state, None, None

@@ -94,7 +94,7 @@ def test_advantages_of_constant_values(gae_lambda, gamma, episodes, memory):
 def test_an_episode_that_a_limit_ends_has_the_value_of_an_endless_one(memory):
     """Five, as 1 is earned at each step and γ is 0.8; without the value of what follows the limit it would be 4.2."""
     env = gym.wrappers.TimeLimit(Endless(), STEPS)
-    model = agent("Mlp", env, memory, gamma=0.8, learning_rate=0.02, n_steps=32, batch_size=32, n_epochs=10).learn(640)
+    model = agent("Mlp", env, memory, gamma=0.8, learning_rate=0.02, n_steps=32, batch_size=32, n_epochs=8).learn(480)
     obs, _ = model.policy.obs_to_tensor(np.array([0]))
     value = model.policy.predict_values(obs, model.policy.initial_state(1)).item()
     assert value == pytest.approx(5, abs=0.4)

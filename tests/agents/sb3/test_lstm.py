@@ -75,10 +75,19 @@ def test_forms_of_the_lstm_on_dicts(form):
 
 
 @pytest.mark.parametrize(
-    "name", ["lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs"]
+    ("name", "here"),
+    [
+        ("lstm_hidden_size", "output_size"),
+        ("n_lstm_layers", "num_layers"),
+        ("shared_lstm", "share_memory"),
+        ("enable_critic_lstm", "share_memory"),
+        ("lstm_kwargs", "memory_kwargs"),
+    ],
 )
-def test_names_of_recurrent_ppo_are_refused_by_name(name):
-    with pytest.raises(ValueError, match=f"has no argument '{name}'.*allowed: .*memory_kwargs.*share_memory"):
+def test_names_of_recurrent_ppo_are_refused_with_ours(name, here):
+    with pytest.raises(
+        ValueError, match=f"has no argument '{name}', which is RecurrentPPO's; in its place is .*{here}"
+    ):
         agent("Mlp", "CartPole-v1", policy_kwargs={name: 1})
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from situations import MEMORIES, agent, assert_finite
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from worlds import Counter
 
+from palimpsest.agents import MemoryPPO
 from palimpsest.envs.sb3_wrappers import VecDropText, VecPreviousActionReward
 
 COUNT = spaces.Box(0, 100, (2,), np.float32)
@@ -85,3 +87,54 @@ def test_text_is_dropped_from_a_vec_env_of_ones_own():
     model = agent("MultiInput", Rows()).learn(32)
     assert list(model.observation_space.spaces) == ["count"]
     assert_finite(model)
+
+
+class Bare(VecEnv):
+    """Two rows without environments behind them, of which attributes and methods cannot be asked."""
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+        super().__init__(2, COUNT, spaces.Discrete(2))
+
+    def reset(self):
+        self.steps = 0
+        return np.zeros((2, 2), np.float32)
+
+    def step_async(self, actions):
+        self.steps += 1
+
+    def step_wait(self):
+        ended = np.full(2, self.steps % 4 == 0)
+        return np.full((2, 2), self.steps % 4, np.float32), np.ones(2, np.float32), ended, [{}, {}]
+
+    def get_attr(self, attr_name, indices=None):
+        return [None, None] if attr_name == "render_mode" else self._answered()
+
+    def set_attr(self, attr_name, value, indices=None):
+        self._answered()
+
+    def env_method(self, method_name, *args, indices=None, **kwargs):
+        return self._answered()
+
+    def env_is_wrapped(self, wrapper_class, indices=None):
+        return [False, False]
+
+    def close(self):
+        """Nothing is open."""
+
+    def _answered(self):
+        if self.answer is None:
+            return [None, None]
+        raise self.answer
+
+
+@pytest.mark.parametrize("answer", [AttributeError("none"), NotImplementedError("none"), None], ids=repr)
+def test_rows_that_cannot_be_asked_train_and_are_evaluated(answer, tmp_path):
+    """Whatever they answer to any name: an error, or None."""
+    env = Bare(answer)
+    model = agent("Mlp", env).learn(32)
+    assert_finite(model)
+    mean, _ = evaluate_policy(model, env, 2, warn=False)
+    assert mean == 4
+    model.save(tmp_path / "model")
+    assert MemoryPPO.load(tmp_path / "model", env=env).learn(32).num_timesteps == 32
