@@ -6,7 +6,6 @@ python docs/build.py --run runs/X    # also docs/learning_curve.png, from a fini
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,11 +62,10 @@ def filled(page: str, text: str, parts: dict[str, str]) -> str:
 
 
 def family_rows() -> list[list[str]]:
-    """Ids and meaning of each family: ids of one class whose names are equal up to the first "-", POPGym's the next."""
+    """Ids and meaning of each family: ids of one class whose names are equal up to the first "-" behind "POPGym-"."""
     families: dict[tuple[str, str], list[str]] = {}
     for env_id in envs.ids():
-        stem = re.match(r"(POPGym-)?[^-]+", short(env_id))[0]  # type: ignore[index]
-        families.setdefault((envs.entry(env_id).target, stem), []).append(env_id)
+        families.setdefault((envs.entry(env_id).target, stem_of(env_id)), []).append(env_id)
     rows = []
     for (_, stem), members in families.items():
         forms = ", ".join(short(env_id).removeprefix(f"{stem}-") for env_id in members)
@@ -96,11 +94,16 @@ def short(env_id: str) -> str:
     return env_id.removeprefix("Palimpsest/").removesuffix("-v0")
 
 
+def stem_of(env_id: str) -> str:
+    """The part of an id that a family shares."""
+    of_popgym, rest = ("POPGym-" if "/POPGym-" in env_id else ""), short(env_id).removeprefix("POPGym-")
+    return of_popgym + rest.partition("-")[0]
+
+
 def contact_sheet(path: Path) -> None:
-    """Draw one picture of every environment, of POPGym's games the easy ones, after a few steps of the expert."""
+    """Draw one picture of every environment, of POPGym's levels only the easy one, after a few steps of the expert."""
     matplotlib.use("Agg")
-    harder = re.compile(r"/POPGym-.*-(Medium|Hard)-")
-    names = [env_id for env_id in envs.ids() if not harder.search(env_id)]
+    names = [env_id for env_id in envs.ids() if "/POPGym-" not in env_id or "-Easy-" in env_id]
     columns = 4
     rows = -(-len(names) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(3.2 * columns, 2.6 * rows), layout="constrained")

@@ -336,9 +336,9 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         return [results[i] for i in self._get_indices(indices)]
 
     def _holder(self, name: str) -> Any:
-        """The outermost wrapper of the vector environment that has an attribute; the environment itself if none has."""
+        """The outermost wrapper of the vector environment that has an attribute or hides it; else the environment."""
         env: Any = self.env
-        while isinstance(env, VectorWrapper) and not hasattr(env, name):
+        while isinstance(env, VectorWrapper) and not hasattr(env, name) and name not in getattr(env, "hides", ()):
             env = env.env
         return env
 

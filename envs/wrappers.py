@@ -178,6 +178,8 @@ class KeepObservations(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
 class VectorKeepObservations(VectorWrapper):
     """The same for a gymnasium VectorEnv. The observations in `infos["final_obs"]` are parts too."""
 
+    hides = DECLARED
+
     def __init__(self, env: VectorEnv, indices: Sequence[int]) -> None:
         super().__init__(env)
         self.kept = Kept(env.single_observation_space, indices)

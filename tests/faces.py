@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence
 
 from palimpsest import envs
@@ -79,3 +80,27 @@ def until_ends(vector: Any, wanted: int = 6, most: int = 4000) -> Iterator[tuple
         if wanted == 0:
             return
     raise AssertionError(f"too few ends in {most} steps")
+
+
+def unlawful(space: spaces.Space) -> tuple[list, list, list]:
+    """For a batch of three rows: actions out of range, arrays of a wrong shape or type; and single wrong actions."""
+    zeros = np.zeros((3, *space.shape), space.dtype)
+    shapes = np.zeros(2, int), np.zeros(4, int), np.zeros(0, int), zeros[:, None], zeros[None], zeros[:2], 0, None
+    types = zeros.astype(bool), zeros.astype(str), zeros.astype(object), zeros.astype(complex)
+    singles = None, "0", "", [], [None], {}, zeros[:2], zeros[0].astype(bool), zeros[0].astype(str), [[0]], [0] * 99
+    if isinstance(space, spaces.Box):
+        values = [*map(float, ("nan", "inf", "-inf")), 1e300, np.float32("inf")]
+        alone = [0.0, True]
+    else:
+        n = int(np.max(space.n if space.shape == () else space.nvec))
+        values = [n, -1, 2**63 - 1, -(2**63), np.uint64(2**64 - 1), np.int8(-1)]
+        types = *types, zeros.astype(float), np.full_like(zeros, np.nan, float)
+        alone = [2**64, 0.0, np.array(0.0), float("nan"), np.float32("nan"), True, np.zeros((), bool)]
+    out_of_range = []
+    for value in values:
+        for row in range(3):
+            bad = zeros.astype(np.asarray(value).dtype)
+            bad[row] = value
+            out_of_range.append(bad)
+    wrong = [bad[0] for bad in out_of_range[::3]] if space.shape else values
+    return out_of_range, [*shapes, *types], [*singles, *alone, *wrong]

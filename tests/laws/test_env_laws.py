@@ -8,7 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faces import FAMILIES, IDS, ROWS, TINIES, any_actions, at, make, make_rows, nothing, play, same, until_ends
+from faces import (
+    FAMILIES,
+    IDS,
+    ROWS,
+    TINIES,
+    any_actions,
+    at,
+    make,
+    make_rows,
+    nothing,
+    play,
+    same,
+    unlawful,
+    until_ends,
+)
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -19,18 +33,16 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from palimpsest import envs
 
-pytestmark = pytest.mark.usefixtures("tiny_family")
+pytestmark = [pytest.mark.usefixtures("tiny_family"), pytest.mark.filterwarnings("ignore:.*symmetric and normalized")]
 
 
-@pytest.mark.filterwarnings("ignore:.*symmetric and normalized", "ignore:.*space m.* value is -?infinity")
+@pytest.mark.filterwarnings("ignore:.*space m.* value is -?infinity")
 @pytest.mark.parametrize("id", IDS)
 def test_gymnasium_accepts_it(id):
     check_env(make(id))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*minimal resolution", "ignore:.*unconventional shape", "ignore:.*symmetric and normalized"
-)
+@pytest.mark.filterwarnings("ignore:.*minimal resolution", "ignore:.*unconventional shape")
 @pytest.mark.parametrize("id", IDS)
 def test_sb3_accepts_it(id):
     sb3_check_env(make(id))
@@ -261,30 +273,6 @@ def test_the_expert_wins(id):
         if infos:
             won += infos["final_info"]["success"][infos["_final_info"]].tolist()
     assert np.mean(won) >= vector.world.expert_success
-
-
-def unlawful(space: spaces.Space) -> tuple[list, list, list]:
-    """For a batch of three rows: actions out of range, arrays of a wrong shape or type; and single wrong actions."""
-    zeros = np.zeros((3, *space.shape), space.dtype)
-    shapes = np.zeros(2, int), np.zeros(4, int), np.zeros(0, int), zeros[:, None], zeros[None], zeros[:2], 0, None
-    types = zeros.astype(bool), zeros.astype(str), zeros.astype(object), zeros.astype(complex)
-    singles = None, "0", "", [], [None], {}, zeros[:2], zeros[0].astype(bool), zeros[0].astype(str), [[0]], [0] * 99
-    if isinstance(space, spaces.Box):
-        values = [*map(float, ("nan", "inf", "-inf")), 1e300, np.float32("inf")]
-        alone = [0.0, True]
-    else:
-        n = int(np.max(space.n if space.shape == () else space.nvec))
-        values = [n, -1, 2**63 - 1, -(2**63), np.uint64(2**64 - 1), np.int8(-1)]
-        types = *types, zeros.astype(float), np.full_like(zeros, np.nan, float)
-        alone = [2**64, 0.0, np.array(0.0), float("nan"), np.float32("nan"), True, np.zeros((), bool)]
-    out_of_range = []
-    for value in values:
-        for row in range(3):
-            bad = zeros.astype(np.asarray(value).dtype)
-            bad[row] = value
-            out_of_range.append(bad)
-    wrong = [bad[0] for bad in out_of_range[::3]] if space.shape else values
-    return out_of_range, [*shapes, *types], [*singles, *alone, *wrong]
 
 
 @pytest.mark.parametrize("id", IDS)
