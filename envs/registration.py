@@ -69,7 +69,7 @@ def ids() -> list[str]:
 def entry(id: str) -> Entry:
     """The registry's entry for one of our ids; for an unknown id a ValueError that names the closest one."""
     if id not in _ENTRIES:
-        raise ValueError(f"unknown environment {id!r}{closest(id, _ENTRIES)}; envs.ids() and the command `list` name all of ours")
+        raise ValueError(f"unknown environment {id!r}{closest(id, _ENTRIES)}; envs.ids() lists all of ours")
     return _ENTRIES[id]
 
 
@@ -122,7 +122,7 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
         spec = gym.registry.get(id)
         if spec is None:
             known = [*_ENTRIES, *gym.registry]
-            raise ValueError(f"unknown environment {id!r}{closest(id, known)}; envs.ids() and the command `list` name all of ours")
+            raise ValueError(f"unknown environment {id!r}{closest(id, known)}; envs.ids() lists all of ours")
         creator: Any = spec.entry_point
         check_keys(id, kwargs, _load(creator) if isinstance(creator, str) else creator)
         from palimpsest.envs.sb3 import dummy_vec_env
