@@ -28,7 +28,7 @@ class Actions(NamedTuple):
     """What `kernels.first_illegal` compares with: n, nvec [n] int64, or None for a Box."""
     shape: tuple[int, ...]
     """The shape of one action."""
-    dtype: Any
+    dtype: np.dtype
     """The kernel's dtype."""
     kinds: str
     """The kinds of numpy's dtypes that may be given."""
@@ -43,13 +43,12 @@ class Actions(NamedTuple):
         Raises:
             ValueError: another shape or kind of dtype. Which numbers are allowed is checked by the kernel.
         """
-        given, shape = np.asarray(given), (rows, *self.shape)
-        if given.shape != shape or given.dtype.kind not in self.kinds:
+        given = np.asarray(given)
+        if given.shape != (rows, *self.shape) or given.dtype.kind not in self.kinds:
             raise ValueError(
-                f"actions must be {self.number} per row, {list(shape)}; got {list(given.shape)} {given.dtype}"
+                f"actions must be {self.number} per row, {[rows, *self.shape]}; got {list(given.shape)} {given.dtype}"
             )
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and the kernel refuses it
-            return np.asarray(given, self.dtype, "C")
+        return self._converted(given)
 
     def single(self, given: Any) -> Any:
         """`given` for one row, as an integer or an array of the kernel's dtype.
@@ -64,12 +63,15 @@ class Actions(NamedTuple):
                 return given
         elif not isinstance(given, str) and np.shape(given) == self.shape:
             action = np.asarray(given)
-            if action.dtype == self.dtype:
-                return action
             if action.dtype.kind in self.kinds:
-                with np.errstate(over="ignore"):
-                    return action.astype(self.dtype)
+                return self._converted(action)
         raise ValueError(self.refusal(given))
+
+    def _converted(self, actions: np.ndarray) -> np.ndarray:
+        if actions.dtype.kind != "f" or actions.dtype == self.dtype:
+            return np.asarray(actions, self.dtype, "C")
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and the kernel refuses it
+            return np.asarray(actions, self.dtype, "C")
 
     def refusal(self, action: Any, where: str = "") -> str:
         """The error message for an action that is not allowed."""
@@ -81,7 +83,7 @@ def actions_of(space: ActionSpace) -> Actions:
     if isinstance(space, spaces.Discrete):
         assert space.start == 0, space
         n = int(space.n)
-        return Actions(n, (), np.int64, "iu", "one integer", f"integers, 0 to {n - 1}")
+        return Actions(n, (), np.dtype(np.int64), "iu", "one integer", f"integers, 0 to {n - 1}")
     assert space.shape is not None
     assert len(space.shape) == 1, space
     count = space.shape[0]
@@ -89,10 +91,11 @@ def actions_of(space: ActionSpace) -> Actions:
     if isinstance(space, spaces.MultiDiscrete):
         assert not space.start.any(), space
         number, most = f"{count} integer{plural}", ", ".join(map(str, space.nvec - 1))
-        return Actions(space.nvec.astype(np.int64), space.shape, np.int64, "iu", number, f"{number}, from 0 to {most}")
+        nvec = space.nvec.astype(np.int64)
+        return Actions(nvec, space.shape, nvec.dtype, "iu", number, f"{number}, from 0 to {most}")
     assert space.dtype == np.float32, space
     number, finite = f"{count} number{plural}", f"{count} finite number{plural}"
-    return Actions(None, space.shape, np.float32, "iuf", number, finite)
+    return Actions(None, space.shape, space.dtype, "iuf", number, finite)
 
 
 def random_actions(space: Any, rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -266,7 +266,8 @@ class World(gym.Env):
         if self.run(STEP):
             self.over[0] = True
             info["success"] = io.success.item(0)
-            info |= {name: values.item() for name, values in self.report(np.zeros(1, _INT64)).items()}
+            if self.reported:
+                info |= {name: values.item() for name, values in self.report(np.zeros(1, _INT64)).items()}
         return self.first(io.obs), io.reward.item(0), io.terminated.item(0), io.truncated.item(0), info
 
     def render(self) -> Any:

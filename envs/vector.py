@@ -34,18 +34,18 @@ class FinalInfos(dict):
     def __init__(
         self, ends: int, rows: np.ndarray, final_obs: Any, success: np.ndarray, report: dict[str, np.ndarray]
     ) -> None:
-        self._unwritten: tuple | None = (ends, rows, final_obs, {"success": success[:ends], **report})
+        self._unwritten: tuple | None = (ends, rows, final_obs, success, report)
 
     def _write(self) -> None:
         if self._unwritten is None:
             return
-        ends, rows, obs, report = self._unwritten
+        ends, rows, obs, success, report = self._unwritten
         self._unwritten = None
         B, rows = len(rows), rows[:ends]
         ended = np.zeros(B, bool)
         ended[rows] = True
         final_info: dict[str, np.ndarray] = {}
-        for name, values in report.items():
+        for name, values in {"success": success[:ends], **report}.items():
             final_info[name] = np.zeros(B, values.dtype)
             final_info[name][rows] = values
             final_info[f"_{name}"] = ended.copy()
@@ -158,8 +158,8 @@ class WorldVectorEnv(VectorEnv):
         ends = world.run(STEP_AND_RESTART, io)
         infos: dict[str, Any] = {}
         if ends:
-            final_obs, report = world.copied(io.final_obs, ends), world.report(io.row[:ends])
-            infos = FinalInfos(ends, io.row, final_obs, io.success, report)
+            report = world.report(io.row[:ends]) if world.reported else {}
+            infos = FinalInfos(ends, io.row, world.copied(io.final_obs, ends), io.success, report)
         return world.given(io.obs), io.reward, io.terminated, io.truncated, infos
 
     def hidden_state(self) -> dict[str, np.ndarray]:
