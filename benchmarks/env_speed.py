@@ -6,7 +6,8 @@
 All contestants of a family play random actions in the same process. They take turns of about a millisecond, so that
 noise affects all alike. The clock is the thread's CPU time, which other programs do not change. Ends and resets of
 episodes are timed; compiling is not. Rows start at different steps of their episodes, so that episodes of equal length
-do not all end in the same step.
+do not all end in the same step. The plain environments of POPGym's worlds, the package popgym, are also timed in
+gymnasium's SyncVectorEnv.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import tyro
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from measure import markdown
 from plain import PLAIN
 
@@ -164,17 +166,38 @@ def single(make: Callable[[], gym.Env]) -> Play:
     return play
 
 
+def synchronous(make: Callable[[], gym.Env], rows: int) -> Play:
+    """Single environments in gymnasium's SyncVectorEnv. Their resets fall in few steps, which the median leaves out."""
+    env = SyncVectorEnv([make] * rows, autoreset_mode=AutoresetMode.SAME_STEP)
+    env.reset(seed=0)
+    script = random_actions(env.single_action_space, np.random.default_rng(0), 64, rows)
+
+    def play(steps: int) -> int:
+        for k in range(steps):
+            env.step(script[k & 63])
+        return rows
+
+    return play
+
+
 def side_by_side(contestants: dict[str, Play], repeats: int, chunk: float = 1e-3) -> dict[str, tuple[int, float]]:
-    """Number of rows and median steps per second, over all rows, of each contestant after a warm-up."""
+    """Number of rows and median steps per second, over all rows, of each contestant after a warm-up.
+
+    A contestant whose step takes longer than a turn plays in some of the turns only.
+    """
     lengths: dict[str, int] = {}
+    every: dict[str, int] = {}
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     rows = {name: play(64) for name, play in contestants.items()}
     for name, play in contestants.items():
         began = time.thread_time()
         play(64)
-        lengths[name] = max(1, round(64 * chunk / (time.thread_time() - began)))
-    for _ in range(repeats):
+        steps = 64 * chunk / (time.thread_time() - began)
+        lengths[name], every[name] = max(1, round(steps)), max(1, round(1 / steps))
+    for turn in range(repeats):
         for name, play in contestants.items():
+            if turn % every[name]:
+                continue
             began = time.thread_time()
             play(lengths[name])
             rates[name].append(rows[name] * lengths[name] / (time.thread_time() - began))
@@ -190,6 +213,8 @@ def measure(family: Family, options: Options) -> list[dict[str, Any]]:
         "gymnasium Env": single(lambda: gym.make(family.id)),
         "plain Python Env": single(family.plain),
     }
+    if "/POPGym-" in family.id:
+        contestants["plain SyncVectorEnv"] = synchronous(family.plain, options.rows)
     found = side_by_side(contestants, 100 if options.quick else 2000)
     bare = found["kernel"][1]
     plain = found["plain Python Env"][1]

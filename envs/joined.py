@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from palimpsest.refusals import check_flag
+
 ACTION, REWARD, OBSERVATION = "previous_action", "previous_reward", "observation"
 
 
@@ -28,16 +30,25 @@ class Joined:
     | MultiBinary | number of elements | unchanged |
     | Box | number of elements | unchanged |
 
+    Before the first action all A numbers are zero. A MultiBinary or Box action may be zero as well. With `antialias`,
+    the action has one more number, the last of A, which is 1 before the first action and else 0 (POPGym's flag).
+
     Args:
         observation_space: of one environment.
         action_space: of one environment.
+        antialias: whether to mark the first observation of an episode.
 
     Raises:
         ValueError: another action space, or a Dict that already has one of the two keys.
     """
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, antialias: bool = False) -> None:
         low, high = _bounds(action_space)
+        if check_flag("antialias", antialias):
+            low, high = np.append(low, np.float32(0)), np.append(high, np.float32(1))
+        self.no_action = np.zeros(len(low))
+        """[A] float64: what stands before the first action."""
+        self.no_action[-1:] = antialias
         self.action_space = action_space
         self.action_size = len(low)
         if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete):
@@ -66,9 +77,11 @@ class Joined:
         """Actions [B, ...] as floats [B, A], in the dtype of that part of the observation."""
         actions = np.asarray(actions)
         B = len(actions)
-        if isinstance(self.action_space, spaces.Box | spaces.MultiBinary):
-            return actions.reshape(B, -1).astype(self.dtype)
         encoded = np.zeros((B, self.action_size), self.dtype)
+        if isinstance(self.action_space, spaces.Box | spaces.MultiBinary):
+            numbers = actions.reshape(B, -1)
+            encoded[:, : numbers.shape[1]] = numbers
+            return encoded
         encoded[np.arange(B)[:, None], actions.reshape(B, -1) + self._offset] = 1
         return encoded
 

@@ -69,7 +69,7 @@ def ids() -> list[str]:
 def entry(id: str) -> Entry:
     """The registry's entry for one of our ids; for an unknown id a ValueError that names the closest one."""
     if id not in _ENTRIES:
-        raise ValueError(f"unknown environment {id!r}{closest(id, _ENTRIES)}; ours: {', '.join(_ENTRIES)}")
+        raise ValueError(f"unknown environment {id!r}{closest(id, _ENTRIES)}; envs.ids() lists all of ours")
     return _ENTRIES[id]
 
 
@@ -122,7 +122,7 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
         spec = gym.registry.get(id)
         if spec is None:
             known = [*_ENTRIES, *gym.registry]
-            raise ValueError(f"unknown environment {id!r}{closest(id, known)}; ours: {', '.join(_ENTRIES)}")
+            raise ValueError(f"unknown environment {id!r}{closest(id, known)}; envs.ids() lists all of ours")
         creator: Any = spec.entry_point
         check_keys(id, kwargs, _load(creator) if isinstance(creator, str) else creator)
         from palimpsest.envs.sb3 import dummy_vec_env
@@ -287,4 +287,85 @@ for _dancers in (2, 4, 8):
             f"{_dancers} dancers perform with {_delay} steps between; then the player must walk to one dance's dancer.",
             dancers=_dancers,
             delay=_delay,
+        )
+
+_GAMES: tuple[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]], ...] = (
+    (
+        "repeat:RepeatPrevious",
+        "Cards are dealt one by one; the player must name the suit of the card k inputs ago.",
+        dict(num_decks=1, k=4),
+        dict(num_decks=2, k=32),
+        dict(num_decks=3, k=64),
+    ),
+    (
+        "repeat:RepeatFirst",
+        "Cards are dealt one by one; the player must name the suit of the first one again and again.",
+        dict(num_decks=1),
+        dict(num_decks=8),
+        dict(num_decks=16),
+    ),
+    (
+        "repeat:Autoencode",
+        "A deck of cards is shown one by one; then the player must name all suits backwards.",
+        dict(num_decks=1),
+        dict(num_decks=2),
+        dict(num_decks=3),
+    ),
+    (
+        "counting:CountRecall",
+        "Cards are dealt one by one; the player must say how many of one kind it has seen so far.",
+        dict(num_decks=1, deck_type="colors"),
+        dict(num_decks=2, deck_type="suits"),
+        dict(num_decks=4, deck_type="ranks"),
+    ),
+    (
+        "counting:HigherLower",
+        "Cards are dealt one by one; the player bets on the next one to be higher or lower, and gains by counting.",
+        dict(num_decks=1),
+        dict(num_decks=2),
+        dict(num_decks=3),
+    ),
+    (
+        "concentration:Concentration",
+        "All cards lie face down; the player turns over two at a time, and two equal ones stay face up.",
+        dict(num_decks=1, deck_type="colors"),
+        dict(num_decks=2, deck_type="colors"),
+        dict(num_decks=1, deck_type="ranks"),
+    ),
+    (
+        "battleship:Battleship",
+        "Four ships lie hidden on a board; the player shoots at cells and learns of each shot whether it hit.",
+        dict(board_size=8),
+        dict(board_size=10),
+        dict(board_size=12),
+    ),
+    (
+        "minesweeper:MineSweeper",
+        "Mines lie hidden on a board; the player views cells and learns of each how many mines lie around it.",
+        dict(board_size=4, num_mines=2),
+        dict(board_size=6, num_mines=6),
+        dict(board_size=8, num_mines=10),
+    ),
+    (
+        "labyrinth:LabyrinthEscape",
+        "The player must find the exit of a random maze, seeing only the squares around it.",
+        dict(maze_size=10),
+        dict(maze_size=14),
+        dict(maze_size=18),
+    ),
+    (
+        "labyrinth:LabyrinthExplore",
+        "The player must visit all squares of a random maze, seeing only the squares around it.",
+        dict(maze_size=10),
+        dict(maze_size=14),
+        dict(maze_size=18),
+    ),
+)
+for _game, _meaning, *_levels in _GAMES:
+    for _level, _arguments in zip(("Easy", "Medium", "Hard"), _levels):
+        register(
+            f"Palimpsest/POPGym-{_game.partition(':')[2]}-{_level}-v0",
+            f"palimpsest.envs.popgym.{_game}",
+            _meaning,
+            **_arguments,
         )

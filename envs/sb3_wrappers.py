@@ -26,20 +26,21 @@ class VecPreviousActionReward(VecEnvWrapper):
 
     Args:
         venv: the environment.
+        antialias: whether to mark the first observation of an episode; see `Joined`.
 
     Raises:
         ValueError: spaces that `Joined` does not support.
     """
 
-    def __init__(self, venv: VecEnv) -> None:
-        self.joined = Joined(venv.observation_space, venv.action_space)
+    def __init__(self, venv: VecEnv, antialias: bool = False) -> None:
+        self.joined = Joined(venv.observation_space, venv.action_space, antialias)
         super().__init__(venv, observation_space=self.joined.space)
         self._actions: Any = None
 
     def reset(self) -> Any:
         """Start an episode in every row."""
-        zeros = np.zeros((self.num_envs, self.joined.action_size), self.joined.dtype)
-        return self.joined.join(self.venv.reset(), zeros, np.zeros(self.num_envs))
+        no_actions = np.tile(self.joined.no_action.astype(self.joined.dtype), (self.num_envs, 1))
+        return self.joined.join(self.venv.reset(), no_actions, np.zeros(self.num_envs))
 
     def step_async(self, actions: np.ndarray) -> None:
         """Take the actions [B, ...] for the next `step_wait`."""
@@ -51,7 +52,7 @@ class VecPreviousActionReward(VecEnvWrapper):
         obs, rewards, dones, infos = self.venv.step_wait()
         action, reward = self._actions, np.array(rewards)
         infos = _with_finals(infos, dones, lambda row, final: self.joined.join(final, action[row], reward[row]))
-        action[dones] = 0
+        action[dones] = self.joined.no_action
         reward[dones] = 0
         return self.joined.join(obs, action, reward), rewards, dones, infos
 

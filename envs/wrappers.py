@@ -46,21 +46,22 @@ class PreviousActionReward(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
     Args:
         env: the environment.
+        antialias: whether to mark the first observation of an episode; see `Joined`.
 
     Raises:
         ValueError: spaces that `Joined` does not support.
     """
 
-    def __init__(self, env: gym.Env) -> None:
-        gym.utils.RecordConstructorArgs.__init__(self)
+    def __init__(self, env: gym.Env, antialias: bool = False) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, antialias=antialias)
         gym.Wrapper.__init__(self, env)
-        self.joined = Joined(env.observation_space, env.action_space)
+        self.joined = Joined(env.observation_space, env.action_space, antialias)
         self.observation_space = self.joined.space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         obs, info = self.env.reset(seed=seed, options=options)
-        return self.joined.join(obs, np.zeros(self.joined.action_size, self.joined.dtype), 0.0), info
+        return self.joined.join(obs, self.joined.no_action.astype(self.joined.dtype), 0.0), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """One step. The observation includes `action` and the reward of this step."""
@@ -82,12 +83,13 @@ class VectorPreviousActionReward(VectorWrapper):
 
     Args:
         env: the vector environment.
+        antialias: whether to mark the first observation of an episode; see `Joined`.
 
     Raises:
         ValueError: spaces that `Joined` does not support, or no known autoreset mode in `env.metadata`.
     """
 
-    def __init__(self, env: VectorEnv) -> None:
+    def __init__(self, env: VectorEnv, antialias: bool = False) -> None:
         super().__init__(env)
         mode = env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
@@ -95,7 +97,7 @@ class VectorPreviousActionReward(VectorWrapper):
                 f"{env} must name in metadata['autoreset_mode'] the AutoresetMode with which it resets; got {mode!r}"
             )
         self.mode = mode
-        self.joined = Joined(env.single_observation_space, env.single_action_space)
+        self.joined = Joined(env.single_observation_space, env.single_action_space, antialias)
         self.single_observation_space = self.joined.space
         self.observation_space = batch_space(self.joined.space, env.num_envs)
         self._action = np.zeros((env.num_envs, self.joined.action_size), self.joined.dtype)
@@ -132,7 +134,7 @@ class VectorPreviousActionReward(VectorWrapper):
         return self.env.event_mask(self.joined.part(obs))  # type: ignore[attr-defined]
 
     def _forget(self, rows: np.ndarray | slice) -> None:
-        self._action[rows] = 0
+        self._action[rows] = self.joined.no_action
         self._reward[rows] = 0
         self._ended[rows] = False
 

@@ -28,7 +28,7 @@ def make(id: str, **kwargs: Any) -> World:
     return world
 
 
-FAMILIES = {type(make(id)): id for id in envs.ids()}
+FAMILIES = {type(make(id)): id for id in IDS if id not in TINIES}
 """Every family, with the last of its ids."""
 
 

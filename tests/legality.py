@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from legality_popgym import LEGAL_POPGYM
 
 from palimpsest.envs.color_cubes import NOTHING, START
 from palimpsest.envs.core import World
@@ -299,4 +300,5 @@ LEGAL: dict[str, Callable[[Any], Invariants]] = {
     "Tiny": tiny,
     "TinyPair": tiny,
     "TinyPush": tiny,
+    **LEGAL_POPGYM,
 }

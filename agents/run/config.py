@@ -102,6 +102,8 @@ class Task(Checked):
     """Arguments of the environment."""
     previous_action_reward: bool = False
     """Add the previous action and reward to the observations, in training and in evaluation."""
+    antialias: bool = False
+    """Beside the previous action, mark the first observation of an episode."""
     keep_observations: tuple[Annotated[int, integer(0)], ...] | None = None
     """Indices of the numbers of an observation that the agent sees, in training and in evaluation. Default: all."""
     memory: str = "rewrite"

@@ -68,6 +68,7 @@ def _environments(config: TrainConfig, num_envs: int) -> VecEnv:
         config.env_args,
         previous_action_reward=config.previous_action_reward,
         keep_observations=config.keep_observations,
+        antialias=config.antialias,
     )
 
 

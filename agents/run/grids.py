@@ -36,8 +36,8 @@ def grid(
         env_id: as for `evaluate`.
         env_args: further arguments, the same in every cell.
         device: device of the models that are loaded from run directories.
-        **options: `episodes`, `deterministic`, `seed`, `max_steps`, `previous_action_reward`, `keep_observations` and
-            `use_masking` of `evaluate`.
+        **options: `episodes`, `deterministic`, `seed`, `max_steps`, `previous_action_reward`, `keep_observations`,
+            `antialias` and `use_masking` of `evaluate`.
 
     Returns:
         One dict per cell; the last axis changes fastest. Its keys are setting (axis -> value), those of `over_runs`,

@@ -50,6 +50,7 @@ def evaluate(
     max_steps: int | None = None,
     previous_action_reward: bool = False,
     keep_observations: Sequence[int] | None = None,
+    antialias: bool = False,
     use_masking: bool = True,
 ) -> dict[str, Any]:
     """Play `episodes` whole episodes and report the results.
@@ -70,6 +71,8 @@ def evaluate(
             For a run, its configuration says this.
         keep_observations: the numbers of an observation that the model was trained on; None for all. For a run, its
             configuration says this.
+        antialias: whether the first observation of an episode was marked in training. For a run, its configuration says
+            this.
         use_masking: whether the environment's action masks are used, if it has `action_masks()`.
 
     Returns:
@@ -89,6 +92,7 @@ def evaluate(
         run = model_or_run
         previous_action_reward = run.config.previous_action_reward
         keep_observations = run.config.keep_observations
+        antialias = run.config.antialias
         if env_id is None or env_id == run.config.env:
             env_id = run.config.env
             env_args = {**run.config.env_args, **(env_args or {})}
@@ -100,7 +104,7 @@ def evaluate(
     env_args = dict(env_args or {})
     rows = min(episodes, MOST_ROWS if env_id in envs.ids() else 8)
     env = MemoryPPO._wrap_env(
-        make_environments(env_id, rows, seed, env_args, previous_action_reward, keep_observations)
+        make_environments(env_id, rows, seed, env_args, previous_action_reward, keep_observations, antialias)
     )
     try:
         check_spaces(model, env)

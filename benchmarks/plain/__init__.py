@@ -1,7 +1,8 @@
 """Environments as people usually write them: single, in plain Python and numpy. Benchmarks compare our kernels to them.
 
 Each takes the arguments of its family that change the rules. `tests/docs/test_plain.py` tests that it equals the family
-step by step. The two MiniGrid environments use the package minigrid, control tasks gymnasium's.
+step by step. The two MiniGrid environments use the package minigrid, control tasks gymnasium's, and POPGym's
+worlds the package popgym.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from palimpsest.envs.wrappers import KeepObservations
 from .ballet import PlainBallet
 from .bandit import PlainBandit
 from .color_cubes import PlainColorCubes
+from .games import GAMES
 from .hide_and_seek import PlainHideAndSeek
 from .key_value import PlainKeyValueRewrite
 from .popgym_control import multiarmed_bandit, popgym_cart_pole, popgym_pendulum
@@ -48,5 +50,6 @@ PLAIN: dict[str, Callable[..., gym.Env[Any, Any]]] = {
     "POPGymPendulum": popgym_pendulum,
     "MiniGridMemory": MemoryEnv,
     "MiniGridMemoryRewrite": MemoryRewriteEnv,
+    **GAMES,
 }
 """Class name of our family -> an environment with the same rules in plain Python."""

@@ -27,6 +27,7 @@ TRAIN: dict[str, list[str]] = {
     "env": NAME,
     "env_args": [*PAIRS, "corridors=", "corridors=nan", "corridors=1.0", "corridors=" + "9" * 5000, "regime=x"],
     "previous_action_reward": SWITCH,
+    "antialias": SWITCH,
     "keep_observations": [*INTEGER, "3", "0 0"],
     "memory": NAME,
     "memory_args": [*PAIRS, "num_layers=", "num_layers=nan", "num_layers=x", "gates", "num_layers=" + "9" * 5000],

@@ -67,6 +67,19 @@ def test_a_longer_box_by_hand():
     assert env.reset()[0].tolist() == [2, 0, 0, 0, 0, 0]
 
 
+def test_the_mark_of_the_first_observation_by_hand():
+    env = PreviousActionReward(Rewarding(row=2), antialias=True)
+    assert env.reset()[0].tolist() == [2, 0, 0, 0, 0, 1, 0]
+    assert env.step(1)[0].tolist() == [2, 1, 0, 1, 0, 0, 21]
+    assert env.reset()[0].tolist() == [2, 0, 0, 0, 0, 1, 0]
+    joined = Joined(BOX, spaces.Box(-1, 1, (2,)), antialias=True)
+    assert joined.encode(np.zeros((1, 2))).tolist() == [[0, 0, 0]]
+    assert joined.no_action.tolist() == [0, 0, 1]
+    assert joined.space == spaces.Box(np.float32([-2, -2, -1, -1, 0, -np.inf]), np.float32([2, 2, 1, 1, 1, np.inf]))
+    with pytest.raises(ValueError, match="antialias must be True or False; got 1"):
+        Joined(BOX, spaces.Discrete(2), antialias=1)
+
+
 def test_more_keys_by_hand():
     env = PreviousActionReward(Rewarding(row=2, as_dict=True))
     assert set(env.observation_space.spaces) == {"count", "place", "previous_action", "previous_reward"}
@@ -129,8 +142,8 @@ def rows(mode=AutoresetMode.SAME_STEP, kind=SyncVectorEnv, wrap=lambda env: env,
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_equal_singles(mode, kind, as_dict):
     """Wrapping the batch is the same as batching wrapped environments, in every autoreset mode."""
-    whole = VectorPreviousActionReward(rows(mode, kind, as_dict=as_dict))
-    apart = rows(mode, kind, PreviousActionReward, as_dict)
+    whole = VectorPreviousActionReward(rows(mode, kind, as_dict=as_dict), antialias=as_dict)
+    apart = rows(mode, kind, lambda env: PreviousActionReward(env, antialias=as_dict), as_dict)
     try:
         assert whole.observation_space == apart.observation_space
         assert whole.single_observation_space == apart.single_observation_space
@@ -168,11 +181,12 @@ def test_final_obs_by_hand():
 
 
 @pytest.mark.usefixtures("tiny_family")
+@pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize(("id", "kwargs"), [(TMAZE, SHORT), (HIDE, FEW), *((id, {}) for id in TINIES)])
-def test_worlds_on_every_face(id, kwargs):
-    vector = VectorPreviousActionReward(gym.make_vec(id, 5, **kwargs))
-    venv = VecPreviousActionReward(envs.make_vec(id, 5, seed=3, **kwargs))
-    singles = [PreviousActionReward(gym.make(id, **kwargs)) for _ in range(5)]
+def test_worlds_on_every_face(id, kwargs, antialias):
+    vector = VectorPreviousActionReward(gym.make_vec(id, 5, **kwargs), antialias)
+    venv = VecPreviousActionReward(envs.make_vec(id, 5, seed=3, **kwargs), antialias)
+    singles = [PreviousActionReward(gym.make(id, **kwargs), antialias) for _ in range(5)]
     obs, _ = vector.reset(seed=3)
     assert same(obs, venv.reset())
 
@@ -207,8 +221,8 @@ def test_worlds_on_every_face(id, kwargs):
 @pytest.mark.parametrize("as_dict", [False, True])
 def test_sb3_rows_equal_dummy_vec_env(as_dict):
     makers = [lambda row=row: Rewarding(row, row == 1, as_dict) for row in range(3)]
-    whole = VecPreviousActionReward(DummyVecEnv(makers))
-    apart = DummyVecEnv([lambda make=make: PreviousActionReward(make()) for make in makers])
+    whole = VecPreviousActionReward(DummyVecEnv(makers), antialias=True)
+    apart = DummyVecEnv([lambda make=make: PreviousActionReward(make(), antialias=True) for make in makers])
     assert whole.observation_space == apart.observation_space
     compare(whole, apart)
 

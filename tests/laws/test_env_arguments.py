@@ -153,6 +153,79 @@ def Ballet(draw):
     return dict(dancers=draw(st.integers(2, 8)), delay=draw(st.integers(0, 10_000)), pixels=draw(st.booleans()))
 
 
+@family(lambda given: dict(num_decks=integer(1, 100), k=integer(1, 52 * given["num_decks"] - 1), flat=BOOL))
+def RepeatPrevious(draw):
+    decks = draw(st.integers(1, 4) | st.integers(1, 100))
+    return dict(num_decks=decks, k=draw(st.integers(1, 52 * decks - 1)), flat=draw(st.booleans()))
+
+
+@family(lambda given: dict(num_decks=integer(1, 100), flat=BOOL))
+def RepeatFirst(draw):
+    return dict(num_decks=draw(st.integers(1, 4) | st.integers(1, 100)), flat=draw(st.booleans()))
+
+
+@family(lambda given: dict(num_decks=integer(1, 100), flat=BOOL))
+def Autoencode(draw):
+    return dict(num_decks=draw(st.integers(1, 4) | st.integers(1, 100)), flat=draw(st.booleans()))
+
+
+@family(lambda given: dict(num_decks=integer(1, 100), deck_type=NAME, flat=BOOL))
+def CountRecall(draw):
+    return dict(
+        num_decks=draw(st.integers(1, 4) | st.integers(1, 100)),
+        deck_type=draw(st.sampled_from(["colors", "suits", "ranks"])),
+        flat=draw(st.booleans()),
+    )
+
+
+@family(lambda given: dict(num_decks=integer(1, 100), flat=BOOL))
+def HigherLower(draw):
+    return dict(num_decks=draw(st.integers(1, 4) | st.integers(1, 100)), flat=draw(st.booleans()))
+
+
+@family(lambda given: dict(num_decks=integer(1, 100), deck_type=NAME, flat=BOOL))
+def Concentration(draw):
+    return dict(
+        num_decks=draw(st.integers(1, 4) | st.integers(1, 100)),
+        deck_type=draw(st.sampled_from(["colors", "ranks"])),
+        flat=draw(st.booleans()),
+    )
+
+
+@family(lambda given: dict(board_size=integer(6, 20), flat=BOOL))
+def Battleship(draw):
+    return dict(board_size=draw(st.integers(6, 20)), flat=draw(st.booleans()))
+
+
+@family(lambda given: dict(board_size=integer(3, 8), num_mines=integer(1, given["board_size"] ** 2 - 3), flat=BOOL))
+def MineSweeper(draw):
+    side = draw(st.integers(3, 8))
+    return dict(board_size=side, num_mines=draw(st.integers(1, side**2 - 3)), flat=draw(st.booleans()))
+
+
+def mazes(draw):
+    return dict(
+        maze_size=2 * draw(st.integers(3, 20)),
+        episode_length=draw(st.integers(2, 2000) | st.integers(2, 1 << 20)),
+        flat=draw(st.booleans()),
+    )
+
+
+def wrong_mazes(given):
+    sizes = integer(6, 40) | st.integers(2, 20).map(lambda half: 2 * half + 1)
+    return dict(maze_size=sizes, episode_length=integer(2, 1 << 20), flat=BOOL)
+
+
+@family(wrong_mazes)
+def LabyrinthEscape(draw):
+    return mazes(draw)
+
+
+@family(wrong_mazes)
+def LabyrinthExplore(draw):
+    return mazes(draw)
+
+
 @family(lambda given: dict(velocities=BOOL))
 def CartPoleNoVel(draw):
     return dict(velocities=draw(st.booleans()))

@@ -176,6 +176,16 @@ WORLDS: dict[str, dict[str, list]] = {
     "Bandit": {"num_arms": [*SIZE, 1], "pulls": [*SIZE, 601]},
     "MultiarmedBandit": {"num_bandits": [*SIZE, 1], "episode_length": [*SIZE, 601], "flat": FLAG},
     "Ballet": {"dancers": [*SIZE, 1, 9], "delay": COUNT, "pixels": FLAG},
+    "RepeatPrevious": {"num_decks": SIZE, "k": [*SIZE, 52], "flat": FLAG},
+    "RepeatFirst": {"num_decks": SIZE, "flat": FLAG},
+    "Autoencode": {"num_decks": SIZE, "flat": FLAG},
+    "CountRecall": {"num_decks": SIZE, "deck_type": [None, *CHOICE], "flat": FLAG},
+    "HigherLower": {"num_decks": SIZE, "flat": FLAG},
+    "Battleship": {"board_size": [*SIZE, 5, 21], "flat": FLAG},
+    "MineSweeper": {"board_size": [*SIZE, 2, 9], "num_mines": [*SIZE, 14], "flat": FLAG},
+    "LabyrinthEscape": {"maze_size": [*SIZE, 4, 7, 42], "episode_length": [*SIZE, 1], "flat": FLAG},
+    "LabyrinthExplore": {"maze_size": [*SIZE, 4, 7, 42], "episode_length": [*SIZE, 1], "flat": FLAG},
+    "Concentration": {"num_decks": SIZE, "deck_type": [None, *CHOICE], "flat": FLAG},
 }
 for rows in WORLDS.values():
     rows["render_mode"] = RENDER

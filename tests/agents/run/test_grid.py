@@ -154,6 +154,20 @@ def test_the_previous_action_and_reward_are_part_of_a_run(tmp_path, monkeypatch)
         evaluate(run.model, maze, episodes=8, env_args=env_args)
 
 
+def test_the_mark_of_the_first_observation_is_part_of_a_run(tmp_path):
+    run = experiment.train(config(tmp_path / "run", previous_action_reward=True, antialias=True), Console(quiet=True))
+    assert TrainConfig.load(run.directory).antialias
+    assert run.model.observation_space.shape == (3 + 3 + 1 + 1,)
+    result, maze = evaluate(run.directory, episodes=8), run.config.env
+    options = dict(episodes=8, env_args=run.config.env_args, previous_action_reward=True)
+    assert result == evaluate(run.model, maze, **options, antialias=True)
+    with pytest.raises(ValueError, match="observation space"):
+        evaluate(run.model, maze, **options)
+    with pytest.raises(ValueError, match=r"antialias .* needs previous_action_reward"):
+        experiment.train(config(tmp_path / "other", antialias=True), Console(quiet=True))
+    assert not (tmp_path / "other").exists()
+
+
 def test_kept_observations_are_part_of_a_run(tmp_path):
     run = experiment.train(config(tmp_path / "run", keep_observations=(0, 1)), Console(quiet=True))
     assert TrainConfig.load(run.directory).keep_observations == (0, 1)
