@@ -21,7 +21,6 @@ from trainings import Cell, Options, Row, Training, command_line, grouped, steps
 
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.key_values import parse_key_values
-from palimpsest.agents.run.presets import DEFAULT
 from palimpsest.memory import memory_class
 
 ENV = "Palimpsest/EndlessTMaze-v0"
@@ -47,9 +46,9 @@ class Train(Options):
     """Environment steps of each training."""
     share_memory: bool = True
     """Whether actor and critic share one memory."""
-    num_envs: int = TrainConfig.num_envs
+    num_envs: int = 64
     """Number of environments (rows)."""
-    num_minibatches: int = DEFAULT.num_minibatches
+    num_minibatches: int = 4
     """Minibatches per pass over a rollout."""
     learning_rate: float = 1e-3
     """Learning rate of Adam, annealed to 0."""

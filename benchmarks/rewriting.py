@@ -20,7 +20,6 @@ from measure import markdown
 from trainings import Cell, Options, Row, Training, by_seed, cell_names, command_line, grouped, per_row
 
 from palimpsest.agents.run.config import TrainConfig
-from palimpsest.agents.run.presets import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,8 @@ def trainings(options: Train) -> Iterator[Training]:
             carry_over=options.carry_over,
             total_timesteps=options.total_timesteps,
             learning_rate=options.learning_rate,
-            num_minibatches=DEFAULT.num_minibatches,
+            num_envs=64,
+            num_minibatches=4,
         )
         label = memory if options.share_memory else f"{memory}, critic apart"
         about = {"env": env, "memory": label, "seed": seed, "carry_over": options.carry_over}

@@ -116,8 +116,8 @@ class Task(Checked):
     """Whether actor and critic share one memory or have one each. Default: the memory's preset."""
     total_timesteps: Annotated[int, integer(1, STEPS)] = 500_000
     """Environment steps to train for, over all environments; rounded up to whole rollouts."""
-    num_envs: Annotated[int, integer(1)] = 64
-    """Number of environments stepped together."""
+    num_envs: Annotated[int, integer(1)] = 16
+    """Number of environments stepped together. More make a rollout longer and updates fewer, but a step cheaper."""
     seed: Annotated[int, integer(0, EVALUATION_SEED - 1)] = 0
     """Seed of parameters, actions, minibatches, carry-over and environments; environment i has seed + i."""
     device: Annotated[str, DEVICE] = "auto"
@@ -136,7 +136,7 @@ class TrainConfig(Hyperparameters, Task):
 
     num_minibatches: Annotated[int | None, integer(1)] = None
     """Minibatches per pass. A minibatch holds all steps of some environments, so the number must divide `num_envs`.
-    Default: the memory's preset."""
+    Default: about one for every four environments."""
     anneal: bool = True
     """Lower the learning rate linearly to 0 over the run."""
     anneal_entropy: bool = True
@@ -183,7 +183,7 @@ class TrainConfig(Hyperparameters, Task):
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", chosen.learning_rate)
         if self.num_minibatches is None:
-            object.__setattr__(self, "num_minibatches", math.gcd(chosen.num_minibatches, self.num_envs))
+            object.__setattr__(self, "num_minibatches", math.gcd(max(1, self.num_envs // 4), self.num_envs))
 
     @property
     def rollout_size(self) -> int:

@@ -85,7 +85,7 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
     )
 
 
-def preset(memory: str = "rewrite", num_envs: int = 64, **changes: Any) -> dict[str, Any]:
+def preset(memory: str = "rewrite", num_envs: int = 16, **changes: Any) -> dict[str, Any]:
     """The arguments of `MemoryPPO` with which the command line trains a memory.
 
     `MemoryPPO("MlpMemoryPolicy", env, **preset("lstm", env.num_envs), seed=0)` learns as `palimpsest train --memory

@@ -9,24 +9,23 @@ class Preset(NamedTuple):
     """The hyperparameters whose best values differ between memories."""
 
     learning_rate: float
-    num_minibatches: int
     share_memory: bool = True
 
 
 PRESETS = {
     # With a shared memory, the critic makes it count corridors, and the agent fails on longer episodes
     # (docs/memories.md).
-    "rewrite": Preset(1e-3, 16, share_memory=False),
-    "lstm": Preset(2e-3, 16),
-    "gru": Preset(2e-3, 16),
-    "ffm": Preset(7e-4, 16),
-    "hcam": Preset(5e-4, 16),
-    "sat": Preset(3e-4, 16),
-    "gtrxl": Preset(3e-4, 16),
+    "rewrite": Preset(1e-3, share_memory=False),
+    "lstm": Preset(2e-3),
+    "gru": Preset(2e-3),
+    "ffm": Preset(7e-4),
+    "hcam": Preset(5e-4),
+    "sat": Preset(3e-4),
+    "gtrxl": Preset(3e-4),
 }
 """Memory -> its preset, found by trial on the default job (docs/generalisation.md)."""
 
-DEFAULT = Preset(7e-4, 4)
+DEFAULT = Preset(7e-4)
 """The preset of every other memory."""
 
 

@@ -135,7 +135,7 @@ class Concentration(PartsWorld):
     Horizons Ξ: {1, ..., 104 num_decks - 1}, from a card that is turned over to its use. Chance level: with colors 0.97
     for 1 deck and 0.99 for 2, with ranks 0 (below 1e-6). Two colors can be paired without memory, because the board
     itself remembers: of the three lowest cards that are face down, two are equal, and an order of trying them can be
-    read off the cards that are face up. That player returns 0.62. So with colors it is the return that shows memory.
+    read off the cards that are face up. That player returns 0.64. So with colors it is the return that shows memory.
 
     Args:
         num_decks: decks of 52 cards, shuffled together, 1 to 100.

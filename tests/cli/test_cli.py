@@ -69,7 +69,7 @@ BAD = [
     ("--memory lstm --memory-args input_size=3", "no argument 'input_size'"),
     ("--memory lstm --memory-args layers=3", "no argument 'layers'.*did you mean 'num_layers'"),
     ("--memory lstm --memory-args num_layers=many", "'num_layers'.*an integer; got 'many'"),
-    ("--num-minibatches 3", "a divisor of num_envs=64, such as 1, 2, 4, .*; got 3"),
+    ("--num-minibatches 3", "a divisor of num_envs=16, such as 1, 2, 4, .*; got 3"),
     ("--seed 1000000000", "seed.*evaluation.*1000000000"),
     ("--device tpu", "device must be 'auto', 'cpu', .*; got 'tpu'"),
     ("--config nowhere.toml", "cannot read the configuration 'nowhere.toml'"),
@@ -222,7 +222,7 @@ def test_the_memory_that_is_named_last_brings_its_preset(started, tmp_path):
     for words, name in ((["--memory", "lstm"], "lstm"), (["--config", "run.toml"], "gru"), ([], "rewrite")):
         assert train.main([*words, "--no-progress"]) == 0
         config = started.pop()
-        assert (config.learning_rate, config.num_minibatches, config.share_memory) == usual(name)
+        assert (config.learning_rate, config.share_memory) == usual(name)
     assert train.main(["--config", "run.toml", "--memory", "rewrite"]) == 0
     assert started.pop().learning_rate == usual("rewrite").learning_rate
     (tmp_path / "shared.toml").write_text("share_memory = true\n")

@@ -1,7 +1,6 @@
 """The configuration of a run: what it refuses, what its file keeps, and what follows from it."""
 
 import dataclasses
-import math
 import os
 from datetime import datetime
 from pathlib import Path
@@ -89,13 +88,16 @@ def test_derived_sizes():
 @pytest.mark.parametrize("name", [*memory.names(), "a stranger's"])
 def test_a_memory_brings_its_preset_where_nothing_is_given(name):
     chosen, config = usual(name), TrainConfig(memory=name)
-    assert (config.learning_rate, config.num_minibatches, config.share_memory) == chosen
+    assert (config.learning_rate, config.share_memory) == chosen
     other = not chosen.share_memory
     given = TrainConfig(memory=name, learning_rate=0.1, num_minibatches=2, share_memory=other)
     assert (given.learning_rate, given.num_minibatches, given.share_memory) == (0.1, 2, other)
     assert TrainConfig.from_toml(config.to_toml()) == config
-    few = TrainConfig(memory=name, num_envs=6)
-    assert few.num_minibatches == math.gcd(6, chosen.num_minibatches)
+
+
+@pytest.mark.parametrize(("rows", "minibatches"), [(1, 1), (3, 1), (4, 1), (6, 1), (8, 2), (10, 2), (16, 4), (64, 16)])
+def test_a_minibatch_holds_about_four_environments(rows, minibatches):
+    assert TrainConfig(num_envs=rows).num_minibatches == minibatches
 
 
 def test_presets_are_of_registered_memories():
