@@ -16,7 +16,7 @@ PRESETS = {
     # With a shared memory, the critic makes it count corridors, and the agent fails on longer episodes
     # (docs/memories.md).
     "rewrite": Preset(1e-3, share_memory=False),
-    "lstm": Preset(2e-3),
+    "lstm": Preset(1e-3),
     "gru": Preset(2e-3),
     "ffm": Preset(7e-4),
     "hcam": Preset(5e-4),

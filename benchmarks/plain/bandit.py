@@ -20,14 +20,15 @@ class PlainBandit(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.means = [float(np.float32(self.np_random.random())) for _ in range(self.arms)]
-        self.steps = 0
+        self.steps, self.regret = 0, 0.0
         return np.zeros(self.arms + 1, np.float32), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.steps += 1
+        self.regret += max(self.means) - self.means[action]
         paid = float(np.float32(self.np_random.random())) < self.means[action]
         obs = np.zeros(self.arms + 1, np.float32)
         obs[action], obs[-1] = 1, paid
         late = self.steps == self.pulls
-        info = {"success": self.means[action] == max(self.means)} if late else {}
+        info = {"success": self.means[action] == max(self.means), "regret": self.regret} if late else {}
         return obs, float(paid), False, late, info

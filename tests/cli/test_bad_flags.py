@@ -52,6 +52,8 @@ TRAIN: dict[str, list[str]] = {
     "clip_range": [*NUMBER, "-1e-9"],
     "target_kl": [*NUMBER],
     "min_advantage_std": [*NUMBER],
+    "normalize_observations": SWITCH,
+    "normalize_returns": SWITCH,
     "vf_coef": NUMBER,
     "max_grad_norm": [*WORDS, "true", "nan", "-1e-9", "-inf"],
     "width": [*INTEGER, "0", "65537"],

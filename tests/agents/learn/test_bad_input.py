@@ -241,13 +241,15 @@ AGENT: dict[str, list] = {
     "env": [*NUMBERS, *FLOATS, 0, "CartPol-v1", Counter, [Counter()], gym.make_vec("CartPole-v1", 2)],
     "learning_rate": [*SCHEDULE, 11],
     "n_steps": SIZE,
-    "batch_size": without(SIZE, *HUGE),
+    "batch_size": without(SIZE, None, *HUGE),
     "n_epochs": [*SIZE, 10_001],
     "gamma": FRACTION,
     "gae_lambda": FRACTION,
     "clip_range": [*SCHEDULE, 10**7],
     "clip_range_vf": OPTIONAL_SCHEDULE,
     "normalize_advantage": FLAG,
+    "normalize_observations": FLAG,
+    "normalize_returns": FLAG,
     "min_advantage_std": [*POSITIVE, 10**7],
     "ent_coef": [*SCHEDULE, 10**7],
     "vf_coef": [*POSITIVE, 10**7, 10**400],
@@ -292,6 +294,7 @@ for rows in (AGENT, KWARGS):
         # [1] is a list of widths and {"a": 1} a dict by name; they have their own bad members.
         rows[key] = without(values, [1]) if key in ("encoder_arch", "net_arch") else values
 SET_BY_THE_AGENT = {"observation_space", "action_space", "lr_schedule", "use_sde", "reconstruct"}
+SET_BY_THE_AGENT |= {"normalize_observations", "normalize_returns"}
 
 
 def test_every_argument_of_the_agent_and_its_policies_has_a_row():

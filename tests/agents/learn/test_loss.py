@@ -58,6 +58,7 @@ class Told:
     """A policy that evaluates any minibatch as it was told to."""
 
     evaluation: Evaluation
+    return_scale = None
 
     def evaluate_actions(self, *_):
         return self.evaluation
