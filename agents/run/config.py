@@ -136,7 +136,7 @@ class TrainConfig(Hyperparameters, Task):
 
     num_minibatches: Annotated[int | None, integer(1)] = None
     """Minibatches per pass. A minibatch holds all steps of some environments, so the number must divide `num_envs`.
-    Default: about one for every two environments."""
+    Default: about one for every four environments."""
     anneal: bool = True
     """Lower the learning rate linearly to 0 over the run."""
     anneal_entropy: bool = True
@@ -187,7 +187,7 @@ class TrainConfig(Hyperparameters, Task):
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", chosen.learning_rate)
         if self.num_minibatches is None:
-            object.__setattr__(self, "num_minibatches", math.gcd(max(1, self.num_envs // 2), self.num_envs))
+            object.__setattr__(self, "num_minibatches", math.gcd(max(1, self.num_envs // 4), self.num_envs))
 
     @property
     def rollout_size(self) -> int:
