@@ -24,6 +24,7 @@ from plain.rune_tmaze import PlainRuneTMaze
 CASES = [
     ("EndlessTMaze", {}),
     ("EndlessTMaze", dict(corridors=3, length=4, regime="uniform")),
+    ("EndlessTMaze", dict(corridors=2, length=4, position="none")),
     ("ActiveTMaze", dict(length=3)),
     ("RuneTMaze", dict(length=9, runes=6, corridors=3)),
     ("RuneTMaze", dict(kinds=("invert", "reset", "repeat"))),

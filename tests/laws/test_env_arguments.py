@@ -52,13 +52,18 @@ def family(wrong: Callable[[dict[str, Any]], Wrong]) -> Callable:
     return enter
 
 
-@family(lambda given: dict(corridors=integer(1, 10**6), length=integer(1, 10**6), regime=NAME, normalise_by=NAME))
+@family(
+    lambda given: dict(
+        corridors=integer(1, 10**6), length=integer(1, 10**6), regime=NAME, normalise_by=NAME, position=NAME
+    )
+)
 def EndlessTMaze(draw):
     return dict(
         corridors=draw(st.integers(1, 10**6)),
         length=draw(st.integers(1, 10**6)),
         regime=draw(st.sampled_from(["fixed", "uniform"])),
         normalise_by=draw(st.sampled_from(["l_max", "length"])),
+        position=draw(st.sampled_from(["shown", "none"])),
     )
 
 
