@@ -31,6 +31,11 @@ def without_velocities(env_id: str, kept: list[int]) -> Callable[..., gym.Env[An
     return lambda: KeepObservations(gym.make(env_id), kept)
 
 
+def minigrid_memory(view_size: int = 7, **kwargs: Any) -> gym.Env[Any, Any]:
+    """minigrid's own."""
+    return MemoryEnv(agent_view_size=view_size, **kwargs)
+
+
 PLAIN: dict[str, Callable[..., gym.Env[Any, Any]]] = {
     "EndlessTMaze": PlainEndlessTMaze,
     "ActiveTMaze": PlainActiveTMaze,
@@ -48,7 +53,7 @@ PLAIN: dict[str, Callable[..., gym.Env[Any, Any]]] = {
     "MultiarmedBandit": multiarmed_bandit,
     "POPGymCartPole": popgym_cart_pole,
     "POPGymPendulum": popgym_pendulum,
-    "MiniGridMemory": MemoryEnv,
+    "MiniGridMemory": minigrid_memory,
     "MiniGridMemoryRewrite": MemoryRewriteEnv,
     **GAMES,
 }

@@ -281,15 +281,29 @@ def MultiarmedBandit(draw):
     )
 
 
-@family(lambda given: dict(size=integer(7, 101) | st.integers(4, 50).map(lambda half: 2 * half), random_length=BOOL))
+VIEW = integer(3, 7) | st.sampled_from([4, 6])
+
+
+@family(
+    lambda given: dict(
+        size=integer(7, 101) | st.integers(4, 50).map(lambda half: 2 * half), random_length=BOOL, view_size=VIEW
+    )
+)
 def MiniGridMemory(draw):
-    return dict(size=1 + 2 * draw(st.integers(3, 50)), random_length=draw(st.booleans()))
+    return dict(
+        size=1 + 2 * draw(st.integers(3, 50)),
+        random_length=draw(st.booleans()),
+        view_size=draw(st.sampled_from([3, 5, 7])),
+    )
 
 
-@family(lambda given: dict(replacements=integer(0, 300), length=integer(7, 100), random_length=BOOL))
+@family(lambda given: dict(replacements=integer(0, 300), length=integer(7, 100), random_length=BOOL, view_size=VIEW))
 def MiniGridMemoryRewrite(draw):
     return dict(
-        replacements=draw(st.integers(0, 300)), length=draw(st.integers(7, 100)), random_length=draw(st.booleans())
+        replacements=draw(st.integers(0, 300)),
+        length=draw(st.integers(7, 100)),
+        random_length=draw(st.booleans()),
+        view_size=draw(st.sampled_from([3, 5, 7])),
     )
 
 
