@@ -43,7 +43,7 @@ class Rules(NamedTuple):
     size: int
     random_length: bool
     view_size: int
-    """Cells along a side of the view. It is also the easternmost column from which the cue, in column 1, can be seen."""
+    """Cells along a side of the view, and the easternmost column from which the cue, in column 1, can be seen."""
 
 
 class State(NamedTuple):
@@ -162,8 +162,8 @@ class MiniGridMemory(World):
     | image[i, j, 2] | its state, always 0 here | uint8 |
     | direction | where the player looks: 0 east, 1 south, 2 west, 3 north | Discrete(4) |
 
-    image is v × v cells, v = `view_size`. Its cell [i, j] lies i - v // 2 to the right of the player and v - 1 - j ahead.
-    Walls hide the cells behind them, by MiniGrid's own rule.
+    image has v × v cells, v = `view_size`. Its cell [i, j] lies i - v // 2 to the right of the player and v - 1 - j
+    ahead. Walls hide the cells behind them, by MiniGrid's own rule.
 
     Actions: 0 turn left, 1 turn right, 2 forward; 3 pickup, 4 drop, 5 toggle and 6 done do nothing (in minigrid's
     `MemoryEnv` nothing can be picked up).
@@ -265,14 +265,17 @@ class MiniGridMemory(World):
         """The maze from above, with the cue in blue and the cell to go to in green."""
         state, middle = self.state, self.rules.size // 2
         side = -1 if state.cue[0] == state.upper[0] else 1
-        return paint(state, self.rules.size, self.rules.view_size, (1, middle - 1), (int(state.end[0]) + 1, middle + side))
+        return paint(
+            state, self.rules.size, self.rules.view_size, (1, middle - 1), (int(state.end[0]) + 1, middle + side)
+        )
 
     def text(self) -> str:
         """The same in characters."""
         state = self.state
         side = "north" if state.cue[0] == state.upper[0] else "south"
         cue = f"cue {('key', 'ball')[state.cue[0]]}, {'has' if state.seen[0] else 'has not'} been in sight"
-        return f"step {state.steps[0]} of {self.rules.limit}, {cue}, go {side}\n{spell(state, self.rules.size, self.rules.view_size)}"
+        maze = spell(state, self.rules.size, self.rules.view_size)
+        return f"step {state.steps[0]} of {self.rules.limit}, {cue}, go {side}\n{maze}"
 
     def _ends(self) -> range:
         last = self.rules.size - 3

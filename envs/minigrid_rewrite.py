@@ -156,7 +156,8 @@ class MiniGridMemoryRewrite(World):
     | image[i, j, 2] | its state, always 0 here | uint8 |
     | direction | where the player looks: 0 east, 1 south, 2 west, 3 north | Discrete(4) |
 
-    image is v × v cells, v = `view_size`. Its cell [i, j] lies i - v // 2 to the right of the player and v - 1 - j ahead.
+    image has v × v cells, v = `view_size`. Its cell [i, j] lies i - v // 2 to the right of the player and v - 1 - j
+    ahead.
 
     Actions: 0 turn left, 1 turn right, 2 forward; 3 pickup, 4 drop, 5 toggle and 6 done do nothing.
 

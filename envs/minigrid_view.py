@@ -18,8 +18,8 @@ from palimpsest.envs.kernels import compiled
 from palimpsest.refusals import is_integer, refuse
 
 VIEW = 7
-"""Cells along a side of the largest view. In a view of v × v cells, `image[i, j]` is i from left to right and j from far
-to near; the player is at `image[v // 2, v - 1]`."""
+"""Cells along a side of the largest view. In a view of v × v cells, `image[i, j]` is i from left to right and j from
+far to near; the player is at `image[v // 2, v - 1]`."""
 PAD = VIEW - 1
 UNSEEN, EMPTY, WALL, KEY, BALL = 0, 1, 2 + 16 * 5, 5 + 16, 6 + 16
 """Cells: not in sight, floor, grey wall, green key, green ball."""

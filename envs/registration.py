@@ -207,6 +207,11 @@ for _task, _kinds, _meaning in (
         f"A T-Maze in which runes on the way {_meaning}.",
         kinds=_kinds.split(),
     )
+register(
+    "Palimpsest/RuneMultiCorridor-v0",
+    "palimpsest.envs.rune_corridors:RuneMultiCorridor",
+    "A corridor with four branches at its end, in which runes on the way rotate or replace the cue, undo or repeat.",
+)
 
 register(
     "Palimpsest/HideAndSeek-v0",

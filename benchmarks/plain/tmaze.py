@@ -14,9 +14,7 @@ LEFT, RIGHT = 0, 1
 class PlainEndlessTMaze(gym.Env):
     """The rules of `envs.endless_tmaze` (arXiv 2601.15086)."""
 
-    def __init__(
-        self, corridors: int = 5, length: int = 10, regime: str = "fixed", position: str = "shown"
-    ) -> None:
+    def __init__(self, corridors: int = 5, length: int = 10, regime: str = "fixed", position: str = "shown") -> None:
         self.corridors, self.longest, self.uniform = corridors, length, regime == "uniform"
         self.hidden = position == "none"
         self.observation_space = spaces.Box(0, 1, (3,), np.float32)

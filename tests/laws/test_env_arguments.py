@@ -21,7 +21,7 @@ from legality import broken
 from palimpsest import envs
 from palimpsest.envs.core import World
 from palimpsest.envs.room_ballet_tasks import TASKS
-from palimpsest.envs.rune_tmaze import KINDS
+from palimpsest.envs.runes import KINDS
 
 NO_INTEGER = [True, None, 1.0, math.nan, math.inf, "3", "", [3], {}, np.float64(2), 1j]
 NO_FRACTION = [-1e-9, 1.0000001, math.nan, math.inf, -math.inf, True, None, "0.5", [0.5], 10**400]
@@ -72,23 +72,34 @@ def ActiveTMaze(draw):
     return dict(length=draw(st.integers(1, 10**6)))
 
 
-@family(
-    lambda given: dict(
+def runes(draw, names):
+    most = draw(st.integers(2, 1000))
+    kinds = draw(st.lists(st.sampled_from(names), min_size=1, max_size=15))
+    return dict(
+        runes=most,
+        length=draw(st.integers(most + 1, 10**4)),
+        corridors=draw(st.integers(1, 10**6)),
+        kinds=[*kinds, draw(st.sampled_from([names[0], "reset"]))],
+    )
+
+
+def wrong_runes(given):
+    return dict(
         runes=integer(2, 1000),
         length=integer(given["runes"] + 1, 10**6),
         corridors=integer(1, 10**6),
         kinds=st.sampled_from(NO_KINDS),
     )
-)
+
+
+@family(wrong_runes)
 def RuneTMaze(draw):
-    runes = draw(st.integers(2, 1000))
-    kinds = draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=15))
-    return dict(
-        runes=runes,
-        length=draw(st.integers(runes + 1, 10**4)),
-        corridors=draw(st.integers(1, 10**6)),
-        kinds=[*kinds, draw(st.sampled_from(["invert", "reset"]))],
-    )
+    return runes(draw, KINDS)
+
+
+@family(wrong_runes)
+def RuneMultiCorridor(draw):
+    return runes(draw, ("rotate", *KINDS[1:]))
 
 
 @family(
