@@ -77,8 +77,8 @@ class EvaluateCommand(EvaluateConfig):
     more: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN_DIR ...]")] = ()
     """Further runs, with other seeds. The output is then the mean over runs and its standard error."""
     grid: Axes = dataclasses.field(default_factory=dict)
-    """Arguments of the environment with several values each, KEY=A,B,C: every combination is tested. "lengths" stands for
-    length=9,30,90,... up to 9600, the corridors of arXiv 2412.06531."""
+    """Arguments of the environment with several values each, KEY=A,B,C: every combination is tested. The word lengths
+    stands for length=9,30,90,150,... up to 9600, the corridors of arXiv 2412.06531."""
 
     def __post_init__(self) -> None:
         _or_usage(super().__post_init__)

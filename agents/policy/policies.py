@@ -335,8 +335,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
                 raise ValueError(f"episode_start must be [B] = [{B}]; got {list(start.shape)}")
         masks = {}
         if action_masks is not None:
-            allowed = checked_masks(action_masks, self.action_space, B)
-            masks["action_masks"] = torch.tensor(allowed, device=device)
+            masks["action_masks"] = torch.tensor(checked_masks(action_masks, self.action_space, B), device=device)
         with torch.no_grad():
             strategy = greedy_strategy(self.memory, obs, B)
             distribution, after = self.get_distribution(obs, before, start, strategy, **masks)

@@ -1,4 +1,4 @@
-"""Grids of test settings that have a name: `palimpsest evaluate RUN --grid lengths`, `agents.grid(runs, GRIDS["lengths"])`.
+"""Grids of test settings that have a name, for `palimpsest evaluate RUN --grid lengths` and for `agents.grid`.
 
 Importing this module is cheap.
 """
@@ -14,7 +14,7 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
 """Name -> argument of the environment -> values.
 
 "lengths": corridors after arXiv 2412.06531, which trains at each of the first seven lengths and tests up to 9,600. The
-longest are reached from 900 by doubling, as ours to choose.
+lengths from 1,200 on are our choice.
 """
 
 
