@@ -27,9 +27,9 @@ from palimpsest.agents.run.key_values import (
     environment_arguments,
     memory_arguments,
     read_value,
+    spelled_out,
     split_key_values,
 )
-from palimpsest.agents.run.named_grids import spelled_out
 from palimpsest.agents.run.presets import usual
 from palimpsest.agents.run.program import PROGRAM
 from palimpsest.refusals import closest

@@ -16,7 +16,7 @@ from palimpsest.agents import evaluate
 from palimpsest.agents.run import experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.grids import grid, over_runs
-from palimpsest.agents.run.named_grids import GRIDS
+from palimpsest.agents.run.key_values import GRIDS
 from palimpsest.agents.run.runs import Run, load_run
 
 
