@@ -75,6 +75,8 @@ def _environments(config: TrainConfig, num_envs: int) -> VecEnv:
 def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
     """The agent of a configuration; ValueError if the memory, an argument or a space does not fit."""
     set_threads(config)
+    if config.use_sde is None:
+        config = dataclasses.replace(config, use_sde=isinstance(env.action_space, spaces.Box))
     return MemoryPPO(
         policy_name(env.observation_space),
         env,
@@ -94,7 +96,8 @@ def preset(memory: str = "rewrite", num_envs: int = 16, **changes: Any) -> dict[
     Args:
         memory: a name of `memory.names()`.
         num_envs: B, environments stepped together, by which the batch size is chosen.
-        **changes: other fields of `TrainConfig`, as n_steps, gamma, carry_over, share_memory.
+        **changes: other fields of `TrainConfig`, as n_steps, gamma, carry_over, share_memory. For actions in a Box,
+            give use_sde=True, as the command line does by itself.
 
     Raises:
         ValueError: a name or a value that is not allowed.
@@ -117,6 +120,7 @@ def _arguments(config: TrainConfig) -> dict[str, Any]:
     hyperparameters["learning_rate"] = annealed(config.learning_rate, config.anneal)
     hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)
     hyperparameters["target_kl"] = config.target_kl or None
+    hyperparameters["use_sde"] = bool(config.use_sde)
     policy_kwargs = {
         "memory": config.memory,
         "memory_kwargs": config.memory_args,
