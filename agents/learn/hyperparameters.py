@@ -70,9 +70,9 @@ class Hyperparameters:
     """Weight of the value loss."""
     max_grad_norm: Annotated[float, NORM] = 0.5
     """Gradients are scaled down to this norm; inf for no clipping."""
-    use_sde: Annotated[bool | None, FLAG] = None
-    """Explore by noise that is a function of what the policy's head reads and changes every `sde_sample_freq` steps
-    (gSDE, arXiv 2005.05719), not by independent noise. Default: where actions are a Box."""
+    use_sde: Annotated[bool, FLAG] = True
+    """Where actions are a Box, explore by noise that is a function of what the policy's head reads and changes every
+    `sde_sample_freq` steps (gSDE, arXiv 2005.05719), not by independent noise."""
     sde_sample_freq: Annotated[int, integer(-1)] = 8
     """Steps between draws of that noise; -1 for once a rollout."""
     normalize_observations: Annotated[bool, FLAG] = True
