@@ -162,5 +162,13 @@ register(
     cost="H D + H²",
 )
 register(
+    "mingru",
+    "palimpsest.memory.mingru:MinGRU",
+    "Minimal GRU: gate and candidate see the input alone.",
+    "arXiv 2410.01201",
+    erases=True,
+    cost="L D²",
+)
+register(
     "none", "palimpsest.memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²"
 )

@@ -16,6 +16,7 @@ SMALL: dict[str, dict] = {
     "rnn": dict(output_size=6, num_layers=2),
     "gtrxl": dict(output_size=6, num_layers=2, num_heads=2, memory_length=5),
     "shm": dict(output_size=6, memory_size=4, num_rows=8),
+    "mingru": dict(output_size=6, num_layers=2),
     "none": dict(output_size=6),
 }
 

@@ -105,6 +105,7 @@ MEMORIES: dict[str, dict[str, list]] = {
     "rnn": {**LAYERS},
     "gtrxl": {**LAYERS, **HEADS, "memory_length": SIZE},
     "shm": {"memory_size": SIZE, "num_rows": SIZE},
+    "mingru": {**LAYERS, "horizon": [*SIZE, 1]},
     "none": {},
 }
 for rows in MEMORIES.values():
