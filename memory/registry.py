@@ -170,5 +170,12 @@ register(
     cost="L D²",
 )
 register(
+    "s5",
+    "palimpsest.memory.s5:S5",
+    "S5: a diagonal state-space model, complex traces of all features with learned rates and step sizes.",
+    "arXiv 2208.04933",
+    cost="L (D² + D P)",
+)
+register(
     "none", "palimpsest.memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²"
 )

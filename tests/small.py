@@ -17,6 +17,7 @@ SMALL: dict[str, dict] = {
     "gtrxl": dict(output_size=6, num_layers=2, num_heads=2, memory_length=5),
     "shm": dict(output_size=6, memory_size=4, num_rows=8),
     "mingru": dict(output_size=6, num_layers=2),
+    "s5": dict(output_size=6, num_layers=2, state_size=3),
     "none": dict(output_size=6),
 }
 

@@ -37,7 +37,7 @@ def in_numpy(values):
 
 
 def equations(module, layer, x, start, state):
-    """y [T, B, D] and the last state by the equations; `layer(parameters, x [D], state)` is one step of one layer."""
+    """Outputs [T, B, D] and the last state; `layer(parameters, x [D], state)` is one step of one layer."""
     whole = in_numpy(module.state_dict())
     parts = [in_numpy(each.state_dict()) for each in module.layers]
     fresh = [part[0].double().numpy() for part in module.initial_state(1)]

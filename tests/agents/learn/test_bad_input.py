@@ -106,6 +106,7 @@ MEMORIES: dict[str, dict[str, list]] = {
     "gtrxl": {**LAYERS, **HEADS, "memory_length": SIZE},
     "shm": {"memory_size": SIZE, "num_rows": SIZE},
     "mingru": {**LAYERS, "horizon": [*SIZE, 1]},
+    "s5": {**LAYERS, "state_size": SIZE},
     "none": {},
 }
 for rows in MEMORIES.values():
