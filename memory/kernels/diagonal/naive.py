@@ -30,9 +30,8 @@ def diagonal_naive(a: Tensor, b: Tensor, start: Tensor, state: Tensor, paired: b
     Arguments and results are those of `memory.kernels.diagonal_scan`.
     """
     if paired:
-        h, last = diagonal_naive(
-            *(torch.complex(*x.chunk(2, -1)) for x in (a, b)), start, torch.complex(*state.chunk(2, -1))
-        )
+        a, b, state = (torch.complex(*x.chunk(2, -1)) for x in (a, b, state))
+        h, last = diagonal_naive(a, b, start, state)
         return torch.cat([h.real, h.imag], -1), torch.cat([last.real, last.imag], -1)
     h, steps = state, []
     for a_t, b_t, start_t in zip(a.expand_as(b), b, start[..., None]):
