@@ -20,8 +20,8 @@ def softplus(x):
     return np.log1p(np.exp(x))
 
 
-def normal(x):
-    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+def normal(x, epsilon=1e-5):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon)
 
 
 class Parameters(dict):
