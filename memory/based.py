@@ -77,7 +77,7 @@ class Based(Stack):
         input_size: int,
         output_size: int = 128,
         num_layers: int = 1,
-        num_heads: int = 4,
+        num_heads: int = 2,
         feature_size: int = 4,
         key_size: int = 16,
         value_size: int = 32,

@@ -57,7 +57,7 @@ class CMRU(Stack):
 
     state_type = CMRUState
 
-    def __init__(self, input_size: int, output_size: int = 128, num_layers: int = 2) -> None:
+    def __init__(self, input_size: int, output_size: int = 128, num_layers: int = 1) -> None:
         num_layers = check_integer("num_layers", num_layers, 1)
         output_size = check_integer("output_size", output_size, 1)
         super().__init__(input_size, output_size, [CMRULayer(output_size) for _ in range(num_layers)])

@@ -67,7 +67,7 @@ class MoM(Stack):
         num_layers: int = 1,
         num_memories: int = 4,
         top_k: int = 2,
-        num_heads: int = 2,
+        num_heads: int = 1,
         key_size: int = 16,
         value_size: int = 32,
     ) -> None:
