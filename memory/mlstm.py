@@ -122,9 +122,9 @@ class MLSTMLayer(Layer):
             new = max_plus_scan(log_f, log_i, start, m)
         before = torch.where(start.unsqueeze(-1), 0, torch.cat([m[None], new[:-1]]))
         keep, k = (log_f + before - new).exp(), (log_i - new).exp().unsqueeze(-1) * k
-        found, C = outer_scan(k, v, keep, q, start, C)
-        per_key = keep.unsqueeze(-1).expand_as(k).flatten(2)
-        normaliser, last = diagonal_scan(per_key, k.flatten(2), start, n.flatten(1))
+        per_key = keep.unsqueeze(-1).expand_as(k).contiguous()
+        found, C = outer_scan(k, v, per_key, q, start, C)
+        normaliser, last = diagonal_scan(per_key.flatten(2), k.flatten(2), start, n.flatten(1))
         self.watched = {"log_input_gate": log_i.detach(), "keep": log_f.detach().exp()}
         return self.leaving(found, normaliser.view_as(k), new, q, x), (C, last.view_as(n), new[-1])
 
