@@ -41,9 +41,9 @@ class Mamba(Stack):
     """Mamba blocks.
 
     Equations and initial values are those of the paper's section 3 and of the authors' code: A starts at -n in row n,
-    Delta log-uniform, R is D / 16 rounded up. As in that code only b_t is not discretised by zero-order hold, but by
-    Delta b_t. Here the layer norm around a block has no parameters, one block is the default, and E = `expand` D is D
-    by default (2 D in the paper), which is as much as the worlds here need.
+    Delta log-uniform, R is D / 16 rounded up. What is written is Delta b_t u^T, as in that code, where zero-order hold
+    would give another factor. Chosen for speed: one block, and E = D where the paper has 2 D (`expand`). The layer norm
+    around a block has no parameters.
 
     Args:
         input_size: F, features per input.
