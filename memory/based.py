@@ -18,14 +18,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from palimpsest.memory.base import Context
 from palimpsest.memory.kernels.diagonal.diagonal import diagonal_scan
 from palimpsest.memory.kernels.outer.scan import outer_scan
 from palimpsest.memory.parts.stack import Layer, Stack
 from palimpsest.memory.parts.tables import read, written
-from palimpsest.memory.parts.windows import Window
+from palimpsest.memory.parts.windows import Window, attend
 from palimpsest.refusals import check_integer
 
 EPSILON = 1e-6
@@ -168,27 +167,9 @@ class BasedLayer(Layer):
             torch.cat([old, map_(x).transpose(0, 1)], 1)
             for old, map_ in ((keys, self.near_key), (values, self.near_value))
         )
-        # A weight of 0 times NaN is NaN. So inputs that are not finite are set to 0 here, and the queries that may
-        # attend to one become NaN below.
-        broken = (keys.detach().mul(0).sum(2) + values.detach().mul(0).sum(2)) != 0
-        key, value = (
-            window.in_blocks(
-                functional.pad(each.masked_fill(broken.unsqueeze(2), 0), (0, 0, 0, window.padding))
-                .unflatten(2, (H, -1))
-                .transpose(1, 2),
-                2,
-            )
-            for each in (keys, values)
-        )
-        query = functional.pad(self.near_query(x).transpose(0, 1), (0, 0, 0, window.padding))
-        query = query.unflatten(1, (window.blocks, window.Q)).unflatten(3, (H, -1)).permute(0, 3, 1, 2, 4)
-        scores = query @ key.mT / math.sqrt(query.shape[-1])
-        scores = scores + window.shift(self.by_distance[:, None, None].expand(-1, -1, window.Q, -1))
-        weights = (scores + window.unseen.unsqueeze(1)).softmax(-1)
-        self.watched = {"attention": window.by_distance(weights.detach())}
-        broken = window.in_blocks(functional.pad(broken, (0, window.padding)), 1).unsqueeze(2) & window.seen
-        near = (weights @ value).permute(0, 2, 3, 1, 4).flatten(3)
-        near = near.masked_fill(broken.any(3, keepdim=True), math.nan).flatten(1, 2)[:, :T]
+        query = self.near_query(x).transpose(0, 1).unflatten(2, (H, -1))
+        near, weights = attend(window, query, keys, values, self.by_distance)
+        self.watched = {"attention": weights}
         episode, ending = window.key_ids[:, T : T + M], window.query_ids[:, T - 1 : T]
         over = ((episode != ending) & (ending > 0)).unsqueeze(2)
         lasts = (each[:, T:].masked_fill(over, 0) for each in (keys, values))

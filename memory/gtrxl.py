@@ -9,6 +9,8 @@ A layer reads its input E_t and its inputs of the `memory_length` steps before, 
 
     gate(x, y):  r = sigmoid(W_r y + U_r x),  z = sigmoid(W_z y + U_z x - b_g),  h = tanh(W_g y + U_g (r * x))
                  (1 - z) * x + z * h
+
+Without gates, `trxl`, gate(x, y) is x + y.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory, reset
 from palimpsest.memory.parts.windows import Window
-from palimpsest.refusals import check_divides, check_integer
+from palimpsest.refusals import check_divides, check_flag, check_integer
 
 
 class GTrXLState(NamedTuple):
@@ -53,6 +55,7 @@ class GTrXL(Memory):
         num_layers: L; 1 or more.
         num_heads: number of heads; it must divide D.
         memory_length: M, number of inputs before the current one that a layer attends to; 1 or more.
+        gated: gates, or sums in their place.
     State:
         inputs [B, L, M, D], filled [B] int64.
 
@@ -70,16 +73,18 @@ class GTrXL(Memory):
         num_layers: int = 2,
         num_heads: int = 4,
         memory_length: int = 64,
+        gated: bool = True,
     ) -> None:
         super().__init__(input_size, output_size)
         num_layers = check_integer("num_layers", num_layers, 1)
         num_heads = check_integer("num_heads", num_heads, 1)
         memory_length = check_integer("memory_length", memory_length, 1)
         check_divides("num_heads", num_heads, "output_size", output_size)
+        gated = check_flag("gated", gated)
         self.num_layers = num_layers
         self.memory_length = memory_length
         self.embedding = maps(input_size, output_size, bias=True)
-        self.layers = nn.ModuleList(Layer(output_size, num_heads) for _ in range(num_layers))
+        self.layers = nn.ModuleList(Layer(output_size, num_heads, gated) for _ in range(num_layers))
         self.register_buffer("sinusoids", sinusoids(memory_length + 1, output_size), persistent=False)
         self._last: dict[str, Tensor] = {}
 
@@ -136,7 +141,9 @@ class GTrXL(Memory):
             x, z, weights = layer.scan(x, known, window, self.sinusoids)
             openness.append(z)
             attention += weights / self.num_layers
-        self._last = {"attention": attention, "gate_openness": torch.cat(openness, 2).transpose(0, 1)}
+        self._last = {"attention": attention}
+        if openness[0].numel():
+            self._last["gate_openness"] = torch.cat(openness, 2).transpose(0, 1)
         episode, ending = window.key_ids[:, T : T + M], window.query_ids[:, T - 1 : T]
         over = (episode != ending) & (ending > 0)
         last = torch.stack(inputs, 1).masked_fill(over[:, None, :, None], 0)
@@ -152,15 +159,40 @@ class GTrXL(Memory):
         return dict(self._last)
 
 
+class TransformerXL(GTrXL):
+    """GTrXL without gates: Transformer-XL with the layer norms at the entrance of the sublayers.
+
+    Transformer-XL itself has its norms after the sums. The GTrXL paper found that form hard to train in RL, and calls
+    the one here TrXL-I: x + relu(sublayer(LN(x))).
+
+    Args:
+        input_size, output_size, num_layers, num_heads, memory_length: those of `GTrXL`.
+    State:
+        That of `GTrXL`.
+    Source: arXiv 1901.02860; the order of norms and sums: arXiv 1910.06764.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        memory_length: int = 64,
+    ) -> None:
+        super().__init__(input_size, output_size, num_layers, num_heads, memory_length, gated=False)
+
+
 class Layer(nn.Module):
     """One layer: windowed attention and an mlp. Each has a layer norm before it, and a relu and a gate after it.
 
     Args:
         size: D.
         num_heads: H; D / H is a head's size.
+        gated: gates, or sums in their place.
     """
 
-    def __init__(self, size: int, num_heads: int) -> None:
+    def __init__(self, size: int, num_heads: int, gated: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.attention_norm = nn.LayerNorm(size)
@@ -170,10 +202,10 @@ class Layer(nn.Module):
         self.content_bias = nn.Parameter(torch.zeros(num_heads, size // num_heads))
         self.position_bias = nn.Parameter(torch.zeros(num_heads, size // num_heads))
         self.merge = maps(size, size)
-        self.attention_gate = Gate(size)
+        self.attention_gate = Gate(size) if gated else Sum()
         self.mlp_norm = nn.LayerNorm(size)
         self.mlp = nn.Sequential(maps(size, 4 * size, bias=True), nn.ReLU(), maps(4 * size, size, bias=True))
-        self.mlp_gate = Gate(size)
+        self.mlp_gate = Gate(size) if gated else Sum()
 
     def step(self, x: Tensor, now: Tensor, before: Tensor, seen: Tensor, sinusoids: Tensor) -> Tensor:
         """Compute one query per row.
@@ -217,7 +249,7 @@ class Layer(nn.Module):
             sinusoids: [M + 1, D], farthest first.
 
         Returns:
-            The next layer's inputs [B, T, D], mean z of both gates [B, T, 2], mean attention by distance [M + 1].
+            The next layer's inputs [B, T, D], mean z of the gates [B, T, 2 or 0], mean attention by distance [M + 1].
         """
         B, T, D = x.shape
         M, H = window.M, self.num_heads
@@ -256,10 +288,10 @@ class Layer(nn.Module):
         return (q + self.content_bias) * scale, (q + self.position_bias) * scale
 
     def _finish(self, x: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
-        """Map the result of the attention [..., D] to the layer's output, and the mean z of both gates [..., 2]."""
+        """Map the result of the attention [..., D] to the layer's output, and the mean z of its gates [..., 2 or 0]."""
         x, attention_z = self.attention_gate(x, self.merge(read).relu())
         x, mlp_z = self.mlp_gate(x, self.mlp(self.mlp_norm(x)).relu())
-        return x, torch.stack([attention_z.detach().mean(-1), mlp_z.detach().mean(-1)], -1)
+        return x, torch.cat([attention_z, mlp_z], -1)
 
 
 def standardise(x: Tensor) -> Tensor:
@@ -282,13 +314,21 @@ class Gate(nn.Module):
         self.b_g = nn.Parameter(torch.full((size,), 2.0))
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Map x and y [..., D] to the new x and to z, which says how far the gate is open."""
+        """Map x and y [..., D] to the new x and to the mean of z [..., 1], which says how far the gate is open."""
         W_r, W_z, W_g = self.W(y).chunk(3, -1)
         U_r, U_z = self.U(x).chunk(2, -1)
         r = (W_r + U_r).sigmoid()
         z = (W_z + U_z - self.b_g).sigmoid()
         h = (W_g + self.U_g(r * x)).tanh()
-        return torch.lerp(x, h, z), z
+        return torch.lerp(x, h, z), z.detach().mean(-1, keepdim=True)
+
+
+class Sum(nn.Module):
+    """In a gate's place."""
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x and y [..., D] to their sum and to no z, [..., 0]."""
+        return x + y, x.new_empty(*x.shape[:-1], 0)
 
 
 def maps(size: int, output_size: int, parts: int = 1, bias: bool = False) -> nn.Linear:

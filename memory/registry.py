@@ -231,5 +231,28 @@ register(
     cost="L (D² + M D H (K + V) + M H K V)",
 )
 register(
+    "deltaproduct",
+    "palimpsest.memory.deltaproduct:DeltaProduct",
+    "DeltaProduct: tables that several reflections per input turn, erase and overwrite.",
+    "arXiv 2502.10297",
+    erases=True,
+    cost="L n (D² + H K V)",
+)
+register(
+    "trxl",
+    "palimpsest.memory.gtrxl:TransformerXL",
+    "Transformer-XL: attention over a sliding window of layer inputs, without gates.",
+    "arXiv 1901.02860",
+    cost="L M D²",
+)
+register(
+    "elmur",
+    "palimpsest.memory.elmur:ELMUR",
+    "ELMUR: slots beside each layer, of which the one written longest ago is blended with what is new.",
+    "arXiv 2510.07151",
+    erases=True,
+    cost="L (D² + M D²)",
+)
+register(
     "none", "palimpsest.memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²"
 )

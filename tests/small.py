@@ -27,6 +27,9 @@ SMALL: dict[str, dict] = {
     "cmru": dict(output_size=6, num_layers=2),
     "based": dict(output_size=6, num_layers=2, num_heads=2, feature_size=1, key_size=3, value_size=4, window_size=4),
     "mom": dict(output_size=6, num_layers=2, num_memories=3, top_k=2, **TABLES),
+    "deltaproduct": dict(output_size=6, num_layers=2, num_householder=3, **TABLES),
+    "trxl": dict(output_size=6, num_layers=2, num_heads=2, memory_length=5),
+    "elmur": dict(output_size=6, num_layers=2, num_slots=4, num_heads=2, blend=0.3),
     "none": dict(output_size=6),
 }
 

@@ -79,3 +79,41 @@ class Window:
         flat = total.view(self.blocks, -1).sum(0)
         bands = functional.pad(flat, (0, Q)).view(Q, self.M + Q + 1)[:, : self.M + 1]
         return bands.sum(0).flip(0) / (B * self.T * heads)
+
+
+def attend(window: Window, query: Tensor, keys: Tensor, values: Tensor, by_distance: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of every input to its window.
+
+    Args:
+        window: of M inputs before each.
+        query: [B, T, H, K].
+        keys: [B, M + T, H K], of the M inputs before the sequence, then of the sequence.
+        values: [B, M + T, H V].
+        by_distance: [H, M + 1], added to the scores; farthest first.
+
+    Returns:
+        What is read [B, T, H V], NaN where a key or a value in sight is not finite, and the mean weight by distance
+        [M + 1] without gradient.
+    """
+    T, H, K = query.shape[1:]
+    # A weight of 0 times NaN is NaN. So inputs that are not finite are set to 0 here, and the queries that may attend
+    # to one become NaN below.
+    broken = (keys.detach().mul(0).sum(2) + values.detach().mul(0).sum(2)) != 0
+    key, value = (
+        window.in_blocks(
+            functional.pad(each.masked_fill(broken.unsqueeze(2), 0), (0, 0, 0, window.padding))
+            .unflatten(2, (H, -1))
+            .transpose(1, 2),
+            2,
+        )
+        for each in (keys, values)
+    )
+    query = functional.pad(query, (0, 0, 0, 0, 0, window.padding))
+    query = query.unflatten(1, (window.blocks, window.Q)).permute(0, 3, 1, 2, 4)
+    scores = query @ key.mT / math.sqrt(K)
+    scores = scores + window.shift(by_distance[:, None, None].expand(-1, -1, window.Q, -1))
+    weights = (scores + window.unseen.unsqueeze(1)).softmax(-1)
+    broken = window.in_blocks(functional.pad(broken, (0, window.padding)), 1).unsqueeze(2) & window.seen
+    found = (weights @ value).permute(0, 2, 3, 1, 4).flatten(3)
+    found = found.masked_fill(broken.any(3, keepdim=True), math.nan).flatten(1, 2)[:, :T]
+    return found, window.by_distance(weights.detach())

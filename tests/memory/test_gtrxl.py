@@ -9,14 +9,14 @@ from conftest import tolerance
 from torch.testing import assert_close
 
 from palimpsest.memory import Memory
-from palimpsest.memory.gtrxl import Gate, GTrXL
+from palimpsest.memory.gtrxl import Gate, GTrXL, TransformerXL
 
 FORMS = pytest.mark.parametrize("form", [GTrXL.scan, Memory.scan], ids=["scan", "steps"])
 
 
-def small(**arguments):
+def small(cls=GTrXL, **arguments):
     """A module in float64 with no parameter at a special value."""
-    module = GTrXL(3, **dict(output_size=6, num_layers=2, num_heads=2, memory_length=5) | arguments).double()
+    module = cls(3, **dict(output_size=6, num_layers=2, num_heads=2, memory_length=5) | arguments).double()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -32,7 +32,9 @@ def sigmoid(a):
 
 
 def gate(p, name, x, y):
-    """The published gate."""
+    """The published gate, or a sum where there is none."""
+    if f"{name}.W.weight" not in p:
+        return x + y
     W_r, W_z, W_g = np.split(p[f"{name}.W.weight"], 3)
     U_r, U_z = np.split(p[f"{name}.U.weight"], 2)
     r = sigmoid(W_r @ y + U_r @ x)
@@ -107,10 +109,11 @@ def test_equals_one_long_attention_window(form, memory_length):
 
 
 @FORMS
+@pytest.mark.parametrize("cls", [GTrXL, TransformerXL])
 @pytest.mark.parametrize("memory_length", [1, 5, 20])
-def test_equals_a_sliding_window(form, memory_length):
+def test_equals_a_sliding_window(form, cls, memory_length):
     """Longer than the window and than a block of queries; each episode by itself."""
-    module = small(memory_length=memory_length)
+    module = small(cls, memory_length=memory_length)
     x = torch.randn(70, 1, 3, dtype=torch.float64)
     start = never(70, 1)
     start[[19, 40]] = True

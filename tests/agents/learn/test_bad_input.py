@@ -102,7 +102,7 @@ MEMORIES: dict[str, dict[str, list]] = {
     "lstm": {**LAYERS, "horizon": [*SIZE, 1]},
     "gru": {**LAYERS, "horizon": [*SIZE, 1]},
     "rnn": {**LAYERS},
-    "gtrxl": {**LAYERS, **HEADS, "memory_length": SIZE},
+    "gtrxl": {**LAYERS, **HEADS, "memory_length": SIZE, "gated": FLAG},
     "shm": {"memory_size": SIZE, "num_rows": SIZE},
     "mingru": {**LAYERS, "horizon": [*SIZE, 1]},
     "s5": {**LAYERS, "state_size": SIZE},
@@ -113,6 +113,9 @@ MEMORIES: dict[str, dict[str, list]] = {
     "cmru": {**LAYERS},
     "based": {**LAYERS, **TABLES, "feature_size": SIZE, "window_size": [*SIZE, 1]},
     "mom": {**LAYERS, **TABLES, "num_memories": SIZE, "top_k": [*SIZE, 5]},
+    "deltaproduct": {**LAYERS, **TABLES, "num_householder": SIZE},
+    "trxl": {**LAYERS, **HEADS, "memory_length": SIZE},
+    "elmur": {**LAYERS, "num_slots": SIZE, **HEADS, "blend": [*NUMBERS, *FLOATS, *HUGE]},
     "none": {},
 }
 for rows in MEMORIES.values():
