@@ -254,5 +254,13 @@ register(
     cost="L (D² + M D²)",
 )
 register(
+    "dnc",
+    "palimpsest.memory.dnc:DNC",
+    "Differentiable neural computer: slots found by content, by what is free and by the order of writing.",
+    "Graves et al. 2016",
+    erases=True,
+    cost="L (D² + R W D + R N² + R N W)",
+)
+register(
     "none", "palimpsest.memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²"
 )

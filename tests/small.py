@@ -30,6 +30,7 @@ SMALL: dict[str, dict] = {
     "deltaproduct": dict(output_size=6, num_layers=2, num_householder=3, **TABLES),
     "trxl": dict(output_size=6, num_layers=2, num_heads=2, memory_length=5),
     "elmur": dict(output_size=6, num_layers=2, num_slots=4, num_heads=2, blend=0.3),
+    "dnc": dict(output_size=6, num_layers=2, num_slots=4, slot_size=3, num_reads=2),
     "none": dict(output_size=6),
 }
 

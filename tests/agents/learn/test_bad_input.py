@@ -116,6 +116,7 @@ MEMORIES: dict[str, dict[str, list]] = {
     "deltaproduct": {**LAYERS, **TABLES, "num_householder": SIZE},
     "trxl": {**LAYERS, **HEADS, "memory_length": SIZE},
     "elmur": {**LAYERS, "num_slots": SIZE, **HEADS, "blend": [*NUMBERS, *FLOATS, *HUGE]},
+    "dnc": {**LAYERS, "num_slots": SIZE, "slot_size": SIZE, "num_reads": SIZE},
     "none": {},
 }
 for rows in MEMORIES.values():
