@@ -37,7 +37,21 @@ from palimpsest.memory.kernels import torch_only
 N_STEPS, N_EPOCHS, MINIBATCHES = 128, 4, 4
 HEADS = {"pi": [64], "vf": [64]}
 WIDTH = 128
-STACKS = ("mingru", "s5", "mamba", "cmru", "linear", "gla", "mlstm", "based", "mom", "deltaproduct", "elmur", "dnc")
+STACKS = (
+    "mingru",
+    "s5",
+    "mamba",
+    "cmru",
+    "linear",
+    "gla",
+    "mlstm",
+    "based",
+    "mom",
+    "deltaproduct",
+    "elmur",
+    "dnc",
+    "titans",
+)
 
 
 @dataclass(frozen=True)

@@ -262,5 +262,13 @@ register(
     cost="L (D² + R W D + R N² + R N W)",
 )
 register(
+    "titans",
+    "palimpsest.memory.titans:Titans",
+    "Titans: small networks whose weights learn what is read, by gradient, momentum and forgetting.",
+    "arXiv 2501.00663",
+    erases=True,
+    cost="L (D² + H E (K + V))",
+)
+register(
     "none", "palimpsest.memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²"
 )

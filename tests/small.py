@@ -31,6 +31,7 @@ SMALL: dict[str, dict] = {
     "trxl": dict(output_size=6, num_layers=2, num_heads=2, memory_length=5),
     "elmur": dict(output_size=6, num_layers=2, num_slots=4, num_heads=2, blend=0.3),
     "dnc": dict(output_size=6, num_layers=2, num_slots=4, slot_size=3, num_reads=2),
+    "titans": dict(output_size=6, num_layers=2, hidden_size=3, **TABLES),
     "none": dict(output_size=6),
 }
 

@@ -101,7 +101,22 @@ def test_a_compiled_step_follows_other_inputs(case):
     follows(compiled, module, False)
 
 
-TWO_BATCHES = ["ffm", "gru", "rnn", "gtrxl", "shm", "s5", "mamba", "mlstm", "based", "mom", "elmur", "dnc", "none"]
+TWO_BATCHES = [
+    "ffm",
+    "gru",
+    "rnn",
+    "gtrxl",
+    "shm",
+    "s5",
+    "mamba",
+    "mlstm",
+    "based",
+    "mom",
+    "elmur",
+    "dnc",
+    "titans",
+    "none",
+]
 
 
 @pytest.mark.parametrize("case", TWO_BATCHES)

@@ -117,6 +117,7 @@ MEMORIES: dict[str, dict[str, list]] = {
     "trxl": {**LAYERS, **HEADS, "memory_length": SIZE},
     "elmur": {**LAYERS, "num_slots": SIZE, **HEADS, "blend": [*NUMBERS, *FLOATS, *HUGE]},
     "dnc": {**LAYERS, "num_slots": SIZE, "slot_size": SIZE, "num_reads": SIZE},
+    "titans": {**LAYERS, **TABLES, "hidden_size": SIZE},
     "none": {},
 }
 for rows in MEMORIES.values():

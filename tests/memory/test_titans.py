@@ -1,0 +1,91 @@
+"""Titans against its equations, with gradients found by complex steps, and what it learns at test time."""
+
+import numpy as np
+import pytest
+import torch
+from small import SMALL, make_small
+from stacks import assert_follows, normal, sigmoid, silu
+
+from palimpsest.memory.titans import TitansLayer
+
+H, K, E, V = (SMALL["titans"][name] for name in ("num_heads", "key_size", "hidden_size", "value_size"))
+
+
+def answer(A, B, k):
+    return B.T @ silu(A.T @ k)
+
+
+def surprise(A, B, k, v):
+    """The gradient of half of the squared error, by complex steps, which need no difference and round nothing off."""
+    weights = [A.astype(complex), B.astype(complex)]
+    gradients = [np.zeros_like(A), np.zeros_like(B)]
+    for each, gradient in zip(weights, gradients):
+        for at in np.ndindex(*each.shape):
+            each[at] += 1e-30j
+            gradient[at] = (((answer(*weights, k) - v) ** 2).sum() / 2).imag / 1e-30
+            each[at] = each[at].real
+    return gradients
+
+
+def layer(p, x, state):
+    q, k, v = (silu(p.linear(name, x)).reshape(H, -1) for name in ("query", "key", "value"))
+    q, k = (each / np.sqrt((each**2).sum(1, keepdims=True) + 1e-6) for each in (q, k))
+    alpha, eta, theta = sigmoid(p.linear("rates", x)).reshape(3, H)
+    found = []
+    for h in range(H):
+        weights = [p[name][h] + state[i][h] for i, name in enumerate("AB")]
+        gradients = surprise(*weights, k[h], v[h])
+        length = np.sqrt(1 + sum((each**2).sum() for each in gradients))
+        for i, gradient in enumerate(gradients):
+            state[2 + i][h] = eta[h] * state[2 + i][h] - theta[h] * gradient / length
+            state[i][h] = (1 - alpha[h]) * state[i][h] + state[2 + i][h]
+        found.append(answer(*(p[name][h] + state[i][h] for i, name in enumerate("AB")), q[h]))
+    return p.linear("leave", normal(np.stack(found), 1e-2).ravel() * silu(p.linear("gate", x))), state
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("form", ["scan", "steps"])
+def test_the_equations(dtype, form):
+    assert_follows(make_small("titans", dtype), layer, form)
+
+
+def test_it_learns_what_it_reads_and_forgets_it():
+    """Three pairs, again and again: the error falls without any training. Without a rate, weights go back."""
+    each = TitansLayer(6, 2, 6, 8, 4).double()
+    pairs, start = torch.randn(3, 1, 6).double(), torch.zeros(90, 1, dtype=torch.bool)
+    alpha, _, theta = each.rates.bias.detach().chunk(3)
+    with torch.no_grad():
+        each.rates.weight.zero_()
+        alpha.fill_(-20)
+        theta.fill_(-1)
+        _, learned = each.scan(pairs.repeat(30, 1, 1), start, each.initial_state(1))
+        errors = each.watched["surprise"].sum((1, 2))
+        assert errors[-3:].sum() < 0.05 * errors[:3].sum()
+        alpha.fill_(0)
+        theta.fill_(-50)
+        _, after = each.scan(pairs.repeat(30, 1, 1), start, learned)
+    assert all(part.abs().max() > 0.1 for part in learned[:2])
+    assert all(part.abs().max() < 1e-6 for part in after)
+
+
+def test_what_is_shown():
+    module = make_small("titans")
+    module.scan(torch.randn(9, 2, 5).double(), torch.zeros(9, 2, dtype=torch.bool), module.initial_state(2))
+    shown = module.diagnostics()
+    assert all(shown[name].shape == (9, 2, 2 * H) for name in ("surprise", "keep", "rate"))
+    assert (shown["surprise"] > 0).all()
+    assert ((shown["keep"] > 0) & (shown["keep"] < 1)).all()
+
+
+def test_large_rates_and_values_do_not_overflow():
+    """Full steps, much momentum and nothing forgotten, in float32: weights grow no faster than steps add up."""
+    each = TitansLayer(6, 2, 6, 8, 4)
+    alpha, eta, theta = each.rates.bias.detach().chunk(3)
+    with torch.no_grad():
+        each.value.weight.mul_(30)
+        each.rates.weight.zero_()
+        for bias, logit in ((alpha, -20), (eta, 2), (theta, 20)):
+            bias.fill_(logit)
+        y, last = each.scan(torch.randn(400, 3, 6), torch.zeros(400, 3, dtype=torch.bool), each.initial_state(3))
+    assert all(part.isfinite().all() for part in (y, *last))
+    assert all(part.flatten(2).norm(dim=2).max() < 1 / (1 - 0.881) for part in last[2:])
