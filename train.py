@@ -1,4 +1,4 @@
-"""Train, evaluate, sweep, report and list agents that remember: `palimpsest --help`, or `python train.py --help` in a clone.
+"""Train, evaluate, compare and list agents that remember: `palimpsest --help`, or `python train.py --help` in a clone.
 
 Exit codes: 0 success; 1 a failure of a running command, the run directory is kept; 2 wrong usage, no file is written;
 128 + n stopped by signal n (130 SIGINT, 143 SIGTERM), with a checkpoint to resume from.
@@ -46,7 +46,8 @@ class TrainCommand(TrainConfig):
     """Train an agent.
 
     Other commands: "evaluate" tests runs, see "evaluate --help"; "sweep" trains a suite of runs and "report" compares
-    them; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a default. "--version" prints the version.
+    them; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
+    default. "--version" prints the version.
     """
 
     config: Path | None = None

@@ -133,7 +133,9 @@ def make_vec(
         creator: Any = spec.entry_point
         check_keys(id, kwargs, _load(creator) if isinstance(creator, str) else creator)
         if check_flag("fully_observed", fully_observed):
-            raise ValueError(f"fully_observed needs a hidden state, which only environments of envs.ids() have; got {id!r}")
+            raise ValueError(
+                f"fully_observed needs a hidden state, which only environments of envs.ids() have; got {id!r}"
+            )
         from palimpsest.envs.sb3 import dummy_vec_env
 
         venv = dummy_vec_env(id, num_envs, kwargs)

@@ -1,6 +1,7 @@
 """Wrappers for SB3's VecEnv: add the previous action and reward to observations, keep a part of them, or remove text.
 
-One more class is no wrapper: a world's VecEnv that shows the hidden state too. This module imports SB3. `envs.wrappers` imports it when one of its names is used.
+One more class is no wrapper: a world's VecEnv that shows the hidden state too. This module imports SB3. `envs.wrappers`
+imports it when one of its names is used.
 """
 
 from __future__ import annotations

@@ -87,7 +87,9 @@ def show_grid(cells: list[dict[str, Any]], console: Console | None = None) -> No
             "-" if memory is None else memory["tests"],
         )
     if runs > 1:
-        table.caption = "IQM: the interquartile mean over runs and its 95 % bootstrap interval. Episodes unseen in training."
+        table.caption = (
+            "IQM: the interquartile mean over runs and its 95 % bootstrap interval. Episodes unseen in training."
+        )
     console.print(table)
 
 

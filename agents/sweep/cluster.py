@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def run_all(
     except ImportError:
         raise ValueError("engine 'ray' needs Ray; install it with: pip install 'palimpsest-rl[cluster]'") from None
     local: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
-    ray.init(address=address or "local", log_to_driver=False, logging_level="warning", **local)
+    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **local)
     try:
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt)
         waiting = {task.options(name=run.name).remote(run, folder.absolute()): run for run in runs}

@@ -105,7 +105,8 @@ def scores_by_player(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
     chosen = [row for row in rows if not row["test"] and not row["fully_observed"]]
     players = {
         player: {
-            task: [row["score"] for row in part if row["score"] is not None] for task, part in grouped(group, _task).items()
+            task: [row["score"] for row in part if row["score"] is not None]
+            for task, part in grouped(group, _task).items()
         }
         for player, group in grouped(chosen, _player).items()
     }
@@ -130,7 +131,9 @@ def _mean(rows: Sequence[Row], column: str) -> Means | tuple[None, None]:
 def _of_task(name: str, group: Sequence[Row], rows: Sequence[Row]) -> Shown:
     """What every player reached in one task, beside chance, the expert and the fully observed twin."""
     lines = []
-    for test, here in grouped(group, lambda row: label("as trained", row["test"]) if row["test"] else "as trained").items():
+    for test, here in grouped(
+        group, lambda row: label("as trained", row["test"]) if row["test"] else "as trained"
+    ).items():
         shown = test.removeprefix("as trained ")
         for player, runs in grouped([row for row in here if not row["fully_observed"]], _player).items():
             twins = [row for row in here if row["fully_observed"] and row["setting"] == runs[0]["setting"]]
@@ -150,14 +153,19 @@ def _of_task(name: str, group: Sequence[Row], rows: Sequence[Row]) -> Shown:
                     _known(runs[0]["expert_return"]),
                     _plain(*_mean(twins, "return_mean")),
                     f"{sum(row['steps'] for row in runs) / len(runs):,.0f}",
-                    _known(min((r["worst_after_solved"] for r in runs if r["worst_after_solved"] is not None), default=None)),
+                    _known(
+                        min(
+                            (r["worst_after_solved"] for r in runs if r["worst_after_solved"] is not None), default=None
+                        )
+                    ),
                 ]
             )
-    twins = sorted({row["memory"] for row in group if row["fully_observed"]})
+    shown_state = sorted({row["memory"] for row in group if row["fully_observed"]})
     note = (
-        f"Mean ± standard error over runs (seeds). {_unseen(group)} IQM: interquartile mean over runs, 95 % bootstrap "
-        f"interval. Chance: the best player without memory. Twin: {', '.join(twins) or 'none trained'}, with the hidden "
-        "state shown. Worst: the lowest success of any evaluation after a run first reached the suite's goal."
+        f"Mean ± standard error over runs (seeds). {_unseen(group)} IQM: interquartile mean over runs and its 95 % "
+        "bootstrap interval. Chance: the best player without memory. Twin, to which the hidden state is shown: "
+        f"{', '.join(shown_state) or 'none trained'}. Worst: the lowest success of any evaluation after a run first "
+        "reached the suite's goal."
     )
     head = ["test", "memory", "runs", "success", "IQM", "chance", "expert", "twin", "return", "expert's return"]
     return Shown(name, [*head, "twin's return", "steps", "worst"], lines, note)
@@ -169,8 +177,8 @@ def _over_tasks(scores: Mapping[str, Mapping[str, list[float]]], rows: Sequence[
 
     lines = [[player, *_counts(tasks), *map(spanned, of(tasks))] for player, tasks in scores.items()]
     note = (
-        f"Scores as trained, 0 to 1: success, or the mean return on the suite's scale. {_unseen(rows)} Intervals: 95 %, "
-        "stratified bootstrap over runs. Optimality gap: how far scores stay below 1."
+        f"Scores as trained, 0 to 1: success, or the mean return on the suite's scale. {_unseen(rows)} Intervals: "
+        "95 %, stratified bootstrap over runs. Optimality gap: how far scores stay below 1."
     )
     return Shown("Over all tasks", ["memory", "tasks", "runs", "mean", "IQM", "optimality gap"], lines, note)
 
@@ -237,5 +245,13 @@ def _markdown(shown: Shown) -> str:
         return "| " + " | ".join(map(str, cells)) + " |"
 
     return "\n".join(
-        [f"## {shown.title}", "", line(shown.head), line(["---"] * len(shown.head)), *map(line, shown.rows), "", shown.note]
+        [
+            f"## {shown.title}",
+            "",
+            line(shown.head),
+            line(["---"] * len(shown.head)),
+            *map(line, shown.rows),
+            "",
+            shown.note,
+        ]
     )

@@ -18,7 +18,7 @@ from palimpsest.agents.environments import EVALUATION_SEED, innermost
 from palimpsest.agents.evaluation.play import play, summary
 from palimpsest.agents.files.archive import one_line, write_atomically
 from palimpsest.agents.run import experiment
-from palimpsest.agents.run.callbacks import read_evaluations, reached
+from palimpsest.agents.run.callbacks import reached, read_evaluations
 from palimpsest.agents.run.config import CONFIG_FILE, Arguments
 from palimpsest.agents.run.resume import LOCK, Checkpoints, Interrupted
 from palimpsest.agents.run.runs import MOST_ROWS, Run, evaluate, load_run
@@ -156,9 +156,7 @@ def _about(run: PlannedRun, trained: Run, places: Places) -> Row:
     }
 
 
-def after_solved(
-    goals: dict[str, float | None], evaluations: list[dict[str, str]]
-) -> tuple[int | None, float | None]:
+def after_solved(goals: dict[str, float | None], evaluations: list[dict[str, str]]) -> tuple[int | None, float | None]:
     """When a run first reached its goals, and the worst success from then on; None if it did not or is not known.
 
     Args:
