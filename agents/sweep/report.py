@@ -46,12 +46,19 @@ def report(config: ReportConfig, console: Console | None = None) -> None:
     """Report on the folder of a sweep, or on its CSV file.
 
     Raises:
-        ValueError: there is no table, or it is not that of a sweep.
+        ValueError: there is no table, it is not that of a sweep, or `config.out` is no folder.
     """
-    source = config.source / "results.csv" if config.source.is_dir() else config.source
-    out = config.out or source.parent
-    out.mkdir(parents=True, exist_ok=True)
-    write(table.read(source), out, console or Console(), source.parent / "runs")
+    source = config.source / table.FILE if config.source.is_dir() else config.source
+    rows, out = table.read(source), config.out or source.parent
+    make_folder(out)
+    write(rows, out, console or Console(), source.parent / "runs")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder where there is none; ValueError if a file has its name."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--out must name a folder; {str(path)!r} is a file: choose another name")
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def write(rows: Sequence[Row], out: Path, console: Console, runs: Path) -> None:

@@ -22,8 +22,6 @@ from palimpsest.agents.sweep.config import SweepConfig
 from palimpsest.agents.sweep.suite import PlannedRun, check_runs, load
 from palimpsest.agents.sweep.work import Places, finished, steps_done
 
-RESULTS = "results.csv"
-
 
 def sweep(config: SweepConfig, console: Console | None = None) -> None:
     """Do what is left of a suite, or list it (`config.dry_run`).
@@ -40,7 +38,7 @@ def sweep(config: SweepConfig, console: Console | None = None) -> None:
     if config.dry_run:
         _list(runs, folder, console)
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    report.make_folder(folder)
     with locked(folder):
         watch = _Watch(runs, folder, console)
         try:
@@ -150,7 +148,7 @@ class _Watch:
         """Write the table of all finished runs and return its rows."""
         rows = [row for run in self.runs for row in finished(run, Places(self.folder, run)) or ()]
         if rows:
-            table.write(rows, self.folder / RESULTS)
+            table.write(rows, self.folder / table.FILE)
         return rows
 
     def close(self) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 
 from palimpsest.agents.files.archive import write_atomically
 
+FILE = "results.csv"
+"""The table's file name in a sweep's folder."""
+
 Row = dict[str, Any]
 """Column -> value; None if it is not known."""
 

@@ -80,6 +80,18 @@ EVALUATE: dict[str, list[str]] = {
     "max_steps": [*INTEGER, "0"],
     "use_masking": SWITCH,
 }
+SWEEP: dict[str, list[str]] = {
+    "suite": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml"],
+    "out": PATH,
+    "workers": [*INTEGER, "0", "1025"],
+    "engine": [*NAME, "Ray", "threads"],
+    "address": ["auto", "", "x"],
+    "dry_run": SWITCH,
+}
+REPORT: dict[str, list[str]] = {
+    "source": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml"],
+    "out": PATH,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +130,8 @@ def fields(command: type) -> set[str]:
 def test_every_flag_has_a_row():
     assert set(TRAIN) == fields(train.TrainCommand)
     assert set(EVALUATE) == fields(train.EvaluateCommand)
+    assert set(SWEEP) == fields(train.SweepCommand)
+    assert set(REPORT) == fields(train.ReportCommand)
 
 
 def words(name: str, value: str) -> list[str]:
@@ -145,6 +159,14 @@ def test_evaluating_refuses(name, capsys, tmp_path):
         argv = {"run_dir": ["evaluate", value], "more": ["evaluate", "run", value]}
         argv = argv.get(name, ["evaluate", "run", *words(name, value)])
         assert_refused(argv, name, value, capsys, tmp_path)
+
+
+@pytest.mark.parametrize(("command", "rows"), [("sweep", SWEEP), ("report", REPORT)])
+def test_sweeping_and_reporting_refuse(command, rows, capsys, tmp_path):
+    for name, values in rows.items():
+        for value in values:
+            words_given = [value] if name in ("suite", "source") else ["empty.toml", *words(name, value)]
+            assert_refused([command, *words_given], name, value, capsys, tmp_path)
 
 
 @pytest.mark.parametrize("words", [["x"], [""], ["1\n2"], ["--x"], ["-x"], ["a\0b"], ["list", "list"], ["ø" * 300]])

@@ -12,7 +12,7 @@ from palimpsest import envs, train
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.sweep.suite import check_runs, load
 
-SUITES = sorted((Path(train.__file__).parent / "benchmarks" / "suites").glob("*.toml"))
+SUITES = sorted((Path(__file__).resolve().parents[3] / "benchmarks" / "suites").glob("*.toml"))
 
 
 def test_a_suite_unfolds_to_the_product(tmp_path):
@@ -127,6 +127,10 @@ def test_a_wrong_suite_gets_one_line_and_leaves_nothing(text, message, tmp_path,
     assert err.count("\n") == 1
     assert re.search(message, err), err
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_suites_are_found():
+    assert {path.stem for path in SUITES} >= {"novel", "popgym_easy", "popgym_twelve", "endless_tmaze", "key_value"}
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)

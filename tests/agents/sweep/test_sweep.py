@@ -139,6 +139,13 @@ def test_a_dry_run_lists_and_writes_nothing(tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_no_folder_to_write_to(swept, tmp_path, capsys):
+    suite = write(tmp_path, HEAD + TRAIN + MAZE)
+    for line in (["sweep", str(suite)], ["report", str(swept)]):
+        assert train.main([*line, "--out", str(suite)]) == 2
+        assert "--out must name a folder" in capsys.readouterr().err
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
