@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def curves(tasks: Mapping[str, Sequence[Row]], runs: Path, picture: Path, player
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     colours: dict[str, str] = {}
     for axes, (task, rows) in zip(panels, tasks.items()):
-        axes.set_title(task, fontsize=7)
+        axes.set_title(textwrap.fill(task, 45), fontsize=7)
         axes.tick_params(labelsize=7)
         for row in [row for row in rows if not row["test"]]:
             evaluations = read_evaluations(runs / row["run"] / "evaluations.csv")
@@ -73,6 +74,7 @@ def curves(tasks: Mapping[str, Sequence[Row]], runs: Path, picture: Path, player
             axes.set_ylabel("success" if column == "success" else "mean return", fontsize=7)
     for axes in panels[len(tasks) :]:
         axes.set_visible(False)
+    figure.supxlabel("environment steps", fontsize=7)
     handles = [panels[0].plot([], [], color=colour, label=name)[0] for name, colour in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(6, len(colours))), fontsize=7)
     figure.savefig(picture, dpi=120)

@@ -179,13 +179,13 @@ def _of_task(name: str, group: Sequence[Row], rows: Sequence[Row]) -> Shown:
 
 
 def _over_tasks(scores: Mapping[str, Mapping[str, list[float]]], rows: Sequence[Row]) -> Shown:
-    def of(tasks: Mapping[str, list[float]]) -> list[Estimate]:
-        return [estimate_mean(tasks), estimate_iqm(tasks), estimate_gap(tasks)]
+    def of(tasks: Mapping[str, list[float]]) -> list[str]:
+        return [_with_interval(estimate(tasks), tasks) for estimate in (estimate_mean, estimate_iqm, estimate_gap)]
 
-    lines = [[player, *_counts(tasks), *map(spanned, of(tasks))] for player, tasks in scores.items()]
+    lines = [[player, *_counts(tasks), *of(tasks)] for player, tasks in scores.items()]
     note = (
         f"Scores as trained, 0 to 1: success, or the mean return on the suite's scale. {_unseen(rows)} Intervals: "
-        "95 %, stratified bootstrap over runs. Optimality gap: how far scores stay below 1."
+        "95 %, stratified bootstrap over runs, none with one run per task. Optimality gap: how far scores stay below 1."
     )
     return Shown("Over all tasks", ["memory", "tasks", "runs", "mean", "IQM", "optimality gap"], lines, note)
 
@@ -196,15 +196,26 @@ def _counts(tasks: Mapping[str, list[float]]) -> list[str]:
 
 def _improvement(scores: Mapping[str, Mapping[str, list[float]]], rows: Sequence[Row]) -> Shown:
     lines = [
-        [first, *("-" if first == second else spanned(estimate_improvement(ours, scores[second])) for second in scores)]
+        [first, *("-" if first == second else _wins(ours, scores[second]) for second in scores)]
         for first, ours in scores.items()
     ]
     tasks = len(next(iter(scores.values())))
     note = (
         f"How probably a run of the row's memory has a higher score than one of the column's, averaged over {tasks} "
-        f"tasks; equal scores count half. {_unseen(rows)} Intervals: 95 %, stratified bootstrap over runs."
+        f"tasks; equal scores count half. {_unseen(rows)} Intervals: 95 %, stratified bootstrap over runs, none with "
+        "one run per task."
     )
     return Shown("Probability of improvement", ["", *scores], lines, note)
+
+
+def _wins(ours: Mapping[str, list[float]], theirs: Mapping[str, list[float]]) -> str:
+    return _with_interval(estimate_improvement(ours, theirs), ours, theirs)
+
+
+def _with_interval(estimate: Estimate, *scores: Mapping[str, list[float]]) -> str:
+    """An estimate, without its interval where no task has two runs: a bootstrap of one run says nothing."""
+    several = any(len(runs) > 1 for tasks in scores for runs in tasks.values())
+    return spanned(estimate) if several else f"{estimate.value:.3f}"
 
 
 def _by_kind(name: str, rows: Sequence[Row]) -> Shown:

@@ -16,6 +16,7 @@ from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.runs import evaluate
 from palimpsest.agents.sweep import processes, table
 from palimpsest.agents.sweep.config import SweepConfig
+from palimpsest.agents.sweep.report import scores_by_player, tables
 from palimpsest.agents.sweep.suite import load
 from palimpsest.agents.sweep.sweep import sweep
 from palimpsest.agents.sweep.work import Places, after_solved, attempt, finished, steps_done
@@ -97,6 +98,23 @@ def test_the_report_says_what_a_figure_must_be_read_beside(swept, tmp_path, caps
     (tmp_path / "alone.csv").write_bytes((swept / "results.csv").read_bytes())
     assert train.main(["report", str(tmp_path / "alone.csv")]) == 0
     assert (tmp_path / "report.md").read_text() == page.replace("\n\n![curves](curves.png)", "")
+
+
+def test_one_seed_has_no_error_and_no_interval(swept):
+    rows = [row for row in table.read(swept / "results.csv") if row["seed"] == 0]
+    for shown in tables(rows):
+        assert not any("±" in cell or "[" in cell for row in shown.rows for cell in row), shown.title
+
+
+def test_players_are_compared_on_the_tasks_that_all_of_them_have_finished(swept):
+    rows = table.read(swept / "results.csv")
+    (maze,) = {task for task in scores_by_player(rows)["none"] if task.startswith("Endless")}
+    others = [{**row, "memory": "lstm", "score": 1.0} for row in rows if row["env"] == "Palimpsest/EndlessTMaze-v0"]
+    scores = scores_by_player([*rows, *others])
+    assert scores == {"none": {maze: scores_by_player(rows)["none"][maze]}, "lstm": {maze: [1.0, 1.0]}}
+    (improvement,) = [shown for shown in tables([*rows, *others]) if shown.title == "Probability of improvement"]
+    assert [row[0] for row in improvement.rows] == ["none", "lstm"]
+    assert improvement.rows[1][1].startswith("1.000 [")
 
 
 @pytest.mark.parametrize(
