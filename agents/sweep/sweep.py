@@ -48,7 +48,10 @@ def sweep(config: SweepConfig, console: Console | None = None) -> None:
             rows = watch.write()
         if rows:
             report.write(rows, folder, console, folder / "runs")
-    again = f"{COMMAND} sweep {config.suite}" + (f" --out {config.out}" if config.out else "")
+    chosen = {"--out": config.out, "--workers": config.workers, "--address": config.address}
+    if config.engine != "processes":
+        chosen["--engine"] = config.engine
+    again = " ".join([f"{COMMAND} sweep {config.suite}", *(f"{k} {v}" for k, v in chosen.items() if v is not None)])
     if number is not None:
         console.print(f"continue with: {again}", highlight=False, soft_wrap=True)
         raise Interrupted(number)
