@@ -79,7 +79,7 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
     return MemoryPPO(
         policy_name(env.observation_space),
         env,
-        **_arguments(config),
+        **_arguments(config, isinstance(env.action_space, spaces.Box)),
         verbose=verbose,
         seed=config.seed,
         device=config.device,
@@ -95,7 +95,8 @@ def preset(memory: str = "rewrite", num_envs: int = 16, **changes: Any) -> dict[
     Args:
         memory: a name of `memory.names()`.
         num_envs: B, environments stepped together, by which the batch size is chosen.
-        **changes: other fields of `TrainConfig`, as n_steps, gamma, carry_over, share_memory.
+        **changes: other fields of `TrainConfig`, as n_steps, gamma, carry_over, share_memory. For actions in a Box,
+            give use_sde=True, as the command line does by itself.
 
     Raises:
         ValueError: a name or a value that is not allowed.
@@ -104,11 +105,14 @@ def preset(memory: str = "rewrite", num_envs: int = 16, **changes: Any) -> dict[
     for name in changes:
         if name not in known:
             raise ValueError(f"preset has no argument {name!r}{closest(name, known)}; known: {', '.join(known)}")
-    return _arguments(TrainConfig(memory=memory, num_envs=num_envs, **changes))
+    return _arguments(TrainConfig(memory=memory, num_envs=num_envs, **changes), bool(changes.get("use_sde")))
 
 
-def _arguments(config: TrainConfig) -> dict[str, Any]:
-    """The arguments of `MemoryPPO` that a configuration says, but for the environment, the seed and the device."""
+def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
+    """The arguments of `MemoryPPO` that a configuration says, but for the environment, the seed and the device.
+
+    `continuous` says whether actions are a Box.
+    """
 
     def annealed(value: float | None, falls: bool) -> float | Schedule:
         assert value is not None
@@ -118,6 +122,7 @@ def _arguments(config: TrainConfig) -> dict[str, Any]:
     hyperparameters["learning_rate"] = annealed(config.learning_rate, config.anneal)
     hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)
     hyperparameters["target_kl"] = config.target_kl or None
+    hyperparameters["use_sde"] = config.use_sde and continuous
     policy_kwargs = {
         "memory": config.memory,
         "memory_kwargs": config.memory_args,

@@ -33,6 +33,9 @@ def test_the_constructor_refuses_the_same(name, value):
     if name == "solved_return" and value == -1:
         assert TrainConfig(solved_return=value).solved_return == -1.0
         return
+    if name == "sde_sample_freq" and value == -1:
+        assert TrainConfig(sde_sample_freq=value).sde_sample_freq == -1
+        return
     if name == "keep_observations" and value == [1]:
         assert TrainConfig(keep_observations=value).keep_observations == (1,)
         return
