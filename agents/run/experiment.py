@@ -42,6 +42,7 @@ from palimpsest.agents.run.config import CONFIG_FILE, EvaluateConfig, TrainConfi
 from palimpsest.agents.run.grids import grid
 from palimpsest.agents.run.listing import plus_minus, reach
 from palimpsest.agents.run.plots import learning_curve
+from palimpsest.agents.run.presets import LOG_STD_INIT, TARGET_KL, TARGET_KL_OF_A_BOX
 from palimpsest.agents.run.program import COMMAND
 from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, locked, use_logger
 from palimpsest.agents.run.runs import Run
@@ -121,15 +122,18 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
     hyperparameters = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(Hyperparameters)}
     hyperparameters["learning_rate"] = annealed(config.learning_rate, config.anneal)
     hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)
-    hyperparameters["target_kl"] = config.target_kl or None
+    usual_kl = TARGET_KL_OF_A_BOX if continuous else TARGET_KL
+    hyperparameters["target_kl"] = (usual_kl if config.target_kl is None else config.target_kl) or None
     hyperparameters["use_sde"] = config.use_sde and continuous
-    policy_kwargs = {
+    policy_kwargs: dict[str, Any] = {
         "memory": config.memory,
         "memory_kwargs": config.memory_args,
         "share_memory": config.share_memory,
         "encoder_arch": [config.width],
         "net_arch": [config.width],
     }
+    if hyperparameters["use_sde"]:
+        policy_kwargs["log_std_init"] = LOG_STD_INIT
     return hyperparameters | {
         "batch_size": config.minibatch_size,
         "memory_carry_over": config.carry_over,

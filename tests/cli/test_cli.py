@@ -112,6 +112,8 @@ def bad_values(name):
         return ["x", "", "nan", "-inf", "-1e-9", "1,5", "None"]  # inf is no clipping
     if name == "solved_return":
         return ["x", "", "nan", "inf", "1e10", "-1e10", "1,5", "None"]
+    if name == "sde_sample_freq":
+        return ["x", "", "1.5", "nan", "-2", "9" * 40, "None"]  # -1 is once per rollout
     if int in kinds:
         return ["x", "", "1.5", "nan", "inf", "-1", "9" * 40, "1e3", "0x10", "None", "$(id)", "1 2"]
     if float in kinds:

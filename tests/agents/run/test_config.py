@@ -23,8 +23,8 @@ TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 )
 @pytest.mark.parametrize("value", [None, "x", [1], b"1", -1, 10**40, float("nan")], ids=repr)
 def test_the_constructor_refuses_the_same(name, value):
-    own_default = ("learning_rate", "num_minibatches", "share_memory", "keep_observations", "solved", "solved_return")
-    if value is None and name in own_default:
+    own_default = ("learning_rate", "target_kl", "num_minibatches", "share_memory", "keep_observations")
+    if value is None and name in (*own_default, "solved", "solved_return"):
         assert TrainConfig(**{name: value}) == TrainConfig()
         return
     if (name == "threads" and value is None) or (value == "x" and name in ("env", "memory")):
