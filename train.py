@@ -1,4 +1,4 @@
-"""Train, evaluate and list agents that remember: `palimpsest --help`, or `python train.py --help` in a clone.
+"""Train, evaluate, compare and list agents that remember: `palimpsest --help`, or `python train.py --help` in a clone.
 
 Exit codes: 0 success; 1 a failure of a running command, the run directory is kept; 2 wrong usage, no file is written;
 128 + n stopped by signal n (130 SIGINT, 143 SIGTERM), with a checkpoint to resume from.
@@ -20,17 +20,19 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import tyro
 
 from palimpsest import __version__
-from palimpsest.agents.run.config import Arguments, EvaluateConfig, TrainConfig
+from palimpsest.agents.run.config import Arguments, Axes, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.key_values import (
     Given,
     describe,
     environment_arguments,
     memory_arguments,
     read_value,
+    spelled_out,
     split_key_values,
 )
 from palimpsest.agents.run.presets import usual
 from palimpsest.agents.run.program import PROGRAM
+from palimpsest.agents.sweep.config import ReportConfig, SweepConfig
 from palimpsest.refusals import closest
 
 ConfigT = TypeVar("ConfigT")
@@ -44,8 +46,9 @@ class Usage(Exception):
 class TrainCommand(TrainConfig):
     """Train an agent.
 
-    Other commands: "evaluate" tests runs, see "evaluate --help"; "list" shows environments and memories. Without a
-    command, flags are those of "train". Every flag has a default. "--version" prints the version.
+    Other commands: "evaluate" tests runs, see "evaluate --help"; "sweep" trains a suite of runs and "report" compares
+    them; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
+    default. "--version" prints the version.
     """
 
     config: Path | None = None
@@ -75,8 +78,31 @@ class EvaluateCommand(EvaluateConfig):
     """The directory of the run."""
     more: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN_DIR ...]")] = ()
     """Further runs, with other seeds. The output is then the mean over runs and its standard error."""
-    grid: Arguments = dataclasses.field(default_factory=dict)
-    """Arguments of the environment with several values each, KEY=A,B,C: every combination is tested."""
+    grid: Axes = dataclasses.field(default_factory=dict)
+    """Arguments of the environment with several values each, KEY=A,B,C: every combination is tested. The word lengths
+    stands for length=9,30,90,150,... up to 9600, the corridors of arXiv 2412.06531."""
+
+    def __post_init__(self) -> None:
+        _or_usage(super().__post_init__)
+
+
+@dataclass(frozen=True)
+class SweepCommand(SweepConfig):
+    """Train and test all runs of a suite, side by side. A sweep that was stopped continues where it was."""
+
+    suite: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE.toml")]
+    """The suite: environments, memories, settings and seeds (docs/sweeps.md)."""
+
+    def __post_init__(self) -> None:
+        _or_usage(super().__post_init__)
+
+
+@dataclass(frozen=True)
+class ReportCommand(ReportConfig):
+    """Compare the runs of a sweep: tables, statistics over runs and tasks, plots."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER|CSV")]
+    """The folder of a sweep, or its results.csv."""
 
     def __post_init__(self) -> None:
         _or_usage(super().__post_init__)
@@ -91,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not argv or argv[0].startswith("-"):
             return _train(argv)
-        commands = {"train": _train, "evaluate": _evaluate, "list": _list}
+        commands = {"train": _train, "evaluate": _evaluate, "sweep": _sweep, "report": _report, "list": _list}
         if argv[0] not in commands:
             raise Usage(f"unknown command {argv[0]!r}{closest(argv[0], commands)}; known: {', '.join(commands)}")
         return commands[argv[0]](argv[1:])
@@ -163,6 +189,37 @@ def _evaluate(argv: list[str]) -> int:
     return 0
 
 
+def _sweep(argv: list[str]) -> int:
+    config = SweepConfig(**_fields(_parse(SweepCommand, argv), SweepConfig))
+
+    from palimpsest.agents.run.resume import Interrupted, RunFailed
+    from palimpsest.agents.sweep.sweep import sweep
+
+    try:
+        sweep(config)
+    except (Interrupted, RunFailed) as stop:
+        return _fail(stop, stop.exit_code)
+    except OSError as error:
+        return _fail(error, 1)
+    except ValueError as error:
+        return _fail(error, 2)
+    return 0
+
+
+def _report(argv: list[str]) -> int:
+    config = ReportConfig(**_fields(_parse(ReportCommand, argv), ReportConfig))
+
+    from palimpsest.agents.sweep.report import report
+
+    try:
+        report(config)
+    except OSError as error:
+        return _fail(error, 1)
+    except ValueError as error:
+        return _fail(error, 2)
+    return 0
+
+
 def _check_output(path: Path) -> None:
     """Refuse a --json path where no file can be made. Missing folders are allowed; they are made with the file."""
     if path.is_dir():
@@ -190,7 +247,7 @@ def _parse(cls: type[ConfigT], argv: list[str], default: ConfigT | None = None) 
     for flag in ("--env-args", "--memory-args", "--grid"):
         if sum(_dashed(word) == flag for word in argv) > 1:
             raise Usage(f"{flag} is given twice; give all its KEY=VALUE arguments after one")
-    name = "evaluate" if cls is EvaluateCommand else "train"
+    name = cls.__name__.removesuffix("Command").lower()
     complaint = io.StringIO()
     given: dict[str, Any] = {} if default is None else {"default": default}
     try:
@@ -221,12 +278,13 @@ _REGISTRY = tyro.constructors.ConstructorRegistry()
 @_REGISTRY.primitive_rule
 def _key_values(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
     """KEY=VALUE words. They stay texts until the environment or memory is known, which says their types."""
-    if info.type != Arguments:
+    if info.type not in (Arguments, Axes):
         return None
+    expand = spelled_out if info.type == Axes else list
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="KEY=VALUE ...",
-        instance_from_str=lambda words: Given(_or_usage(lambda: split_key_values(words))),
+        instance_from_str=lambda words: Given(_or_usage(lambda: split_key_values(expand(words)))),
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [f"{key}={part}" for key, part in value.items()] or ["none"],
     )
@@ -268,7 +326,7 @@ def _resolved(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, **merged)
 
 
-def _axes(env: str, texts: Arguments) -> dict[str, list[Any]]:
+def _axes(env: str, texts: Axes) -> dict[str, list[Any]]:
     """The values of KEY=A,B,C, each converted for the environment's constructor."""
     return {
         key: [environment_arguments(env, Given({key: part}))[key] for part in text.split(",")]

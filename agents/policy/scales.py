@@ -113,8 +113,9 @@ class ReturnScale(nn.Module):
     move at once (MAPPO's value normalisation, arXiv 2103.01955). PopArt (arXiv 1602.07714) instead changes the
     critic's last layer so that values stay, and the gradient has to learn every move: then values of returns of some
     hundreds explain nothing in the first quarter of 100,000 steps (docs/results.md). The value loss is divided by std
-    squared, so that it does not drown the policy's in a memory that both train. A std below 1 counts as 1: small
-    returns, in which only noise may be left, are not scaled up.
+    squared, so that it does not drown the policy's in a memory that both train. A std below 1 counts as 1, and then the
+    mean as 0: small returns, in which only noise may be left, are taken as they are. In between, the mean counts by
+    1 - 1 / std.
     """
 
     mean: Tensor
@@ -135,5 +136,5 @@ class ReturnScale(nn.Module):
     def update(self, returns: Tensor) -> None:
         """Take the moments of a rollout's returns, [T, B]."""
         found = returns.to(self.mean.dtype)
-        self.mean.copy_(found.mean())
         self.std.copy_(found.std(correction=0).clamp(min=1.0))
+        self.mean.copy_(found.mean() * (1 - 1 / self.std))

@@ -34,6 +34,7 @@ from palimpsest.refusals import (
     check_divides,
     closest,
     integer,
+    number,
     optional,
 )
 
@@ -42,6 +43,9 @@ CONFIG_FILE = "config.toml"
 
 Arguments = dict[str, Any]
 """Keyword arguments of a constructor: plain values, with sequences as tuples."""
+
+Axes = dict[str, str]
+"""The axes of a grid as the command line gives them: KEY=A,B,C."""
 
 STEPS = 10**15
 """The largest number of environment steps that is allowed."""
@@ -57,6 +61,7 @@ def _is_path(value: Any) -> bool:
 
 PATH = Allowed("a path of printable characters, at most 255 bytes from slash to slash", _is_path)
 SEQUENCE = Allowed("a sequence of values", lambda value: isinstance(value, list | tuple))
+RETURN = number(-(10**9), 10**9)
 _OF_TYPE = {bool: FLAG, str: STRING, Path: PATH}
 
 
@@ -84,7 +89,7 @@ def _checked(name: str, value: Any, hint: Any, may_be_none: bool = False) -> Any
     if typing.get_origin(hint) is tuple:
         check(name, value, SEQUENCE)
         return tuple(_checked(name, part, typing.get_args(hint)[0]) for part in value)
-    if hint == Arguments:
+    if hint in (Arguments, Axes):
         check(name, value, NAMED)
         return type(value)((key, _as_tuples(part)) for key, part in value.items())
     rule = next((part for part in allowed if isinstance(part, Allowed)), None) or _OF_TYPE[hint]
@@ -106,6 +111,8 @@ class Task(Checked):
     """Beside the previous action, mark the first observation of an episode."""
     keep_observations: tuple[Annotated[int, integer(0)], ...] | None = None
     """Indices of the numbers of an observation that the agent sees, in training and in evaluation. Default: all."""
+    fully_observed: bool = False
+    """Show the hidden state beside the observation: the twin of a task in which nothing must be remembered."""
     memory: str = "rewrite"
     """Name of a memory; the command `list` shows all."""
     memory_args: Arguments = field(default_factory=dict)
@@ -143,6 +150,10 @@ class TrainConfig(Hyperparameters, Task):
     """Lower the entropy's weight linearly to 0 over the run."""
     width: Annotated[int, integer(1, MOST_UNITS)] = 64
     """Width of the encoder's layer and of each head's layer."""
+    solved: Annotated[float | None, FRACTION] = None
+    """Stop when three evaluations in a row reach this success. Default: train to the end."""
+    solved_return: Annotated[float | None, RETURN] = None
+    """Stop when three evaluations in a row reach this mean return. With `solved` too, both must be reached."""
     eval_every: Annotated[int, integer(0, STEPS)] = 50_000
     """Environment steps between greedy evaluations; 0 evaluates only after the last step."""
     eval_episodes: Annotated[int, integer(1, EPISODES)] = 100

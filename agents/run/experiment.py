@@ -42,6 +42,7 @@ from palimpsest.agents.run.config import CONFIG_FILE, EvaluateConfig, TrainConfi
 from palimpsest.agents.run.grids import grid
 from palimpsest.agents.run.listing import plus_minus, reach
 from palimpsest.agents.run.plots import learning_curve
+from palimpsest.agents.run.presets import LOG_STD_INIT, TARGET_KL, TARGET_KL_OF_A_BOX
 from palimpsest.agents.run.program import COMMAND
 from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, locked, use_logger
 from palimpsest.agents.run.runs import Run
@@ -69,6 +70,7 @@ def _environments(config: TrainConfig, num_envs: int) -> VecEnv:
         previous_action_reward=config.previous_action_reward,
         keep_observations=config.keep_observations,
         antialias=config.antialias,
+        fully_observed=config.fully_observed,
     )
 
 
@@ -120,15 +122,18 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
     hyperparameters = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(Hyperparameters)}
     hyperparameters["learning_rate"] = annealed(config.learning_rate, config.anneal)
     hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)
-    hyperparameters["target_kl"] = config.target_kl or None
+    usual_kl = TARGET_KL_OF_A_BOX if continuous else TARGET_KL
+    hyperparameters["target_kl"] = (usual_kl if config.target_kl is None else config.target_kl) or None
     hyperparameters["use_sde"] = config.use_sde and continuous
-    policy_kwargs = {
+    policy_kwargs: dict[str, Any] = {
         "memory": config.memory,
         "memory_kwargs": config.memory_args,
         "share_memory": config.share_memory,
         "encoder_arch": [config.width],
         "net_arch": [config.width],
     }
+    if hyperparameters["use_sde"]:
+        policy_kwargs["log_std_init"] = LOG_STD_INIT
     return hyperparameters | {
         "batch_size": config.minibatch_size,
         "memory_carry_over": config.carry_over,
@@ -151,12 +156,13 @@ def policy_name(space: spaces.Space) -> str:
     return "MlpMemoryPolicy"
 
 
-def train(config: TrainConfig, console: Console | None = None) -> Run:
+def train(config: TrainConfig, console: Console | None = None, close: bool = True) -> Run:
     """Train as configured, or resume the run in `config.resume`. Everything is written to the run directory.
 
     Args:
         config: the configuration.
         console: where to print progress and the final table; default standard output.
+        close: test the finished agent, in the settings that the environment declares too, and print the table.
 
     Raises:
         ValueError: the configuration does not fit (then no directory is made), or another process uses the directory.
@@ -196,7 +202,8 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
         if evaluation_env is not None:
             evaluation_env.close()
     run = Run(directory, config, model)
-    _close(run, console)
+    if close:
+        _close(run, console)
     return run
 
 
@@ -211,20 +218,23 @@ def _learn(
 ) -> None:
     use_logger(model, run_logger(directory, model.num_timesteps))
     progress = ProgressCallback(config.num_iterations * config.rollout_size, console)
+    evaluation = EvaluationCallback(
+        lambda: summary(play(model, evaluation_env, config.eval_episodes)),
+        directory / "evaluations.csv",
+        config.eval_every,
+        on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
+        success=config.solved,
+        mean_return=config.solved_return,
+    )
     callbacks = CallbackList(
         [
-            EvaluationCallback(
-                lambda: summary(play(model, evaluation_env, config.eval_episodes)),
-                directory / "evaluations.csv",
-                config.eval_every,
-                on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
-            ),
+            evaluation,
             CheckpointCallback(lambda: checkpoints.save(model), config.checkpoint_every, signals),
             *([progress] if config.progress else []),
         ]
     )
     try:
-        if model.num_timesteps < config.total_timesteps:
+        if model.num_timesteps < config.total_timesteps and not evaluation.solved:
             model.learn(config.total_timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
         model.save(directory / "model.zip", exclude=PLACE_IN_ROLLOUT)
     except Interrupted:

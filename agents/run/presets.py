@@ -29,6 +29,14 @@ DEFAULT = Preset(7e-4)
 """The preset of every other memory."""
 
 
+TARGET_KL, TARGET_KL_OF_A_BOX = 0.02, 0.1
+"""The KL divergence that an update may reach; that of normal distributions grows faster with a step than that of
+choices."""
+
+LOG_STD_INIT = -1.0
+"""The logarithm of gSDE's weights at the start. Each of 64 units adds to the noise."""
+
+
 def usual(memory: str) -> Preset:
     """The preset of a registered memory."""
     return PRESETS.get(memory, DEFAULT)
