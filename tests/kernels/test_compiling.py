@@ -78,9 +78,11 @@ def test_a_caller_holds_no_copy_of_a_product():
 
 
 def test_a_later_process_finds_what_the_caller_calls(tmp_path):
-    (tmp_path / "caller.py").write_text(CALLER)
+    """Also where the caller was compiled from a kernel between the two that came from a file: the second time."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
-    for hits in (0, 1):
-        command = [sys.executable, "-c", CALL]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
-        assert done.stdout == f"[17. 39.] {hits}\n"
+    for source in (CALLER, f"{CALLER}# edited\n"):
+        (tmp_path / "caller.py").write_text(source)
+        for hits in (0, 1):
+            command = [sys.executable, "-c", CALL]
+            done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+            assert done.stdout == f"[17. 39.] {hits}\n"
