@@ -40,7 +40,7 @@ GROUND = [
     "agents.observation_checks",
     "agents.slips",
 ]
-ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "run")]
+ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "off_policy", "run")]
 
 MAY_IMPORT: dict[str, list[str]] = {
     "refusals": [],
@@ -65,7 +65,8 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.policy": [*GROUND, "agents.files", "memory", "memory.base", "memory.kernels", ARITHMETIC],
     "agents.evaluation": [*GROUND, "agents.files", "envs", "memory", "memory.base"],
     "agents.learn": [*GROUND, *ROOMS[:3], "envs", "memory", "memory.base", "memory.kernels", ARITHMETIC],
-    "agents.run": [*GROUND, *ROOMS[:4], "envs", "memory"],
+    "agents.off_policy": [*GROUND, *ROOMS[:4], "memory.base"],
+    "agents.run": [*GROUND, *ROOMS[:5], "envs", "memory"],
     "agents": ["agents.masks", *ROOMS, "short_names"],
     "train": ["agents.files", "agents.run", ""],
     "__main__": ["train"],
