@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.policy": [*GROUND, "agents.files", "memory", "memory.base", "memory.kernels", ARITHMETIC],
     "agents.evaluation": [*GROUND, "agents.files", "envs", "memory", "memory.base"],
     "agents.learn": [*GROUND, *ROOMS[:3], "envs", "memory", "memory.base", "memory.kernels", ARITHMETIC],
-    "agents.off_policy": [*GROUND, *ROOMS[:4], "memory.base"],
+    "agents.off_policy": [*GROUND, *ROOMS[:4]],
     "agents.run": [*GROUND, *ROOMS[:5], "envs", "memory"],
     "agents": ["agents.masks", *ROOMS, "short_names"],
     "train": ["agents.files", "agents.run", ""],

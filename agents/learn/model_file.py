@@ -255,7 +255,7 @@ def load_model(
         tree["n_envs"] = env.num_envs
     with blamed(label, "model", [*(custom_objects or ()), *kwargs]):
         # a subclass has defaults for the rest
-        model = cls(tree["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg, arg-type]
+        model = cls(tree["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg]
         unknown = _unknown_attributes(model, tree)
         vars(model).update(tree, policy_class=model.policy_class)
         with no_larger_than(parameters.values()):

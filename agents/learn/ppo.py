@@ -134,7 +134,7 @@ class MemoryPPO(RememberingAlgorithm):
         check_arguments(locals())
         super().__init__(
             policy,
-            made_environment(env, verbose, _init_setup_model, check_spaces),  # type: ignore[arg-type]
+            made_environment(env, verbose, _init_setup_model, check_spaces),
             learning_rate=learning_rate,
             n_steps=n_steps,
             gamma=gamma,

@@ -28,6 +28,7 @@ from palimpsest.agents.learn.numerics import (
 from palimpsest.agents.masks import get_action_masks
 from palimpsest.agents.observation_checks import outside_space
 from palimpsest.agents.policy.observation_keys import task_of
+from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.tree import tree_map
 
 
@@ -37,6 +38,7 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
     Its subclass sets the attributes below and defines `train`.
     """
 
+    policy: MemoryActorCriticPolicy
     rollout_buffer: MemoryRolloutBuffer  # type: ignore[assignment]
     memory_carry_over: float
     strategy_epsilon: tuple[float, float]

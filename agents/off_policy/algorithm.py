@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,9 +93,8 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         prioritized: see `SequenceReplay`.
     """
 
-    policy: SequencePolicy  # type: ignore[assignment]
+    policy: SequencePolicy
     replay_buffer: SequenceReplay | None  # type: ignore[assignment]
-    replay_class: ClassVar[type[SequenceReplay]] = SequenceReplay
 
     def __init__(
         self, *, n_step: int | None, sequence_length: int, burn_in: int, prioritized: bool, n_steps: int, **kwargs: Any
@@ -148,11 +147,12 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         raise NotImplementedError
 
     def _make_replay(self) -> None:
-        self.replay_buffer = (self.replay_buffer_class or self.replay_class)(  # type: ignore[assignment]
+        cls: Any = self.replay_buffer_class or SequenceReplay
+        replay: SequenceReplay = cls(
             self.buffer_size,
             self.observation_space,
             self.action_space,
-            self.policy.initial_state(1),  # type: ignore[arg-type]
+            self.policy.initial_state(1),
             device=self.device,
             n_envs=self.n_envs,
             sequence_length=self.sequence_length,
@@ -161,7 +161,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             prioritized=self.prioritized,
             **self.replay_buffer_kwargs,
         )
-        replay = self.replay_buffer
+        self.replay_buffer = replay
         if self.verbose:
             total = replay.bytes_per_sequence * replay.tree.size
             print(
@@ -184,6 +184,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         )
         if self.replay_buffer is None or self.replay_buffer.n_envs != self.n_envs:
             self._make_replay()
+        self.policy.look_for_changes()
         if fresh or self._last_state is None:
             self._last_state = self.policy.initial_state(self.n_envs)
         return result
@@ -192,7 +193,6 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         check_observation(self._last_obs, self.num_timesteps)
-        self.policy.look_for_changes()
         start = self._last_episode_starts
         with torch.no_grad():
             chosen, self._next_state = self._choose(
@@ -315,7 +315,9 @@ def follow(target: nn.Module, network: nn.Module, tau: float) -> None:
     polyak_update(get_parameters_by_name(network, ["running_"]), get_parameters_by_name(target, ["running_"]), 1.0)
 
 
-def clip_and_step(parameters: list[Tensor], loss: Tensor, optimizer: Any, max_grad_norm: float, step: int) -> Tensor:
+def clip_and_step(
+    parameters: Iterable[Tensor], loss: Tensor, optimizer: Any, max_grad_norm: float, step: int
+) -> Tensor:
     """One step down the gradient of a loss, clipped to a norm; returns that norm before.
 
     Raises:

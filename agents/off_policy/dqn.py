@@ -276,7 +276,6 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
             return
         self.policy.set_training_mode(True)
         self.policy.look_for_changes()
-        self.q_net_target.look_for_changes()
         self._update_learning_rate(self.policy.optimizer)
         learning = Learning(self.burn_in, self.n_steps, self.gamma, self.double_q, self.value_rescaling)
         parameters = list(self.policy.parameters())
