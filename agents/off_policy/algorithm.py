@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from palimpsest.agents.off_policy.sequence_policy import SequencePolicy
 from palimpsest.agents.policy.policy_kwargs import check_policy_kwargs
 from palimpsest.agents.tree import tree_map
 from palimpsest.refusals import FLAG, NAMED, Allowed, check, integer, is_integer, number, optional
+
+PolicyT = TypeVar("PolicyT", bound=SequencePolicy)
 
 
 def _is_frequency(value: Any) -> bool:
@@ -65,6 +68,7 @@ SHARED: dict[str, Allowed] = {
     "sequence_length": integer(1),
     "burn_in": integer(0),
     "prioritized": FLAG,
+    "normalize_observations": FLAG,
 }
 """The values that each argument of both algorithms allows."""
 
@@ -91,18 +95,28 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         sequence_length: see `SequenceReplay`.
         burn_in: see `SequenceReplay`.
         prioritized: see `SequenceReplay`.
+        normalize_observations: whether the policy scales observations by running moments.
     """
 
     policy: SequencePolicy
     replay_buffer: SequenceReplay | None  # type: ignore[assignment]
 
     def __init__(
-        self, *, n_step: int | None, sequence_length: int, burn_in: int, prioritized: bool, n_steps: int, **kwargs: Any
+        self,
+        *,
+        n_step: int | None,
+        n_steps: int,
+        sequence_length: int,
+        burn_in: int,
+        prioritized: bool,
+        normalize_observations: bool,
+        **kwargs: Any,
     ) -> None:
         super().__init__(n_steps=n_step or n_steps, sde_support=False, support_multi_env=True, **kwargs)
         self.sequence_length = sequence_length
         self.burn_in = burn_in
         self.prioritized = prioritized
+        self.normalize_observations = normalize_observations
         self._last_state: Any = None
         self._next_state: Any = None
 
@@ -133,7 +147,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
 
     def _chosen_parts(self) -> dict[str, Any]:
         """The policy's arguments that are this algorithm's."""
-        return {}
+        return {"normalize_observations": self.normalize_observations}
 
     def _make_targets(self) -> None:
         """Make the target networks from the policy."""
@@ -253,6 +267,14 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self._last_original_obs = new_original
         self._last_state = self._next_state
 
+    def _sample(self, batch_size: int) -> Sequences:
+        """Sequences to learn from; their observations are added to the moments by which the policy scales."""
+        assert self.replay_buffer is not None
+        batch = self.replay_buffer.sample(batch_size, self.rng, self._vec_normalize_env)
+        if self.policy.observation_scales is not None:
+            self.policy.observation_scales.update(batch.observations)
+        return batch
+
     def _record_batch(self, batch: Sequences) -> None:
         """Log how old the last sampled sequences were, and what was stored with them."""
         self.logger.record("replay/sampled_age", float(batch.age.mean()))
@@ -303,10 +325,13 @@ def _stacked(rows: list[Any], like: Any) -> Any:
     return {key: np.stack([row[key] for row in rows]) for key in like} if isinstance(like, dict) else np.stack(rows)
 
 
-def frozen(module: nn.Module) -> None:
-    """Make a target network: no gradient is ever computed for it."""
-    module.requires_grad_(False)
-    module.train(False)
+def target_of(network: PolicyT) -> PolicyT:
+    """A target network: a copy for which no gradient is computed. It scales observations as the network does."""
+    target = copy.deepcopy(network)
+    target.observation_scales = network.observation_scales
+    target.requires_grad_(False)
+    target.train(False)
+    return target
 
 
 def follow(target: nn.Module, network: nn.Module, tau: float) -> None:

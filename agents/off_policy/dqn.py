@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -23,7 +22,7 @@ from palimpsest.agents.off_policy.algorithm import (
     check_arguments,
     clip_and_step,
     follow,
-    frozen,
+    target_of,
 )
 from palimpsest.agents.off_policy.q_policy import CnnMemoryQPolicy, MemoryQPolicy, MultiInputMemoryQPolicy
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
@@ -58,7 +57,7 @@ class QErrors(NamedTuple):
 class MemoryDQN(OffPolicyMemoryAlgorithm):
     """DQN (Nature 2015) whose Q-network remembers, with the parts of R2D2 (OpenReview r1lyTjAqYX) as arguments.
 
-    The arguments are those of SB3's DQN in their order, and eight more, by name alone. Actions are Discrete.
+    The arguments are those of SB3's DQN in their order, and nine more, by name alone. Actions are Discrete.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryQPolicy`.
@@ -94,6 +93,8 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         dueling: whether values are a sum of the state's value and advantages (arXiv 1511.06581).
         prioritized: whether sequences with large errors are drawn more often, and weighted less.
         value_rescaling: whether the network predicts values on the scale of `targets.rescale`, for rewards of any size.
+        normalize_observations: whether observations are scaled by the running moments of those that were learned from:
+            those of a Box of floats, if it is no image and its bounds exceed -1 to 1. They are part of the policy.
 
     Raises:
         ValueError: an argument out of range, a space or a memory that is not supported, a replay that is larger than
@@ -153,6 +154,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         dueling: bool = True,
         prioritized: bool = False,
         value_rescaling: bool = False,
+        normalize_observations: bool = False,
     ) -> None:
         check_policy(policy, self.policy_aliases, MemoryQPolicy)
         check_arguments(self.allowed, locals())
@@ -181,12 +183,14 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
             sequence_length=sequence_length,
             burn_in=burn_in,
             prioritized=prioritized,
+            normalize_observations=normalize_observations,
         )
         self.target_update_interval = target_update_interval
         self.exploration_fraction = exploration_fraction
         self.exploration_initial_eps = exploration_initial_eps
         self.exploration_final_eps = exploration_final_eps
         self.exploration_rate = 0.0
+        self.exploration_schedule: Schedule | None = None
         self.max_grad_norm = max_grad_norm
         self.double_q = double_q
         self.dueling = dueling
@@ -208,11 +212,10 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
             )
 
     def _chosen_parts(self) -> dict[str, Any]:
-        return {"dueling": self.dueling}
+        return super()._chosen_parts() | {"dueling": self.dueling}
 
     def _make_targets(self) -> None:
-        self.q_net_target = copy.deepcopy(self.policy)
-        frozen(self.q_net_target)
+        self.q_net_target = target_of(self.policy)
 
     @property
     def q_net(self) -> MemoryQPolicy:
@@ -265,6 +268,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         self._n_calls += 1
         if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
             follow(self.q_net_target, self.policy, self.tau)
+        assert self.exploration_schedule is not None
         self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
 
@@ -281,7 +285,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         parameters = list(self.policy.parameters())
         losses, norms = [], []
         for _ in range(gradient_steps):
-            batch = replay.sample(batch_size, self.rng, self._vec_normalize_env)
+            batch = self._sample(batch_size)
             loss, seen = q_loss(self.policy, self.q_net_target, batch, learning)
             norms.append(clip_and_step(parameters, loss, self.policy.optimizer, self.max_grad_norm, self.num_timesteps))
             losses.append(loss.detach())
