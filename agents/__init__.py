@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from palimpsest.agents.learn.ppo import MemoryPPO
     from palimpsest.agents.masks import get_action_masks, is_masking_supported
     from palimpsest.agents.off_policy.dqn import MemoryDQN
+    from palimpsest.agents.off_policy.sac import MemorySAC
     from palimpsest.agents.policy.policies import (
         CnnMemoryPolicy,
         MemoryActorCriticPolicy,
@@ -29,6 +30,7 @@ __all__ = [
     "MemoryActorCriticPolicy",
     "MemoryDQN",
     "MemoryPPO",
+    "MemorySAC",
     "MlpMemoryPolicy",
     "MultiInputMemoryPolicy",
     "evaluate",
@@ -49,6 +51,7 @@ _LAZY = {
     "MaskableEvalCallback": "palimpsest.agents.evaluation.masked",
     "MemoryDQN": "palimpsest.agents.off_policy.dqn",
     "MemoryPPO": "palimpsest.agents.learn.ppo",
+    "MemorySAC": "palimpsest.agents.off_policy.sac",
 }
 
 

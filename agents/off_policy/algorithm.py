@@ -145,6 +145,14 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         if self.env is not None:
             self._make_replay()
 
+    @property
+    def replay(self) -> SequenceReplay:
+        """The replay, made where there is none yet."""
+        if self.replay_buffer is None:
+            self._make_replay()
+        assert self.replay_buffer is not None
+        return self.replay_buffer
+
     def _chosen_parts(self) -> dict[str, Any]:
         """The policy's arguments that are this algorithm's."""
         return {"normalize_observations": self.normalize_observations}
@@ -269,8 +277,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
 
     def _sample(self, batch_size: int) -> Sequences:
         """Sequences to learn from; their observations are added to the moments by which the policy scales."""
-        assert self.replay_buffer is not None
-        batch = self.replay_buffer.sample(batch_size, self.rng, self._vec_normalize_env)
+        batch = self.replay.sample(batch_size, self.rng, self._vec_normalize_env)
         if self.policy.observation_scales is not None:
             self.policy.observation_scales.update(batch.observations)
         return batch
@@ -293,8 +300,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
 
     def save_replay_buffer(self, path: File) -> None:  # type: ignore[override]
         """Write the replay as JSON and safetensors; `path` is as in `save`."""
-        assert self.replay_buffer is not None, "there is no replay before the model has an environment"
-        write_tree(path, {"replay": self.replay_buffer.contents()})
+        write_tree(path, {"replay": self.replay.contents()})
 
     def load_replay_buffer(self, path: File, truncate_last_traj: bool = True) -> None:  # type: ignore[override]
         """Read what `save_replay_buffer` wrote. Nothing in the file is executed, imported or unpickled.
@@ -308,14 +314,11 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             CorruptFile: the file is torn, altered, or holds no replay.
             ValueError: the replay in it has other settings, spaces or another memory.
         """
-        if self.replay_buffer is None:
-            self._make_replay()
         tree = read_tree(path)
         if not isinstance(tree, dict) or set(tree) != {"replay"}:
             raise CorruptFile(f"{str(path)!r} holds no replay; save_replay_buffer writes one")
-        assert self.replay_buffer is not None
         try:
-            self.replay_buffer.restore(tree["replay"])
+            self.replay.restore(tree["replay"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{str(path)!r} does not fit this model's replay: {error!r}") from None
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional
 
@@ -121,7 +123,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
     def __init__(
         self,
         policy: str | type[MemoryQPolicy],
-        env: GymEnv | str | None,
+        env: gym.Env | VecEnv | str | None,
         learning_rate: float | Schedule = 1e-4,
         buffer_size: int = 1_000_000,
         learning_starts: int = 100,
@@ -274,8 +276,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
 
     def train(self, gradient_steps: int, batch_size: int = 32) -> None:
         """Update the network `gradient_steps` times; nothing while the replay holds no whole sequence."""
-        replay = self.replay_buffer
-        assert replay is not None
+        replay = self.replay
         if not replay.ready:
             return
         self.policy.set_training_mode(True)

@@ -1,8 +1,21 @@
-"""Presets: defaults of `train.py` that depend on the memory. A flag replaces them."""
+"""Presets: defaults of `train.py` that depend on the algorithm and the memory. A flag replaces them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import importlib
+from typing import Any, NamedTuple
+
+ALGORITHMS = {
+    "ppo": "palimpsest.agents.learn.ppo:MemoryPPO",
+    "dqn": "palimpsest.agents.off_policy.dqn:MemoryDQN",
+}
+"""Name on the command line -> class."""
+
+
+def algorithm_class(name: str) -> Any:
+    """The class of an algorithm; this imports torch."""
+    module, _, cls = ALGORITHMS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)
 
 
 class Preset(NamedTuple):
@@ -28,7 +41,31 @@ PRESETS = {
 DEFAULT = Preset(7e-4)
 """The preset of every other memory."""
 
+OFF_POLICY = {"dqn": Preset(5e-4)}
+"""Algorithm -> its preset for every memory."""
 
-def usual(memory: str) -> Preset:
-    """The preset of a registered memory."""
-    return PRESETS.get(memory, DEFAULT)
+
+def usual(memory: str, algo: str = "ppo") -> Preset:
+    """The preset of a registered memory with an algorithm."""
+    return OFF_POLICY[algo] if algo in OFF_POLICY else PRESETS.get(memory, DEFAULT)
+
+
+def replaying(algo: str, num_envs: int) -> dict[str, Any]:
+    """Arguments of an off-policy algorithm with this number of environments; `--algo-args` replaces them one by one.
+
+    Updates come as often, by environment steps, whatever the number of environments: one every four.
+    """
+    assert algo == "dqn"
+    return dict(
+        buffer_size=100_000,
+        learning_starts=1000,
+        batch_size=32,
+        train_freq=max(1, 4 // num_envs),
+        gradient_steps=max(1, num_envs // 4),
+        n_steps=3,
+        target_update_interval=1000,
+        exploration_fraction=0.2,
+        exploration_final_eps=0.02,
+        sequence_length=16,
+        burn_in=8,
+    )
