@@ -17,6 +17,7 @@ from tyro.conf import subcommand
 
 from palimpsest import envs
 from palimpsest.agents.evaluation.play import play, summary
+from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.experiment import make_env, make_model, versions
 

@@ -112,9 +112,9 @@ class Task(Checked):
     memory_args: Arguments = field(default_factory=dict)
     """Arguments of the memory."""
     algo: Annotated[str, choice(ALGORITHMS)] = "ppo"
-    """ppo, or dqn from a replay."""
+    """ppo, or from a replay dqn (discrete actions) or sac."""
     algo_args: Arguments = field(default_factory=dict)
-    """Arguments of dqn, by the names that `MemoryDQN` gives them. Those of ppo are flags."""
+    """Arguments of dqn or sac, by the names that `MemoryDQN` and `MemorySAC` give them. Those of ppo are flags."""
     carry_over: Annotated[float, FRACTION] = 0.9
     """Probability that the memory is kept, not reset, when a training episode ends."""
     share_memory: bool | None = None
@@ -196,7 +196,7 @@ class TrainConfig(Hyperparameters, Task):
         if self.algo == "ppo":
             if self.algo_args:
                 raise ValueError(
-                    f"algo_args are those of dqn; got {dict(self.algo_args)} with algo='ppo', whose arguments are flags"
+                    f"algo_args are those of dqn and sac; got {dict(self.algo_args)} with algo='ppo', whose arguments are flags"
                 )
             return
         for spec in dataclasses.fields(self):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 ALGORITHMS = {
     "ppo": "palimpsest.agents.learn.ppo:MemoryPPO",
     "dqn": "palimpsest.agents.off_policy.dqn:MemoryDQN",
+    "sac": "palimpsest.agents.off_policy.sac:MemorySAC",
 }
 """Name on the command line -> class."""
 
@@ -41,7 +42,7 @@ PRESETS = {
 DEFAULT = Preset(7e-4)
 """The preset of every other memory."""
 
-OFF_POLICY = {"dqn": Preset(5e-4)}
+OFF_POLICY = {"dqn": Preset(1e-3), "sac": Preset(1e-3, share_memory=False)}
 """Algorithm -> its preset for every memory."""
 
 
@@ -53,19 +54,19 @@ def usual(memory: str, algo: str = "ppo") -> Preset:
 def replaying(algo: str, num_envs: int) -> dict[str, Any]:
     """Arguments of an off-policy algorithm with this number of environments; `--algo-args` replaces them one by one.
 
-    Updates come as often, by environment steps, whatever the number of environments: one every four.
+    Updates come as often, by environment steps, whatever the number of environments: one every four with dqn, one
+    every step with sac.
     """
-    assert algo == "dqn"
-    return dict(
-        buffer_size=100_000,
-        learning_starts=1000,
+    shared = dict(buffer_size=100_000, learning_starts=1000, sequence_length=16, burn_in=8, tau=0.01)
+    if algo == "sac":
+        return shared | dict(batch_size=16, train_freq=1, gradient_steps=num_envs)
+    return shared | dict(
         batch_size=32,
         train_freq=max(1, 4 // num_envs),
         gradient_steps=max(1, num_envs // 4),
         n_steps=3,
-        target_update_interval=1000,
-        exploration_fraction=0.2,
+        target_update_interval=4,
+        exploration_fraction=0.15,
         exploration_final_eps=0.02,
-        sequence_length=16,
-        burn_in=8,
+        value_rescaling=True,
     )
