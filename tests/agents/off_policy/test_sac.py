@@ -18,7 +18,10 @@ from palimpsest.agents.off_policy.replay import Sequences
 from palimpsest.agents.off_policy.sac import sac_losses
 
 OBSERVATIONS = spaces.Box(-5, 5, (2,), np.float32)
-ACTIONS = {"box": spaces.Box(np.array([[-1, 0]], np.float32), np.array([[1, 3]], np.float32)), "discrete": spaces.Discrete(3)}
+ACTIONS = {
+    "box": spaces.Box(np.array([[-1, 0]], np.float32), np.array([[1, 3]], np.float32)),
+    "discrete": spaces.Discrete(3),
+}
 B = 2
 
 
