@@ -228,12 +228,13 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         self: SelfMemoryDQN,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 4,
+        log_interval: int | None = 4,
         tb_log_name: str = "MemoryDQN",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfMemoryDQN:
-        """Train for at least `total_timesteps` environment steps; arguments as in SB3, `log_interval` in episodes.
+        """Train for at least `total_timesteps` environment steps; arguments as in SB3, `log_interval` in episodes,
+        None for never.
 
         Raises:
             NotFinite: NaN or infinity in an observation, a reward or an update.

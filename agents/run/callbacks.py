@@ -155,6 +155,14 @@ class _Rate(ProgressColumn):
         return Text(f"{task.fields['rate']:,.0f} steps/s" if task.fields["rate"] else "- steps/s")
 
 
+class LogCallback(BetweenIterations):
+    """Writes what an off-policy algorithm recorded, at intervals; PPO writes after each of its rollouts."""
+
+    def work(self) -> None:
+        """Write now."""
+        self.model.dump_logs()  # type: ignore[attr-defined]
+
+
 class ProgressCallback(BaseCallback):
     """Shows steps, steps/s, return, success rate and time left.
 

@@ -196,7 +196,8 @@ class TrainConfig(Hyperparameters, Task):
         if self.algo == "ppo":
             if self.algo_args:
                 raise ValueError(
-                    f"algo_args are those of dqn and sac; got {dict(self.algo_args)} with algo='ppo', whose arguments are flags"
+                    f"algo_args are those of dqn and sac; got {dict(self.algo_args)} with algo='ppo', whose arguments "
+                    "are flags"
                 )
             return
         for spec in dataclasses.fields(self):

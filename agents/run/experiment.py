@@ -36,7 +36,13 @@ from palimpsest.agents.evaluation.play import play, summary
 from palimpsest.agents.files.archive import remove_parts, write_atomically
 from palimpsest.agents.learn.hyperparameters import Hyperparameters
 from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, SavedAlgorithm
-from palimpsest.agents.run.callbacks import CheckpointCallback, EvaluationCallback, ProgressCallback, cut_evaluations
+from palimpsest.agents.run.callbacks import (
+    CheckpointCallback,
+    EvaluationCallback,
+    LogCallback,
+    ProgressCallback,
+    cut_evaluations,
+)
 from palimpsest.agents.run.config import CONFIG_FILE, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.grids import grid
 from palimpsest.agents.run.listing import plus_minus, reach
@@ -53,6 +59,9 @@ PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba",
 COLUMNS_PER_THREAD = 64
 """Columns of a minibatch for each thread of torch. With fewer columns one more thread does not pay off:
 docs/performance.md."""
+
+LOG_EVERY = 2_000
+"""Environment steps between two lines of the log of an off-policy algorithm."""
 
 
 def make_env(config: TrainConfig) -> VecEnv:
@@ -209,8 +218,11 @@ def _learn(
 ) -> None:
     use_logger(model, run_logger(directory, model.num_timesteps))
     progress = ProgressCallback(config.whole_timesteps, console)
+    off_policy = config.algo != "ppo"
     callbacks = CallbackList(
         [
+            # before a checkpoint, so that what it holds was not written yet
+            *([LogCallback(LOG_EVERY)] if off_policy else []),
             EvaluationCallback(
                 lambda: summary(play(model, evaluation_env, config.eval_episodes)),
                 directory / "evaluations.csv",
@@ -223,7 +235,9 @@ def _learn(
     )
     try:
         if model.num_timesteps < config.total_timesteps:
-            model.learn(config.total_timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
+            intervals = {"log_interval": None} if off_policy else {}
+            left = config.total_timesteps - model.num_timesteps
+            model.learn(left, callbacks, reset_num_timesteps=False, **intervals)
         model.save(directory / "model.zip", exclude=PLACE_IN_ROLLOUT)
     except Interrupted:
         console.print(f"continue with: {COMMAND} --resume {directory}", highlight=False, soft_wrap=True)
