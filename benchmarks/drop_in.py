@@ -116,6 +116,8 @@ class Options:
     """MemoryPPO's memory."""
     memory_kwargs: dict[str, int] | None = None
     """Its arguments, beside its size."""
+    refresh_states: bool = False
+    """Whether MemoryPPO's later passes compute the states before segments again."""
     label: str = ""
     """A name for these options in the table."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -136,7 +138,8 @@ def train(task: Task, algorithm: str, seed: int, options: Options) -> dict[str, 
     if algorithm == "MemoryPPO":
         policy |= dict(memory=options.memory, share_memory=False, encoder_arch=[])
         policy["memory_kwargs"] = dict(output_size=task.hidden) | (options.memory_kwargs or {})
-        model: Any = MemoryPPO("MlpMemoryPolicy", env, policy_kwargs=policy, seed=seed, device="cpu", **arguments)
+        arguments |= dict(policy_kwargs=policy, refresh_states=options.refresh_states)
+        model: Any = MemoryPPO("MlpMemoryPolicy", env, seed=seed, device="cpu", **arguments)
     else:
         from sb3_contrib import RecurrentPPO
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -283,6 +283,17 @@ class MemoryRolloutBuffer:
             chosen = [chosen[i] for i in rng.permutation(len(chosen))]
         for length, segments in chosen:
             yield self._segments(length, segments)
+
+    def refresh_states(self, state_after: Callable[[Minibatch], Any]) -> None:
+        """Compute the states before segments again, in the order of steps, from the one before the first step.
+
+        Args:
+            state_after: gives the memory's state, a tree of [B, ...] without graph, after one segment of all rows.
+        """
+        rows = torch.arange(self.n_envs, device=self.device)
+        for cut in range(1, len(self.states)):
+            before = (cut - 1) * self.n_envs + rows
+            self.states[cut] = state_after(self._segments(self.sequence_length, before))
 
     def _segments(self, length: int, segments: Tensor) -> Minibatch:
         """The first `length` steps of segments [b], which are numbered row by row within each cut of the columns."""

@@ -127,6 +127,7 @@ ARGUMENTS: dict[str, Allowed] = {
     "use_sde": FLAG,
     "sde_sample_freq": integer(-1, math.inf),
     "sequence_length": optional(integer(1)),
+    "refresh_states": FLAG,
     "memory_carry_over": FRACTION,
     "memory_aux_coef": WEIGHT,
     "strategy_epsilon": Allowed("two numbers, 0 to 1, at the beginning and at the end", _is_pair_of_fractions),

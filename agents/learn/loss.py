@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from palimpsest.agents.learn.buffers import Minibatch
 from palimpsest.agents.policy.policies import Evaluation, MemoryActorCriticPolicy
+from palimpsest.memory.base import State
 
 
 class LossWeights(NamedTuple):
@@ -31,6 +32,12 @@ def evaluated(policy: MemoryActorCriticPolicy, batch: Minibatch) -> Evaluation:
     return policy.evaluate_actions(
         batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy, **masks
     )
+
+
+@torch.no_grad()
+def state_after(policy: MemoryActorCriticPolicy, batch: Minibatch) -> State:
+    """The memory's state, a tree of [b, ...], after the last step of a minibatch."""
+    return policy.state_after(batch.observations, batch.state, batch.memory_start, batch.strategy)
 
 
 def ppo_loss(

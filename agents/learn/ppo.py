@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from typing import Any, ClassVar, TypeVar
@@ -19,7 +20,7 @@ from palimpsest.agents.learn.diagnostics import record_memory
 from palimpsest.agents.learn.divergence import DivergenceLimit
 from palimpsest.agents.learn.dump import dumped
 from palimpsest.agents.learn.hyperparameters import ARGUMENTS, check_arguments
-from palimpsest.agents.learn.loss import LossWeights, ppo_loss
+from palimpsest.agents.learn.loss import LossWeights, ppo_loss, state_after
 from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_parameters, check_update
 from palimpsest.agents.learn.rollout import RememberingAlgorithm, rate
 from palimpsest.agents.masks import is_masking_supported, mask_sizes
@@ -77,6 +78,9 @@ class MemoryPPO(RememberingAlgorithm):
             each is kept while acting; gradients through the memory reach back no further. By default as long as a
             column where batch_size >= n_steps, else as batch_size: as many updates as RecurrentPPO makes. Later passes
             over a rollout begin from states that the parameters before them made, as RecurrentPPO's do.
+        refresh_states: whether each pass but the first computes the states before segments again, by a scan of the
+            rollout without gradient. Without segments there is nothing to compute: no parameter reaches the state
+            before the first step.
         memory_carry_over: p in 0 to 1, the chance that a memory is kept, not reset, at the end of a training
             episode, so that the next episode begins on a page already written (state passing,
             arXiv 2507.02782). Values still stop at the episode's end; `env.reset()` and evaluation start fresh.
@@ -126,6 +130,7 @@ class MemoryPPO(RememberingAlgorithm):
         normalize_observations: bool = False,
         normalize_returns: bool = False,
         sequence_length: int | None = None,
+        refresh_states: bool = False,
         memory_carry_over: float = 0.0,
         memory_aux_coef: float = 0.0,
         strategy_epsilon: tuple[float, float] = (1.0, 0.2),
@@ -162,6 +167,7 @@ class MemoryPPO(RememberingAlgorithm):
         self.normalize_returns = normalize_returns
         self.target_kl = target_kl
         self.sequence_length = sequence_length
+        self.refresh_states = refresh_states
         self.memory_carry_over = memory_carry_over
         self.memory_aux_coef = memory_aux_coef
         self.strategy_epsilon = strategy_epsilon
@@ -303,7 +309,9 @@ class MemoryPPO(RememberingAlgorithm):
         parameters = list(self.policy.parameters())
         records: list[dict[str, Tensor]] = []
         batch: Minibatch | None = None
-        for _ in range(self.n_epochs):
+        for epoch in range(self.n_epochs):
+            if epoch and self.refresh_states:
+                self.rollout_buffer.refresh_states(functools.partial(state_after, self.policy))
             for batch in self.rollout_buffer.get(self.batch_size, self.rng):
                 loss, record = ppo_loss(self.policy, batch, weights)
                 records.append(record)

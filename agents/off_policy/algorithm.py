@@ -22,12 +22,12 @@ from palimpsest.agents.learn.hyperparameters import ARGUMENTS
 from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_observation, check_rewards
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
-from palimpsest.agents.off_policy.sequence_policy import SequencePolicy
+from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.policy_kwargs import check_policy_kwargs
 from palimpsest.agents.tree import tree_map
 from palimpsest.refusals import FLAG, NAMED, Allowed, check, integer, is_integer, number, optional
 
-PolicyT = TypeVar("PolicyT", bound=SequencePolicy)
+PolicyT = TypeVar("PolicyT", bound=MemoryActorCriticPolicy)
 
 
 def _is_frequency(value: Any) -> bool:
@@ -98,7 +98,6 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         normalize_observations: whether the policy scales observations by running moments.
     """
 
-    policy: SequencePolicy
     replay_buffer: SequenceReplay | None  # type: ignore[assignment]
 
     def __init__(

@@ -28,8 +28,7 @@ from palimpsest.agents.off_policy.algorithm import (
 )
 from palimpsest.agents.off_policy.q_policy import CnnMemoryQPolicy, MemoryQPolicy, MultiInputMemoryQPolicy
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
-from palimpsest.agents.off_policy.sequence_policy import halves
-from palimpsest.agents.off_policy.targets import lookahead, rescale, same, unscale
+from palimpsest.agents.off_policy.targets import halves, lookahead, refreshed, rescale, same, unscale
 from palimpsest.agents.policy.policy_kwargs import check_policy
 from palimpsest.agents.policy.spaces import check_spaces
 from palimpsest.refusals import FLAG
@@ -228,13 +227,12 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         self: SelfMemoryDQN,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int | None = 4,
+        log_interval: int = 4,
         tb_log_name: str = "MemoryDQN",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfMemoryDQN:
-        """Train for at least `total_timesteps` environment steps; arguments as in SB3, `log_interval` in episodes,
-        None for never.
+        """Train for at least `total_timesteps` environment steps; arguments as in SB3, `log_interval` in episodes.
 
         Raises:
             NotFinite: NaN or infinity in an observation, a reward or an update.
@@ -326,8 +324,8 @@ def q_loss(
     rewards, terminated, acted = (each[learning.burn_in :] for each in (batch.rewards, batch.terminated, batch.acted))
     to_scale, from_scale = (rescale, unscale) if learning.value_rescaling else (same, same)
     with torch.no_grad():
-        state = network.refreshed(before, batch.state, start_before)
-        ahead = target.q_scan(obs, target.refreshed(before, batch.state, start_before), start)
+        state = refreshed(network, before, batch.state, start_before)
+        ahead = target.q_scan(obs, refreshed(target, before, batch.state, start_before), start)
     values = network.q_scan(obs, state, start)
     with torch.no_grad():
         best = (values if learning.double_q else ahead).argmax(-1, keepdim=True)

@@ -10,13 +10,13 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from palimpsest.agents.off_policy.sequence_policy import SequencePolicy
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
 from palimpsest.agents.policy.heads import in_its_form
 from palimpsest.agents.policy.memory_pair import Both, State
+from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 
 
-class MemoryQPolicy(SequencePolicy):
+class MemoryQPolicy(MemoryActorCriticPolicy):
     """Q(s, a) of every action, from the two heads of an actor-critic policy: its logits are advantages A.
 
     Q(a) = V + A(a) - mean A (dueling, arXiv 1511.06581, eq. 9), or Q = A. The action of the largest value is that of
@@ -53,12 +53,11 @@ class MemoryQPolicy(SequencePolicy):
 
     @in_its_form
     def q_scan(self, obs: Observation, state: State, start: Tensor) -> Tensor:
-        """Values [T, B, A] of a sequence; arguments as in `refreshed`."""
-        latent, _ = self._scan(obs, state, start)
-        return self._q(latent).unflatten(0, start.shape)
+        """Values [T, B, A] of a sequence; arguments as in `state_after`."""
+        return self._q(self._scan(obs, state, start, None)[0])
 
     def _q(self, latent: Both) -> Tensor:
-        """Values [N, A] of what the memories gave out."""
+        """Values [..., A] of what the memories gave out, [..., D] each."""
         advantages = self.action_net(self.mlp_extractor.forward_actor(latent.actor))
         if not self.dueling:
             return advantages

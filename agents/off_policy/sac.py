@@ -30,8 +30,7 @@ from palimpsest.agents.off_policy.sac_policy import (
     MemorySACPolicy,
     MultiInputMemorySACPolicy,
 )
-from palimpsest.agents.off_policy.sequence_policy import halves
-from palimpsest.agents.off_policy.targets import lookahead
+from palimpsest.agents.off_policy.targets import halves, lookahead, refreshed
 from palimpsest.agents.policy.policy_kwargs import check_policy
 from palimpsest.agents.policy.spaces import check_spaces
 from palimpsest.refusals import FLAG, Allowed, integer, is_number, optional
@@ -227,13 +226,12 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         self: SelfMemorySAC,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int | None = 4,
+        log_interval: int = 4,
         tb_log_name: str = "MemorySAC",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfMemorySAC:
-        """Train for at least `total_timesteps` environment steps; arguments as in SB3, `log_interval` in episodes,
-        None for never.
+        """Train for at least `total_timesteps` environment steps; arguments as in SB3, `log_interval` in episodes.
 
         Raises:
             NotFinite: NaN or infinity in an observation, a reward or an update.
@@ -331,7 +329,7 @@ def sac_losses(
     start_before, start = halves(batch.memory_start, burn_in)
     rewards, terminated, acted = (each[burn_in:] for each in (batch.rewards, batch.terminated, batch.acted))
     with torch.no_grad():
-        state = policy.refreshed(before, batch.state, start_before)
+        state = refreshed(policy, before, batch.state, start_before)
         ahead = target.critic_latent(batch.observations, batch.state, batch.memory_start, burn_in)
     latent = policy.latent(obs, state, start)
     L = len(start) - n_steps

@@ -12,18 +12,18 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtr
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-from palimpsest.agents.off_policy.sequence_policy import SequencePolicy
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
 from palimpsest.agents.policy.heads import in_its_form
 from palimpsest.agents.policy.memory_pair import Both, State
 from palimpsest.agents.policy.observation_keys import place_of
+from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.tree import tree_map
 
 LOG_STD = -20.0, 2.0
 """Smallest and largest logarithm of a standard deviation, as in SB3."""
 
 
-class MemorySACPolicy(SequencePolicy):
+class MemorySACPolicy(MemoryActorCriticPolicy):
     """An actor with a squashed Gaussian (Box) or a categorical distribution (Discrete), and several critics.
 
     With a Box the critics read an action beside what their memory gives out; with Discrete actions they give a value
@@ -126,12 +126,11 @@ class MemorySACPolicy(SequencePolicy):
 
     @in_its_form
     def latent(self, obs: Observation, state: State, start: Tensor) -> Both:
-        """What the actor and the critics read of a sequence, [T, B, D] each; arguments as in `refreshed`.
+        """What the actor and the critics read of a sequence, [T, B, D] each; arguments as in `state_after`.
 
         The actor's has no gradient where they share a memory.
         """
-        latent, _ = self._scan(obs, state, start)
-        actor, critic = (each.unflatten(0, start.shape) for each in latent)
+        (actor, critic), _ = self._scan(obs, state, start, None)
         return Both(actor.detach() if self.shares_memory else actor, critic)
 
     @in_its_form

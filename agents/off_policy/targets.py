@@ -1,12 +1,28 @@
-"""What the values of a sequence are trained towards."""
+"""What the values of a sequence are trained towards, and the state from which it is scanned."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from palimpsest.agents.policy.memory_pair import State
+from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
+from palimpsest.agents.tree import tree_map
+
 EPSILON = 1e-3
 """The weight of the linear part of `rescale`, which makes it invertible (R2D2, section 2.3)."""
+
+
+def halves(tree: Any, at: int) -> tuple[Any, Any]:
+    """A tree of [T, ...] tensors before and from entry `at`."""
+    return tree_map(lambda leaf: leaf[:at], tree), tree_map(lambda leaf: leaf[at:], tree)
+
+
+def refreshed(policy: MemoryActorCriticPolicy, obs: Any, state: State, start: Tensor) -> State:
+    """The state after the entries [T, b, ...] of a burn-in, of which there may be none."""
+    return policy.state_after(obs, state, start) if len(start) else state
 
 
 def lookahead(values: Tensor, rewards: Tensor, terminated: Tensor, acted: Tensor, gamma: float, n_steps: int) -> Tensor:

@@ -164,8 +164,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
     @property
     def memory_pair(self) -> MemoryPair:
         """The actor's memory and the critic's."""
-        actor = self.memory
-        return MemoryPair(actor, actor if self.shares_memory else self.memory_critic)
+        return MemoryPair(self.memory, self.memory if self.shares_memory else self.memory_critic)
 
     def memories(self) -> list[Memory]:
         """The memories, each once: one, or the actor's and the critic's."""
@@ -230,11 +229,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         """
         refuse_steps(obs, actions, start)
         T, B = start.shape
-        flat = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
-        features = Both(*(each.unflatten(0, (T, B)) for each in self._encode(flat)))
-        memories = self.memory_pair
-        place = place_of(obs, memories.actor, self.observation_space)
-        latent, _ = memories.scan(features, start, state, place, strategy)
+        latent, _ = self._scan(obs, state, start, strategy)
         pi, vf = (each.flatten(0, 1) for each in latent)
         distribution = restricted(self._actor(pi), None if action_masks is None else action_masks.flatten(0, 1))
         entropy = distribution.entropy()
@@ -242,8 +237,13 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             self._critic(vf).view(T, B),
             distribution.log_prob(self._flat_actions(actions)).view(T, B),
             None if entropy is None else entropy.view(T, B),
-            self._reconstruction(pi, flat).view(T, B) if self.reconstruct else None,
+            self._reconstruction(pi, _flat(obs)).view(T, B) if self.reconstruct else None,
         )
+
+    @in_its_form
+    def state_after(self, obs: Observation, state: State, start: Tensor, strategy: Tensor | None = None) -> State:
+        """The state after a sequence; arguments as for `evaluate_actions`."""
+        return self._scan(obs, state, start, strategy)[1]
 
     def _flat_actions(self, actions: Tensor) -> Tensor:
         """Actions [T, B, *shape] as distributions take them: [N], or [N, numbers] where an action is several."""
@@ -351,13 +351,18 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         # a part that no step changes stays the caller's: wrapped anew at each step, every wrapper would hold the last
         return array, tree_map(lambda new, old, given: given if new is old else _to_array(new), after, before, state)
 
+    def _scan(self, obs: Observation, state: State, start: Tensor, strategy: Tensor | None) -> tuple[Both, State]:
+        """What the heads read after each of the observations [T, B, ...], [T, B, D] each, and the state after them."""
+        features = Both(*(each.unflatten(0, start.shape) for each in self._encode(_flat(obs))))
+        place = place_of(obs, self.memory, self.observation_space)
+        return self.memory_pair.scan(features, start, state, place, strategy)
+
     def _step(
         self, obs: Observation, state: State, start: Tensor | None, strategy: Tensor | None, keep_state: bool = True
     ) -> tuple[Both, State]:
         """What the heads read after observations [B, ...], [B, D] each, and the state after them."""
-        memories = self.memory_pair
-        place = place_of(obs, memories.actor, self.observation_space)
-        return memories.step(self._encode(obs), state, start, place, strategy, keep_state)
+        place = place_of(obs, self.memory, self.observation_space)
+        return self.memory_pair.step(self._encode(obs), state, start, place, strategy, keep_state)
 
     def _encode(self, obs: Observation) -> Both:
         """What the memories read of `obs` (tree of [N, ...]), [N, F] each."""
@@ -373,6 +378,10 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             return Both(y, y)
         pi, vf = features
         return Both(self.encoder(pi), self.encoder_critic(vf))
+
+
+def _flat(obs: Observation) -> Observation:
+    return tree_map(lambda leaf: leaf.flatten(0, 1), obs)
 
 
 class MlpMemoryPolicy(MemoryActorCriticPolicy):

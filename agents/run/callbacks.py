@@ -160,7 +160,7 @@ class LogCallback(BetweenIterations):
 
     def work(self) -> None:
         """Write now."""
-        self.model.dump_logs()  # type: ignore[attr-defined]
+        self.model.dump_logs()
 
 
 class ProgressCallback(BaseCallback):

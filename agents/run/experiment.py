@@ -235,9 +235,12 @@ def _learn(
     )
     try:
         if model.num_timesteps < config.total_timesteps:
-            intervals = {"log_interval": None} if off_policy else {}
-            left = config.total_timesteps - model.num_timesteps
-            model.learn(left, callbacks, reset_num_timesteps=False, **intervals)
+            model.learn(
+                config.total_timesteps - model.num_timesteps,
+                callbacks,
+                log_interval=sys.maxsize if off_policy else 1,
+                reset_num_timesteps=False,
+            )
         model.save(directory / "model.zip", exclude=PLACE_IN_ROLLOUT)
     except Interrupted:
         console.print(f"continue with: {COMMAND} --resume {directory}", highlight=False, soft_wrap=True)

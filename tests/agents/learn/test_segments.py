@@ -1,5 +1,6 @@
 """Segments: a rollout cut into pieces trains as the whole columns would, and makes as many updates as RecurrentPPO."""
 
+import functools
 import math
 
 import numpy as np
@@ -14,6 +15,8 @@ from worlds import Counter
 from palimpsest import memory
 from palimpsest.agents import MemoryPPO
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer
+from palimpsest.agents.learn.loss import state_after
+from palimpsest.agents.tree import tree_map
 
 T, B = 24, 3
 
@@ -23,10 +26,11 @@ class Nothing(BaseCallback):
         return True
 
 
-def model_for(name: str = "gru", rows: int = B, **kwargs) -> MemoryPPO:
+def model_for(name: str = "gru", rows: int = B, share_memory: bool = True, **kwargs) -> MemoryPPO:
     env = DummyVecEnv([lambda row=row: Counter(row, True) for row in range(rows)])
     kwargs = dict(n_steps=T, batch_size=T, n_epochs=1, memory_carry_over=0.5, seed=0, device="cpu") | kwargs
-    return MemoryPPO("MlpMemoryPolicy", env, policy_kwargs=small_policy(name), **kwargs)
+    policy_kwargs = small_policy(name) | {"share_memory": share_memory}
+    return MemoryPPO("MlpMemoryPolicy", env, policy_kwargs=policy_kwargs, **kwargs)
 
 
 def collected(model: MemoryPPO, rollouts: int = 2) -> MemoryRolloutBuffer:
@@ -34,6 +38,12 @@ def collected(model: MemoryPPO, rollouts: int = 2) -> MemoryRolloutBuffer:
     for _ in range(rollouts):
         model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
     return model.rollout_buffer
+
+
+def leaves(tree) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    tree_map(found.append, tree)
+    return found
 
 
 def evaluated(model: MemoryPPO, batch):
@@ -118,6 +128,44 @@ def test_a_segment_begins_with_the_state_that_acting_had():
         with torch.no_grad():
             _, _, _, state = model.policy(buffer.columns.observations[t], state, buffer.columns.memory_start[t])
     assert len(buffer.states) == 3
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("length", [7, 8])
+@pytest.mark.parametrize("name", ["lstm", "hcam"])
+def test_refreshed_states_are_those_of_a_walk_with_the_new_parameters(name, length, share):
+    model = model_for(name, sequence_length=length, share_memory=share)
+    buffer = collected(model)
+    kept = [[leaf.clone() for leaf in leaves(state)] for state in buffer.states]
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.mul_(1.5)
+    buffer.refresh_states(functools.partial(state_after, model.policy))
+    state = buffer.states[0]
+    for t in range(T):
+        if t % length == 0:
+            found, moved = leaves(buffer.states[t // length]), kept[t // length]
+            torch.testing.assert_close(found, leaves(state), rtol=1e-4, atol=1e-5)
+            same = all(torch.equal(a, b) for a, b in zip(found, moved))
+            assert same == (t == 0), "only the state before the first step stays"
+        with torch.no_grad():
+            _, _, _, state = model.policy(buffer.columns.observations[t], state, buffer.columns.memory_start[t])
+
+
+def test_passes_refresh_the_states_only_where_it_is_asked_for(monkeypatch):
+    calls = []
+    monkeypatch.setattr(MemoryRolloutBuffer, "refresh_states", lambda self, state_after: calls.append(1))
+    model_for(n_epochs=3, sequence_length=8).learn(T * B)
+    assert calls == []
+    model_for(n_epochs=3, sequence_length=8, refresh_states=True).learn(T * B)
+    assert len(calls) == 2
+
+
+def test_refreshing_changes_nothing_where_nothing_is_cut():
+    plain = model_for(n_epochs=3).learn(3 * T * B)
+    fresh = model_for(n_epochs=3, refresh_states=True).learn(3 * T * B)
+    for name, one in plain.policy.state_dict().items():
+        assert torch.equal(one, fresh.policy.state_dict()[name]), name
 
 
 def test_the_buffer_has_the_arrays_of_sb3():

@@ -23,8 +23,7 @@ from palimpsest.agents.files.archive import CorruptFile, NamedOnly
 from palimpsest.agents.learn.numerics import NotFinite
 from palimpsest.agents.off_policy.dqn import Learning, q_loss
 from palimpsest.agents.off_policy.replay import Sequences
-from palimpsest.agents.off_policy.sequence_policy import halves
-from palimpsest.agents.off_policy.targets import rescale, unscale
+from palimpsest.agents.off_policy.targets import halves, rescale, unscale
 from palimpsest.agents.tree import tree_map
 
 B = 3
@@ -65,7 +64,7 @@ def test_stored_states_are_those_that_the_memory_has(name):
     kept = ~batch.memory_start[4]
     assert kept.any()
     with torch.no_grad():
-        after = model.policy.refreshed(obs, batch.state, start)
+        after = model.policy.state_after(obs, batch.state, start)
     cuts, rows = batch.items // B, batch.items % B
 
     def check(mine, stored):
@@ -162,7 +161,7 @@ def test_burn_in_refreshes_the_state_without_gradients():
     batch = batch_for(network, 9, 4)
     loss, _ = q_loss(network, target, batch, Learning(3, 1, 0.9, True, False))
     # the same from the state that three steps lead to, given as a stored one
-    state = network.refreshed(
+    state = network.state_after(
         *(each[:3] if i != 1 else each for i, each in enumerate((batch.observations, batch.state, batch.memory_start)))
     )
     later = Sequences(*(each[3:] for each in batch[:6]), tree_map(torch.detach, state), batch.weights, *batch[8:])

@@ -185,7 +185,7 @@ def test_burn_in_refreshes_the_states_of_actor_and_critics():
     batch = model.replay.sample(5, np.random.default_rng(0))
     obs, start = batch.observations, batch.memory_start
     with torch.no_grad():
-        state = model.policy.refreshed(obs[:2], batch.state, start[:2])
+        state = model.policy.state_after(obs[:2], batch.state, start[:2])
         whole = model.policy.latent(obs, batch.state, start)
         later = model.policy.latent(obs[2:], state, start[2:])
         critic = model.policy.critic_latent(obs, batch.state, start, 2)
