@@ -41,7 +41,7 @@ class Task:
 
 TASKS = {
     "cartpole": Task("Palimpsest/CartPoleNoVel-v0", "dqn", 50_000, 475),
-    "tmaze": Task("Palimpsest/TMaze-v0", "dqn", 50_000, 0.98, "success", {"length": 10}),
+    "tmaze": Task("Palimpsest/EndlessTMaze-v0", "dqn", 50_000, 0.98, "success", {"corridors": 1, "length": 10}),
     "pendulum": Task("Palimpsest/PendulumNoVel-v0", "sac", 20_000, -200, changes={"gamma": 0.98}),
     "mountain_car": Task("Palimpsest/MountainCarContinuousNoVel-v0", "sac", 50_000, 90),
 }

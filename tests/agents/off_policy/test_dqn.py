@@ -161,9 +161,7 @@ def test_burn_in_refreshes_the_state_without_gradients():
     batch = batch_for(network, 9, 4)
     loss, _ = q_loss(network, target, batch, Learning(3, 1, 0.9, True, False))
     # the same from the state that three steps lead to, given as a stored one
-    state = network.state_after(
-        *(each[:3] if i != 1 else each for i, each in enumerate((batch.observations, batch.state, batch.memory_start)))
-    )
+    state = network.state_after(batch.observations[:3], batch.state, batch.memory_start[:3])
     later = Sequences(*(each[3:] for each in batch[:6]), tree_map(torch.detach, state), batch.weights, *batch[8:])
     expected, _ = q_loss(network, target, later, Learning(0, 1, 0.9, True, False))
     torch.testing.assert_close(loss, expected)
