@@ -28,6 +28,8 @@ class Minibatch(NamedTuple):
     state: Any
     strategy: Tensor | None
     action_masks: Tensor | None = None
+    episode_start: Tensor | None = None
+    """Where episodes begin; None where memories are never carried over, so that `memory_start` says it."""
 
 
 @njit(cache=True)
@@ -95,6 +97,7 @@ class MemoryRolloutBuffer:
         n_envs: B.
         strategies: whether the memory's allocation strategy is stored.
         sequence_length: L, 1 to T; None for T, whole columns.
+        carries_over: whether `memory_start` may differ from `episode_starts`, so that minibatches hold both.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class MemoryRolloutBuffer:
         n_envs: int = 1,
         strategies: bool = False,
         sequence_length: int | None = None,
+        carries_over: bool = False,
     ) -> None:
         self.buffer_size = buffer_size
         self.n_envs = n_envs
@@ -137,6 +141,8 @@ class MemoryRolloutBuffer:
             empty(dtype=torch.bool),
             None,
             empty(dtype=torch.int64) if strategies else None,
+            None,
+            empty(dtype=torch.bool) if carries_over else None,
         )
         """The tensors of all steps and rows; `state` is that before the first step."""
         self.rewards = np.zeros((T, B), np.float32)
@@ -236,6 +242,8 @@ class MemoryRolloutBuffer:
         columns.old_values[t] = values
         columns.old_log_prob[t] = log_probs
         columns.memory_start[t] = torch.from_numpy(memory_start)
+        if columns.episode_start is not None:
+            columns.episode_start[t] = torch.from_numpy(episode_starts)
         if columns.strategy is not None:
             assert strategy is not None
             columns.strategy[t] = strategy
@@ -321,6 +329,7 @@ class MemoryRolloutBuffer:
             self._states_before(cuts, rows),
             None if columns.strategy is None else pick(columns.strategy),
             None if columns.action_masks is None else pick(columns.action_masks),
+            None if columns.episode_start is None else pick(columns.episode_start),
         )
 
     def _states_before(self, cuts: Tensor, rows: Tensor) -> Any:

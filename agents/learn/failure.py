@@ -76,7 +76,7 @@ def _act_again(model: MemoryPPO) -> None:
     allowed = model._last_action_masks
     masks = {} if allowed is None else {"action_masks": torch.as_tensor(allowed, device=model.device)}
     with torch.no_grad(), explained_step(model):
-        actions, *_ = model.policy(*policy_input(model), **masks)
+        actions, *_ = model.policy(**policy_input(model), **masks)
     check_actions(model, actions.cpu().numpy())
 
 

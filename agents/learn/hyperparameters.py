@@ -60,9 +60,9 @@ class Hyperparameters:
     """Weight of the entropy bonus."""
     clip_range: Annotated[float, WEIGHT] = 0.2
     """PPO's clip range of the probability ratio."""
-    target_kl: Annotated[float, WEIGHT] = 0.02
+    target_kl: Annotated[float | None, WEIGHT] = None
     """Passes over a rollout stop at 1.5 times this KL divergence from the policy that acted, and a step that alone
-    adds more than this is undone. 0 sets no limit."""
+    adds more than this is undone. 0 sets no limit. Default: 0.02; 0.1 where actions are a Box."""
     min_advantage_std: Annotated[float, WEIGHT] = 0.1
     """Lower bound of the standard deviation that advantages are divided by. When all episodes go alike, advantages
     are noise and must not be scaled up."""
@@ -70,10 +70,15 @@ class Hyperparameters:
     """Weight of the value loss."""
     max_grad_norm: Annotated[float, NORM] = 0.5
     """Gradients are scaled down to this norm; inf for no clipping."""
+    use_sde: Annotated[bool, FLAG] = True
+    """Where actions are a Box, explore by noise that is a function of what the policy's head reads and changes every
+    `sde_sample_freq` steps (gSDE, arXiv 2005.05719), not by independent noise."""
+    sde_sample_freq: Annotated[int, integer(-1)] = 4
+    """Steps between draws of that noise; -1 for once a rollout."""
     normalize_observations: Annotated[bool, FLAG] = True
     """Scale observations by their running moments: those of a Box of floats with bounds beyond -1 to 1."""
     normalize_returns: Annotated[bool, FLAG] = True
-    """Scale the returns that the critic predicts by their running moments (PopArt); rewards stay as they are."""
+    """Scale the returns that the critic predicts by the moments of the latest rollout's; rewards stay as they are."""
 
 
 def allowed_of(cls: type) -> dict[str, Allowed]:
@@ -125,7 +130,6 @@ ARGUMENTS: dict[str, Allowed] = {
     "clip_range_vf": optional(schedule(WEIGHT)),
     "normalize_advantage": FLAG,
     "use_sde": FLAG,
-    "sde_sample_freq": integer(-1, math.inf),
     "sequence_length": optional(integer(1)),
     "refresh_states": FLAG,
     "memory_carry_over": FRACTION,

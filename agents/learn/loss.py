@@ -27,17 +27,19 @@ class LossWeights(NamedTuple):
 
 def evaluated(policy: MemoryActorCriticPolicy, batch: Minibatch) -> Evaluation:
     """What the policy says of a minibatch."""
-    # a policy of a user's own need not know masks where there are none
-    masks = {} if batch.action_masks is None else {"action_masks": batch.action_masks}
+    # a policy of a user's own need not know masks and carried memories where there are none
+    more = {} if batch.action_masks is None else {"action_masks": batch.action_masks}
+    if batch.episode_start is not None:
+        more["episode_start"] = batch.episode_start
     return policy.evaluate_actions(
-        batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy, **masks
+        batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy, **more
     )
 
 
 @torch.no_grad()
 def state_after(policy: MemoryActorCriticPolicy, batch: Minibatch) -> State:
     """The memory's state, a tree of [b, ...], after the last step of a minibatch."""
-    return policy.state_after(batch.observations, batch.state, batch.memory_start, batch.strategy)
+    return policy.state_after(batch.observations, batch.state, batch.memory_start, batch.strategy, batch.episode_start)
 
 
 def ppo_loss(

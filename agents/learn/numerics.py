@@ -31,6 +31,7 @@ class Algorithm(Protocol):
     num_timesteps: int
     _last_obs: np.ndarray | dict[str, np.ndarray] | None
     _last_memory_starts: np.ndarray | None
+    _last_episode_starts: np.ndarray | None
     _last_strategy: Tensor | None
 
     def recall(self) -> Any:
@@ -132,18 +133,21 @@ def in_step(model: Algorithm) -> str:
             return f"the memory's state holds {leaf[bad].item()} in environment row {bad[0]} {where}"
     try:
         with torch.no_grad():
-            values = model.policy.predict_values(*policy_input(model))
+            values = model.policy.predict_values(**policy_input(model))
     except (RuntimeError, ValueError):
         return ""
     bad = _first_index(values)
     return "" if bad is None else f"the policy's value is {values[bad].item()} in environment row {bad[0]} {where}"
 
 
-def policy_input(model: Algorithm) -> tuple[Any, Any, Tensor, Tensor | None]:
-    """The policy's next input: observation, state, starts and strategy."""
-    obs = tree_map(lambda array: torch.as_tensor(array, device=model.policy.device), model._last_obs)
-    start = torch.as_tensor(model._last_memory_starts, device=model.policy.device)
-    return obs, model.recall(), start, model._last_strategy
+def policy_input(model: Algorithm) -> dict[str, Any]:
+    """The policy's next input: observation, state, starts and strategy, by the names of its arguments."""
+    obs, start, episode_start = tree_map(
+        lambda array: torch.as_tensor(array, device=model.policy.device),
+        (model._last_obs, model._last_memory_starts, model._last_episode_starts),
+    )
+    found = dict(obs=obs, state=model.recall(), start=start, strategy=model._last_strategy)
+    return found | (dict(episode_start=episode_start) if model.policy.mark_starts else {})
 
 
 def check_rollout(model: Algorithm) -> None:

@@ -72,8 +72,8 @@ class MemoryPPO(RememberingAlgorithm):
         normalize_observations: whether the policy scales observations by their running moments: those of a Box of
             floats, if it is no image and its bounds exceed -1 to 1. The moments are part of the policy and of its
             files; they change after each update. (VecNormalize's `norm_obs`, which cannot be forgotten.)
-        normalize_returns: whether the critic predicts returns scaled by their running moments (PopArt,
-            arXiv 1602.07714). Rewards and logged values keep their scale.
+        normalize_returns: whether the critic predicts returns scaled by the moments of the latest rollout's (value
+            normalisation, arXiv 2103.01955). Rewards and logged values keep their scale.
         sequence_length: L, steps of a segment. A rollout's columns are cut into segments. The memory's state before
             each is kept while acting; gradients through the memory reach back no further. By default as long as a
             column where batch_size >= n_steps, else as batch_size: as many updates as RecurrentPPO makes. Later passes
@@ -84,6 +84,7 @@ class MemoryPPO(RememberingAlgorithm):
         memory_carry_over: p in 0 to 1, the chance that a memory is kept, not reset, at the end of a training
             episode, so that the next episode begins on a page already written (state passing,
             arXiv 2507.02782). Values still stop at the episode's end; `env.reset()` and evaluation start fresh.
+            Where p > 0 the policy marks the first step of every episode, in evaluation too.
         memory_aux_coef: weight of reconstructing the observation from what the memory gives out, a loss that
             reaches the encoder where reward does not (arXiv 2105.14039 trains HCAM with one); 0 for none.
         strategy_epsilon: exploration of an adaptive allocator, (at the beginning, at the end) of training.
@@ -203,6 +204,7 @@ class MemoryPPO(RememberingAlgorithm):
             n_envs=self.n_envs,
             strategies=self._strategy_values is not None,
             sequence_length=self._segment_length(),
+            carries_over=bool(self.memory_carry_over),
         )
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
@@ -228,6 +230,7 @@ class MemoryPPO(RememberingAlgorithm):
         """The policy's arguments that follow from this algorithm's, where they are not the policy's defaults."""
         parts = {
             "reconstruct": bool(self.memory_aux_coef),
+            "mark_starts": bool(self.memory_carry_over),
             "normalize_observations": self.normalize_observations,
             "normalize_returns": self.normalize_returns,
         }
@@ -305,7 +308,7 @@ class MemoryPPO(RememberingAlgorithm):
         limit = None if self.target_kl is None else DivergenceLimit(self.policy.optimizer, self.target_kl)
         columns = self.rollout_buffer.columns
         if self.policy.return_scale is not None:
-            self.policy.return_scale.update(columns.returns, self.policy.value_net)
+            self.policy.return_scale.update(columns.returns)
         parameters = list(self.policy.parameters())
         records: list[dict[str, Tensor]] = []
         batch: Minibatch | None = None

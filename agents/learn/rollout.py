@@ -27,8 +27,8 @@ from palimpsest.agents.learn.numerics import (
 )
 from palimpsest.agents.masks import get_action_masks
 from palimpsest.agents.observation_checks import outside_space
-from palimpsest.agents.policy.observation_keys import task_of
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
+from palimpsest.agents.policy.spaces import task_of
 from palimpsest.agents.tree import tree_map
 
 
@@ -103,7 +103,11 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
         obs = self._to_device(self._last_obs)
         with torch.no_grad():
             last_values = policy.predict_values(
-                obs, self._last_state, self._flags(self._last_memory_starts), self._choose_strategy(obs)
+                obs,
+                self._last_state,
+                self._flags(self._last_memory_starts),
+                self._choose_strategy(obs),
+                **self._opens(self._last_episode_starts),
             )
         rollout_buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)  # type: ignore[arg-type]
         check_rollout(self)
@@ -133,6 +137,7 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
             obs_tensor = self._to_device(self._last_obs)
             episode_starts = self._last_episode_starts
             strategy = self._choose_strategy(obs_tensor)
+            opens = self._opens(episode_starts)
             action_masks, masks = None, {}
             if rollout_buffer.columns.action_masks is not None:
                 action_masks = self._last_action_masks = get_action_masks(env, self.num_timesteps)
@@ -140,7 +145,13 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
             self._gives_state_up = reused
             with torch.no_grad(), explained_step(self):
                 chosen, values, log_probs, lstm_states = policy(
-                    obs_tensor, lstm_states, self._flags(self._last_memory_starts), strategy, **given_up, **masks
+                    obs_tensor,
+                    lstm_states,
+                    self._flags(self._last_memory_starts),
+                    strategy,
+                    **given_up,
+                    **masks,
+                    **opens,
                 )
             actions = chosen.cpu().numpy()
             clipped_actions = self._to_env(actions)
@@ -188,8 +199,9 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
         for t in range(segment * buffer.sequence_length, buffer.pos):
             obs = tree_map(lambda leaf, t=t: leaf[t], columns.observations)
             strategy = None if columns.strategy is None else columns.strategy[t]
+            opens = {} if columns.episode_start is None else {"episode_start": columns.episode_start[t]}
             with torch.no_grad():
-                state = policy.next_state(obs, state, columns.memory_start[t], strategy)
+                state = policy.next_state(obs, state, columns.memory_start[t], strategy, **opens)
         return tree_map(torch.clone, state)
 
     def _warn_outside(self) -> None:
@@ -224,6 +236,10 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
 
     def _flags(self, flags: np.ndarray) -> Tensor | None:
         return self._to_device(flags) if flags.any() else None
+
+    def _opens(self, episode_starts: Any) -> dict[str, Any]:
+        """The argument that says where episodes begin, where that is not where memories begin."""
+        return {"episode_start": self._to_device(episode_starts)} if self.memory_carry_over else {}
 
     def _to_env(self, actions: np.ndarray) -> np.ndarray:
         check_actions(self, actions)

@@ -54,7 +54,7 @@ class MemoryQPolicy(MemoryActorCriticPolicy):
     @in_its_form
     def q_scan(self, obs: Observation, state: State, start: Tensor) -> Tensor:
         """Values [T, B, A] of a sequence; arguments as in `state_after`."""
-        return self._q(self._scan(obs, state, start, None)[0])
+        return self._q(self._scan(obs, state, start, None, None)[0])
 
     def _q(self, latent: Both) -> Tensor:
         """Values [..., A] of what the memories gave out, [..., D] each."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
 from palimpsest.agents.policy.heads import in_its_form
 from palimpsest.agents.policy.memory_pair import Both, State
-from palimpsest.agents.policy.observation_keys import place_of
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
+from palimpsest.agents.policy.spaces import place_of
 from palimpsest.agents.tree import tree_map
 
 LOG_STD = -20.0, 2.0
@@ -130,7 +130,7 @@ class MemorySACPolicy(MemoryActorCriticPolicy):
 
         The actor's has no gradient where they share a memory.
         """
-        (actor, critic), _ = self._scan(obs, state, start, None)
+        (actor, critic), _ = self._scan(obs, state, start, None, None)
         return Both(actor.detach() if self.shares_memory else actor, critic)
 
     @in_its_form

@@ -36,6 +36,9 @@ class MemoryPair(NamedTuple):
 
     actor: Memory
     critic: Memory
+    mark: Tensor | None = None
+    """[F], added to the input that opens an episode. Without it a memory that is carried over an episode's end cannot
+    know that the episode is another one (RL², arXiv 1611.02779, gives its memory such a flag)."""
 
     def each(self) -> list[Memory]:
         """The memories, each once."""
@@ -55,11 +58,14 @@ class MemoryPair(NamedTuple):
         place: Tensor | None = None,
         strategy: Tensor | None = None,
         keep_state: bool = True,
+        opens: Tensor | None = None,
     ) -> tuple[Both, State]:
         """Read one input, [B, F] for each memory; rows where `start` [B] is true begin anew.
 
         Without `keep_state` the caller gives `state` up, as for `Memory.advance`; no gradient may be wanted then.
+        `opens` [B] bool says which inputs open an episode; None for those of `start`.
         """
+        x = self._marked(x, start if opens is None else opens)
         if self.critic is self.actor:
             y, after = _step(self.actor, x.actor, state, start, place, strategy, keep_state)
             return Both(y, y), after
@@ -68,15 +74,28 @@ class MemoryPair(NamedTuple):
         return Both(y_pi, y_vf), PairState(pi, vf)
 
     def scan(
-        self, x: Both, start: Tensor, state: Any, place: Tensor | None = None, strategy: Tensor | None = None
+        self,
+        x: Both,
+        start: Tensor,
+        state: Any,
+        place: Tensor | None = None,
+        strategy: Tensor | None = None,
+        opens: Tensor | None = None,
     ) -> tuple[Both, State]:
-        """Read a sequence, [T, B, F] for each memory, as `Memory.scan`."""
+        """Read a sequence, [T, B, F] for each memory, as `Memory.scan`; `opens` as for `step`, [T, B]."""
+        x = self._marked(x, start if opens is None else opens)
         if self.critic is self.actor:
             y, after = self.actor(x.actor, state, start, place, strategy)
             return Both(y, y), after
         y_pi, pi = self.actor(x.actor, state[0], start, place, strategy)
         y_vf, vf = self.critic(x.critic, state[1], start, place, strategy)
         return Both(y_pi, y_vf), PairState(pi, vf)
+
+    def _marked(self, x: Both, opens: Tensor | None) -> Both:
+        if self.mark is None or opens is None:
+            return x
+        mark = opens.unsqueeze(-1).to(self.mark.dtype) * self.mark
+        return Both(x.actor + mark, x.critic + mark)
 
 
 def _step(

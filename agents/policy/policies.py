@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from operator import methodcaller
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -16,23 +15,19 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from palimpsest import memory as memories
-from palimpsest.agents.masks import checked_masks
-from palimpsest.agents.observation_checks import refuse_not_finite
 from palimpsest.agents.policy.distributions import draw, make_distribution, restricted
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
-from palimpsest.agents.policy.heads import HeadedPolicy, act, in_its_form
+from palimpsest.agents.policy.heads import act, in_its_form
 from palimpsest.agents.policy.layers import Tanh
-from palimpsest.agents.policy.memory_pair import Both, MemoryPair, State, check_rows
-from palimpsest.agents.policy.observation_keys import check_place, greedy_strategy, place_of
+from palimpsest.agents.policy.memory_pair import Both, MemoryPair, State
 from palimpsest.agents.policy.policy_file import SavedPolicy
+from palimpsest.agents.policy.predict import PredictingPolicy
 from palimpsest.agents.policy.scales import ObservationScales, ReturnScale
-from palimpsest.agents.policy.spaces import flat_action_space
-from palimpsest.agents.slips import refuse_other_algorithms, refuse_pair, refuse_steps
+from palimpsest.agents.policy.spaces import check_place, flat_action_space, place_of
+from palimpsest.agents.slips import refuse_other_algorithms, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
 from palimpsest.memory.kernels.arithmetic.dispatch import kernels_may_run
-
-_to_array = methodcaller("numpy", force=True)
 
 
 class Evaluation(NamedTuple):
@@ -45,7 +40,7 @@ class Evaluation(NamedTuple):
     """Mean squared error of the observation, decoded from what the memory gives out."""
 
 
-class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
+class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
     """SB3's actor-critic policy with a memory, for sequences [T, B, ...] and for single steps [B, ...].
 
     Args:
@@ -58,6 +53,8 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         encoder_arch: widths of the layers between the features and the memory.
         reconstruct: whether a linear layer decodes the observation from what the (actor's) memory gives out, for
             `MemoryPPO`'s `memory_aux_coef`.
+        mark_starts: whether a learned vector is added to what the memory reads at the first step of an episode, for
+            `MemoryPPO`'s `memory_carry_over`: a memory that was not reset cannot know of it otherwise.
         normalize_observations: whether observations are scaled by their running moments; see `ObservationScales`.
         normalize_returns: whether the critic predicts returns scaled by theirs; see `ReturnScale`.
         net_arch: widths of the layers between the memory and the heads, as in SB3; default one of 64 each.
@@ -85,6 +82,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         share_memory: bool = True,
         encoder_arch: list[int] | tuple[int, ...] = (64,),
         reconstruct: bool = False,
+        mark_starts: bool = False,
         normalize_observations: bool = False,
         normalize_returns: bool = False,
         net_arch: list[int] | dict[str, list[int]] | None = None,
@@ -108,7 +106,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         self.memory_kwargs = dict(memory_kwargs or {})
         self.shares_memory = share_memory
         self.encoder_arch = list(encoder_arch)
-        self.reconstruct = reconstruct
+        self.reconstruct, self.mark_starts = reconstruct, mark_starts
         self.normalize_observations, self.normalize_returns = normalize_observations, normalize_returns
         super().__init__(
             observation_space,
@@ -139,6 +137,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             self.encoder_critic = self.encoder if self.share_features_extractor else self._make_encoder()[0]
             self.memory_critic = memories.make(self.memory_name, width, **self.memory_kwargs)
         check_place(self.memory, self.memory_name, self.observation_space)
+        self.start_mark = nn.Parameter(torch.randn(width)) if self.mark_starts else None
         if self.reconstruct:
             self.decoder = nn.Linear(self.memory.output_size, flatdim(self.observation_space))
         super()._build(lr_schedule)
@@ -157,6 +156,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             "share_memory": self.shares_memory,
             "encoder_arch": self.encoder_arch,
             "reconstruct": self.reconstruct,
+            "mark_starts": self.mark_starts,
             "normalize_observations": self.normalize_observations,
             "normalize_returns": self.normalize_returns,
         }
@@ -164,7 +164,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
     @property
     def memory_pair(self) -> MemoryPair:
         """The actor's memory and the critic's."""
-        return MemoryPair(self.memory, self.memory if self.shares_memory else self.memory_critic)
+        return MemoryPair(self.memory, self.memory if self.shares_memory else self.memory_critic, self.start_mark)
 
     def memories(self) -> list[Memory]:
         """The memories, each once: one, or the actor's and the critic's."""
@@ -184,6 +184,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         deterministic: bool = False,
         keep_state: bool = True,
         action_masks: Tensor | None = None,
+        episode_start: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """Act for one step.
 
@@ -195,11 +196,12 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             deterministic: the likeliest action instead of a sample.
             keep_state: False gives `state` up, so that the next one may be written into it; without gradients.
             action_masks: [B, n] bool, the choices that are allowed (`agents.masks`); None for all.
+            episode_start: [B] bool, rows that begin an episode, for `mark_starts`; None for those of `start`.
 
         Returns:
             Actions [B, ...], values [B], log-probabilities [B], next state.
         """
-        latent, state = self._step(obs, state, start, strategy, keep_state or torch.is_grad_enabled())
+        latent, state = self._step(obs, state, start, strategy, episode_start, keep_state or torch.is_grad_enabled())
         heads = None if deterministic else self._compiled_heads(latent)
         if heads is not None:
             chosen, predicted, log_prob = act(heads, *latent, action_masks)
@@ -216,6 +218,7 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         start: Tensor,
         strategy: Tensor | None = None,
         action_masks: Tensor | None = None,
+        episode_start: Tensor | None = None,
     ) -> Evaluation:
         """Values, log-probabilities and entropies of a whole rollout.
 
@@ -226,10 +229,11 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
             start: [T, B] bool, where the memory begins anew.
             strategy: [T, B] int64 or None.
             action_masks: [T, B, n] bool, those with which the actions were drawn; None for none.
+            episode_start: [T, B] bool, where episodes begin, for `mark_starts`; None for `start`.
         """
         refuse_steps(obs, actions, start)
         T, B = start.shape
-        latent, _ = self._scan(obs, state, start, strategy)
+        latent, _ = self._scan(obs, state, start, strategy, episode_start)
         pi, vf = (each.flatten(0, 1) for each in latent)
         distribution = restricted(self._actor(pi), None if action_masks is None else action_masks.flatten(0, 1))
         entropy = distribution.entropy()
@@ -241,9 +245,16 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
         )
 
     @in_its_form
-    def state_after(self, obs: Observation, state: State, start: Tensor, strategy: Tensor | None = None) -> State:
+    def state_after(
+        self,
+        obs: Observation,
+        state: State,
+        start: Tensor,
+        strategy: Tensor | None = None,
+        episode_start: Tensor | None = None,
+    ) -> State:
         """The state after a sequence; arguments as for `evaluate_actions`."""
-        return self._scan(obs, state, start, strategy)[1]
+        return self._scan(obs, state, start, strategy, episode_start)[1]
 
     def _flat_actions(self, actions: Tensor) -> Tensor:
         """Actions [T, B, *shape] as distributions take them: [N], or [N, numbers] where an action is several."""
@@ -259,10 +270,15 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
 
     @in_its_form
     def predict_values(
-        self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None
+        self,
+        obs: Observation,
+        state: State,
+        start: Tensor | None = None,
+        strategy: Tensor | None = None,
+        episode_start: Tensor | None = None,
     ) -> Tensor:
         """Values [B] of observations [B, ...] that follow `state`; the state after them is discarded."""
-        latent, _ = self._step(obs, state, start, strategy)
+        latent, _ = self._step(obs, state, start, strategy, episode_start)
         return self._critic(latent.critic)
 
     @in_its_form
@@ -280,89 +296,36 @@ class MemoryActorCriticPolicy(SavedPolicy, HeadedPolicy):
 
     @in_its_form
     def next_state(
-        self, obs: Observation, state: State, start: Tensor | None = None, strategy: Tensor | None = None
+        self,
+        obs: Observation,
+        state: State,
+        start: Tensor | None = None,
+        strategy: Tensor | None = None,
+        episode_start: Tensor | None = None,
     ) -> State:
         """The state after observations [B, ...]."""
-        return self._step(obs, state, start, strategy)[1]
+        return self._step(obs, state, start, strategy, episode_start)[1]
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[Any, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, tuple[Any, ...] | None]:
-        """Actions for observations, as SB3's `evaluate_policy` asks for them.
-
-        Args:
-            observation: one observation, or a batch of them.
-            state: what the call before returned; None at the beginning.
-            episode_start: [B] bool, rows that begin an episode; None for none.
-            deterministic: the likeliest action instead of a sample.
-            action_masks: [B, n] bool, or [n] for one observation, as `agents.get_action_masks` gives them; None where
-                everything is allowed.
-
-        Returns:
-            Actions, and the state as a tuple of numpy arrays, batch first.
-
-        Raises:
-            ValueError: an observation does not fit the space or is not finite, the state has another batch size, or
-                masks do not fit or allow nothing.
-        """
-        refuse_pair(observation)
-        self.set_training_mode(False)
-        if isinstance(self.observation_space, spaces.Dict) and isinstance(observation, dict):
-            missing = [key for key in self.observation_space.spaces if key not in observation]
-            if missing:
-                raise ValueError(f"observation lacks {missing}; it needs {list(self.observation_space.spaces)}")
-            observation = {key: observation[key] for key in self.observation_space.spaces}
-        refuse_not_finite(observation)
-        obs, vectorized = self.obs_to_tensor(observation)
-        B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        if state is None:
-            self.look_for_changes()
-            before = self.initial_state(B)
-            state = tree_map(_to_array, before)
-        else:
-            before = tree_map(lambda leaf: torch.as_tensor(leaf, device=self.device), state)
-            tree_map(lambda leaf: check_rows(leaf, B), before)
-        start = None
-        if episode_start is not None:
-            start = torch.as_tensor(np.asarray(episode_start, dtype=bool).reshape(-1), device=self.device)
-            if start.shape != (B,):
-                raise ValueError(f"episode_start must be [B] = [{B}]; got {list(start.shape)}")
-        masks = {}
-        if action_masks is not None:
-            allowed = checked_masks(action_masks, self.action_space, B)
-            masks["action_masks"] = torch.tensor(allowed, device=self.device)
-        with torch.no_grad():
-            strategy = greedy_strategy(self.memory, obs, B)
-            distribution, after = self.get_distribution(obs, before, start, strategy, **masks)
-            actions = distribution.get_actions(deterministic=deterministic)
-        array = actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
-        if isinstance(self.action_space, spaces.Box):
-            if self.squash_output:
-                array = self.unscale_action(array)
-            else:
-                array = np.clip(array, self.action_space.low, self.action_space.high)
-        if not vectorized:
-            array = array.squeeze(axis=0)
-        # a part that no step changes stays the caller's: wrapped anew at each step, every wrapper would hold the last
-        return array, tree_map(lambda new, old, given: given if new is old else _to_array(new), after, before, state)
-
-    def _scan(self, obs: Observation, state: State, start: Tensor, strategy: Tensor | None) -> tuple[Both, State]:
+    def _scan(
+        self, obs: Observation, state: State, start: Tensor, strategy: Tensor | None, opens: Tensor | None
+    ) -> tuple[Both, State]:
         """What the heads read after each of the observations [T, B, ...], [T, B, D] each, and the state after them."""
         features = Both(*(each.unflatten(0, start.shape) for each in self._encode(_flat(obs))))
         place = place_of(obs, self.memory, self.observation_space)
-        return self.memory_pair.scan(features, start, state, place, strategy)
+        return self.memory_pair.scan(features, start, state, place, strategy, opens)
 
     def _step(
-        self, obs: Observation, state: State, start: Tensor | None, strategy: Tensor | None, keep_state: bool = True
+        self,
+        obs: Observation,
+        state: State,
+        start: Tensor | None,
+        strategy: Tensor | None,
+        opens: Tensor | None = None,
+        keep_state: bool = True,
     ) -> tuple[Both, State]:
         """What the heads read after observations [B, ...], [B, D] each, and the state after them."""
         place = place_of(obs, self.memory, self.observation_space)
-        return self.memory_pair.step(self._encode(obs), state, start, place, strategy, keep_state)
+        return self.memory_pair.step(self._encode(obs), state, start, place, strategy, keep_state, opens)
 
     def _encode(self, obs: Observation) -> Both:
         """What the memories read of `obs` (tree of [N, ...]), [N, F] each."""

@@ -75,6 +75,7 @@ SET_BY_THE_AGENT = {
     "lr_schedule": "it is MemoryPPO's learning_rate",
     "use_sde": "it is an argument of MemoryPPO",
     "reconstruct": "it follows from MemoryPPO's memory_aux_coef",
+    "mark_starts": "it follows from MemoryPPO's memory_carry_over",
     "normalize_observations": "it is an argument of MemoryPPO",
     "normalize_returns": "it is an argument of MemoryPPO",
 }

@@ -19,8 +19,6 @@ CLIP = 10.0
 """Standard deviations at which a scaled observation is cut off, as in SB3's VecNormalize."""
 EPS = 1e-8
 """Added to a variance before its root is taken."""
-RETURN_RATE = 0.3
-"""Weight of the last rollout in the moments of returns."""
 
 
 class RunningMoments(nn.Module):
@@ -109,13 +107,15 @@ def _needs_scale(space: spaces.Space, normalize_images: bool) -> bool:
 
 
 class ReturnScale(nn.Module):
-    """The mean and the standard deviation of returns, between which and the critic's linear layer PopArt translates.
+    """The mean and the standard deviation of the latest rollout's returns: the critic predicts (return - mean) / std.
 
-    They are those of the latest rollouts, each weighted by less than the next: returns grow while values are learned,
-    as they are bootstrapped from values, and as the policy becomes better. The layer predicts (return - mean) / std.
-    When these change, it is changed so that its predictions stay what they were (PopArt, arXiv 1602.07714, eq. 7). The
-    value loss is divided by std squared, so that it does not drown the policy's in a memory that both train. A std
-    below 1 counts as 1: small returns, in which only noise may be left, are not scaled up.
+    Returns move as a whole while values are learned, as they are bootstrapped from values. Here values follow such a
+    move at once (MAPPO's value normalisation, arXiv 2103.01955). PopArt (arXiv 1602.07714) instead changes the
+    critic's last layer so that values stay, and the gradient has to learn every move: then values of returns of some
+    hundreds explain nothing in the first quarter of 100,000 steps (docs/results.md). The value loss is divided by std
+    squared, so that it does not drown the policy's in a memory that both train. A std below 1 counts as 1, and then the
+    mean as 0: small returns, in which only noise may be left, are taken as they are. In between, the mean counts by
+    1 - 1 / std.
     """
 
     mean: Tensor
@@ -123,30 +123,18 @@ class ReturnScale(nn.Module):
     std: Tensor
     """[] float32, 1 or more."""
 
-    square: Tensor
-    """[] float32, the mean of squared returns; 0 before the first rollout."""
-
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
-        self.register_buffer("square", torch.zeros(()))
 
     def forward(self, predicted: Tensor) -> Tensor:
-        """Values of what the layer predicts, any shape."""
+        """Values of what the critic's last layer predicts, any shape."""
         return predicted * self.std.to(predicted.dtype) + self.mean.to(predicted.dtype)
 
     @torch.no_grad()
-    def update(self, returns: Tensor, layer: nn.Module) -> None:
-        """Add the returns of a rollout, [T, B], and keep what the critic's last layer, if linear, predicts."""
+    def update(self, returns: Tensor) -> None:
+        """Take the moments of a rollout's returns, [T, B]."""
         found = returns.to(self.mean.dtype)
-        rate = RETURN_RATE if self.square else 1.0
-        mean = self.mean + rate * (found.mean() - self.mean)
-        square = self.square + rate * (found.square().mean() - self.square)
-        std = (square - mean.square()).clamp(min=1.0).sqrt()
-        if isinstance(layer, nn.Linear):
-            layer.weight.mul_(self.std / std)
-            layer.bias.mul_(self.std).add_(self.mean - mean).div_(std)
-        self.mean.copy_(mean)
-        self.std.copy_(std)
-        self.square.copy_(square)
+        self.std.copy_(found.std(correction=0).clamp(min=1.0))
+        self.mean.copy_(found.mean() * (1 - 1 / self.std))

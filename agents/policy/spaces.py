@@ -1,7 +1,7 @@
-"""Which observation and action spaces policies take, and observations as floats.
+"""Which observation and action spaces policies take, observations as floats, and the keys that memories read.
 
 SB3 takes MultiDiscrete and MultiBinary spaces of one dimension, and Discrete observations that count from 0. Here they
-may have any shape and any start.
+may have any shape and any start. Some memories read two keys of a Dict beside the features: "place" and "task".
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from stable_baselines3.common.preprocessing import is_image_space, maybe_transpo
 from stable_baselines3.common.utils import is_vectorized_observation
 from torch import Tensor
 from torch.nn import functional
+
+from palimpsest.memory.base import Memory
 
 
 def check_spaces(observations: spaces.Space, actions: spaces.Space) -> None:
@@ -117,3 +119,48 @@ def as_batch(observation: Any, space: spaces.Space) -> tuple[np.ndarray, bool]:
 
 def _other_shape(shape: tuple[int, ...], given: tuple[int, ...]) -> ValueError:
     return ValueError(f"observations must be of shape {shape} or [N, ...] of it; got {given}")
+
+
+def check_place(memory: Memory, name: str, space: spaces.Space) -> None:
+    """Refuse observations that do not say where the agent is to a memory that asks.
+
+    Raises:
+        ValueError: `memory`, of this name, has several places and the space no Discrete key "place" for them.
+    """
+    if memory.num_places == 1:
+        return
+    allowed = f"a Discrete observation key 'place' with n <= num_places={memory.num_places}"
+    place = space.spaces.get("place") if isinstance(space, spaces.Dict) else None
+    if not isinstance(place, spaces.Discrete) or place.n > memory.num_places:
+        raise ValueError(
+            f"memory {name!r} with num_places={memory.num_places} needs {allowed}; got {space}. "
+            "Add the key, or set num_places=1"
+        )
+
+
+def place_of(obs: Tensor | dict[str, Tensor], memory: Memory, space: spaces.Space) -> Tensor | None:
+    """Where each agent is, int64 with the shape of the batch, from 0; None where the memory does not ask."""
+    if memory.num_places == 1:
+        return None
+    assert isinstance(obs, dict)
+    assert isinstance(space, spaces.Dict)
+    place = space.spaces["place"]
+    assert isinstance(place, spaces.Discrete)
+    return obs["place"].long() - int(place.start)
+
+
+def task_of(obs: Tensor | dict[str, Tensor], batch_size: int) -> Tensor:
+    """The task that each row is about, int64 [B] on the CPU; zeros where there is no key "task"."""
+    task = obs.get("task") if isinstance(obs, dict) else None
+    if task is None:
+        return torch.zeros(batch_size, dtype=torch.int64)
+    return (task.argmax(-1) if task.ndim > 1 else task).long().cpu()
+
+
+def greedy_strategy(memory: Memory, obs: Tensor | dict[str, Tensor], batch_size: int) -> Tensor | None:
+    """The allocation strategy [B] int64 that an adaptive allocator takes for best; None for other memories."""
+    values = getattr(memory, "strategy_values", None)
+    if values is None:
+        return None
+    choice = values.choose(task_of(obs, batch_size), 0.0, np.random.default_rng(0))
+    return torch.as_tensor(choice, device=memory.device)

@@ -156,7 +156,10 @@ class _Rate(ProgressColumn):
 
 
 class LogCallback(BetweenIterations):
-    """Writes what an off-policy algorithm recorded, at intervals; PPO writes after each of its rollouts."""
+    """Writes what an off-policy algorithm recorded, every 2,000 environment steps; PPO writes after each rollout."""
+
+    def __init__(self) -> None:
+        super().__init__(2_000)
 
     def work(self) -> None:
         """Write now."""

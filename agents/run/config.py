@@ -168,6 +168,7 @@ class TrainConfig(Hyperparameters, Task):
     OF_PPO: ClassVar[tuple[str, ...]] = (
         *("n_steps", "n_epochs", "gae_lambda", "ent_coef", "clip_range", "target_kl", "min_advantage_std", "vf_coef"),
         *("max_grad_norm", "normalize_returns", "num_minibatches", "anneal_entropy", "carry_over"),
+        *("use_sde", "sde_sample_freq"),
     )
     """Fields that are without effect with another algorithm."""
 
@@ -215,6 +216,11 @@ class TrainConfig(Hyperparameters, Task):
             object.__setattr__(self, "learning_rate", chosen.learning_rate)
         if self.num_minibatches is None and self.algo == "ppo":
             object.__setattr__(self, "num_minibatches", math.gcd(max(1, self.num_envs // 4), self.num_envs))
+
+    @property
+    def agent(self) -> str:
+        """What is trained, in words."""
+        return self.memory if self.algo == "ppo" else f"{self.memory} with {self.algo}"
 
     @property
     def rollout_size(self) -> int:

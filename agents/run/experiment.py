@@ -47,7 +47,7 @@ from palimpsest.agents.run.config import CONFIG_FILE, EvaluateConfig, TrainConfi
 from palimpsest.agents.run.grids import grid
 from palimpsest.agents.run.listing import plus_minus, reach
 from palimpsest.agents.run.plots import learning_curve
-from palimpsest.agents.run.presets import algorithm_class, replaying
+from palimpsest.agents.run.presets import LOG_STD_INIT, TARGET_KL, TARGET_KL_OF_A_BOX, algorithm_class, replaying
 from palimpsest.agents.run.program import COMMAND
 from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, locked, use_logger
 from palimpsest.agents.run.runs import Run
@@ -59,9 +59,6 @@ PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba",
 COLUMNS_PER_THREAD = 64
 """Columns of a minibatch for each thread of torch. With fewer columns one more thread does not pay off:
 docs/performance.md."""
-
-LOG_EVERY = 2_000
-"""Environment steps between two lines of the log of an off-policy algorithm."""
 
 
 def make_env(config: TrainConfig) -> VecEnv:
@@ -87,7 +84,7 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> SavedAlgor
     return algorithm_class(config.algo)(
         policy_name(env.observation_space),
         env,
-        **_arguments(config),
+        **_arguments(config, isinstance(env.action_space, spaces.Box)),
         verbose=verbose,
         seed=config.seed,
         device=config.device,
@@ -103,7 +100,8 @@ def preset(memory: str = "rewrite", num_envs: int = 16, **changes: Any) -> dict[
     Args:
         memory: a name of `memory.names()`.
         num_envs: B, environments stepped together, by which the batch size is chosen.
-        **changes: other fields of `TrainConfig`, as n_steps, gamma, carry_over, share_memory.
+        **changes: other fields of `TrainConfig`, as n_steps, gamma, carry_over, share_memory. For actions in a Box,
+            give use_sde=True, as the command line does by itself.
 
     Raises:
         ValueError: a name or a value that is not allowed.
@@ -112,17 +110,20 @@ def preset(memory: str = "rewrite", num_envs: int = 16, **changes: Any) -> dict[
     for name in changes:
         if name not in known:
             raise ValueError(f"preset has no argument {name!r}{closest(name, known)}; known: {', '.join(known)}")
-    return _arguments(TrainConfig(memory=memory, num_envs=num_envs, **changes))
+    return _arguments(TrainConfig(memory=memory, num_envs=num_envs, **changes), bool(changes.get("use_sde")))
 
 
-def _arguments(config: TrainConfig) -> dict[str, Any]:
-    """The arguments of the algorithm that a configuration says, but for the environment, the seed and the device."""
+def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
+    """The arguments of the algorithm that a configuration says, but for the environment, the seed and the device.
+
+    `continuous` says whether actions are a Box.
+    """
 
     def annealed(value: float | None, falls: bool) -> float | Schedule:
         assert value is not None
         return LinearSchedule(value, 0.0, 1.0) if falls else value
 
-    policy_kwargs = {
+    policy_kwargs: dict[str, Any] = {
         "memory": config.memory,
         "memory_kwargs": config.memory_args,
         "share_memory": config.share_memory,
@@ -135,7 +136,11 @@ def _arguments(config: TrainConfig) -> dict[str, Any]:
         return shared | replaying(config.algo, config.num_envs) | config.algo_args
     hyperparameters = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(Hyperparameters)}
     hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)
-    hyperparameters["target_kl"] = config.target_kl or None
+    usual_kl = TARGET_KL_OF_A_BOX if continuous else TARGET_KL
+    hyperparameters["target_kl"] = (usual_kl if config.target_kl is None else config.target_kl) or None
+    hyperparameters["use_sde"] = config.use_sde and continuous
+    if hyperparameters["use_sde"]:
+        policy_kwargs["log_std_init"] = LOG_STD_INIT
     return hyperparameters | shared | {"batch_size": config.minibatch_size, "memory_carry_over": config.carry_over}
 
 
@@ -144,7 +149,7 @@ def set_threads(config: TrainConfig) -> None:
     if config.algo == "ppo":
         columns = config.minibatch_size // config.n_steps
     else:
-        columns = _arguments(config)["batch_size"]
+        columns = (replaying(config.algo, config.num_envs) | config.algo_args)["batch_size"]
     wanted = columns // COLUMNS_PER_THREAD
     torch.set_num_threads(config.threads or max(1, min(os.cpu_count() or 1, wanted)))
 
@@ -185,7 +190,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
             directory.mkdir(parents=True)
             held.enter_context(locked(directory))
             _write_origin(config, directory)
-            console.print(f"{_named(config)} on {config.env}, into {directory}", highlight=False, soft_wrap=True)
+            console.print(f"{config.agent} on {config.env}, into {directory}", highlight=False, soft_wrap=True)
         else:
             set_threads(config)
             held.enter_context(locked(directory))
@@ -222,7 +227,7 @@ def _learn(
     callbacks = CallbackList(
         [
             # before a checkpoint, so that what it holds was not written yet
-            *([LogCallback(LOG_EVERY)] if off_policy else []),
+            *([LogCallback()] if off_policy else []),
             EvaluationCallback(
                 lambda: summary(play(model, evaluation_env, config.eval_episodes)),
                 directory / "evaluations.csv",
@@ -254,10 +259,6 @@ def _learn(
             _draw(config, directory, evaluation_env)
 
 
-def _named(config: TrainConfig) -> str:
-    return config.memory if config.algo == "ppo" else f"{config.memory} with {config.algo}"
-
-
 def run_logger(directory: Path, step: int) -> Logger:
     """A logger that writes TensorBoard events to `directory` and hides older events after `step` (`purge_step`)."""
     earlier = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
@@ -275,7 +276,7 @@ def run_logger(directory: Path, step: int) -> Logger:
 def _draw(config: TrainConfig, directory: Path, env: VecEnv) -> None:
     evaluations = directory / "evaluations.csv"
     if evaluations.exists():
-        title = f"{_named(config)} on {config.env.rpartition('/')[2]}"
+        title = f"{config.agent} on {config.env.rpartition('/')[2]}"
         learning_curve(evaluations, directory / "learning_curve.png", title, chance_level(env))
 
 

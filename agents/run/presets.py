@@ -46,6 +46,14 @@ OFF_POLICY = {"dqn": Preset(1e-3), "sac": Preset(1e-3, share_memory=False)}
 """Algorithm -> its preset for every memory."""
 
 
+TARGET_KL, TARGET_KL_OF_A_BOX = 0.02, 0.1
+"""The KL divergence that an update may reach; that of normal distributions grows faster with a step than that of
+choices."""
+
+LOG_STD_INIT = -1.0
+"""The logarithm of gSDE's weights at the start. Each of 64 units adds to the noise."""
+
+
 def usual(memory: str, algo: str = "ppo") -> Preset:
     """The preset of a registered memory with an algorithm."""
     return OFF_POLICY[algo] if algo in OFF_POLICY else PRESETS.get(memory, DEFAULT)
@@ -57,16 +65,15 @@ def replaying(algo: str, num_envs: int) -> dict[str, Any]:
     Updates come as often, by environment steps, whatever the number of environments: one every four with dqn, one
     every step with sac.
     """
-    shared = dict(buffer_size=100_000, learning_starts=1000, sequence_length=16, burn_in=8, tau=0.01)
+    shared = dict(buffer_size=100_000, learning_starts=1000, sequence_length=32, burn_in=8)
     if algo == "sac":
-        return shared | dict(batch_size=16, train_freq=1, gradient_steps=num_envs)
+        return shared | dict(batch_size=16, train_freq=1, gradient_steps=num_envs, tau=0.01)
     return shared | dict(
         batch_size=32,
         train_freq=max(1, 4 // num_envs),
         gradient_steps=max(1, num_envs // 4),
         n_steps=3,
-        target_update_interval=4,
-        exploration_fraction=0.15,
+        target_update_interval=1000,
+        exploration_fraction=0.2,
         exploration_final_eps=0.02,
-        value_rescaling=True,
     )

@@ -54,6 +54,8 @@ TRAIN: dict[str, list[str]] = {
     "clip_range": [*NUMBER, "-1e-9"],
     "target_kl": [*NUMBER],
     "min_advantage_std": [*NUMBER],
+    "use_sde": SWITCH,
+    "sde_sample_freq": [*INTEGER, "-2"],
     "normalize_observations": SWITCH,
     "normalize_returns": SWITCH,
     "vf_coef": NUMBER,

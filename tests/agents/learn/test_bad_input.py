@@ -258,6 +258,7 @@ AGENT: dict[str, list] = {
     "sde_sample_freq": without([*COUNT, -2], -1, *HUGE),
     "target_kl": [*without(POSITIVE, None), 10**7],
     "sequence_length": without(SIZE, None),
+    "refresh_states": FLAG,
     "memory_carry_over": FRACTION,
     "memory_aux_coef": [*POSITIVE, 10**7],
     "strategy_epsilon": [*NUMBERS, *FLOATS, (1.0,), (1.0, 1.5), (-0.1, 0.0), (0, 0, 0), ("a", "b"), (None, None)],
@@ -294,7 +295,7 @@ for rows in (AGENT, KWARGS):
         # [1] is a list of widths and {"a": 1} a dict by name; they have their own bad members.
         rows[key] = without(values, [1]) if key in ("encoder_arch", "net_arch") else values
 SET_BY_THE_AGENT = {"observation_space", "action_space", "lr_schedule", "use_sde", "reconstruct"}
-SET_BY_THE_AGENT |= {"normalize_observations", "normalize_returns"}
+SET_BY_THE_AGENT |= {"normalize_observations", "normalize_returns", "mark_starts"}
 
 
 def test_every_argument_of_the_agent_and_its_policies_has_a_row():

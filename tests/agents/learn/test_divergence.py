@@ -11,6 +11,7 @@ from worlds import Counter
 
 from palimpsest.agents import MemoryPPO
 from palimpsest.agents.learn.divergence import DivergenceLimit, LastStep
+from palimpsest.agents.learn.loss import evaluated
 
 OPTIMISERS = {
     "adam": (torch.optim.Adam, {}, "exp_avg"),
@@ -97,9 +98,7 @@ def divergences(target_kl, monkeypatch, updates=5):
         train()
         batch = next(iter(model.rollout_buffer.get(envs * model.n_steps, model.rng)))
         with torch.no_grad():
-            now = model.policy.evaluate_actions(
-                batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
-            ).log_prob
+            now = evaluated(model.policy, batch).log_prob
         log_ratio = now - batch.old_log_prob
         found.append(float((log_ratio.exp() - 1 - log_ratio).mean()))
         rejected.append(model.logger.name_to_value.get("train/rejected_steps"))

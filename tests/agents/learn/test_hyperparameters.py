@@ -82,7 +82,7 @@ def test_a_configuration_hands_its_fields_over_by_name():
         n_steps=11, n_epochs=2, learning_rate=0.125, gamma=0.5, gae_lambda=0.25, ent_coef=0.375, clip_range=0.75
     )
     given |= dict(target_kl=0.625, min_advantage_std=0.875, vf_coef=0.0625, max_grad_norm=math.inf)
-    given |= dict(normalize_observations=True, normalize_returns=True)
+    given |= dict(normalize_observations=True, normalize_returns=True, use_sde=False, sde_sample_freq=3)
     assert set(given) == set(FIELDS)
     config = TrainConfig(num_envs=4, num_minibatches=2, carry_over=0.5, anneal=False, anneal_entropy=False, **given)
     env = make_env(config)

@@ -17,6 +17,7 @@ from worlds import Counter, Spaces
 from palimpsest import envs, memory
 from palimpsest.agents import MemoryPPO
 from palimpsest.agents.learn.buffers import generalized_advantages
+from palimpsest.agents.learn.loss import evaluated
 from palimpsest.agents.tree import tree_map
 
 
@@ -58,9 +59,7 @@ def test_every_ratio_is_one_before_the_first_gradient_step(name, carry_over):
     collect(model, rollouts=3)
     for batch in model.rollout_buffer.get(1 * model.n_steps, np.random.default_rng(0)):
         with torch.no_grad():
-            values, log_prob, *_ = model.policy.evaluate_actions(
-                batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
-            )
+            values, log_prob, *_ = evaluated(model.policy, batch)
         torch.testing.assert_close((log_prob - batch.old_log_prob).exp(), torch.ones_like(log_prob), rtol=0, atol=1e-4)
         torch.testing.assert_close(values, batch.old_values, rtol=1e-4, atol=1e-4)
 
@@ -70,9 +69,7 @@ def test_separate_memories_keep_the_ratio_law(name):
     model = model_for(name, policy={"share_memory": False}, memory_carry_over=0.5)
     collect(model, rollouts=2)
     batch = next(model.rollout_buffer.get(3 * model.n_steps, np.random.default_rng(0)))
-    values, log_prob, *_ = model.policy.evaluate_actions(
-        batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
-    )
+    values, log_prob, *_ = evaluated(model.policy, batch)
     torch.testing.assert_close(log_prob, batch.old_log_prob, rtol=0, atol=1e-4)
     torch.testing.assert_close(values, batch.old_values, rtol=0, atol=1e-4)
     actor, critic = (dict(m.named_parameters()) for m in model.policy.memories())

@@ -15,7 +15,7 @@ from worlds import Counter
 from palimpsest import memory
 from palimpsest.agents import MemoryPPO
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer
-from palimpsest.agents.learn.loss import state_after
+from palimpsest.agents.learn.loss import evaluated, state_after
 from palimpsest.agents.tree import tree_map
 
 T, B = 24, 3
@@ -40,17 +40,17 @@ def collected(model: MemoryPPO, rollouts: int = 2) -> MemoryRolloutBuffer:
     return model.rollout_buffer
 
 
+def stepped(model: MemoryPPO, state, t: int):
+    """The state after step t of the rollout."""
+    columns = model.rollout_buffer.columns
+    opens = columns.episode_start[t]
+    return model.policy.next_state(columns.observations[t], state, columns.memory_start[t], episode_start=opens)
+
+
 def leaves(tree) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     tree_map(found.append, tree)
     return found
-
-
-def evaluated(model: MemoryPPO, batch):
-    with torch.no_grad():
-        return model.policy.evaluate_actions(
-            batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy
-        )
 
 
 @pytest.mark.parametrize("length", [6, 7, 24])
@@ -60,7 +60,7 @@ def test_every_ratio_is_one_before_the_first_gradient_step(name, length):
     batches = list(collected(model).get(2 * length, np.random.default_rng(0)))
     assert sum(batch.actions.numel() for batch in batches) == T * B
     for batch in batches:
-        ratio = (evaluated(model, batch).log_prob - batch.old_log_prob).exp()
+        ratio = (evaluated(model.policy, batch).log_prob - batch.old_log_prob).exp()
         torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-4)
 
 
@@ -69,13 +69,13 @@ def test_every_ratio_is_one_before_the_first_gradient_step(name, length):
 def test_a_cut_gives_the_values_of_the_uncut_scan(name, length):
     model = model_for(name, sequence_length=length)
     buffer = collected(model)
-    whole = evaluated(model, buffer.columns).values
+    whole = evaluated(model.policy, buffer.columns).values
     found = torch.full_like(whole, math.nan)
     place = torch.arange(T * B).view(T, B)
     # where a sample came from is read from its stored return, which is made unique here
     buffer.columns.returns.copy_(place)
     for batch in buffer.get(length, np.random.default_rng(1)):
-        found.view(-1)[batch.returns.long().view(-1)] = evaluated(model, batch).values.reshape(-1)
+        found.view(-1)[batch.returns.long().view(-1)] = evaluated(model.policy, batch).values.reshape(-1)
     torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
 
 
@@ -126,7 +126,7 @@ def test_a_segment_begins_with_the_state_that_acting_had():
         if t % 8 == 0:
             torch.testing.assert_close(tuple(buffer.states[t // 8]), tuple(state), rtol=1e-5, atol=1e-6)
         with torch.no_grad():
-            _, _, _, state = model.policy(buffer.columns.observations[t], state, buffer.columns.memory_start[t])
+            state = stepped(model, state, t)
     assert len(buffer.states) == 3
 
 
@@ -149,7 +149,7 @@ def test_refreshed_states_are_those_of_a_walk_with_the_new_parameters(name, leng
             same = all(torch.equal(a, b) for a, b in zip(found, moved))
             assert same == (t == 0), "only the state before the first step stays"
         with torch.no_grad():
-            _, _, _, state = model.policy(buffer.columns.observations[t], state, buffer.columns.memory_start[t])
+            state = stepped(model, state, t)
 
 
 def test_passes_refresh_the_states_only_where_it_is_asked_for(monkeypatch):

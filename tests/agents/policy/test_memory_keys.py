@@ -9,7 +9,7 @@ from worlds import Spaces
 
 from palimpsest import memory
 from palimpsest.agents import MemoryPPO
-from palimpsest.agents.policy.observation_keys import check_place, place_of, task_of
+from palimpsest.agents.policy.spaces import check_place, place_of, task_of
 
 SPACE = spaces.Dict(seen=spaces.Box(0, 1, (3,), np.float32), place=spaces.Discrete(3), task=spaces.Discrete(2))
 

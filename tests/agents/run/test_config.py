@@ -23,11 +23,14 @@ TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 )
 @pytest.mark.parametrize("value", [None, "x", [1], b"1", -1, 10**40, float("nan")], ids=repr)
 def test_the_constructor_refuses_the_same(name, value):
-    if value is None and name in ("learning_rate", "num_minibatches", "share_memory", "keep_observations"):
+    if value is None and name in ("learning_rate", "target_kl", "num_minibatches", "share_memory", "keep_observations"):
         assert TrainConfig(**{name: value}) == TrainConfig()
         return
     if (name == "threads" and value is None) or (value == "x" and name in ("env", "memory")):
         assert getattr(TrainConfig(**{name: value}), name) == value
+        return
+    if name == "sde_sample_freq" and value == -1:
+        assert TrainConfig(sde_sample_freq=value).sde_sample_freq == -1
         return
     if name == "keep_observations" and value == [1]:
         assert TrainConfig(keep_observations=value).keep_observations == (1,)

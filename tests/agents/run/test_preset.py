@@ -1,5 +1,7 @@
 """`preset`: in Python, the arguments with which the command line trains."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -46,3 +48,17 @@ def test_changes_are_fields_of_a_run():
 def test_refusals(changes, words):
     with pytest.raises(ValueError, match=words):
         preset("gru", **changes)
+
+
+def test_boxes_of_actions_are_explored_by_gsde():
+    discrete, continuous = preset("gru"), preset("gru", use_sde=True)
+    assert (discrete["use_sde"], discrete["target_kl"]) == (False, 0.02)
+    assert (continuous["use_sde"], continuous["target_kl"]) == (True, 0.1)
+    assert continuous["policy_kwargs"]["log_std_init"] == -1
+    for env_id, used in (("Palimpsest/PendulumNoVel-v0", True), ("Palimpsest/CartPoleNoVel-v0", False)):
+        config = TrainConfig(env=env_id, memory="gru", num_envs=1)
+        env = make_env(config)
+        model = make_model(config, env)
+        assert (model.use_sde, model.target_kl) == (used, 0.1 if used else 0.02)
+        assert make_model(dataclasses.replace(config, use_sde=False, target_kl=0.5), env).use_sde is False
+        env.close()
