@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import tyro
 
 from palimpsest import __version__
-from palimpsest.agents.run.config import Arguments, EvaluateConfig, TrainConfig
+from palimpsest.agents.run.config import Arguments, Axes, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.key_values import (
     Given,
     algorithm_arguments,
@@ -28,6 +28,7 @@ from palimpsest.agents.run.key_values import (
     environment_arguments,
     memory_arguments,
     read_value,
+    spelled_out,
     split_key_values,
 )
 from palimpsest.agents.run.presets import usual
@@ -76,8 +77,9 @@ class EvaluateCommand(EvaluateConfig):
     """The directory of the run."""
     more: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN_DIR ...]")] = ()
     """Further runs, with other seeds. The output is then the mean over runs and its standard error."""
-    grid: Arguments = dataclasses.field(default_factory=dict)
-    """Arguments of the environment with several values each, KEY=A,B,C: every combination is tested."""
+    grid: Axes = dataclasses.field(default_factory=dict)
+    """Arguments of the environment with several values each, KEY=A,B,C: every combination is tested. The word lengths
+    stands for length=9,30,90,150,... up to 9600, the corridors of arXiv 2412.06531."""
 
     def __post_init__(self) -> None:
         _or_usage(super().__post_init__)
@@ -222,12 +224,13 @@ _REGISTRY = tyro.constructors.ConstructorRegistry()
 @_REGISTRY.primitive_rule
 def _key_values(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
     """KEY=VALUE words. They stay texts until the environment or memory is known, which says their types."""
-    if info.type != Arguments:
+    if info.type not in (Arguments, Axes):
         return None
+    expand = spelled_out if info.type == Axes else list
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="KEY=VALUE ...",
-        instance_from_str=lambda words: Given(_or_usage(lambda: split_key_values(words))),
+        instance_from_str=lambda words: Given(_or_usage(lambda: split_key_values(expand(words)))),
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [f"{key}={part}" for key, part in value.items()] or ["none"],
     )
@@ -270,7 +273,7 @@ def _resolved(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, **merged)
 
 
-def _axes(env: str, texts: Arguments) -> dict[str, list[Any]]:
+def _axes(env: str, texts: Axes) -> dict[str, list[Any]]:
     """The values of KEY=A,B,C, each converted for the environment's constructor."""
     return {
         key: [environment_arguments(env, Given({key: part}))[key] for part in text.split(",")]

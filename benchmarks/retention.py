@@ -32,13 +32,12 @@ class Setting(NamedTuple):
 
 SHORT = dict.fromkeys(memory.names(), Setting(300_000, 1e-3))
 SHORT |= dict.fromkeys(("hcam", "sat", "gtrxl"), Setting(200_000, 5e-4))
-LONG = {
+LONG = dict.fromkeys(memory.names(), Setting(1_500_000, 1e-3))
+LONG |= {
     "rewrite": Setting(600_000, 1e-3),
-    "ffm": Setting(1_500_000, 1e-3),
     "hcam": Setting(600_000, 5e-4),
     "sat": Setting(1_000_000, 3e-4),
     "lstm": Setting(1_200_000, 1e-3),
-    "gru": Setting(1_500_000, 1e-3),
     "rnn": Setting(3_000_000, 1e-3),
     "gtrxl": Setting(600_000, 5e-4),
     "shm": Setting(2_000_000, 1e-3),

@@ -37,6 +37,7 @@ from palimpsest.memory.kernels import torch_only
 N_STEPS, N_EPOCHS, MINIBATCHES = 128, 4, 4
 HEADS = {"pi": [64], "vf": [64]}
 WIDTH = 128
+STACKS = ("mingru", "s5", "mamba", "cmru", "linear", "gla", "mlstm", "based", "mom")
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ def scans(options: Options) -> list[list[Any]]:
             "rewrite": memory.make("rewrite", 64),
             "hcam": memory.make("hcam", 64),
             "gtrxl": memory.make("gtrxl", 64),
+            **{name: memory.make(name, 64) for name in STACKS},
         }
         for label, each in made.items():
             contestants[label] = scanner(each, x, start, type(each).scan)

@@ -24,6 +24,7 @@ class Rules(NamedTuple):
     length: int
     uniform: bool
     by_length: bool
+    hidden: bool
 
 
 class State(NamedTuple):
@@ -77,7 +78,10 @@ def observe(rules: Rules, state: State, i: int, obs: np.ndarray, j: int) -> None
     x = state.x[i]
     obs[j, 0] = obs[j, 1] = 0
     obs[j, state.cue[i]] = x == 0
-    obs[j, 2] = x / (state.length[i] if rules.by_length else rules.length)
+    if rules.hidden:
+        obs[j, 2] = x == state.length[i]
+    else:
+        obs[j, 2] = x / (state.length[i] if rules.by_length else rules.length)
 
 
 @compiled
@@ -96,6 +100,7 @@ class EndlessTMaze(World):
     | 0 | the cue says left; shown while x = 0 | 0 or 1 |
     | 1 | the cue says right; shown while x = 0 | 0 or 1 |
     | 2 | position x / l_max, or x / l with `normalise_by="length"` | 0 to 1 |
+    | 2 | with `position="none"` instead: the player is at the junction, x = l | 0 or 1 |
 
     Actions: 0 forward, 1 left, 2 right. Before the junction (x < l) forward moves one cell, and a turn does not move.
     At the junction (x = l) the correct turn enters the next corridor: that step's observation is at its first cell.
@@ -109,6 +114,9 @@ class EndlessTMaze(World):
     Regimes: in "fixed", every corridor has l = l_max; in "uniform", each draws l from 1 to l_max. With x / l_max, the
     player cannot see the junction in "uniform": it must also remember that it has tried to turn here.
 
+    With `position="none"`, nothing but memory is asked: every observation between the cue and the junction is zeros, so
+    that a policy has no unseen positions at other lengths.
+
     Horizons Ξ: {l_max + 1} in "fixed", {2, ..., l_max + 1} in "uniform". Chance level: 0.5^n, a guess at every
     junction. A perfect episode takes n (l_max + 1) steps in "fixed".
 
@@ -116,7 +124,8 @@ class EndlessTMaze(World):
         corridors: n, 1 to 1,000,000.
         length: l_max, the number of cells before a junction, 1 to 1,000,000.
         regime: "fixed" or "uniform".
-        normalise_by: "l_max" or "length".
+        normalise_by: "l_max" or "length"; of no effect without a position.
+        position: "shown", or "none" for a flag at the junction in its place.
         render_mode: "rgb_array", "ansi" or None.
 
     Source: arXiv 2601.15086. Versions: v0, the first.
@@ -131,13 +140,15 @@ class EndlessTMaze(World):
         length: int = 10,
         regime: Literal["fixed", "uniform"] = "fixed",
         normalise_by: Literal["l_max", "length"] = "l_max",
+        position: Literal["shown", "none"] = "shown",
         render_mode: str | None = None,
     ) -> None:
         n = check_integer("corridors", corridors, 1, 1_000_000)
         l_max = check_integer("length", length, 1, 1_000_000)
         uniform = check_choice("regime", regime, ("fixed", "uniform")) == "uniform"
         by_length = check_choice("normalise_by", normalise_by, ("l_max", "length")) == "length"
-        rules = Rules(6 * (l_max + 1) * n, n, l_max, uniform, by_length)
+        hidden = check_choice("position", position, ("shown", "none")) == "none"
+        rules = Rules(6 * (l_max + 1) * n, n, l_max, uniform, by_length, hidden)
         super().__init__(rules, spaces.Box(0, 1, (3,), np.float32), spaces.Discrete(3), render_mode)
 
     def new_state(self, rows: int) -> State:

@@ -15,7 +15,6 @@ from palimpsest.envs.minigrid_view import (
     PAD,
     SOUTH,
     UNSEEN,
-    VIEW,
     WALL,
     WEST,
     Observation,
@@ -37,32 +36,33 @@ def grid(state: Any, width: int) -> np.ndarray:
     return state.grid[0].reshape(-1, width + 2 * PAD)[PAD:-PAD, PAD:-PAD]
 
 
-def sight(state: Any, width: int) -> np.ndarray:
-    """[height, width] bool: the cells that the player of the first row sees."""
-    view = Observation(np.zeros((1, VIEW, VIEW, 3), np.uint8), np.zeros(1, np.int64))
+def sight(state: Any, width: int, size: int) -> np.ndarray:
+    """[height, width] bool: the cells that the player of the first row sees in a view of `size` × `size` cells."""
+    view = Observation(np.zeros((1, size, size, 3), np.uint8), np.zeros(1, np.int64))
     look(state, 0, width, view, 0)
     x, y, d = (int(array[0]) for array in (state.x, state.y, state.direction))
     ahead = {EAST: (1, 0), SOUTH: (0, 1), WEST: (-1, 0), NORTH: (0, -1)}[d]
     aside = (-ahead[1], ahead[0])
     seen = np.zeros_like(grid(state, width), bool)
     for column, row in np.argwhere(view.image[0, ..., 0] != UNSEEN).tolist():
-        forward, right = VIEW - 1 - row, column - VIEW // 2
+        forward, right = size - 1 - row, column - size // 2
         to_x, to_y = x + forward * ahead[0] + right * aside[0], y + forward * ahead[1] + right * aside[1]
         if 0 <= to_x < seen.shape[1] and 0 <= to_y < seen.shape[0]:
             seen[to_y, to_x] = True
     return seen
 
 
-def paint(state: Any, width: int, cue: tuple[int, int], goal: tuple[int, int]) -> np.ndarray:
+def paint(state: Any, width: int, size: int, cue: tuple[int, int], goal: tuple[int, int]) -> np.ndarray:
     """The first row of the batch as [H, W, 3] uint8.
 
     Args:
         state: the batch's state.
         width: number of columns of the grid.
+        size: cells along a side of the view.
         cue: (x, y) of the cue, which is blue; other objects are yellow.
         goal: (x, y) of the cell to go to, which is green.
     """
-    cells, seen = grid(state, width), sight(state, width)
+    cells, seen = grid(state, width), sight(state, width, size)
     columns = _columns(state, width)
     canvas = Canvas(len(cells), len(columns))
     ground = np.where(seen[..., None], FLOOR, DARK)
@@ -80,12 +80,12 @@ def paint(state: Any, width: int, cue: tuple[int, int], goal: tuple[int, int]) -
     return canvas.pixels
 
 
-def spell(state: Any, width: int) -> str:
-    """The first row of the batch in characters: `#` wall, `.` floor, `K` key, `B` ball.
+def spell(state: Any, width: int, size: int) -> str:
+    """The first row of the batch in characters, `size` as for `paint`: `#` wall, `.` floor, `K` key, `B` ball.
 
     Out of sight, floor is blank and the letters are small.
     """
-    cells, seen = grid(state, width), sight(state, width)
+    cells, seen = grid(state, width), sight(state, width, size)
     columns = _columns(state, width)
     inside = _inside(state, cells)
     lines = []

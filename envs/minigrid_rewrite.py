@@ -27,6 +27,8 @@ from palimpsest.envs.minigrid_view import (
     WEST,
     Observation,
     at,
+    check_view_size,
+    choose_side,
     look,
     observation_space,
     towards,
@@ -48,6 +50,8 @@ class Rules(NamedTuple):
     length: int
     random_length: bool
     width: int
+    view_size: int
+    """Cells along a side of the view."""
 
 
 class State(NamedTuple):
@@ -147,10 +151,13 @@ class MiniGridMemoryRewrite(World):
 
     | key | meaning | space |
     |---|---|---|
-    | image[i, j, 0] | cell i - 3 to the right, 6 - j ahead: 0 unseen, 1 floor, 2 wall, 5 key, 6 ball | uint8 |
+    | image[i, j, 0] | 0 unseen, 1 floor, 2 wall, 5 key, 6 ball | uint8 |
     | image[i, j, 1] | its colour: 1 green (key, ball), 5 grey (wall), else 0 | uint8 |
     | image[i, j, 2] | its state, always 0 here | uint8 |
     | direction | where the player looks: 0 east, 1 south, 2 west, 3 north | Discrete(4) |
+
+    image has v × v cells, v = `view_size`. Its cell [i, j] lies i - v // 2 to the right of the player and v - 1 - j
+    ahead.
 
     Actions: 0 turn left, 1 turn right, 2 forward; 3 pickup, 4 drop, 5 toggle and 6 done do nothing.
 
@@ -160,13 +167,16 @@ class MiniGridMemoryRewrite(World):
     Truncated after `limit` steps. If both happen in one step, termination wins.
 
     Horizons Ξ: {length + 1}, from the niche of the last cue to the turn at the junction; with `random_length`
-    {8, ..., length + 1}. Chance level: 0.5, because a view reaches six cells and the cue cannot be seen from the
-    junction. A perfect episode takes (replacements + 1) length + 2 steps (with `random_length`, at most that many).
+    {8, ..., length + 1}. At view 3 each is one more, because the player must turn to one object of the junction before
+    it can choose. Chance level: 0.5, because a view reaches at most six cells and the cue cannot be seen from the
+    junction. A perfect episode takes (replacements + 1) length + 2 steps (with `random_length`, at most that many; at
+    view 3, two more in half of the episodes).
 
     Args:
         replacements: how often the cue is replaced, 0 to 300.
         length: cells from one niche to the next and from the last niche to the junction, 7 to 100.
         random_length: whether each of these distances is drawn from 7 to `length`.
+        view_size: cells along a side of the view, minigrid's `agent_view_size`: 3, 5 or 7.
         render_mode: "rgb_array", "ansi" or None.
 
     Source: ours, after minigrid's `MemoryEnv`. `envs.minigrid_rewrite_env.MemoryRewriteEnv` has the same rules on
@@ -178,10 +188,15 @@ class MiniGridMemoryRewrite(World):
     closing_settings = ({"replacements": 10}, {"replacements": 30})
 
     def __init__(
-        self, replacements: int = 3, length: int = 7, random_length: bool = False, render_mode: str | None = None
+        self,
+        replacements: int = 3,
+        length: int = 7,
+        random_length: bool = False,
+        view_size: int = 7,
+        render_mode: str | None = None,
     ) -> None:
-        rules = rules_for(replacements, length, random_length)
-        super().__init__(rules, observation_space(), spaces.Discrete(NUM_ACTIONS), render_mode)
+        rules = rules_for(replacements, length, random_length, view_size)
+        super().__init__(rules, observation_space(rules.view_size), spaces.Discrete(NUM_ACTIONS), render_mode)
 
     def new_state(self, rows: int) -> State:
         """Arrays for `rows` rows."""
@@ -194,12 +209,15 @@ class MiniGridMemoryRewrite(World):
         """Go east, out of a niche first. At the junction go to the object that is like the last cue."""
         state = self.state
         side = np.where(state.cues[:, -1] == state.upper, NORTH, SOUTH)
-        wanted = np.where(state.x == state.junction, side, np.where(state.y == MIDDLE, EAST, SOUTH))
-        return towards(state.direction, wanted)
+        choice = choose_side(state.direction, side, self.rules.view_size)
+        onward = towards(state.direction, np.where(state.y == MIDDLE, EAST, SOUTH))
+        return np.where(state.x == state.junction, choice, onward)
 
     def memory_horizons(self) -> tuple[int, ...]:
         """From the last niche to the turn at the junction, both included."""
-        return tuple(range(1 + (VIEW if self.rules.random_length else self.rules.length), self.rules.length + 2))
+        look = 0 if self.rules.view_size > 3 else 1  # at one of the junction's objects
+        shortest = VIEW if self.rules.random_length else self.rules.length
+        return tuple(range(shortest + 1 + look, self.rules.length + 2 + look))
 
     def chance_level(self) -> float:
         """A guess at the junction."""
@@ -207,13 +225,13 @@ class MiniGridMemoryRewrite(World):
 
     def event_mask(self, obs: Any) -> np.ndarray:
         """The cue is in sight: the view shows an object that, for this direction, is in a niche."""
-        image = obs["image"][..., 0]
+        image, ahead = obs["image"][..., 0], self.rules.view_size // 2
         direction = np.asarray(obs["direction"])
         thing = (image == KEY & 15) | (image == BALL & 15)
-        in_hallway = image[..., VIEW // 2 + 1, -1] == EMPTY
+        in_hallway = image[..., ahead + 1, -1] == EMPTY
         return np.select(
             [direction == EAST, direction == SOUTH, direction == WEST],
-            [thing[..., VIEW // 2 - 1, :].any(-1), False, thing[..., VIEW // 2 + 1, :].any(-1)],
+            [thing[..., ahead - 1, :].any(-1), False, thing[..., ahead + 1, :].any(-1)],
             thing[..., -2].any(-1) & in_hallway,
         )
 
@@ -222,7 +240,7 @@ class MiniGridMemoryRewrite(World):
         state = self.state
         side = -1 if state.cues[0, -1] == state.upper[0] else 1
         cue = int(state.niches[0, state.shown[0]]), MIDDLE - 1
-        return paint(state, self.rules.width, cue, (int(state.junction[0]), MIDDLE + side))
+        return paint(state, self.rules.width, self.rules.view_size, cue, (int(state.junction[0]), MIDDLE + side))
 
     def text(self) -> str:
         """The same in characters."""
@@ -230,14 +248,14 @@ class MiniGridMemoryRewrite(World):
         side = "north" if state.cues[0, -1] == state.upper[0] else "south"
         cue = f"cue {('key', 'ball')[state.cues[0, state.shown[0]]]}"
         count = f"replaced {state.shown[0]} times of {self.rules.replacements}"
-        return (
-            f"step {state.steps[0]} of {self.rules.limit}, {cue}, {count}, go {side}\n{spell(state, self.rules.width)}"
-        )
+        maze = spell(state, self.rules.width, self.rules.view_size)
+        return f"step {state.steps[0]} of {self.rules.limit}, {cue}, {count}, go {side}\n{maze}"
 
 
-def rules_for(replacements: int, length: int, random_length: bool) -> Rules:
+def rules_for(replacements: int, length: int, random_length: bool, view_size: int) -> Rules:
     """The rules for these arguments; ValueError if one is out of range."""
     replacements = check_integer("replacements", replacements, 0, 300)
     length = check_integer("length", length, VIEW, 100)
     width = (replacements + 1) * length + 3
-    return Rules(5 * width**2, replacements, length, check_flag("random_length", random_length), width)
+    random_length, view = check_flag("random_length", random_length), check_view_size(view_size)
+    return Rules(5 * width**2, replacements, length, random_length, width, view)

@@ -26,6 +26,7 @@ class MemoryRewriteEnv(MiniGridEnv):
         replacements: how often the cue is replaced, 0 to 300.
         length: cells from one niche to the next and from the last niche to the junction, 7 to 100.
         random_length: whether each of these distances is drawn from 7 to `length`.
+        view_size: cells along a side of the view: 3, 5 or 7.
         max_steps: steps until truncation; None for 5 width².
         **kwargs: other arguments of `MiniGridEnv`, `render_mode` included.
 
@@ -38,14 +39,16 @@ class MemoryRewriteEnv(MiniGridEnv):
         replacements: int = 3,
         length: int = 7,
         random_length: bool = False,
+        view_size: int = 7,
         max_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.rules = rules_for(replacements, length, random_length)
+        self.rules = rules_for(replacements, length, random_length, view_size)
         super().__init__(
             mission_space=MissionSpace(mission_func=self._gen_mission),
             width=self.rules.width,
             height=HEIGHT,
+            agent_view_size=self.rules.view_size,
             max_steps=self.rules.limit if max_steps is None else max_steps,
             **kwargs,
         )

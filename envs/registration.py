@@ -165,6 +165,14 @@ for _size, _random in ((7, False), (9, False), (11, False), (13, False), (13, Tr
         size=_size,
         random_length=_random,
     )
+for _size in (9, 11):
+    register(
+        f"Palimpsest/MiniGridMemory-S{_size}-View3-v0",
+        "palimpsest.envs.minigrid_memory:MiniGridMemory",
+        "MiniGrid's Memory maze as in published results, seen in views of 3 × 3 cells.",
+        size=_size,
+        view_size=3,
+    )
 
 register(
     "Palimpsest/MiniGridMemoryRewrite-v0",
@@ -199,6 +207,11 @@ for _task, _kinds, _meaning in (
         f"A T-Maze in which runes on the way {_meaning}.",
         kinds=_kinds.split(),
     )
+register(
+    "Palimpsest/RuneMultiCorridor-v0",
+    "palimpsest.envs.rune_corridors:RuneMultiCorridor",
+    "A corridor with four branches at its end, in which runes on the way rotate or replace the cue, undo or repeat.",
+)
 
 register(
     "Palimpsest/HideAndSeek-v0",

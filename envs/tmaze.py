@@ -175,19 +175,28 @@ def window(at: int, last: int) -> tuple[int, int]:
     return min(max(0, at - MOST_CELLS // 2), max(0, last + 1 - MOST_CELLS)), min(last + 1, MOST_CELLS)
 
 
-def corridor(canvas: Canvas, first: int, cells: int, last: int, cue: int) -> None:
-    """Draw the floor of a window in line 2 and the arms of the junction in lines 1 and 3, the correct one in green."""
+def line_of(branch: int, branches: int = 2) -> int:
+    """The line of a picture that has a branch of the junction: the first half above the corridor, the rest below."""
+    return 1 + branch + (branch >= branches // 2)
+
+
+def corridor(canvas: Canvas, first: int, cells: int, last: int, cue: int, branches: int = 2) -> None:
+    """Draw the floor of a window and the branches of the junction, the correct one in green.
+
+    The corridor is in line `branches // 2 + 1`.
+    """
     for column in range(cells):
-        canvas.box(2, column, FLOOR)
+        canvas.box(branches // 2 + 1, column, FLOOR)
     if first + cells == last + 1:
-        for turn, line in enumerate((1, 3)):
-            canvas.box(line, cells - 1, faded(GOAL) if turn == cue else FLOOR)
+        for branch in range(branches):
+            canvas.box(line_of(branch, branches), cells - 1, faded(GOAL) if branch == cue else FLOOR)
 
 
-def arms(marks: list[str], first: int, last: int, cue: int) -> tuple[str, str, str]:
-    """The three lines of text of a window: `marks`, and the arms above and below if the window has the junction."""
-    if first + len(marks) <= last:
-        return "", "".join(marks), ""
-    indent = " " * (len(marks) - 1)
-    left, right = ("*", "o") if cue == 0 else ("o", "*")
-    return indent + left, "".join(marks), indent + right
+def arms(marks: list[str], first: int, last: int, cue: int, branches: int = 2) -> tuple[str, ...]:
+    """A window as `branches` + 1 lines of text: `marks`, with the branches above and below if it has the junction."""
+    lines = [""] * (branches + 1)
+    lines[branches // 2] = "".join(marks)
+    if first + len(marks) > last:
+        for branch in range(branches):
+            lines[line_of(branch, branches) - 1] = " " * (len(marks) - 1) + ("*" if branch == cue else "o")
+    return tuple(lines)

@@ -162,5 +162,74 @@ register(
     cost="H D + H²",
 )
 register(
+    "mingru",
+    "palimpsest.memory.mingru:MinGRU",
+    "Minimal GRU: gate and candidate see the input alone.",
+    "arXiv 2410.01201",
+    erases=True,
+    cost="L D²",
+)
+register(
+    "s5",
+    "palimpsest.memory.s5:S5",
+    "S5: a diagonal state-space model, complex traces of all features with learned rates and step sizes.",
+    "arXiv 2208.04933",
+    cost="L (D² + D P)",
+)
+register(
+    "mamba",
+    "palimpsest.memory.mamba:Mamba",
+    "Mamba: a state-space model whose steps, writes and reads depend on the input, behind a short convolution.",
+    "arXiv 2312.00752",
+    erases=True,
+    cost="L (D E + N E)",
+)
+register(
+    "linear",
+    "palimpsest.memory.linear:LinearAttention",
+    "Linear attention: a mean of all values so far, weighed by positive features of queries and keys.",
+    "arXiv 2006.16236",
+    cost="L (D² + H K V)",
+)
+register(
+    "gla",
+    "palimpsest.memory.gla:GLA",
+    "Gated linear attention: tables whose rows decay at rates that the input chooses.",
+    "arXiv 2312.06635",
+    erases=True,
+    cost="L (D² + H K V)",
+)
+register(
+    "mlstm",
+    "palimpsest.memory.mlstm:MLSTM",
+    "The matrix LSTM of xLSTM: tables with exponential input gates and a normaliser.",
+    "arXiv 2405.04517",
+    erases=True,
+    cost="L (D² + H K V)",
+)
+register(
+    "cmru",
+    "palimpsest.memory.cmru:CMRU",
+    "Cumulative memory recurrent unit: bistable units that keep their value exactly until an input passes a threshold.",
+    "arXiv 2605.11855",
+    erases=True,
+    cost="L D²",
+)
+register(
+    "based",
+    "palimpsest.memory.based:Based",
+    "Based: linear attention with Taylor features for all of the past, and exact attention to a small window.",
+    "arXiv 2402.18668",
+    cost="L (D² + H E² V + M D)",
+)
+register(
+    "mom",
+    "palimpsest.memory.mom:MoM",
+    "Mixture of memories: a router lets each input write and read a few of several tables, and a shared one.",
+    "arXiv 2502.13685",
+    erases=True,
+    cost="L (D² + M D H (K + V) + M H K V)",
+)
+register(
     "none", "palimpsest.memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²"
 )

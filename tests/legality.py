@@ -17,7 +17,7 @@ from palimpsest.envs.key_value import ASK, QUERY, QUESTION, UNKNOWN, WRITE
 from palimpsest.envs.minigrid_rewrite import MIDDLE as REWRITE_MIDDLE
 from palimpsest.envs.minigrid_view import BALL, EMPTY, KEY, PAD
 from palimpsest.envs.room_ballet_tasks import TASKS
-from palimpsest.envs.rune_tmaze import KINDS, unpacked
+from palimpsest.envs.runes import RESET, unpacked
 
 Invariants = dict[str, np.ndarray]
 
@@ -71,19 +71,21 @@ def rune_tmaze(world: Any) -> Invariants:
     state, rules = world.state, world.rules
     laid = np.arange(rules.runes) < state.total[:, None]
     cells, x = unpacked(state.cells), state.x[:, None]
-    kinds = [KINDS.index(kind) for kind in world.kinds]
-    place, resets = np.arange(cells.shape[1]), state.kind == KINDS.index("reset")
+    kinds = [world.names.index(kind) for kind in world.kinds]
+    place, resets = np.arange(cells.shape[1]), state.kind == RESET
     rows, last = np.arange(world.num_rows), np.clip(state.met - 1, 0, rules.runes - 1)
     return {
         "corridor": within(state.corridor, 0, rules.corridors - 1),
         "x in the corridor": within(state.x, 0, rules.length),
-        "cue": within(state.cue, 0, 1),
-        "first cue": within(state.first, 0, 1),
+        "cue": within(state.cue, 0, rules.branches - 1),
+        "first cue": within(state.first, 0, rules.branches - 1),
         "runes": within(state.total, 1, rules.runes),
         "runes laid": cells.sum(1) == state.total,
         "runes inside": ~(cells & ((place == 0) | (place >= rules.length))).any(1),
         "runes of the task": (np.isin(state.kind, kinds) | ~laid).all(1),
-        "values of resets alone": (within(state.value, 0, 1) & ((state.value == 0) | ~laid | resets).all(1)),
+        "values of resets alone": (
+            within(state.value, 0, rules.branches - 1) & ((state.value == 0) | ~laid | resets).all(1)
+        ),
         "met are behind": state.met == (cells & (place <= x)).sum(1),
         "the one here": state.here == np.where((cells & (place == x)).any(1), state.kind[rows, last], -1),
         "operations that count": within(state.depth, 0, state.met),
@@ -282,6 +284,7 @@ LEGAL: dict[str, Callable[[Any], Invariants]] = {
     "EndlessTMaze": endless_tmaze,
     "ActiveTMaze": active_tmaze,
     "RuneTMaze": rune_tmaze,
+    "RuneMultiCorridor": rune_tmaze,
     "ColorCubes": color_cubes,
     "KeyValueRewrite": key_value,
     "HideAndSeek": hide_and_seek,

@@ -5,6 +5,8 @@ import torch
 from palimpsest import agents, memory
 
 FEATURES = 5
+TABLES = dict(num_heads=2, key_size=3, value_size=4)
+"""Tables for which tests of kernels have machine code already."""
 
 SMALL: dict[str, dict] = {
     "rewrite": dict(output_size=6, num_layers=2, num_heads=2, key_size=5, value_size=4),
@@ -16,12 +18,22 @@ SMALL: dict[str, dict] = {
     "rnn": dict(output_size=6, num_layers=2),
     "gtrxl": dict(output_size=6, num_layers=2, num_heads=2, memory_length=5),
     "shm": dict(output_size=6, memory_size=4, num_rows=8),
+    "mingru": dict(output_size=6, num_layers=2),
+    "s5": dict(output_size=6, num_layers=2, state_size=3),
+    "mamba": dict(output_size=6, num_layers=2, state_size=3, conv_size=3),
+    "linear": dict(output_size=6, num_layers=2, **TABLES),
+    "gla": dict(output_size=6, num_layers=2, **TABLES),
+    "mlstm": dict(output_size=6, num_layers=2, **TABLES),
+    "cmru": dict(output_size=6, num_layers=2),
+    "based": dict(output_size=6, num_layers=2, num_heads=2, feature_size=1, key_size=3, value_size=4, window_size=4),
+    "mom": dict(output_size=6, num_layers=2, num_memories=3, top_k=2, **TABLES),
     "none": dict(output_size=6),
 }
 
 VARIANTS: dict[str, tuple[str, dict]] = {
     "hcam-two-chunks": ("hcam", dict(num_chunks=3, top_k=2, detach=False)),
     "sat-adaptive": ("sat", dict(allocator="adaptive")),
+    "gla-fixed": ("gla", dict(decay="fixed")),
     "sat-place": ("sat", dict(layout="place", read="hierarchical")),
 }
 """Other forms of a registered memory that the laws hold for too: case -> (name, what differs from `SMALL`)."""

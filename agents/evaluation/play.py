@@ -9,13 +9,15 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from palimpsest.agents.environments import EVALUATION_SEED
+from palimpsest.agents.environments import EVALUATION_SEED, longest_horizon
 from palimpsest.agents.evaluation.masked import masked
 from palimpsest.agents.evaluation.success import AnswerLog, Answers, joined, success_by
 from palimpsest.agents.tree import tree_map
 
 STALL_STEPS = 500
-"""An episode fails after this many consecutive repeats of one observation and action: nothing will change."""
+"""An episode has stalled after this many consecutive repeats of one observation and action, and after as many as the
+environment's longest horizon. Within its horizons a task may show the same for long between an event and its use, as a
+corridor without positions does; beyond them nothing will change."""
 
 
 class Episodes(NamedTuple):
@@ -28,7 +30,7 @@ class Episodes(NamedTuple):
     successes: np.ndarray
     """[N] float64, NaN where the environment does not report success."""
     stalled: np.ndarray
-    """[N] bool"""
+    """[N] bool, see `STALL_STEPS`"""
     answers: dict[str, Answers]
     """Name of a breakdown (`World.breakdown`) -> answers. Empty if the environment has none."""
 
@@ -102,6 +104,7 @@ def _wave(model: Any, env: VecEnv, count: int, deterministic: bool, max_steps: i
     stalled = np.zeros(B, bool)
     log = AnswerLog(env)
     playing = np.arange(B) < count
+    patience = max(STALL_STEPS, longest_horizon(env) or 0)
     repeats = np.zeros(B, np.int64)
     obs: Any = env.reset()
     last: Any = None
@@ -120,7 +123,7 @@ def _wave(model: Any, env: VecEnv, count: int, deterministic: bool, max_steps: i
             success = infos[row].get("is_success")
             if success is not None:
                 successes[row] = float(success)
-        stopped = playing & ~start & (repeats >= STALL_STEPS)
+        stopped = playing & ~start & (repeats >= patience)
         stalled[stopped] = True
         if max_steps is not None:
             stopped |= playing & ~start & (lengths >= max_steps)

@@ -71,7 +71,8 @@ class PredictingPolicy(HeadedPolicy):
                 masks do not fit or allow nothing.
         """
         refuse_pair(observation)
-        self.set_training_mode(False)
+        if self.training:  # walking the tree at every step would take as long as the step
+            self.set_training_mode(False)
         if isinstance(self.observation_space, spaces.Dict) and isinstance(observation, dict):
             missing = [key for key in self.observation_space.spaces if key not in observation]
             if missing:
@@ -79,7 +80,7 @@ class PredictingPolicy(HeadedPolicy):
             observation = {key: observation[key] for key in self.observation_space.spaces}
         refuse_not_finite(observation)
         obs, vectorized = self.obs_to_tensor(observation)
-        B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        B, device = len(next(iter(obs.values())) if isinstance(obs, dict) else obs), self.device
         if state is None:
             self.look_for_changes()
             before = self.initial_state(B)
@@ -87,17 +88,17 @@ class PredictingPolicy(HeadedPolicy):
             if episode_start is None and self.mark_starts:
                 episode_start = np.ones(B, dtype=bool)
         else:
-            before = tree_map(lambda leaf: torch.as_tensor(leaf, device=self.device), state)
+            before = tree_map(lambda leaf: torch.as_tensor(leaf, device=device), state)
             tree_map(lambda leaf: check_rows(leaf, B), before)
         start = None
         if episode_start is not None:
-            start = torch.as_tensor(np.asarray(episode_start, dtype=bool).reshape(-1), device=self.device)
+            start = torch.as_tensor(np.asarray(episode_start, dtype=bool).reshape(-1), device=device)
             if start.shape != (B,):
                 raise ValueError(f"episode_start must be [B] = [{B}]; got {list(start.shape)}")
         masks = {}
         if action_masks is not None:
             allowed = checked_masks(action_masks, self.action_space, B)
-            masks["action_masks"] = torch.tensor(allowed, device=self.device)
+            masks["action_masks"] = torch.tensor(allowed, device=device)
         with torch.no_grad():
             strategy = greedy_strategy(self.memory, obs, B)
             distribution, after = self.get_distribution(obs, before, start, strategy, **masks)

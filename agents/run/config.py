@@ -44,6 +44,9 @@ CONFIG_FILE = "config.toml"
 Arguments = dict[str, Any]
 """Keyword arguments of a constructor: plain values, with sequences as tuples."""
 
+Axes = dict[str, str]
+"""The axes of a grid as the command line gives them: KEY=A,B,C."""
+
 STEPS = 10**15
 """The largest number of environment steps that is allowed."""
 
@@ -85,7 +88,7 @@ def _checked(name: str, value: Any, hint: Any, may_be_none: bool = False) -> Any
     if typing.get_origin(hint) is tuple:
         check(name, value, SEQUENCE)
         return tuple(_checked(name, part, typing.get_args(hint)[0]) for part in value)
-    if hint == Arguments:
+    if hint in (Arguments, Axes):
         check(name, value, NAMED)
         return type(value)((key, _as_tuples(part)) for key, part in value.items())
     rule = next((part for part in allowed if isinstance(part, Allowed)), None) or _OF_TYPE[hint]

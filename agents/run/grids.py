@@ -32,7 +32,8 @@ def grid(
 
     Args:
         models_or_runs: one or more. Runs of one configuration with different seeds give a standard error over seeds.
-        axes: argument of the environment -> the values to test. Without axes there is one cell.
+        axes: argument of the environment -> the values to test, as those of `agents.run.key_values.GRIDS`. Without axes
+            there is one cell.
         env_id: as for `evaluate`.
         env_args: further arguments, the same in every cell.
         device: device of the models that are loaded from run directories.

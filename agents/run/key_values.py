@@ -28,6 +28,15 @@ FLAGS_OF_A_RUN = frozenset(
 )
 """Arguments of an algorithm that other flags of a run say, or that no text can."""
 
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "lengths": {"length": (9, 30, 90, 150, 300, 600, 900, 1200, 2400, 4800, 9600)},
+}
+"""Grids of test settings that have a name: argument of the environment -> values.
+
+"lengths": corridors after arXiv 2412.06531, which trains at each of the first seven lengths and tests up to 9,600. The
+lengths from 1,200 on are our choice.
+"""
+
 
 class Given(dict[str, str]):
     """KEY=VALUE texts from the command line, not converted yet. Any other dict of arguments holds converted values."""
@@ -140,6 +149,15 @@ def split_key_values(pairs: Iterable[str]) -> dict[str, str]:
         if key in found:
             raise ValueError(f"argument {key!r} is given twice, as {found[key]!r} and {text!r}; give it once")
         found[key] = text
+    return found
+
+
+def spelled_out(words: Iterable[str]) -> list[str]:
+    """`words` KEY=A,B,C of a grid, with the axes of one of `GRIDS` in place of its name."""
+    found = []
+    for word in words:
+        axes = GRIDS.get(word)
+        found += [word] if axes is None else [f"{key}={','.join(map(str, values))}" for key, values in axes.items()]
     return found
 
 

@@ -22,7 +22,7 @@ from .hide_and_seek import PlainHideAndSeek
 from .key_value import PlainKeyValueRewrite
 from .popgym_control import multiarmed_bandit, popgym_cart_pole, popgym_pendulum
 from .room_ballet import PlainRoomBalletMultiTask, PlainRoomBalletShortStay
-from .rune_tmaze import PlainRuneTMaze
+from .rune_tmaze import PlainRuneMultiCorridor, PlainRuneTMaze
 from .tmaze import PlainActiveTMaze, PlainEndlessTMaze
 
 
@@ -31,10 +31,16 @@ def without_velocities(env_id: str, kept: list[int]) -> Callable[..., gym.Env[An
     return lambda: KeepObservations(gym.make(env_id), kept)
 
 
+def minigrid_memory(view_size: int = 7, **kwargs: Any) -> gym.Env[Any, Any]:
+    """The package's own, with our name for its `agent_view_size`."""
+    return MemoryEnv(agent_view_size=view_size, **kwargs)
+
+
 PLAIN: dict[str, Callable[..., gym.Env[Any, Any]]] = {
     "EndlessTMaze": PlainEndlessTMaze,
     "ActiveTMaze": PlainActiveTMaze,
     "RuneTMaze": PlainRuneTMaze,
+    "RuneMultiCorridor": PlainRuneMultiCorridor,
     "KeyValueRewrite": PlainKeyValueRewrite,
     "ColorCubes": PlainColorCubes,
     "Ballet": PlainBallet,
@@ -48,7 +54,7 @@ PLAIN: dict[str, Callable[..., gym.Env[Any, Any]]] = {
     "MultiarmedBandit": multiarmed_bandit,
     "POPGymCartPole": popgym_cart_pole,
     "POPGymPendulum": popgym_pendulum,
-    "MiniGridMemory": MemoryEnv,
+    "MiniGridMemory": minigrid_memory,
     "MiniGridMemoryRewrite": MemoryRewriteEnv,
     **GAMES,
 }

@@ -1,4 +1,4 @@
-"""Rune T-Maze as a single environment."""
+"""Rune T-Maze and Rune Multi-Corridor as single environments."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ MIXED = ("invert", "invert", "reset", "repeat", "repeat", "cancel", "cancel")
 class PlainRuneTMaze(gym.Env):
     """The rules of `envs.rune_tmaze` (after arXiv 2610.00592)."""
 
+    branches, names = 2, KINDS
+
     def __init__(self, length: int = 20, runes: int = 8, kinds: Sequence[str] = MIXED, corridors: int = 1) -> None:
         self.length, self.most, self.corridors = length, runes, corridors
-        self.kinds = np.array([KINDS.index(kind) for kind in kinds])
-        self.observation_space = spaces.Box(0, 1, (7,), np.float32)
-        self.action_space = spaces.Discrete(3)
+        self.kinds = np.array([self.names.index(kind) for kind in kinds])
+        self.observation_space = spaces.Box(0, 1, (self.branches + 5,), np.float32)
+        self.action_space = spaces.Discrete(self.branches + 1)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -53,9 +55,9 @@ class PlainRuneTMaze(gym.Env):
         rng = self.np_random
         total = int(rng.integers(1, self.most + 1))
         cells = rng.choice(np.arange(1, self.length), total, replace=False, shuffle=False).tolist()
-        kinds, values = rng.choice(self.kinds, total).tolist(), rng.integers(2, size=total).tolist()
+        kinds, values = rng.choice(self.kinds, total).tolist(), rng.integers(self.branches, size=total).tolist()
         self.runes = dict(zip(cells, zip(kinds, values)))
-        self.x, self.cue = 0, int(rng.integers(2))
+        self.x, self.cue = 0, int(rng.integers(self.branches))
         self.done: list[tuple[int, int, int]] = []
 
     def _meet(self, kind: int, value: int) -> None:
@@ -69,14 +71,29 @@ class PlainRuneTMaze(gym.Env):
                 return
             kind, value, _ = self.done[-1]
         self.done.append((kind, value, self.cue))
-        self.cue = 1 - self.cue if kind == INVERT else value
+        self.cue = (self.cue + 1) % self.branches if kind == INVERT else value
 
     def _observe(self) -> np.ndarray:
-        obs = np.zeros(7, np.float32)
+        obs = np.zeros(self.branches + 5, np.float32)
         kind = self.runes[self.x][0] if self.x in self.runes else -1
         if kind >= 0:
-            obs[3 + kind] = 1
+            obs[self.branches + 1 + kind] = 1
         if self.x == 0 or kind == RESET:
             obs[self.cue] = 1
-        obs[2] = self.x / self.length
+        obs[self.branches] = self.x / self.length
         return obs
+
+
+class PlainRuneMultiCorridor(PlainRuneTMaze):
+    """The rules of `envs.rune_corridors` (after arXiv 2610.00592)."""
+
+    branches, names = 4, ("rotate", *KINDS[1:])
+
+    def __init__(
+        self,
+        length: int = 20,
+        runes: int = 8,
+        kinds: Sequence[str] = ("rotate", *MIXED[2:], "rotate"),
+        corridors: int = 1,
+    ) -> None:
+        super().__init__(length, runes, kinds, corridors)

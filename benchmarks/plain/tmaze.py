@@ -14,8 +14,9 @@ LEFT, RIGHT = 0, 1
 class PlainEndlessTMaze(gym.Env):
     """The rules of `envs.endless_tmaze` (arXiv 2601.15086)."""
 
-    def __init__(self, corridors: int = 5, length: int = 10, regime: str = "fixed") -> None:
+    def __init__(self, corridors: int = 5, length: int = 10, regime: str = "fixed", position: str = "shown") -> None:
         self.corridors, self.longest, self.uniform = corridors, length, regime == "uniform"
+        self.hidden = position == "none"
         self.observation_space = spaces.Box(0, 1, (3,), np.float32)
         self.action_space = spaces.Discrete(3)
 
@@ -48,8 +49,8 @@ class PlainEndlessTMaze(gym.Env):
         self.length = int(self.np_random.integers(self.longest)) + 1 if self.uniform else self.longest
 
     def _observe(self) -> np.ndarray:
-        start = self.x == 0
-        return np.array([start and self.cue == LEFT, start and self.cue == RIGHT, self.x / self.longest], np.float32)
+        start, place = self.x == 0, self.x == self.length if self.hidden else self.x / self.longest
+        return np.array([start and self.cue == LEFT, start and self.cue == RIGHT, place], np.float32)
 
 
 class PlainActiveTMaze(gym.Env):

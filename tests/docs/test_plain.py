@@ -12,7 +12,7 @@ from twins import SplitMix
 
 from palimpsest import envs
 from palimpsest.envs.registration import entry, family
-from palimpsest.envs.rune_tmaze import unpacked
+from palimpsest.envs.runes import unpacked
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from plain import PLAIN
@@ -24,9 +24,11 @@ from plain.rune_tmaze import PlainRuneTMaze
 CASES = [
     ("EndlessTMaze", {}),
     ("EndlessTMaze", dict(corridors=3, length=4, regime="uniform")),
+    ("EndlessTMaze", dict(corridors=2, length=4, position="none")),
     ("ActiveTMaze", dict(length=3)),
     ("RuneTMaze", dict(length=9, runes=6, corridors=3)),
     ("RuneTMaze", dict(kinds=("invert", "reset", "repeat"))),
+    ("RuneMultiCorridor", dict(corridors=2)),
     ("Bandit", dict(num_arms=3, pulls=20)),
     ("KeyValueRewrite", {}),
     ("KeyValueRewrite", dict(keys=3, values=2, updates=5, queries=0)),
@@ -120,6 +122,7 @@ def copy_walk(plain, hidden, t):
 
 COPY = {
     "RuneTMaze": copy_runes,
+    "RuneMultiCorridor": copy_runes,
     "KeyValueRewrite": copy_stream,
     "RoomBalletShortStay": copy_walk,
     "HideAndSeek": copy_boxes,

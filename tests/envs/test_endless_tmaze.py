@@ -22,8 +22,9 @@ TWO_64 = 1 << 64
 class Twin:
     """The rules of arXiv 2601.15086 step by step, one world, plain Python."""
 
-    def __init__(self, corridors: int, length: int, regime: str, normalise_by: str) -> None:
+    def __init__(self, corridors: int, length: int, regime: str, normalise_by: str, position: str = "shown") -> None:
         self.n, self.l_max, self.regime, self.normalise_by = corridors, length, regime, normalise_by
+        self.position = position
 
     def reset(self, seed: int | None = None) -> list[float]:
         if seed is not None:
@@ -39,7 +40,8 @@ class Twin:
 
     def see(self) -> list[float]:
         cue = [float(self.x == 0 and self.side == side) for side in (LEFT, RIGHT)]
-        return [*cue, float(np.float32(self.x / (self.l_max if self.normalise_by == "l_max" else self.l)))]
+        place = float(np.float32(self.x / (self.l_max if self.normalise_by == "l_max" else self.l)))
+        return [*cue, float(self.x == self.l) if self.position == "none" else place]
 
     def step(self, action: int) -> tuple[list[float], float, bool, bool, bool]:
         self.t += 1
@@ -63,6 +65,7 @@ def arguments():
             length=st.integers(1, 12),
             regime=st.sampled_from(["fixed", "uniform"]),
             normalise_by=st.sampled_from(["l_max", "length"]),
+            position=st.sampled_from(["shown", "none"]),
         )
     )
 
@@ -180,6 +183,33 @@ def test_a_player_with_two_variables_wins(regime, normalise_by):
     assert first_success(vector, obs, act) == 1.0
 
 
+@pytest.mark.parametrize("regime", ["fixed", "uniform"])
+def test_without_a_position_memory_alone_is_asked(regime):
+    """Between the cue and the junction's flag all is zeros, in corridors of any length."""
+    kwargs = dict(corridors=3, length=6, regime=regime, position="none")
+    env = EndlessTMaze(**kwargs)
+    for seed in range(10):
+        obs, _ = env.reset(seed=seed)
+        over = False
+        while not over:
+            state = env.hidden_state()
+            x, length, cue = (int(state[name][0]) for name in ("x", "length", "cue"))
+            assert obs.tolist() == [x == 0 and cue == 0, x == 0 and cue == 1, x == length]
+            obs, _, over, *_ = env.step(env.expert_action())
+        assert obs.tolist() == [0, 0, 1]
+    vector, obs = rows(500, **kwargs)
+    cue = np.zeros(500, int)
+
+    def act(obs, fresh):
+        nonlocal cue
+        cue = np.where(obs[:, 0] > 0, LEFT, np.where(obs[:, 1] > 0, RIGHT, cue))
+        return np.where(obs[:, 2] == 1, cue, FORWARD)
+
+    assert first_success(vector, obs, act) == 1.0
+    vector, obs = rows(4000, **kwargs)
+    assert abs(first_success(vector, obs, lambda obs, _: np.where(obs[:, 2] == 1, LEFT, FORWARD)) - 0.125) < 0.03
+
+
 @settings(max_examples=20, deadline=None)
 @given(kwargs=arguments())
 def test_horizons_are_what_played_episodes_show(kwargs):
@@ -222,6 +252,7 @@ def test_draws_are_fair():
             dict(regime="unifrom"),
             r"regime must be one of 'fixed', 'uniform'; got 'unifrom' \(did you mean 'uniform'\?\)",
         ),
+        (dict(position=None), "position must be one of 'shown', 'none'; got None"),
         (dict(normalise_by=3), "normalise_by must be one of 'l_max', 'length'; got 3"),
     ],
 )

@@ -13,23 +13,29 @@ import numpy as np
 import pytest
 from minigrid.envs.memory import MemoryEnv
 
-from palimpsest.envs.minigrid_memory import REACH, MiniGridMemory
+from palimpsest.envs.minigrid_memory import MiniGridMemory
+from palimpsest.envs.minigrid_rewrite import MiniGridMemoryRewrite
+from palimpsest.envs.minigrid_rewrite_env import MemoryRewriteEnv
 from palimpsest.envs.minigrid_view import PAD, WALL
 from palimpsest.envs.vector import WorldVectorEnv
 
 PRESETS = {
-    "S7": (7, False),
-    "S9": (9, False),
-    "S11": (11, False),
-    "S13": (13, False),
-    "S13Random": (13, True),
-    "S17Random": (17, True),
+    "S7": (7, False, 7),
+    "S9": (9, False, 7),
+    "S11": (11, False, 7),
+    "S13": (13, False, 7),
+    "S13Random": (13, True, 7),
+    "S17Random": (17, True, 7),
+    "S9-View3": (9, False, 3),
+    "S11-View3": (11, False, 3),
 }
+SETTINGS = PRESETS | {"S7 at 5": (7, False, 5), "S13Random at 5": (13, True, 5), "S13Random at 3": (13, True, 3)}
+"""Arguments: size, random_length, view_size."""
 LEFT, RIGHT, FORWARD, DONE = 0, 1, 2, 6
 EAST, SOUTH, WEST, NORTH = range(4)
 KEY, BALL = 5, 6
 
-each_preset = pytest.mark.parametrize(("size", "random_length"), PRESETS.values(), ids=PRESETS)
+each_setting = pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 
 
 def layout(env: MemoryEnv) -> tuple[int, int, int]:
@@ -53,21 +59,30 @@ def copied(env: MemoryEnv) -> dict[str, Any]:
     return numbers | dict(grid=cells(env), seen=False, over=False, rng=np.uint64(x))
 
 
-def twin(size: int, random_length: bool, rows: list[dict[str, Any]]) -> tuple[WorldVectorEnv, dict[str, np.ndarray]]:
+def arguments(setting: tuple) -> dict[str, Any]:
+    return dict(zip(("size", "random_length", "view_size"), setting))
+
+
+def package_env(setting: tuple) -> MemoryEnv:
+    return MemoryEnv(size=setting[0], random_length=setting[1], agent_view_size=setting[2])
+
+
+def twin(setting: tuple, rows: list[dict[str, Any]]) -> tuple[WorldVectorEnv, dict[str, np.ndarray]]:
     """A batch in the given states, and its observations."""
-    vector = WorldVectorEnv(MiniGridMemory, len(rows), size=size, random_length=random_length)
+    vector = WorldVectorEnv(MiniGridMemory, len(rows), **arguments(setting))
     like = vector.hidden_state()
     hidden = {name: np.array([row[name] for row in rows], array.dtype) for name, array in like.items()}
     return vector, vector.reset(options={"hidden_state": hidden})[0]
 
 
 @functools.cache
-def package_mazes(size: int, random_length: bool) -> dict[tuple[int, int, int], MemoryEnv]:
+def package_mazes(setting: tuple) -> dict[tuple[int, int, int], MemoryEnv]:
     """Every maze that the package builds, by its layout."""
     found: dict[tuple[int, int, int], MemoryEnv] = {}
+    size, random_length, _ = setting
     wanted = 4 * (size - 6 if random_length else 1)
     for seed in itertools.count():
-        env = MemoryEnv(size=size, random_length=random_length)
+        env = package_env(setting)
         env.reset(seed=seed)
         found.setdefault(layout(env), env)
         if len(found) == wanted:
@@ -103,14 +118,15 @@ def sees_cue(env: MemoryEnv) -> bool:
     return bool((np.isin(image[..., 0], (KEY, BALL)) & (image[..., 1] == 0)).any())
 
 
-@each_preset
-def test_every_state_and_action_equal_the_package(size, random_length):
+@each_setting
+def test_every_state_and_action_equal_the_package(setting):
     """Exhaustive: all mazes, all places of the player, all actions. S17Random: the mazes longer than S13Random's."""
-    mazes = {key: env for key, env in package_mazes(size, random_length).items() if size < 17 or key[0] > 10}
+    size = setting[0]
+    mazes = {key: env for key, env in package_mazes(setting).items() if size < 17 or key[0] > 10}
     cases = [(key, place) for key, env in mazes.items() for place in places(env)]
     rows = [copied(put(mazes[key], *place, steps=k % (5 * size**2))) for k, (key, place) in enumerate(cases)]
     for action in range(7):
-        vector, _ = twin(size, random_length, rows)
+        vector, _ = twin(setting, rows)
         after, reward, terminated, truncated, infos = vector.step(np.full(len(rows), action))
         for k, (key, place) in enumerate(cases):
             env = put(mazes[key], *place, steps=k % (5 * size**2))
@@ -127,16 +143,16 @@ def test_every_state_and_action_equal_the_package(size, random_length):
                 assert (vector.world.state.x[k], vector.world.state.y[k]) == (x, y)
 
 
-@each_preset
+@each_setting
 @pytest.mark.parametrize(("skill", "episodes"), [(1.0, 120), (0.85, 60), (0.5, 20)])
-def test_episodes_equal_the_package(size, random_length, skill, episodes):
-    rng = np.random.default_rng(size)
-    package = [MemoryEnv(size=size, random_length=random_length) for _ in range(episodes)]
+def test_episodes_equal_the_package(setting, skill, episodes):
+    rng = np.random.default_rng(setting[0])
+    package = [package_env(setting) for _ in range(episodes)]
     first = [env.reset(seed=k)[0] for k, env in enumerate(package)]
     rows = [copied(env) for env in package]
     for row in rows:
         row["seen"] = row["x"] == 1
-    vector, obs = twin(size, random_length, rows)
+    vector, obs = twin(setting, rows)
     assert all(equal_obs(obs, k, theirs) for k, theirs in enumerate(first))
     going, won = set(range(episodes)), 0
     while going:
@@ -158,7 +174,7 @@ def test_episodes_equal_the_package(size, random_length, skill, episodes):
 def test_the_step_limit_equals_the_packages():
     env = MemoryEnv(size=7)
     env.reset(seed=0)
-    vector, _ = twin(7, False, [copied(env)])
+    vector, _ = twin((7, False, 7), [copied(env)])
     for _ in range(5 * 7**2):
         *_, their_end, their_cut, _ = env.step(DONE)
         *_, terminated, truncated, _ = vector.step(np.array([DONE]))
@@ -166,13 +182,13 @@ def test_the_step_limit_equals_the_packages():
     assert truncated[0]
 
 
-@each_preset
-def test_mazes_are_the_packages_and_evenly_drawn(size, random_length):
+@each_setting
+def test_mazes_are_the_packages_and_evenly_drawn(setting):
     B = 20_000
-    vector = WorldVectorEnv(MiniGridMemory, B, size=size, random_length=random_length)
+    vector = WorldVectorEnv(MiniGridMemory, B, **arguments(setting))
     vector.reset(seed=0)
     state = vector.world.state
-    mazes = package_mazes(size, random_length)
+    mazes = package_mazes(setting)
     keys = list(zip(state.end.tolist(), state.cue.tolist(), state.upper.tolist()))
     assert set(keys) == set(mazes)
     for key, env in mazes.items():
@@ -185,38 +201,37 @@ def test_mazes_are_the_packages_and_evenly_drawn(size, random_length):
         found = np.bincount(x, minlength=end + 1)[1:]
         assert len(found) == end
         assert np.abs(found - len(x) / end).max() < 5 * np.sqrt(len(x) / end)
-    assert (state.y == size // 2).all()
+    assert (state.y == setting[0] // 2).all()
     assert (state.direction == EAST).all()
 
 
-def test_ids_are_minigrids():
-    for name, (size, random_length) in PRESETS.items():
-        ours, theirs = (
-            gym.make(id).unwrapped for id in (f"Palimpsest/MiniGridMemory-{name}-v0", f"MiniGrid-Memory{name}-v0")
-        )
-        assert isinstance(ours, MiniGridMemory)
-        assert isinstance(theirs, MemoryEnv)
-        assert (
-            (ours.rules.size, ours.rules.random_length) == (theirs.size, theirs.random_length) == (size, random_length)
-        )
-        assert ours.rules.limit == theirs.max_steps
-        assert ours.action_space == theirs.action_space
-        for key, space in ours.observation_space.items():
-            assert space == theirs.observation_space[key]
+@pytest.mark.parametrize("name", PRESETS)
+def test_ids_are_minigrids(name):
+    size, random_length, view_size = PRESETS[name]
+    theirs_id, view = f"MiniGrid-Memory{name.partition('-')[0]}-v0", dict(agent_view_size=view_size)
+    ours, theirs = (gym.make(f"Palimpsest/MiniGridMemory-{name}-v0").unwrapped, gym.make(theirs_id, **view).unwrapped)
+    assert isinstance(ours, MiniGridMemory)
+    assert isinstance(theirs, MemoryEnv)
+    assert (ours.rules.size, ours.rules.random_length) == (theirs.size, theirs.random_length) == (size, random_length)
+    assert ours.rules.view_size == theirs.agent_view_size == view_size
+    assert ours.rules.limit == theirs.max_steps
+    assert ours.action_space == theirs.action_space
+    for key, space in ours.observation_space.items():
+        assert space == theirs.observation_space[key]
 
 
-@each_preset
-def test_events_are_sights_of_the_cue(size, random_length):
-    mazes = package_mazes(size, random_length)
+@each_setting
+def test_events_are_sights_of_the_cue(setting):
+    mazes = package_mazes(setting)
     cases = [(env, place) for env in mazes.values() for place in places(env)]
     cases = cases[:: 1 + 2 * (len(cases) // 1500)]
-    vector, obs = twin(size, random_length, [copied(put(env, *place)) for env, place in cases])
+    vector, obs = twin(setting, [copied(put(env, *place)) for env, place in cases])
     shown = np.array([sees_cue(put(env, *place)) for env, place in cases])
     assert np.array_equal(vector.event_mask(obs), shown)
     assert 0 < shown.mean() < 1
     vector.step(np.full(len(cases), DONE))
     assert np.array_equal(vector.world.state.seen, shown)
-    last = MiniGridMemory(size, random_length)
+    last = MiniGridMemory(*setting)
     for seed in range(8):
         last.reset(seed=seed)
         while True:
@@ -229,42 +244,52 @@ def test_events_are_sights_of_the_cue(size, random_length):
 class Player:
     """Looks for the cue, remembers it, walks to the junction: from observations alone."""
 
-    def __init__(self) -> None:
-        self.cue, self.turned = 0, False
+    def __init__(self, view: int) -> None:
+        self.cue, self.turned, self.near, self.middle = 0, False, view - 1, view // 2
 
     def act(self, image: np.ndarray, direction: int, cue_shown: bool) -> int:
+        near, middle = self.near, self.middle
         if cue_shown and not self.cue:
             found = np.argwhere(np.isin(image[..., 0], (KEY, BALL)))  # by column; the cue is behind when looking east
             self.cue = int(image[*(found[found[:, 1].argmax()] if direction == EAST else found[0]), 0])
         if not self.cue:
             return (LEFT, RIGHT, FORWARD, LEFT)[direction]
         if self.turned:
-            return FORWARD
+            if near > 2 or image[middle, near - 2, 0] == self.cue:
+                return FORWARD
+            return LEFT if image[middle, near - 1, 0] != WALL & 15 or direction in (EAST, WEST) else FORWARD
         if direction != EAST:
             return LEFT if direction == SOUTH else RIGHT
-        if image[3, 5, 0] != WALL & 15:
+        if image[middle, near - 1, 0] != WALL & 15:
             return FORWARD
         self.turned = True
-        return LEFT if image[1, 6, 0] == self.cue else RIGHT
+        return LEFT if near == 2 or image[middle - 2, near, 0] == self.cue else RIGHT
 
 
-@each_preset
-def test_nothing_hidden_is_needed(size, random_length):
-    world = MiniGridMemory(size, random_length)
+@each_setting
+def test_nothing_hidden_is_needed(setting):
+    world = MiniGridMemory(*setting)
     for seed in range(60):
         obs, _ = world.reset(seed=seed)
-        player, over = Player(), False
+        player, over = Player(setting[2]), False
         while not over:
             action = player.act(obs["image"], int(obs["direction"]), bool(world.event_mask(obs)))
+            assert not setting[1] or setting[2] != 3 or action == world.expert_action()
             obs, _, over, cut, info = world.step(action)
             assert not cut
         assert info["success"]
 
 
+@pytest.mark.parametrize("view_size", [3, 5, 7])
 @pytest.mark.parametrize("end", [4, 5, 6, 7, 8, 10])
-def test_the_expert_takes_the_fewest_steps(end):
-    """Breadth-first search in the package: see the cue, only then enter the junction, and reach the matching side."""
-    env = package_mazes(13, True)[end, 1, 0]
+def test_the_expert_takes_the_fewest_steps(end, view_size):
+    """Breadth-first search in the package: see the cue, only then enter the junction, and reach the matching side.
+
+    In views of 3 cells the player cannot know this side before it has looked: it is two turns later if that is wrong.
+    """
+    setting = 13, True, view_size
+    env = package_mazes(setting)[end, 1, 0]
+    late = 2 if view_size == 3 else 0
     shown = {place: sees_cue(put(env, *place)) for place in places(env)}
 
     def after(place: tuple[int, int, int], action: int) -> tuple[int, int, int]:
@@ -284,22 +309,23 @@ def test_the_expert_takes_the_fewest_steps(end):
                 if then not in distance and (then[1] or there[0] <= end):
                     distance[then] = distance[place, seen] + 1
                     queue.append(then)
-        vector, _ = twin(13, True, [copied(put(env, *start[0])) | {"seen": x == 1}])
-        for _ in range(distance[place, seen] - 1):
+        vector, _ = twin(setting, [copied(put(env, *start[0])) | {"seen": x == 1}])
+        for _ in range(distance[place, seen] + late - 1):
             assert not vector.step(vector.expert_action())[2]
         assert vector.step(vector.expert_action())[1] > 0
 
 
-@each_preset
-def test_horizons_are_those_of_played_episodes(size, random_length):
-    vector = WorldVectorEnv(MiniGridMemory, 600, size=size, random_length=random_length)
+@each_setting
+def test_horizons_are_those_of_played_episodes(setting):
+    vector = WorldVectorEnv(MiniGridMemory, 600, **arguments(setting))
     obs, _ = vector.reset(seed=0)
     last = np.full(600, -1)
     going, found = np.ones(600, bool), set()
     for t in itertools.count():
         last = np.where(vector.event_mask(obs), t, last)
         actions, state = vector.expert_action(), vector.world.state
-        recall = going & (state.x == state.end + 1) & (actions != FORWARD)
+        looked = actions != FORWARD if setting[2] > 3 else state.direction == NORTH
+        recall = going & (state.x == state.end + 1) & looked
         found |= set((t - last + 1)[recall].tolist())
         obs, _, terminated, *_ = vector.step(actions)
         going &= ~terminated
@@ -309,8 +335,13 @@ def test_horizons_are_those_of_played_episodes(size, random_length):
 
 
 def reactive(obs: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """A player without memory that looks back at the junction and seldom goes forward there."""
+    """A player without memory that looks back at the junction and seldom goes forward there.
+
+    A view of 3 cells, in which nothing can be won so, is continued with cells out of sight.
+    """
     objects, direction = obs["image"][..., 0], obs["direction"]
+    beside = (7 - objects.shape[1]) // 2
+    objects = np.pad(objects, ((0, 0), (beside, beside), (2 * beside, 0)))
     thing = np.isin(objects, (KEY, BALL))
     B = len(direction)
     ahead_blocked = objects[:, 3, 5] == WALL & 15
@@ -327,11 +358,11 @@ def reactive(obs: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray
     return np.where(at_junction & (direction == EAST), np.where(rng.random(B) < 0.5, LEFT, RIGHT), action)
 
 
-@each_preset
-def test_without_memory(size, random_length):
+@each_setting
+def test_without_memory(setting):
     """Short mazes can be won by looking back; the long ones are a guess, and the bound given holds."""
     B = 400
-    vector = WorldVectorEnv(MiniGridMemory, B, size=size, random_length=random_length)
+    vector = WorldVectorEnv(MiniGridMemory, B, **arguments(setting))
     obs, _ = vector.reset(seed=0)
     ends = vector.world.state.end.copy()
     rng = np.random.default_rng(0)
@@ -340,7 +371,7 @@ def test_without_memory(size, random_length):
         obs, reward, terminated, truncated, _ = vector.step(reactive(obs, rng))
         won |= going & (reward > 0)
         going &= ~(terminated | truncated)
-    short = ends + 1 <= REACH
+    short = ends + 1 <= setting[2]
     assert not short.any() or won[short].mean() > 0.93
     count = (~short).sum()
     assert count == 0 or abs(won[~short].mean() - 0.5) < 4 * 0.5 / np.sqrt(count)
@@ -349,13 +380,14 @@ def test_without_memory(size, random_length):
 
 def test_nothing_shows_the_cue_beyond_its_reach():
     """So a player without memory that has passed there is left with a guess."""
-    for size in (11, 13, 17):
-        mazes = package_mazes(size, size == 17)
+    for setting in ((11, False, 7), (13, False, 7), (17, True, 7), (13, False, 5), (9, False, 3), (11, False, 3)):
+        size, _, reach = setting
+        mazes = package_mazes(setting)
         end = size - 3
         for upper in (0, 1):
             key, ball = mazes[end, 0, upper], mazes[end, 1, upper]
             for place in places(key):
-                if place[0] > REACH or place == (REACH, size // 2, EAST):
+                if place[0] > reach or place == (reach, size // 2, EAST):
                     views = [put(env, *place).gen_obs()["image"] for env in (key, ball)]
                     assert np.array_equal(*views)
 
@@ -365,7 +397,7 @@ def test_short_mazes_are_a_guess_for_deterministic_players_without_memory():
     it looks north or south there; a deterministic one then always turns on there, and never wins on that side.
     """
     for size in (7, 9):
-        mazes = package_mazes(size, False)
+        mazes = package_mazes((size, False, 7))
         end = size - 3
         for upper in (0, 1):
             key, ball = mazes[end, 0, upper], mazes[end, 1, upper]
@@ -383,3 +415,10 @@ def test_sizes_that_are_refused(size):
 def test_random_length_is_a_bool():
     with pytest.raises(ValueError, match="random_length must be True or False"):
         MiniGridMemory(7, random_length=1)
+
+
+@pytest.mark.parametrize("view_size", [1, 2, 4, 6, 9, -3, 3.0, True, "7", None])
+def test_views_that_are_refused(view_size):
+    for make in (MiniGridMemory, MiniGridMemoryRewrite, MemoryRewriteEnv):
+        with pytest.raises(ValueError, match=f"view_size must be 3, 5 or 7, .*; got {view_size!r}"):
+            make(view_size=view_size)

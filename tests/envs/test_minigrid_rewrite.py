@@ -28,7 +28,7 @@ from palimpsest.envs.vector import WorldVectorEnv
 LEFT, RIGHT, FORWARD, DONE = 0, 1, 2, 6
 EAST, SOUTH, WEST, NORTH = range(4)
 KEY, BALL = 5, 6
-SETTINGS = [(0, 7, False), (1, 9, True), (3, 7, False), (4, 12, True)]
+SETTINGS = [(0, 7, False, 7), (1, 9, True, 7), (3, 7, False, 7), (4, 12, True, 7), (1, 9, True, 3), (2, 8, False, 5)]
 
 each_setting = pytest.mark.parametrize("setting", SETTINGS, ids=str)
 
@@ -67,7 +67,7 @@ def twin(setting: tuple, rows: list[dict[str, Any]]) -> tuple[WorldVectorEnv, di
 
 
 def arguments(setting: tuple) -> dict[str, Any]:
-    return dict(zip(("replacements", "length", "random_length"), setting))
+    return dict(zip(("replacements", "length", "random_length", "view_size"), setting))
 
 
 def equal_obs(ours: Any, i: Any, theirs: dict[str, Any]) -> bool:
@@ -115,7 +115,7 @@ def test_episodes_are_equal(setting, skill, episodes, most):
 
 @settings(max_examples=15, deadline=None)
 @given(
-    setting=st.tuples(st.integers(0, 6), st.integers(7, 15), st.booleans()),
+    setting=st.tuples(st.integers(0, 6), st.integers(7, 15), st.booleans(), st.sampled_from([3, 5, 7])),
     seed=st.integers(0, 2**31),
     skill=st.sampled_from([0.2, 0.8, 1.0]),
 )
@@ -123,9 +123,10 @@ def test_episodes_are_equal_for_any_arguments(setting, seed, skill):
     compare(setting, range(seed, seed + 2), skill, 120)
 
 
-def test_every_place_and_action_are_equal():
+@pytest.mark.parametrize("view_size", [3, 5, 7])
+def test_every_place_and_action_are_equal(view_size):
     """Also where no player of the other tests goes: all cells, directions and actions, after each replacement."""
-    setting = (2, 7, False)
+    setting = (2, 7, False, view_size)
     env = MemoryRewriteEnv(*setting)
     env.reset(seed=1)
     rows, results = [], []
@@ -169,7 +170,7 @@ def test_step_limits_are_equal(setting):
 @each_setting
 def test_starts_are_equal_and_evenly_drawn(setting):
     B = 4000
-    replacements, length, random_length = setting
+    replacements, length, random_length, _ = setting
     vector = WorldVectorEnv(MiniGridMemoryRewrite, B, **arguments(setting))
     vector.reset(seed=0)
     state = vector.world.state
@@ -250,13 +251,17 @@ def test_nothing_hidden_is_needed_and_the_newest_cue_is(setting):
             obs, _ = world.reset(seed=seed)
             cue, turned, over = 0, False, False
             while not over:
-                things = obs["image"][..., 0]
-                beside = int(things[2, 6])
+                things, middle, near = obs["image"][..., 0], setting[3] // 2, setting[3] - 1
+                beside = int(things[middle - 1, near])
                 if beside in (KEY, BALL) and not turned and (keeps == "newest" or not cue):
                     cue = beside
                 action = FORWARD
-                if things[3, 5] == WALL & 15 and not turned:
-                    action, turned = LEFT if things[1, 6] == cue else RIGHT, True
+                if turned and near == 2 and obs["direction"] in (EAST, WEST):
+                    action = LEFT
+                elif turned and near == 2 and things[middle, 0] in (KEY, BALL):
+                    action = FORWARD if things[middle, 0] == cue else LEFT
+                elif things[middle, near - 1] == WALL & 15 and not turned:
+                    action, turned = LEFT if near == 2 or things[middle - 2, near] == cue else RIGHT, True
                 obs, reward, over, _, info = world.step(action)
             results.append(info["success"])
             if results[-1] and not setting[2]:
@@ -274,7 +279,8 @@ def test_horizons_are_those_of_played_episodes(setting):
     for t in itertools.count():
         last = np.where(vector.event_mask(obs), t, last)
         actions, state = vector.expert_action(), vector.world.state
-        recall = going & (state.x == state.junction) & (actions != FORWARD)
+        looked = actions != FORWARD if setting[3] > 3 else state.direction == NORTH
+        recall = going & (state.x == state.junction) & looked
         found |= set((t - last + 1)[recall].tolist())
         obs, _, terminated, *_ = vector.step(actions)
         going &= ~terminated

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from twins import SplitMix, assert_follows, assert_rows_follow, first_success
 
 from palimpsest import envs
-from palimpsest.envs.rune_tmaze import KINDS, RuneTMaze, unpacked
+from palimpsest.envs.rune_tmaze import RuneTMaze
+from palimpsest.envs.runes import KINDS, unpacked
 
 FORWARD, LEFT, RIGHT = range(3)
 TASKS = ("invert", "cancel", "reset", "repeat", "mixed")
@@ -23,7 +24,7 @@ def id_of(task: str) -> str:
     return f"Palimpsest/RuneTMaze-{task}-v0"
 
 
-def resulting(first: int, runes: list[tuple[str, int]]) -> int:
+def resulting(first: int, runes: list[tuple[str, int]], branches: int = 2) -> int:
     """The cue after `runes`, each (kind, value): first strike out, then let the rest act in order."""
     counting: list[tuple[str, int]] = []
     for rune in runes:
@@ -35,12 +36,15 @@ def resulting(first: int, runes: list[tuple[str, int]]) -> int:
             counting = [*counting, rune]
     cue = first
     for kind, value in counting:
-        cue = {"invert": 1 - cue, "reset": value}[kind]
+        cue = {"invert": 1 - cue, "rotate": (cue + 1) % branches, "reset": value}[kind]
     return cue
 
 
 class Twin:
     """The rules step by step, one world, plain Python; the cue is worked out anew from all runes met."""
+
+    branches = 2
+    names = KINDS
 
     def __init__(self, length: int, runes: int, kinds: list[str], corridors: int) -> None:
         self.length, self.most, self.kinds, self.n = length, runes, kinds, corridors
@@ -55,26 +59,27 @@ class Twin:
         self.x, self.met = 0, []
         high, low = self.rng.halves()
         total = 1 + self.rng.below(self.most, high)
-        self.first = self.rng.below(2, low)
+        self.first = self.rng.below(self.branches, low)
         cells, runes = set(), []
         for last in range(self.length - total, self.length):
             high, low = self.rng.halves()
             x = 1 + self.rng.below(last, high)
             cells.add(last if x in cells else x)
-            kind, value = divmod(self.rng.below(2 * len(self.kinds), low), 2)
+            kind, value = divmod(self.rng.below(self.branches * len(self.kinds), low), self.branches)
             runes.append((self.kinds[kind], value if self.kinds[kind] == "reset" else 0))
         self.runes = dict(zip(sorted(cells), runes, strict=True))
         return self.see()
 
     @property
     def cue(self) -> int:
-        return resulting(self.first, self.met)
+        return resulting(self.first, self.met, self.branches)
 
     def see(self) -> list[float]:
         kind, value = self.runes.get(self.x, ("none", 0))
         shown = self.first if self.x == 0 else value if kind == "reset" else -1
         place = float(np.float32(self.x / self.length))
-        return [float(shown == 0), float(shown == 1), place, *(float(kind == each) for each in KINDS)]
+        shows = [float(shown == branch) for branch in range(self.branches)]
+        return [*shows, place, *(float(kind == each) for each in self.names)]
 
     def step(self, action: int) -> tuple[list[float], float, bool, bool, bool]:
         self.t += 1
@@ -85,7 +90,7 @@ class Twin:
                 if self.x in self.runes:
                     self.met.append(self.runes[self.x])
             return self.see(), -0.01, False, late, False
-        if action != (LEFT, RIGHT)[self.cue]:
+        if action != 1 + self.cue:
             return self.see(), -1.0, True, False, False
         self.passed += 1
         if self.passed == self.n:

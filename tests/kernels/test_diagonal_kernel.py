@@ -42,6 +42,21 @@ def test_equals_a_plain_loop(scan, dtype, fixed, T):
 
 
 @each_form
+@each_dtype
+@varying_or_not
+@pytest.mark.parametrize("T", [1, 17])
+def test_complex_numbers_as_pairs_equal_a_plain_loop(scan, dtype, fixed, T):
+    def paired(scan):
+        return lambda *given: scan(*given, paired=True)
+
+    given = arguments(T, N=6, dtype=dtype, fixed=fixed)
+    expected = with_gradients(paired(diagonal_naive), *given)
+    assert_close(with_gradients(paired(scan), *given), expected, **tolerance(dtype))
+    with pytest.raises(ValueError, match=r"an even N where numbers are paired; got \[17, 3, 5\]"):
+        scan(*arguments(17), paired=True)
+
+
+@each_form
 @varying_or_not
 def test_gradcheck(scan, fixed):
     a, b, start, state = arguments(7, 2, 2, fixed=fixed)

@@ -21,7 +21,7 @@ from legality import broken
 from palimpsest import envs
 from palimpsest.envs.core import World
 from palimpsest.envs.room_ballet_tasks import TASKS
-from palimpsest.envs.rune_tmaze import KINDS
+from palimpsest.envs.runes import KINDS
 
 NO_INTEGER = [True, None, 1.0, math.nan, math.inf, "3", "", [3], {}, np.float64(2), 1j]
 NO_FRACTION = [-1e-9, 1.0000001, math.nan, math.inf, -math.inf, True, None, "0.5", [0.5], 10**400]
@@ -52,13 +52,18 @@ def family(wrong: Callable[[dict[str, Any]], Wrong]) -> Callable:
     return enter
 
 
-@family(lambda given: dict(corridors=integer(1, 10**6), length=integer(1, 10**6), regime=NAME, normalise_by=NAME))
+@family(
+    lambda given: dict(
+        corridors=integer(1, 10**6), length=integer(1, 10**6), regime=NAME, normalise_by=NAME, position=NAME
+    )
+)
 def EndlessTMaze(draw):
     return dict(
         corridors=draw(st.integers(1, 10**6)),
         length=draw(st.integers(1, 10**6)),
         regime=draw(st.sampled_from(["fixed", "uniform"])),
         normalise_by=draw(st.sampled_from(["l_max", "length"])),
+        position=draw(st.sampled_from(["shown", "none"])),
     )
 
 
@@ -67,23 +72,34 @@ def ActiveTMaze(draw):
     return dict(length=draw(st.integers(1, 10**6)))
 
 
-@family(
-    lambda given: dict(
+def runes(draw, names):
+    most = draw(st.integers(2, 1000))
+    kinds = draw(st.lists(st.sampled_from(names), min_size=1, max_size=15))
+    return dict(
+        runes=most,
+        length=draw(st.integers(most + 1, 10**4)),
+        corridors=draw(st.integers(1, 10**6)),
+        kinds=[*kinds, draw(st.sampled_from([names[0], "reset"]))],
+    )
+
+
+def wrong_runes(given):
+    return dict(
         runes=integer(2, 1000),
         length=integer(given["runes"] + 1, 10**6),
         corridors=integer(1, 10**6),
         kinds=st.sampled_from(NO_KINDS),
     )
-)
+
+
+@family(wrong_runes)
 def RuneTMaze(draw):
-    runes = draw(st.integers(2, 1000))
-    kinds = draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=15))
-    return dict(
-        runes=runes,
-        length=draw(st.integers(runes + 1, 10**4)),
-        corridors=draw(st.integers(1, 10**6)),
-        kinds=[*kinds, draw(st.sampled_from(["invert", "reset"]))],
-    )
+    return runes(draw, KINDS)
+
+
+@family(wrong_runes)
+def RuneMultiCorridor(draw):
+    return runes(draw, ("rotate", *KINDS[1:]))
 
 
 @family(
@@ -276,15 +292,29 @@ def MultiarmedBandit(draw):
     )
 
 
-@family(lambda given: dict(size=integer(7, 101) | st.integers(4, 50).map(lambda half: 2 * half), random_length=BOOL))
+VIEW = integer(3, 7) | st.sampled_from([4, 6])
+
+
+@family(
+    lambda given: dict(
+        size=integer(7, 101) | st.integers(4, 50).map(lambda half: 2 * half), random_length=BOOL, view_size=VIEW
+    )
+)
 def MiniGridMemory(draw):
-    return dict(size=1 + 2 * draw(st.integers(3, 50)), random_length=draw(st.booleans()))
+    return dict(
+        size=1 + 2 * draw(st.integers(3, 50)),
+        random_length=draw(st.booleans()),
+        view_size=draw(st.sampled_from([3, 5, 7])),
+    )
 
 
-@family(lambda given: dict(replacements=integer(0, 300), length=integer(7, 100), random_length=BOOL))
+@family(lambda given: dict(replacements=integer(0, 300), length=integer(7, 100), random_length=BOOL, view_size=VIEW))
 def MiniGridMemoryRewrite(draw):
     return dict(
-        replacements=draw(st.integers(0, 300)), length=draw(st.integers(7, 100)), random_length=draw(st.booleans())
+        replacements=draw(st.integers(0, 300)),
+        length=draw(st.integers(7, 100)),
+        random_length=draw(st.booleans()),
+        view_size=draw(st.sampled_from([3, 5, 7])),
     )
 
 

@@ -71,7 +71,7 @@ def test_a_scan_without_kernels_differentiates_twice():
         assert torch.autograd.gradgradcheck(total, (x,))
 
 
-@pytest.mark.parametrize("name", ["rewrite", "ffm", "hcam", "lstm", "gru", "rnn", "shm"])
+@pytest.mark.parametrize("name", ["rewrite", "ffm", "hcam", "lstm", "gru", "rnn", "shm", "mamba", "gla"])
 def test_a_compiled_gradient_refuses_to_be_differentiated(name):
     """Even of a sum, whose own gradient is a constant; and only where somebody does."""
     module = memory.make(name, 3)

@@ -101,7 +101,7 @@ def test_a_compiled_step_follows_other_inputs(case):
     follows(compiled, module, False)
 
 
-@pytest.mark.parametrize("case", ["ffm", "gru", "rnn", "gtrxl", "shm", "none"])
+@pytest.mark.parametrize("case", ["ffm", "gru", "rnn", "gtrxl", "shm", "s5", "mamba", "mlstm", "based", "mom", "none"])
 def test_a_step_over_two_batches_at_once(case):
     module = Called(case)
     first, second = (inputs(module, used, False) for used in (False, True))

@@ -6,6 +6,8 @@ With G_t the whole gradient of h_t, dh_t what arrives from outside,
     db_t = G_t
     da_t = G_t h_{t-1}                                where start_t is true, da_t = 0
 
+and the conjugates of a and h there where they are complex.
+
 On the CPU the compiled loops run (`diagonal_loops`), elsewhere torch's operations (`torch_diagonal`).
 """
 
@@ -22,7 +24,7 @@ from palimpsest.memory.kernels.diagonal.diagonal_loops import backward, forward
 from palimpsest.memory.kernels.diagonal.torch_diagonal import torch_diagonal_scan
 
 
-def diagonal_scan(a: Tensor, b: Tensor, start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def diagonal_scan(a: Tensor, b: Tensor, start: Tensor, state: Tensor, paired: bool = False) -> tuple[Tensor, Tensor]:
     """h_t = a_t h_{t-1} + b_t with h_{t-1} = 0 where start_t is true. Gradients reach a, b and state.
 
     Args:
@@ -30,6 +32,8 @@ def diagonal_scan(a: Tensor, b: Tensor, start: Tensor, state: Tensor) -> tuple[T
         b: [T, B, N] float32 or float64; T may be 0.
         start: [T, B] bool.
         state: [B, N], h before the first step.
+        paired: all numbers are complex. N is even: the first half of N holds the real parts, the second half the
+            imaginary parts.
 
     Returns:
         h at every step [T, B, N], and the last [B, N].
@@ -37,18 +41,31 @@ def diagonal_scan(a: Tensor, b: Tensor, start: Tensor, state: Tensor) -> tuple[T
     Raises:
         ValueError: shapes or types do not fit.
     """
-    _check(a, b, start, state)
+    _check(a, b, start, state, paired)
     if b.numel() == 0:
         return b, state
-    scan = _DiagonalScan.apply if has_kernels(b, a, state) else torch_diagonal_scan
-    return scan(a if a.ndim == 3 else a[None, None], b, start, state)
+    a = a if a.ndim == 3 else a[None, None]
+    if has_kernels(b, a, state):
+        h, last = _DiagonalScan.apply(a, b, start, state, paired)
+        return h, last
+    if paired:
+        h, last = torch_diagonal_scan(as_complex(a), as_complex(b), start, as_complex(state))
+        return torch.cat([h.real, h.imag], -1), torch.cat([last.real, last.imag], -1)
+    return torch_diagonal_scan(a, b, start, state)
 
 
-def _check(a: Tensor, b: Tensor, start: Tensor, state: Tensor) -> None:
+def as_complex(pairs: Tensor) -> Tensor:
+    """Complex numbers [..., N / 2] from their real parts, then imaginary parts [..., N]."""
+    return torch.complex(*pairs.chunk(2, -1))
+
+
+def _check(a: Tensor, b: Tensor, start: Tensor, state: Tensor, paired: bool) -> None:
     """Refuse shapes and types that do not fit."""
     if b.ndim != 3 or b.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"b must be [T, B, N] float32 or float64; got {list(b.shape)} {b.dtype}")
     T, B, N = b.shape
+    if paired and N % 2:
+        raise ValueError(f"b must be [T, B, N] with an even N where numbers are paired; got {list(b.shape)}")
     if a.shape not in ((T, B, N), (N,)):
         raise ValueError(f"a must be [T, B, N] = [{T}, {B}, {N}] or [N]; got {list(a.shape)}")
     if start.shape != (T, B) or start.dtype != torch.bool:
@@ -63,10 +80,11 @@ class _DiagonalScan(torch.autograd.Function):
     """(a [T, B, N] or [1, 1, N], b, start, state) -> (h, last), compiled."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, a: Tensor, b: Tensor, start: Tensor, state: Tensor, paired: bool) -> tuple[Tensor, Tensor]:
         a, b, start, state = (each.contiguous() for each in (a, b, start, state))
         h = torch.empty_like(b)
-        over_rows(forward, *start.shape, *(each.numpy() for each in (a, b, start, state, h)))
+        over_rows(forward, *start.shape, *(each.numpy() for each in (a, b, start, state, h)), paired)
+        ctx.paired = paired
         ctx.save_for_backward(a, start, state, h)
         return h, h[-1].clone()
 
@@ -82,8 +100,8 @@ class _DiagonalScan(torch.autograd.Function):
         def run(first: int, last: int) -> Tensor:
             # the gradient of a factor that all steps share is a sum over time: in float64 it stays exact
             own = da if varies else torch.zeros(a.shape, dtype=torch.float64)
-            backward(first, last, *given, own.numpy(), db.numpy(), varies)
+            backward(first, last, *given, own.numpy(), db.numpy(), varies, ctx.paired)
             return own
 
         first, *others = in_parts(run, part_borders(*start.shape))
-        return da if varies else sum(others, first).to(a.dtype), db, None, carried
+        return da if varies else sum(others, first).to(a.dtype), db, None, carried, None

@@ -24,11 +24,15 @@ def decay_naive(x: Tensor, alpha: Tensor, omega: Tensor, start: Tensor, state: T
     return torch.stack(steps) if steps else x.new_empty(0, *state.shape), torch.view_as_real(S)
 
 
-def diagonal_naive(a: Tensor, b: Tensor, start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def diagonal_naive(a: Tensor, b: Tensor, start: Tensor, state: Tensor, paired: bool = False) -> tuple[Tensor, Tensor]:
     """h_t = a_t h_{t-1} + b_t, with h_{t-1} = 0 where start_t is true.
 
     Arguments and results are those of `memory.kernels.diagonal_scan`.
     """
+    if paired:
+        a, b, state = (torch.complex(*x.chunk(2, -1)) for x in (a, b, state))
+        h, last = diagonal_naive(a, b, start, state)
+        return torch.cat([h.real, h.imag], -1), torch.cat([last.real, last.imag], -1)
     h, steps = state, []
     for a_t, b_t, start_t in zip(a.expand_as(b), b, start[..., None]):
         h = torch.where(start_t, 0, a_t * h) + b_t

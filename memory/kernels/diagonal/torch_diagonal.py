@@ -5,6 +5,7 @@ Real or complex, of any number of dimensions; differentiable as often as wanted.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -66,5 +67,33 @@ def _join(a: Tensor, h: Tensor, start: Tensor) -> Tensor:
         earlier = torch.where(reach[distance:] >= distance, factor * h[:-distance], 0)
         h = torch.cat([h[:distance], h[distance:] + earlier])
         a = a * a if len(a) == 1 else torch.cat([a[:distance], factor * a[:-distance]])
+        distance *= 2
+    return h
+
+
+def max_plus_scan(a: Tensor, b: Tensor, start: Tensor, state: Tensor) -> Tensor:
+    """h_t = max(a_t + h_{t-1}, b_t) with h_{t-1} = 0 where start_t is true: sums for products, maxima for sums.
+
+    It bounds the logarithms of a sum whose terms are scaled at every step, so that none of them overflows.
+
+    Args:
+        a: [T, B, N] floats; T is 1 or more.
+        b: [T, B, N].
+        start: [T, B] bool.
+        state: [B, N], h before the first step.
+
+    Returns:
+        h at every step [T, B, N].
+    """
+    start = start.unsqueeze(-1)
+    before = torch.cat([state[None], torch.full_like(a[1:], -math.inf)])
+    h = torch.maximum(b, torch.where(start, 0, before) + a)
+    t = torch.arange(len(a), device=a.device).view(-1, 1, 1)
+    reach = t - torch.where(start, t, 0).cummax(0).values  # steps since the last start
+    distance = 1
+    while distance < len(a):
+        earlier = torch.where(reach[distance:] >= distance, a[distance:] + h[:-distance], -math.inf)
+        h = torch.cat([h[:distance], torch.maximum(h[distance:], earlier)])
+        a = torch.cat([a[:distance], a[distance:] + a[:-distance]])
         distance *= 2
     return h

@@ -67,6 +67,17 @@ def test_an_agent_that_repeats_itself_is_stopped_and_has_failed():
     assert (played.successes == 0).all()
 
 
+def test_a_long_walk_without_positions_is_no_stall_and_every_step_is_taken():
+    length = 3 * STALL_STEPS
+    maze = dict(corridors=1, length=length, position="none")
+    played = play(Expert(), envs.make_vec(MAZE, 4, **maze), 8)
+    assert (played.successes == 1).all()
+    assert (played.lengths == length + 1).all()
+    turning = play(Constant(1), envs.make_vec(MAZE, 4, **maze), 4)
+    assert turning.stalled.all()
+    assert (turning.lengths == length + 2).all()
+
+
 def test_max_steps_ends_an_episode_as_failed():
     played = play(Expert(), envs.make_vec(MAZE, 4, corridors=50, length=10), 4, max_steps=30)
     assert (played.lengths == 30).all()

@@ -75,12 +75,11 @@ def _empty_directory(tmp_path, monkeypatch):
 
 LAYERS = {"num_layers": SIZE}
 HEADS = {"num_heads": [*SIZE, 7]}
+TABLES = {"num_heads": SIZE, "key_size": SIZE, "value_size": SIZE}
 MEMORIES: dict[str, dict[str, list]] = {
     "rewrite": {
         **LAYERS,
-        "num_heads": SIZE,
-        "key_size": SIZE,
-        "value_size": SIZE,
+        **TABLES,
         "clock": FLAG,
     },
     "ffm": {
@@ -105,6 +104,15 @@ MEMORIES: dict[str, dict[str, list]] = {
     "rnn": {**LAYERS},
     "gtrxl": {**LAYERS, **HEADS, "memory_length": SIZE},
     "shm": {"memory_size": SIZE, "num_rows": SIZE},
+    "mingru": {**LAYERS, "horizon": [*SIZE, 1]},
+    "s5": {**LAYERS, "state_size": SIZE},
+    "mamba": {**LAYERS, "state_size": SIZE, "conv_size": SIZE, "expand": SIZE},
+    "linear": {**LAYERS, **TABLES},
+    "gla": {**LAYERS, **TABLES, "decay": [None, *CHOICE]},
+    "mlstm": {**LAYERS, **TABLES},
+    "cmru": {**LAYERS},
+    "based": {**LAYERS, **TABLES, "feature_size": SIZE, "window_size": [*SIZE, 1]},
+    "mom": {**LAYERS, **TABLES, "num_memories": SIZE, "top_k": [*SIZE, 5]},
     "none": {},
 }
 for rows in MEMORIES.values():

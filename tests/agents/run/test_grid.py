@@ -16,6 +16,7 @@ from palimpsest.agents import evaluate
 from palimpsest.agents.run import experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.grids import grid, over_runs
+from palimpsest.agents.run.key_values import GRIDS
 from palimpsest.agents.run.runs import Run, load_run
 
 
@@ -116,9 +117,25 @@ def test_the_command_line_shows_and_writes_it(runs, tmp_path, capsys, monkeypatc
     assert "over 2 runs of 4 episodes" in capsys.readouterr().out
 
 
+def test_a_grid_has_a_name(runs, tmp_path, capsys, monkeypatch):
+    assert GRIDS["lengths"]["length"][:7] == (9, 30, 90, 150, 300, 600, 900)
+    assert GRIDS["lengths"]["length"][-1] == 9600
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setitem(GRIDS, "lengths", {"length": (2, 5)})
+    out = tmp_path / "grid.json"
+    line = ["evaluate", str(runs[0]), "--episodes", "4", "--grid", "corridors=1,2", "lengths", "--json", str(out)]
+    assert train.main(line) == 0
+    cells = json.loads(out.read_text())["cells"]
+    assert cells == grid(runs[:1], {"corridors": [1, 2], **GRIDS["lengths"]}, episodes=4)
+    assert [cell["results"][0]["memory"]["horizon_max"] for cell in cells] == [3, 6, 3, 6]
+    assert capsys.readouterr().out.count("long-term memory") == 4
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--grid", "lengts"], "arguments must read KEY=VALUE.*got 'lengts'"),
+        (["--grid", "lengths", "length=3"], "argument 'length' is given twice"),
         (["--grid", "corridrs=1,2"], "did you mean 'corridors'"),
         (["--grid", "corridors=1,x"], "'corridors'.*an integer; got 'x'"),
         (["--grid", "corridors=1,"], "'corridors'.*an integer; got ''"),
