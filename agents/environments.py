@@ -94,6 +94,7 @@ def make_environments(
     previous_action_reward: bool = False,
     keep_observations: Sequence[int] | None = None,
     antialias: bool = False,
+    fully_observed: bool = False,
 ) -> VecEnv:
     """`envs.make_vec`, with what a run does to the observations.
 
@@ -105,16 +106,17 @@ def make_environments(
         previous_action_reward: add them to the observations (`envs.joined.Joined`).
         keep_observations: the numbers of an observation that are kept (`envs.kept.Kept`); None for all.
         antialias: mark the first observation of an episode, beside the previous action (`envs.joined.Joined`).
+        fully_observed: show the hidden state beside the observation (`envs.observed.Observed`).
 
     Raises:
-        ValueError: an unknown id, an argument that does not fit, spaces that do not allow it, or `antialias` without
-            `previous_action_reward`.
+        ValueError: an unknown id, an argument that does not fit, spaces that do not allow it, `antialias` without
+            `previous_action_reward`, or `fully_observed` with an environment that is not ours.
     """
     if antialias and not previous_action_reward:
         raise ValueError("antialias marks where no previous action is; it needs previous_action_reward")
     from palimpsest.envs.wrappers import VecKeepObservations, VecPreviousActionReward
 
-    venv = envs.make_vec(env_id, num_envs, seed=seed, **env_args)
+    venv = envs.make_vec(env_id, num_envs, seed=seed, fully_observed=fully_observed, **env_args)
     if keep_observations is not None:
         venv = VecKeepObservations(venv, keep_observations)
     return VecPreviousActionReward(venv, antialias) if previous_action_reward else venv

@@ -35,6 +35,7 @@ from palimpsest.refusals import (
     choice,
     closest,
     integer,
+    number,
     optional,
 )
 
@@ -61,6 +62,7 @@ def _is_path(value: Any) -> bool:
 
 PATH = Allowed("a path of printable characters, at most 255 bytes from slash to slash", _is_path)
 SEQUENCE = Allowed("a sequence of values", lambda value: isinstance(value, list | tuple))
+RETURN = number(-(10**9), 10**9)
 _OF_TYPE = {bool: FLAG, str: STRING, Path: PATH}
 
 
@@ -110,6 +112,8 @@ class Task(Checked):
     """Beside the previous action, mark the first observation of an episode."""
     keep_observations: tuple[Annotated[int, integer(0)], ...] | None = None
     """Indices of the numbers of an observation that the agent sees, in training and in evaluation. Default: all."""
+    fully_observed: bool = False
+    """Show the hidden state beside the observation: the twin of a task in which nothing must be remembered."""
     memory: str = "rewrite"
     """Name of a memory; the command `list` shows all."""
     memory_args: Arguments = field(default_factory=dict)
@@ -151,6 +155,10 @@ class TrainConfig(Hyperparameters, Task):
     """Lower the entropy's weight linearly to 0 over the run."""
     width: Annotated[int, integer(1, MOST_UNITS)] = 64
     """Width of the encoder's layer and of each head's layer."""
+    solved: Annotated[float | None, FRACTION] = None
+    """Stop when three evaluations in a row reach this success. Default: train to the end."""
+    solved_return: Annotated[float | None, RETURN] = None
+    """Stop when three evaluations in a row reach this mean return. With `solved` too, both must be reached."""
     eval_every: Annotated[int, integer(0, STEPS)] = 50_000
     """Environment steps between greedy evaluations; 0 evaluates only after the last step."""
     eval_episodes: Annotated[int, integer(1, EPISODES)] = 100

@@ -75,6 +75,7 @@ def _environments(config: TrainConfig, num_envs: int) -> VecEnv:
         previous_action_reward=config.previous_action_reward,
         keep_observations=config.keep_observations,
         antialias=config.antialias,
+        fully_observed=config.fully_observed,
     )
 
 
@@ -163,12 +164,13 @@ def policy_name(space: spaces.Space) -> str:
     return "MlpMemoryPolicy"
 
 
-def train(config: TrainConfig, console: Console | None = None) -> Run:
+def train(config: TrainConfig, console: Console | None = None, close: bool = True) -> Run:
     """Train as configured, or resume the run in `config.resume`. Everything is written to the run directory.
 
     Args:
         config: the configuration.
         console: where to print progress and the final table; default standard output.
+        close: test the finished agent, in the settings that the environment declares too, and print the table.
 
     Raises:
         ValueError: the configuration does not fit (then no directory is made), or another process uses the directory.
@@ -208,7 +210,8 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
         if evaluation_env is not None:
             evaluation_env.close()
     run = Run(directory, config, model)
-    _close(run, console)
+    if close:
+        _close(run, console)
     return run
 
 
@@ -224,28 +227,26 @@ def _learn(
     use_logger(model, run_logger(directory, model.num_timesteps))
     progress = ProgressCallback(config.whole_timesteps, console)
     off_policy = config.algo != "ppo"
+    evaluation = EvaluationCallback(
+        lambda: summary(play(model, evaluation_env, config.eval_episodes)),
+        directory / "evaluations.csv",
+        config.eval_every,
+        on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
+        success=config.solved,
+        mean_return=config.solved_return,
+    )
     callbacks = CallbackList(
         [
-            # before a checkpoint, so that what it holds was not written yet
             *([LogCallback()] if off_policy else []),
-            EvaluationCallback(
-                lambda: summary(play(model, evaluation_env, config.eval_episodes)),
-                directory / "evaluations.csv",
-                config.eval_every,
-                on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
-            ),
+            evaluation,
             CheckpointCallback(lambda: checkpoints.save(model), config.checkpoint_every, signals),
             *([progress] if config.progress else []),
         ]
     )
     try:
-        if model.num_timesteps < config.total_timesteps:
-            model.learn(
-                config.total_timesteps - model.num_timesteps,
-                callbacks,
-                log_interval=sys.maxsize if off_policy else 1,
-                reset_num_timesteps=False,
-            )
+        left = config.total_timesteps - model.num_timesteps
+        if left > 0 and not evaluation.solved:
+            model.learn(left, callbacks, sys.maxsize if off_policy else 1, reset_num_timesteps=False)
         model.save(directory / "model.zip", exclude=PLACE_IN_ROLLOUT)
     except Interrupted:
         console.print(f"continue with: {COMMAND} --resume {directory}", highlight=False, soft_wrap=True)

@@ -52,6 +52,7 @@ def evaluate(
     previous_action_reward: bool = False,
     keep_observations: Sequence[int] | None = None,
     antialias: bool = False,
+    fully_observed: bool = False,
     use_masking: bool = True,
 ) -> dict[str, Any]:
     """Play `episodes` whole episodes and report the results.
@@ -74,6 +75,8 @@ def evaluate(
             configuration says this.
         antialias: whether the first observation of an episode was marked in training. For a run, its configuration says
             this.
+        fully_observed: whether the model was trained with the hidden state in its observations. For a run, its
+            configuration says this.
         use_masking: whether the environment's action masks are used, if it has `action_masks()`.
 
     Returns:
@@ -94,6 +97,7 @@ def evaluate(
         previous_action_reward = run.config.previous_action_reward
         keep_observations = run.config.keep_observations
         antialias = run.config.antialias
+        fully_observed = run.config.fully_observed
         if env_id is None or env_id == run.config.env:
             env_id = run.config.env
             env_args = {**run.config.env_args, **(env_args or {})}
@@ -105,7 +109,9 @@ def evaluate(
     env_args = dict(env_args or {})
     rows = min(episodes, MOST_ROWS if env_id in envs.ids() else 8)
     env = SavedAlgorithm._wrap_env(
-        make_environments(env_id, rows, seed, env_args, previous_action_reward, keep_observations, antialias)
+        make_environments(
+            env_id, rows, seed, env_args, previous_action_reward, keep_observations, antialias, fully_observed
+        )
     )
     try:
         check_spaces(model, env)
