@@ -23,6 +23,7 @@ from palimpsest import __version__
 from palimpsest.agents.run.config import Arguments, Axes, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.key_values import (
     Given,
+    algorithm_arguments,
     describe,
     environment_arguments,
     memory_arguments,
@@ -134,8 +135,8 @@ def _train(argv: list[str]) -> int:
         saved = _or_usage(lambda: TrainConfig.load(Path(source)))
         default = TrainCommand.load(Path(source))
     if default.share_memory is None:
-        memory = _value_of(argv, "--memory") or default.memory
-        default = dataclasses.replace(default, share_memory=usual(memory).share_memory)
+        memory, algo = (_value_of(argv, f"--{name}") or getattr(default, name) for name in ("memory", "algo"))
+        default = dataclasses.replace(default, share_memory=usual(memory, algo).share_memory)
     command = _parse(TrainCommand, argv, default)
     config = TrainConfig(**_fields(command, TrainConfig))
     config = _or_usage(lambda: _resolved(config, saved))
@@ -244,7 +245,7 @@ def _list(argv: list[str]) -> int:
 
 def _parse(cls: type[ConfigT], argv: list[str], default: ConfigT | None = None) -> ConfigT:
     """Parse `argv` with tyro. Its errors become `Usage`."""
-    for flag in ("--env-args", "--memory-args", "--grid"):
+    for flag in ("--env-args", "--memory-args", "--algo-args", "--grid"):
         if sum(_dashed(word) == flag for word in argv) > 1:
             raise Usage(f"{flag} is given twice; give all its KEY=VALUE arguments after one")
     name = cls.__name__.removesuffix("Command").lower()
@@ -317,7 +318,8 @@ def _plain(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Primi
 def _resolved(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     """Check the names, convert the KEY=VALUE texts for the constructors, and let them replace saved arguments."""
     merged: dict[str, Any] = {}
-    for name, resolve in (("env", environment_arguments), ("memory", memory_arguments)):
+    resolvers = ("env", environment_arguments), ("memory", memory_arguments), ("algo", algorithm_arguments)
+    for name, resolve in resolvers:
         chosen, arguments = getattr(config, name), getattr(config, f"{name}_args")
         base = getattr(saved, f"{name}_args") if chosen == getattr(saved, name) else {}
         if not isinstance(arguments, Given):

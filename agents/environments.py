@@ -6,13 +6,14 @@ Importing this module imports neither torch nor stable-baselines3.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from palimpsest import envs
 from palimpsest.refusals import closest, refuse
 
 if TYPE_CHECKING:
+    from gymnasium import Space
     from gymnasium.envs.registration import EnvSpec
     from stable_baselines3.common.vec_env import VecEnv
 
@@ -52,6 +53,37 @@ def check_environment(env: Any) -> None:
         refuse(
             "env", "a gymnasium Env, a VecEnv of stable-baselines3 (envs.make_vec gives one) or a registered id", env
         )
+
+
+def made_environment(env: Any, verbose: int, needed: bool, check: Callable[[Space, Space], None]) -> Any:
+    """The environment that an agent's constructor was given, made where it is an id; None for None.
+
+    Args:
+        env: see `check_environment`.
+        verbose: whether SB3 says that it makes one.
+        needed: whether None is refused.
+        check: refuses an observation and an action space, the former without its texts.
+
+    Raises:
+        ValueError: an unknown id, spaces that are refused, or None.
+    """
+    from stable_baselines3.common.base_class import maybe_make_env
+
+    from palimpsest.envs.text import without_text
+
+    check_environment(env)
+    if env is None:
+        if needed:
+            raise ValueError("env must be given, as the policy is made for its spaces; got None")
+        return None
+    made = maybe_make_env(env, verbose)
+    try:
+        check(without_text(made.observation_space), made.action_space)
+    except ValueError:
+        if made is not env:
+            made.close()
+        raise
+    return made
 
 
 def make_environments(

@@ -21,6 +21,7 @@ ROOMS: dict[str, tuple[float, float, str]] = {
     "train.py": (5.0, 8, "command line"),
     "agents/sweep": (5.0, 7, "suites, engines,\ntable, report"),
     "agents/run": (5.0, 6, "configuration, run directory,\nresume, tables, plots"),
+    "agents/off_policy": (7.2, 5.5, "MemoryDQN, MemorySAC,\nreplay of sequences"),
     "agents/learn": (5.0, 5, "MemoryPPO, rollout, loss,\nmodel file, failures"),
     "agents/policy": (3.9, 4, "encoder, memory pair,\nheads, distributions"),
     "agents/evaluation": (6.1, 4, "whole episodes,\nsuccess, horizons"),

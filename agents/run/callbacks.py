@@ -181,6 +181,20 @@ class _Rate(ProgressColumn):
         return Text(f"{task.fields['rate']:,.0f} steps/s" if task.fields["rate"] else "- steps/s")
 
 
+class LogCallback(BetweenIterations):
+    """Writes what an off-policy algorithm recorded, every 2,000 environment steps; PPO writes after each rollout.
+
+    It comes before the callback that saves checkpoints, so that what these hold was not written yet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(2_000)
+
+    def work(self) -> None:
+        """Write now."""
+        self.model.dump_logs()
+
+
 class ProgressCallback(BaseCallback):
     """Shows steps, steps/s, return, success rate and time left.
 

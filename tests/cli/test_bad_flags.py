@@ -32,6 +32,8 @@ TRAIN: dict[str, list[str]] = {
     "fully_observed": SWITCH,
     "memory": NAME,
     "memory_args": [*PAIRS, "num_layers=", "num_layers=nan", "num_layers=x", "gates", "num_layers=" + "9" * 5000],
+    "algo": [*NAME, "PPO", "a2c"],
+    "algo_args": [*PAIRS, "n_epochs=3", "burn_in=x"],
     "carry_over": [*NUMBER, "1.0001"],
     "share_memory": SWITCH,
     "total_timesteps": [*INTEGER, "0"],
