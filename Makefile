@@ -8,8 +8,8 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 BENCH_READY = $(VENV)/.ready-bench
 JOBS ?= 2
-# a file's tests run in one process, so that a kernel is compiled once
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
+# a file's tests run in one process, so that a kernel is compiled once; bytecode is kept, so that a test is read once
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
 # what measures in minutes; the other scripts train, soak or kill for hours and have commands of their own
 BENCHES ?= benchmarks/speed.py benchmarks/env_speed.py benchmarks/growth.py
 

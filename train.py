@@ -1,4 +1,4 @@
-"""Train, evaluate and list agents that remember: `palimpsest --help`, or `python train.py --help` in a clone.
+"""Train, evaluate, compare and list agents that remember: `palimpsest --help`, or `python train.py --help` in a clone.
 
 Exit codes: 0 success; 1 a failure of a running command, the run directory is kept; 2 wrong usage, no file is written;
 128 + n stopped by signal n (130 SIGINT, 143 SIGTERM), with a checkpoint to resume from.
@@ -23,6 +23,7 @@ from palimpsest import __version__
 from palimpsest.agents.run.config import Arguments, Axes, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.key_values import (
     Given,
+    algorithm_arguments,
     describe,
     environment_arguments,
     memory_arguments,
@@ -32,6 +33,7 @@ from palimpsest.agents.run.key_values import (
 )
 from palimpsest.agents.run.presets import usual
 from palimpsest.agents.run.program import PROGRAM
+from palimpsest.agents.sweep.config import ReportConfig, SweepConfig
 from palimpsest.refusals import closest
 
 ConfigT = TypeVar("ConfigT")
@@ -45,8 +47,9 @@ class Usage(Exception):
 class TrainCommand(TrainConfig):
     """Train an agent.
 
-    Other commands: "evaluate" tests runs, see "evaluate --help"; "list" shows environments and memories. Without a
-    command, flags are those of "train". Every flag has a default. "--version" prints the version.
+    Other commands: "evaluate" tests runs, see "evaluate --help"; "sweep" trains a suite of runs and "report" compares
+    them; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
+    default. "--version" prints the version.
     """
 
     config: Path | None = None
@@ -84,6 +87,28 @@ class EvaluateCommand(EvaluateConfig):
         _or_usage(super().__post_init__)
 
 
+@dataclass(frozen=True)
+class SweepCommand(SweepConfig):
+    """Train and test all runs of a suite, side by side. A sweep that was stopped continues where it was."""
+
+    suite: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE.toml")]
+    """The suite: environments, memories, settings and seeds (docs/sweeps.md)."""
+
+    def __post_init__(self) -> None:
+        _or_usage(super().__post_init__)
+
+
+@dataclass(frozen=True)
+class ReportCommand(ReportConfig):
+    """Compare the runs of a sweep: tables, statistics over runs and tasks, plots."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER|CSV")]
+    """The folder of a sweep, or its results.csv."""
+
+    def __post_init__(self) -> None:
+        _or_usage(super().__post_init__)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (default: that of the process) and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -93,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not argv or argv[0].startswith("-"):
             return _train(argv)
-        commands = {"train": _train, "evaluate": _evaluate, "list": _list}
+        commands = {"train": _train, "evaluate": _evaluate, "sweep": _sweep, "report": _report, "list": _list}
         if argv[0] not in commands:
             raise Usage(f"unknown command {argv[0]!r}{closest(argv[0], commands)}; known: {', '.join(commands)}")
         return commands[argv[0]](argv[1:])
@@ -110,8 +135,8 @@ def _train(argv: list[str]) -> int:
         saved = _or_usage(lambda: TrainConfig.load(Path(source)))
         default = TrainCommand.load(Path(source))
     if default.share_memory is None:
-        memory = _value_of(argv, "--memory") or default.memory
-        default = dataclasses.replace(default, share_memory=usual(memory).share_memory)
+        memory, algo = (_value_of(argv, f"--{name}") or getattr(default, name) for name in ("memory", "algo"))
+        default = dataclasses.replace(default, share_memory=usual(memory, algo).share_memory)
     command = _parse(TrainCommand, argv, default)
     config = TrainConfig(**_fields(command, TrainConfig))
     config = _or_usage(lambda: _resolved(config, saved))
@@ -165,6 +190,37 @@ def _evaluate(argv: list[str]) -> int:
     return 0
 
 
+def _sweep(argv: list[str]) -> int:
+    config = SweepConfig(**_fields(_parse(SweepCommand, argv), SweepConfig))
+
+    from palimpsest.agents.run.resume import Interrupted, RunFailed
+    from palimpsest.agents.sweep.sweep import sweep
+
+    try:
+        sweep(config)
+    except (Interrupted, RunFailed) as stop:
+        return _fail(stop, stop.exit_code)
+    except OSError as error:
+        return _fail(error, 1)
+    except ValueError as error:
+        return _fail(error, 2)
+    return 0
+
+
+def _report(argv: list[str]) -> int:
+    config = ReportConfig(**_fields(_parse(ReportCommand, argv), ReportConfig))
+
+    from palimpsest.agents.sweep.report import report
+
+    try:
+        report(config)
+    except OSError as error:
+        return _fail(error, 1)
+    except ValueError as error:
+        return _fail(error, 2)
+    return 0
+
+
 def _check_output(path: Path) -> None:
     """Refuse a --json path where no file can be made. Missing folders are allowed; they are made with the file."""
     if path.is_dir():
@@ -189,10 +245,10 @@ def _list(argv: list[str]) -> int:
 
 def _parse(cls: type[ConfigT], argv: list[str], default: ConfigT | None = None) -> ConfigT:
     """Parse `argv` with tyro. Its errors become `Usage`."""
-    for flag in ("--env-args", "--memory-args", "--grid"):
+    for flag in ("--env-args", "--memory-args", "--algo-args", "--grid"):
         if sum(_dashed(word) == flag for word in argv) > 1:
             raise Usage(f"{flag} is given twice; give all its KEY=VALUE arguments after one")
-    name = "evaluate" if cls is EvaluateCommand else "train"
+    name = cls.__name__.removesuffix("Command").lower()
     complaint = io.StringIO()
     given: dict[str, Any] = {} if default is None else {"default": default}
     try:
@@ -262,7 +318,8 @@ def _plain(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Primi
 def _resolved(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     """Check the names, convert the KEY=VALUE texts for the constructors, and let them replace saved arguments."""
     merged: dict[str, Any] = {}
-    for name, resolve in (("env", environment_arguments), ("memory", memory_arguments)):
+    resolvers = ("env", environment_arguments), ("memory", memory_arguments), ("algo", algorithm_arguments)
+    for name, resolve in resolvers:
         chosen, arguments = getattr(config, name), getattr(config, f"{name}_args")
         base = getattr(saved, f"{name}_args") if chosen == getattr(saved, name) else {}
         if not isinstance(arguments, Given):

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from palimpsest.agents.evaluation.masked import MaskableEvalCallback, evaluate_policy
     from palimpsest.agents.learn.ppo import MemoryPPO
     from palimpsest.agents.masks import get_action_masks, is_masking_supported
+    from palimpsest.agents.off_policy.dqn import MemoryDQN
+    from palimpsest.agents.off_policy.sac import MemorySAC
     from palimpsest.agents.policy.policies import (
         CnnMemoryPolicy,
         MemoryActorCriticPolicy,
@@ -26,7 +28,9 @@ __all__ = [
     "CnnMemoryPolicy",
     "MaskableEvalCallback",
     "MemoryActorCriticPolicy",
+    "MemoryDQN",
     "MemoryPPO",
+    "MemorySAC",
     "MlpMemoryPolicy",
     "MultiInputMemoryPolicy",
     "evaluate",
@@ -45,7 +49,9 @@ _LAZY = {
     "is_masking_supported": "palimpsest.agents.masks",
     "preset": "palimpsest.agents.run.experiment",
     "MaskableEvalCallback": "palimpsest.agents.evaluation.masked",
+    "MemoryDQN": "palimpsest.agents.off_policy.dqn",
     "MemoryPPO": "palimpsest.agents.learn.ppo",
+    "MemorySAC": "palimpsest.agents.off_policy.sac",
 }
 
 

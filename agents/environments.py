@@ -6,13 +6,14 @@ Importing this module imports neither torch nor stable-baselines3.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from palimpsest import envs
 from palimpsest.refusals import closest, refuse
 
 if TYPE_CHECKING:
+    from gymnasium import Space
     from gymnasium.envs.registration import EnvSpec
     from stable_baselines3.common.vec_env import VecEnv
 
@@ -54,6 +55,37 @@ def check_environment(env: Any) -> None:
         )
 
 
+def made_environment(env: Any, verbose: int, needed: bool, check: Callable[[Space, Space], None]) -> Any:
+    """The environment that an agent's constructor was given, made where it is an id; None for None.
+
+    Args:
+        env: see `check_environment`.
+        verbose: whether SB3 says that it makes one.
+        needed: whether None is refused.
+        check: refuses an observation and an action space, the former without its texts.
+
+    Raises:
+        ValueError: an unknown id, spaces that are refused, or None.
+    """
+    from stable_baselines3.common.base_class import maybe_make_env
+
+    from palimpsest.envs.text import without_text
+
+    check_environment(env)
+    if env is None:
+        if needed:
+            raise ValueError("env must be given, as the policy is made for its spaces; got None")
+        return None
+    made = maybe_make_env(env, verbose)
+    try:
+        check(without_text(made.observation_space), made.action_space)
+    except ValueError:
+        if made is not env:
+            made.close()
+        raise
+    return made
+
+
 def make_environments(
     env_id: str,
     num_envs: int,
@@ -62,6 +94,7 @@ def make_environments(
     previous_action_reward: bool = False,
     keep_observations: Sequence[int] | None = None,
     antialias: bool = False,
+    fully_observed: bool = False,
 ) -> VecEnv:
     """`envs.make_vec`, with what a run does to the observations.
 
@@ -73,16 +106,17 @@ def make_environments(
         previous_action_reward: add them to the observations (`envs.joined.Joined`).
         keep_observations: the numbers of an observation that are kept (`envs.kept.Kept`); None for all.
         antialias: mark the first observation of an episode, beside the previous action (`envs.joined.Joined`).
+        fully_observed: show the hidden state beside the observation (`envs.observed.Observed`).
 
     Raises:
-        ValueError: an unknown id, an argument that does not fit, spaces that do not allow it, or `antialias` without
-            `previous_action_reward`.
+        ValueError: an unknown id, an argument that does not fit, spaces that do not allow it, `antialias` without
+            `previous_action_reward`, or `fully_observed` with an environment that is not ours.
     """
     if antialias and not previous_action_reward:
         raise ValueError("antialias marks where no previous action is; it needs previous_action_reward")
     from palimpsest.envs.wrappers import VecKeepObservations, VecPreviousActionReward
 
-    venv = envs.make_vec(env_id, num_envs, seed=seed, **env_args)
+    venv = envs.make_vec(env_id, num_envs, seed=seed, fully_observed=fully_observed, **env_args)
     if keep_observations is not None:
         venv = VecKeepObservations(venv, keep_observations)
     return VecPreviousActionReward(venv, antialias) if previous_action_reward else venv

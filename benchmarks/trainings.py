@@ -16,8 +16,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tyro.conf import subcommand
 
 from palimpsest import envs
-from palimpsest.agents import MemoryPPO
 from palimpsest.agents.evaluation.play import play, summary
+from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.experiment import make_env, make_model, versions
 
@@ -142,7 +142,7 @@ class FirstAbove(BaseCallback):
             self.step = self.num_timesteps
 
 
-def test(model: MemoryPPO, config: TrainConfig, cell: Cell, episodes: int) -> float:
+def test(model: SavedAlgorithm, config: TrainConfig, cell: Cell, episodes: int) -> float:
     """Success in a cell, on seeds that training never sees."""
     venv = envs.make_vec(config.env, episodes, seed=0, **{**config.env_args, **cell.change})
     try:

@@ -18,8 +18,10 @@ from matplotlib.patches import FancyBboxPatch
 ROOT = Path(__file__).resolve().parent.parent
 
 ROOMS: dict[str, tuple[float, float, str]] = {
-    "train.py": (5.0, 7, "command line"),
+    "train.py": (5.0, 8, "command line"),
+    "agents/sweep": (5.0, 7, "suites, engines,\ntable, report"),
     "agents/run": (5.0, 6, "configuration, run directory,\nresume, tables, plots"),
+    "agents/off_policy": (7.2, 5.5, "MemoryDQN, MemorySAC,\nreplay of sequences"),
     "agents/learn": (5.0, 5, "MemoryPPO, rollout, loss,\nmodel file, failures"),
     "agents/policy": (3.9, 4, "encoder, memory pair,\nheads, distributions"),
     "agents/evaluation": (6.1, 4, "whole episodes,\nsuccess, horizons"),
@@ -89,7 +91,7 @@ def imports() -> Counter[tuple[str, str]]:
 def draw(path: Path) -> None:
     """Write the picture."""
     matplotlib.use("Agg")
-    figure, axis = pyplot.subplots(figsize=(13, 9.5), layout="constrained")
+    figure, axis = pyplot.subplots(figsize=(13, 10.5), layout="constrained")
     width, height = 1.42, 0.56
     for (importer, imported), lines in sorted(imports().items()):
         if "palimpsest" in (importer, imported) or importer not in ROOMS:
@@ -126,7 +128,7 @@ def draw(path: Path) -> None:
         )
         axis.text(x, y - 0.1, content, ha="center", va="center", size=7.5)
     axis.set_xlim(-2.1, 9.4)
-    axis.set_ylim(-0.3, 7.4)
+    axis.set_ylim(-0.3, 8.4)
     axis.axis("off")
     figure.savefig(path, dpi=90)
     pyplot.close(figure)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from palimpsest.refusals import MOST, check_integer, check_keys, closest
+from palimpsest.refusals import MOST, check_flag, check_integer, check_keys, closest
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -88,7 +88,9 @@ def family(id: str) -> Any:
     return _load(entry(id).target)
 
 
-def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any) -> VecEnv:
+def make_vec(
+    id: str, num_envs: int = 1, seed: int | None = None, fully_observed: bool = False, **kwargs: Any
+) -> VecEnv:
     """Make an SB3 VecEnv of `num_envs` rows, with episode statistics in its infos.
 
     One of our ids gives a `World` of B rows (`envs.sb3.WorldVecEnv`). Any other registered gymnasium id gives SB3's
@@ -98,10 +100,12 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
         id: a registered gymnasium id; "module:id" imports the module first.
         num_envs: B, 1 or more.
         seed: row i is reset with seed + i; None for random seeds.
+        fully_observed: show the hidden state beside the observation (`envs.observed.Observed`); only with our ids.
         **kwargs: arguments of the environment, `render_mode` included.
 
     Raises:
-        ValueError: an unknown id or argument (the message names the closest known one), or a value out of range.
+        ValueError: an unknown id or argument (the message names the closest known one), a value out of range, or
+            `fully_observed` with an environment that is not ours.
     """
     if not isinstance(id, str):
         raise ValueError(f"an environment's id must be a string; got {id!r}")
@@ -114,9 +118,12 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
     if id in _ENTRIES:
         cls = family(id)
         check_keys(id, kwargs, cls)
-        from palimpsest.envs.sb3 import WorldVecEnv
+        if check_flag("fully_observed", fully_observed):
+            from palimpsest.envs.sb3_wrappers import FullyObservedVecEnv as Rows
+        else:
+            from palimpsest.envs.sb3 import WorldVecEnv as Rows  # type: ignore[assignment]
 
-        venv: VecEnv = WorldVecEnv(cls, num_envs, spec=gym.spec(id), **{**_ENTRIES[id].presets, **kwargs})
+        venv: VecEnv = Rows(cls, num_envs, spec=gym.spec(id), **{**_ENTRIES[id].presets, **kwargs})
     else:
         import_owner(id)
         spec = gym.registry.get(id)
@@ -125,6 +132,10 @@ def make_vec(id: str, num_envs: int = 1, seed: int | None = None, **kwargs: Any)
             raise ValueError(f"unknown environment {id!r}{closest(id, known)}; envs.ids() lists all of ours")
         creator: Any = spec.entry_point
         check_keys(id, kwargs, _load(creator) if isinstance(creator, str) else creator)
+        if check_flag("fully_observed", fully_observed):
+            raise ValueError(
+                f"fully_observed needs a hidden state, which only environments of envs.ids() have; got {id!r}"
+            )
         from palimpsest.envs.sb3 import dummy_vec_env
 
         venv = dummy_vec_env(id, num_envs, kwargs)

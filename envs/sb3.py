@@ -143,17 +143,21 @@ class WorldVecEnv(EpisodicVecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """One step in every row: observations, rewards [B] float32, dones [B] bool, infos."""
         world, io = self.world, self.world.io
-        ends = world.run(STEP_AND_RESTART)
+        ends, final_obs = self._advance()
         self._returns += io.reward
         self._clear()
         if ends:
             rows = io.row[:ends].copy()
-            final_obs = world.copied(io.final_obs, ends)
             self._end(rows, final_obs, io.truncated[rows], io.success[:ends].copy(), io.length[:ends].copy())
             for name, values in world.report(rows).items():
                 for row, value in zip(rows.tolist(), values.tolist()):
                     self._infos[row][name] = value
         return world.copied(io.obs), io.reward.astype(np.float32), io.terminated | io.truncated, self._infos
+
+    def _advance(self) -> tuple[int, Any]:
+        """One step; rows that end begin anew. The number of ends, and their final observations."""
+        ends = self.world.run(STEP_AND_RESTART)
+        return ends, self.world.copied(self.world.io.final_obs, ends) if ends else None
 
     def breakdown(self) -> dict[str, np.ndarray]:
         """The kinds of answers by which evaluation splits success, for the next step; see `World.breakdown`."""

@@ -1,6 +1,7 @@
 """Wrappers for SB3's VecEnv: add the previous action and reward to observations, keep a part of them, or remove text.
 
-This module imports SB3. `envs.wrappers` imports it when one of its names is used.
+One more class is no wrapper: a world's VecEnv that shows the hidden state too. This module imports SB3. `envs.wrappers`
+imports it when one of its names is used.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 
 from palimpsest.envs.joined import Joined
 from palimpsest.envs.kept import DECLARED, Kept, refuse_declared
+from palimpsest.envs.kernels import STEP
+from palimpsest.envs.observed import Observed, numbers
+from palimpsest.envs.sb3 import WorldVecEnv
 from palimpsest.envs.text import DropText, has_text, without_text
 
 
@@ -105,6 +109,50 @@ class VecKeepObservations(VecEnvWrapper):
         """Call a method of every row; AttributeError if it is hidden."""
         refuse_declared(method_name)
         return self.venv.env_method(method_name, *args, indices=indices, **kwargs)
+
+
+class FullyObservedVecEnv(WorldVecEnv):
+    """A `World` whose observations include the hidden state; see `envs.observed.Observed`.
+
+    What the environment declares of its own observations (`envs.kept.DECLARED`) is hidden: nothing must be remembered.
+    Arguments are those of `WorldVecEnv`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.observed = Observed(self.observation_space, self.world.hidden_state())
+        self.observation_space = self.observed.space
+
+    def reset(self) -> Any:
+        """Start an episode in every row."""
+        return self.observed.join(super().reset(), numbers(self.world.hidden_state()))
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """One step in every row: observations, rewards [B] float32, dones [B] bool, infos."""
+        obs, rewards, dones, infos = super().step_wait()
+        return self.observed.join(obs, numbers(self.world.hidden_state())), rewards, dones, infos
+
+    def _advance(self) -> tuple[int, Any]:
+        """One step; rows begin anew only after the hidden state of their end was read."""
+        world, io = self.world, self.world.io
+        ends = world.run(STEP)
+        if not ends:
+            return 0, None
+        rows = io.row[:ends]
+        last, hidden = world.copied(io.obs), numbers(world.hidden_state())[rows]
+        last = {key: part[rows] for key, part in last.items()} if isinstance(last, dict) else last[rows]
+        world.begin(io.terminated | io.truncated, [None] * self.num_envs, lambda: world.np_random, None)
+        return ends, self.observed.join(last, hidden)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of each row; AttributeError if it is hidden."""
+        refuse_declared(attr_name)
+        return super().get_attr(attr_name, indices)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Call a method of each row; AttributeError if it is hidden."""
+        refuse_declared(method_name)
+        return super().env_method(method_name, *args, indices=indices, **kwargs)
 
 
 class VecDropText(VecEnvWrapper):

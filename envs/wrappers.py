@@ -23,6 +23,7 @@ from gymnasium.vector.utils import batch_space
 
 from palimpsest.envs.joined import Joined
 from palimpsest.envs.kept import DECLARED, Kept, refuse_declared
+from palimpsest.envs.observed import Observed, numbers
 
 if TYPE_CHECKING:
     from palimpsest.envs.sb3_wrappers import VecKeepObservations, VecPreviousActionReward
@@ -140,6 +141,40 @@ class VectorPreviousActionReward(VectorWrapper):
 
     def _join(self, obs: Any) -> Any:
         return self.joined.join(obs, self._action, self._reward)
+
+
+class FullyObserved(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
+    """A gymnasium environment whose observations include the hidden state; see `envs.observed.Observed`.
+
+    What the environment declares of its own observations (`envs.kept.DECLARED`) is hidden: nothing must be remembered.
+
+    Args:
+        env: the environment; under its wrappers a `World`.
+
+    Raises:
+        ValueError: another environment.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
+        if not hasattr(env.unwrapped, "hidden_state"):
+            raise ValueError(f"FullyObserved needs a world with hidden_state(), as those of envs.ids(); got {env}")
+        self.observed = Observed(env.observation_space, env.unwrapped.hidden_state())
+        self.observation_space = self.observed.space
+
+    def observation(self, observation: Any) -> Any:
+        """The observation and the hidden state."""
+        return self.observed.join(observation, numbers(self.env.unwrapped.hidden_state())[0])  # type: ignore[attr-defined]
+
+    def has_wrapper_attr(self, name: str) -> bool:
+        """Whether this wrapper or the environment has the attribute, and it is not hidden."""
+        return name not in DECLARED and super().has_wrapper_attr(name)
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        """An attribute of this wrapper or of the environment; AttributeError if it is hidden."""
+        refuse_declared(name)
+        return super().get_wrapper_attr(name)
 
 
 class KeepObservations(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):

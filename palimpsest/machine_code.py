@@ -67,7 +67,10 @@ class _Cache:
         file = self._file(signature, target_context.codegen())
         if file is not None and file.is_file():
             try:
-                return CompileResult._rebuild(target_context, *pickle.loads(file.read_bytes()))
+                found = CompileResult._rebuild(target_context, *pickle.loads(file.read_bytes()))
+                # numba forgets what must be done before this code runs, which holds for code that it becomes part of
+                found.library._reload_init.update(found.reload_init)
+                return found
             except Exception as error:  # whatever a file may hold that was cut short
                 _say("unread", f"machine code in {file} cannot be read and is made again: {error!r}")
         self._say_that_it_compiles()

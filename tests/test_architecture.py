@@ -40,7 +40,7 @@ GROUND = [
     "agents.observation_checks",
     "agents.slips",
 ]
-ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "run")]
+ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "off_policy", "run", "sweep")]
 
 MAY_IMPORT: dict[str, list[str]] = {
     "refusals": [],
@@ -65,9 +65,11 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.policy": [*GROUND, "agents.files", "memory", "memory.base", "memory.kernels", ARITHMETIC],
     "agents.evaluation": [*GROUND, "agents.files", "envs", "memory", "memory.base"],
     "agents.learn": [*GROUND, *ROOMS[:3], "envs", "memory", "memory.base", "memory.kernels", ARITHMETIC],
-    "agents.run": [*GROUND, *ROOMS[:4], "envs", "memory"],
+    "agents.off_policy": [*GROUND, *ROOMS[:4]],
+    "agents.run": [*GROUND, *ROOMS[:5], "envs", "memory"],
+    "agents.sweep": [*GROUND, *ROOMS[:6], "envs"],
     "agents": ["agents.masks", *ROOMS, "short_names"],
-    "train": ["agents.files", "agents.run", ""],
+    "train": ["agents.files", "agents.run", "agents.sweep", ""],
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
-from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces, get_device
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
@@ -19,8 +20,6 @@ from palimpsest.agents.files.archive import CorruptFile, File, one_line, read_co
 from palimpsest.agents.files.classes import has_name, qualified_name
 from palimpsest.agents.files.statistics import give_statistics, statistics_of
 from palimpsest.agents.files.written_by import show, written_by
-from palimpsest.agents.learn.hyperparameters import ARGUMENTS
-from palimpsest.agents.learn.rollout import RememberingAlgorithm
 from palimpsest.agents.policy.policies import (
     CnnMemoryPolicy,
     MemoryActorCriticPolicy,
@@ -29,7 +28,9 @@ from palimpsest.agents.policy.policies import (
 )
 from palimpsest.agents.policy.policy_file import OUR_CLASSES, blamed, names_of, no_larger_than
 from palimpsest.agents.tree import tree_map
-from palimpsest.refusals import check, closest
+from palimpsest.envs.sb3 import watch_workers
+from palimpsest.envs.sb3_wrappers import VecDropText
+from palimpsest.refusals import Allowed, check, closest
 
 AlgorithmT = TypeVar("AlgorithmT", bound="SavedAlgorithm")
 
@@ -65,8 +66,30 @@ _ATTRIBUTES = {"stats_window_size": "_stats_window_size"}
 """Argument -> attribute, if their names differ."""
 
 
-class SavedAlgorithm(RememberingAlgorithm):
-    """An algorithm that saves its models to files and loads them. Names and arguments are SB3's."""
+class SavedAlgorithm(BaseAlgorithm):
+    """An algorithm that remembers, and saves its models to files and loads them. Names and arguments are SB3's."""
+
+    remembers = True
+    allowed: ClassVar[Mapping[str, Allowed]]
+    """Argument -> the values that it allows."""
+    policy: MemoryActorCriticPolicy
+    rng: np.random.Generator
+    _last_state: Any
+    _kept_statistics: dict[str, Any] | None = None
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        env = BaseAlgorithm._wrap_env(VecDropText.where_needed(env), verbose, monitor_wrapper)
+        watch_workers(env)
+        return env
+
+    def recall(self) -> Any:
+        """The memory before the step under way."""
+        return self._last_state
+
+    def attributes(self) -> dict[str, Any]:
+        """The attributes as a file holds them."""
+        return dict(vars(self))
 
     def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:  # type: ignore[override]
         """Write the model as JSON and safetensors in a ZIP.
@@ -157,7 +180,7 @@ class SavedAlgorithm(RememberingAlgorithm):
 
 
 def save_model(
-    model: RememberingAlgorithm,
+    model: SavedAlgorithm,
     file: File,
     exclude: Iterable[str] | None = None,
     include: Iterable[str] | None = None,
@@ -172,7 +195,7 @@ def save_model(
     if unwritable := sorted(never & set(include or ())):
         warnings.warn(f"include={unwritable} is left out: no file can hold it, and load makes it anew", stacklevel=3)
     left_out = never | (set(exclude or ()) - set(include or ()))
-    tree = {name: getattr(model, name) for name in vars(model) if name not in left_out}
+    tree = {name: value for name, value in model.attributes().items() if name not in left_out}
     if "_last_state" in tree:
         tree["_last_state"] = model.recall()
     aliases = {cls: name for name, cls in model.policy_aliases.items()}
@@ -232,7 +255,7 @@ def load_model(
         tree["n_envs"] = env.num_envs
     with blamed(label, "model", [*(custom_objects or ()), *kwargs]):
         # a subclass has defaults for the rest
-        model = cls(tree["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg, arg-type]
+        model = cls(tree["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[call-arg]
         unknown = _unknown_attributes(model, tree)
         vars(model).update(tree, policy_class=model.policy_class)
         with no_larger_than(parameters.values()):
@@ -286,7 +309,7 @@ def _objects(custom_objects: Mapping[str, Any], kwargs: Mapping[str, Any]) -> di
 
 
 def _check_given(
-    cls: type[RememberingAlgorithm],
+    cls: type[SavedAlgorithm],
     tree: Mapping[str, Any],
     custom_objects: Mapping[str, Any],
     kwargs: dict[str, Any],
@@ -302,8 +325,8 @@ def _check_given(
             )
     replaced = {name: value for name, value in custom_objects.items() if _ATTRIBUTES.get(name, name) in tree}
     for name, value in (replaced | kwargs).items():
-        if name in ARGUMENTS:
-            check(name, value, ARGUMENTS[name])
+        if name in cls.allowed:
+            check(name, value, cls.allowed[name])
 
 
 def _check_policy_kwargs(tree: dict[str, Any], kwargs: dict[str, Any]) -> None:
@@ -333,7 +356,7 @@ def _check_place(tree: Mapping[str, Any], num_envs: int, label: str) -> None:
         )
 
 
-def _unknown_attributes(model: RememberingAlgorithm, tree: Mapping[str, Any]) -> list[str]:
+def _unknown_attributes(model: SavedAlgorithm, tree: Mapping[str, Any]) -> list[str]:
     """Attributes in a file that the class does not know; ValueError for attributes that no file may set."""
     unknown = set(tree) - set(vars(model)) - {"observation_space", "action_space", "n_envs", "rng"}
     forbidden = {*model._excluded_save_params(), *REBUILT}

@@ -9,24 +9,20 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from palimpsest.agents.environments import check_environment, longest_horizon
+from palimpsest.agents.environments import longest_horizon, made_environment
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
 from palimpsest.agents.learn.diagnostics import record_memory
 from palimpsest.agents.learn.divergence import DivergenceLimit
 from palimpsest.agents.learn.dump import dumped
-from palimpsest.agents.learn.hyperparameters import check_arguments
+from palimpsest.agents.learn.hyperparameters import ARGUMENTS, check_arguments
 from palimpsest.agents.learn.loss import LossWeights, ppo_loss, state_after
-from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_parameters, check_update
-from palimpsest.agents.learn.rollout import rate
+from palimpsest.agents.learn.rollout import RememberingAlgorithm, rate
 from palimpsest.agents.masks import is_masking_supported, mask_sizes
 from palimpsest.agents.policy.policies import (
     CnnMemoryPolicy,
@@ -36,14 +32,11 @@ from palimpsest.agents.policy.policies import (
 )
 from palimpsest.agents.policy.policy_kwargs import check_policy, check_policy_kwargs
 from palimpsest.agents.policy.spaces import check_spaces
-from palimpsest.envs.sb3 import watch_workers
-from palimpsest.envs.sb3_wrappers import VecDropText
-from palimpsest.envs.text import without_text
 
 SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 
 
-class MemoryPPO(SavedAlgorithm):
+class MemoryPPO(RememberingAlgorithm):
     """PPO (arXiv 1707.06347) whose policy remembers, over segments of the rollout without padding.
 
     The arguments are those of sb3-contrib's RecurrentPPO in their order, and seven more, by name alone.
@@ -100,6 +93,7 @@ class MemoryPPO(SavedAlgorithm):
         ValueError: an argument out of range, a space or a memory that is not supported.
     """
 
+    allowed: ClassVar = ARGUMENTS
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpMemoryPolicy": MlpMemoryPolicy,
         "CnnMemoryPolicy": CnnMemoryPolicy,
@@ -144,20 +138,9 @@ class MemoryPPO(SavedAlgorithm):
     ) -> None:
         check_policy(policy, self.policy_aliases)
         check_arguments(locals())
-        check_environment(env)
-        if env is not None:
-            given, env = env, maybe_make_env(env, verbose)
-            try:
-                check_spaces(without_text(env.observation_space), env.action_space)
-            except ValueError:
-                if env is not given:
-                    env.close()
-                raise
-        elif _init_setup_model:
-            raise ValueError("env must be given, as the policy is made for its spaces; got None")
         super().__init__(
             policy,
-            env,  # type: ignore[arg-type]
+            made_environment(env, verbose, _init_setup_model, check_spaces),
             learning_rate=learning_rate,
             n_steps=n_steps,
             gamma=gamma,
@@ -197,12 +180,6 @@ class MemoryPPO(SavedAlgorithm):
         self._told_of_outside = False
         if _init_setup_model:
             self._setup_model()
-
-    @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        env = OnPolicyAlgorithm._wrap_env(VecDropText.where_needed(env), verbose, monitor_wrapper)
-        watch_workers(env)
-        return env
 
     def _setup_model(self) -> None:
         check_policy_kwargs(self.policy_class, self.policy_kwargs)

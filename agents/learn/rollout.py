@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer
+from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import (
     check_actions,
     check_observation,
@@ -31,7 +32,7 @@ from palimpsest.agents.policy.spaces import task_of
 from palimpsest.agents.tree import tree_map
 
 
-class RememberingAlgorithm(OnPolicyAlgorithm):
+class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
     """An on-policy algorithm of SB3's whose rollouts hold whole columns of steps and the memory before the first.
 
     Its subclass sets the attributes below and defines `train`.
@@ -41,17 +42,13 @@ class RememberingAlgorithm(OnPolicyAlgorithm):
     rollout_buffer: MemoryRolloutBuffer  # type: ignore[assignment]
     memory_carry_over: float
     strategy_epsilon: tuple[float, float]
-    rng: np.random.Generator
     _last_memory_starts: np.ndarray | None
     _last_strategy: Tensor | None
     _return_so_far: np.ndarray | None
     _last_action_masks: np.ndarray | None
     _told_of_outside: bool
-    remembers = True
-    _last_state: Any
     _gives_state_up = False
     """Whether the step under way was given `_last_state` to write into."""
-    _kept_statistics: dict[str, Any] | None = None
 
     @property
     def _strategy_values(self) -> Any:

@@ -91,13 +91,13 @@ OF_RECURRENT_PPO = {
 """Arguments of sb3-contrib's RecurrentActorCriticPolicy -> what a policy has in their place."""
 
 
-def check_policy(policy: Any, aliases: Mapping[str, type]) -> None:
-    """Refuse what is neither a policy's name nor a `MemoryActorCriticPolicy`."""
-    if isinstance(policy, type) and issubclass(policy, MemoryActorCriticPolicy):
+def check_policy(policy: Any, aliases: Mapping[str, type], base: type = MemoryActorCriticPolicy) -> None:
+    """Refuse what is neither a policy's name nor a subclass of `base`."""
+    if isinstance(policy, type) and issubclass(policy, base):
         return
     if not isinstance(policy, str) or policy not in aliases:
         names = ", ".join(map(repr, aliases))
-        refuse("policy", f"one of {names}, or a subclass of MemoryActorCriticPolicy", policy, closest(policy, aliases))
+        refuse("policy", f"one of {names}, or a subclass of {base.__name__}", policy, closest(policy, aliases))
 
 
 def check_policy_kwargs(policy: type[Any], given: Mapping[str, Any]) -> None:

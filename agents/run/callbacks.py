@@ -20,6 +20,9 @@ from palimpsest.agents.run.resume import Interrupted, StopSignals
 
 EVALUATION_FIELDS = ("step", "success", "return_mean", "return_std", "length_mean", "episodes", "stalled")
 
+IN_A_ROW = 3
+"""Evaluations that must reach the goals one after the other until a run counts as solved."""
+
 
 class BetweenIterations(BaseCallback):
     """Calls `work` every `every` environment steps, and at the end of training.
@@ -63,6 +66,8 @@ class EvaluationCallback(BetweenIterations):
         path: the CSV file.
         every: environment steps between evaluations; 0 for never.
         on_best: called after an evaluation that beats all earlier ones, by success, then by return.
+        success: training ends when `IN_A_ROW` evaluations in a row reach this success; None to go on.
+        mean_return: the same for the mean return. With both, both must be reached.
     """
 
     def __init__(
@@ -71,19 +76,26 @@ class EvaluationCallback(BetweenIterations):
         path: Path,
         every: int,
         on_best: Callable[[dict[str, Any]], None] | None = None,
+        success: float | None = None,
+        mean_return: float | None = None,
     ) -> None:
         super().__init__(every)
         self.evaluate = evaluate
         self.path = path
         self.on_best = on_best
-        self.best = max((_score(row) for row in read_evaluations(path)), default=None)
+        self.goals = {"success": success, "return_mean": mean_return}
+        rows = read_evaluations(path)
+        self.best = max((_score(row) for row in rows), default=None)
+        self.solved = self._is_solved(rows)
 
     def work(self) -> None:
         """Evaluate now."""
         result = self.evaluate()
         row = {"step": self.num_timesteps, **{name: result[name] for name in EVALUATION_FIELDS[1:]}}
         shown = {name: "" if value is None else str(value) for name, value in row.items()}
-        write_evaluations(self.path, [*read_evaluations(self.path), shown])
+        rows = [*read_evaluations(self.path), shown]
+        write_evaluations(self.path, rows)
+        self.solved = self._is_solved(rows)
         for name in ("success", "return_mean", "length_mean"):
             if result[name] is not None:
                 self.logger.record(f"eval/{name}", result[name])
@@ -92,6 +104,20 @@ class EvaluationCallback(BetweenIterations):
             self.best = score
             if self.on_best is not None:
                 self.on_best(row)
+
+    def _on_step(self) -> bool:
+        return not self.solved
+
+    def _is_solved(self, rows: list[dict[str, str]]) -> bool:
+        return len(rows) >= IN_A_ROW and reached(self.goals, rows[-IN_A_ROW:])
+
+
+def reached(goals: Mapping[str, float | None], rows: list[dict[str, str]]) -> bool:
+    """Whether all `rows` of an evaluations file reach every goal (column -> value); false if all goals are None."""
+    wanted = {name: goal for name, goal in goals.items() if goal is not None}
+    if not wanted:
+        return False
+    return all(row[name] != "" and float(row[name]) >= goal for row in rows for name, goal in wanted.items())
 
 
 def read_evaluations(path: Path) -> list[dict[str, str]]:
@@ -153,6 +179,20 @@ class CheckpointCallback(BetweenIterations):
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{task.fields['rate']:,.0f} steps/s" if task.fields["rate"] else "- steps/s")
+
+
+class LogCallback(BetweenIterations):
+    """Writes what an off-policy algorithm recorded, every 2,000 environment steps; PPO writes after each rollout.
+
+    It comes before the callback that saves checkpoints, so that what these hold was not written yet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(2_000)
+
+    def work(self) -> None:
+        """Write now."""
+        self.model.dump_logs()
 
 
 class ProgressCallback(BaseCallback):

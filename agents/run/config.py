@@ -23,7 +23,7 @@ import tomli_w
 from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters
-from palimpsest.agents.run.presets import usual
+from palimpsest.agents.run.presets import ALGORITHMS, usual
 from palimpsest.refusals import (
     FLAG,
     MOST_UNITS,
@@ -32,8 +32,10 @@ from palimpsest.refusals import (
     Allowed,
     check,
     check_divides,
+    choice,
     closest,
     integer,
+    number,
     optional,
 )
 
@@ -60,6 +62,7 @@ def _is_path(value: Any) -> bool:
 
 PATH = Allowed("a path of printable characters, at most 255 bytes from slash to slash", _is_path)
 SEQUENCE = Allowed("a sequence of values", lambda value: isinstance(value, list | tuple))
+RETURN = number(-(10**9), 10**9)
 _OF_TYPE = {bool: FLAG, str: STRING, Path: PATH}
 
 
@@ -109,10 +112,16 @@ class Task(Checked):
     """Beside the previous action, mark the first observation of an episode."""
     keep_observations: tuple[Annotated[int, integer(0)], ...] | None = None
     """Indices of the numbers of an observation that the agent sees, in training and in evaluation. Default: all."""
+    fully_observed: bool = False
+    """Show the hidden state beside the observation: the twin of a task in which nothing must be remembered."""
     memory: str = "rewrite"
     """Name of a memory; the command `list` shows all."""
     memory_args: Arguments = field(default_factory=dict)
     """Arguments of the memory."""
+    algo: Annotated[str, choice(ALGORITHMS)] = "ppo"
+    """ppo, or from a replay dqn (discrete actions) or sac."""
+    algo_args: Arguments = field(default_factory=dict)
+    """Arguments of dqn or sac, by the names that `MemoryDQN` and `MemorySAC` give them. Those of ppo are flags."""
     carry_over: Annotated[float, FRACTION] = 0.9
     """Probability that the memory is kept, not reset, when a training episode ends."""
     share_memory: bool | None = None
@@ -146,6 +155,10 @@ class TrainConfig(Hyperparameters, Task):
     """Lower the entropy's weight linearly to 0 over the run."""
     width: Annotated[int, integer(1, MOST_UNITS)] = 64
     """Width of the encoder's layer and of each head's layer."""
+    solved: Annotated[float | None, FRACTION] = None
+    """Stop when three evaluations in a row reach this success. Default: train to the end."""
+    solved_return: Annotated[float | None, RETURN] = None
+    """Stop when three evaluations in a row reach this mean return. With `solved` too, both must be reached."""
     eval_every: Annotated[int, integer(0, STEPS)] = 50_000
     """Environment steps between greedy evaluations; 0 evaluates only after the last step."""
     eval_episodes: Annotated[int, integer(1, EPISODES)] = 100
@@ -163,8 +176,16 @@ class TrainConfig(Hyperparameters, Task):
     FREE_ON_RESUME: ClassVar[frozenset[str]] = frozenset({"device", "progress", "run_dir", "resume"})
     """Fields that may change when a run is resumed. Any other change would make it another run."""
 
+    OF_PPO: ClassVar[tuple[str, ...]] = (
+        *("n_steps", "n_epochs", "gae_lambda", "ent_coef", "clip_range", "target_kl", "min_advantage_std", "vf_coef"),
+        *("max_grad_norm", "normalize_returns", "num_minibatches", "anneal_entropy", "carry_over"),
+        *("use_sde", "sde_sample_freq"),
+    )
+    """Fields that are without effect with another algorithm."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_algorithm()
         self._take_preset()
         if self.keep_observations == ():
             raise ValueError(
@@ -183,14 +204,34 @@ class TrainConfig(Hyperparameters, Task):
                 "leave run_dir out"
             )
 
+    def _check_algorithm(self) -> None:
+        if self.algo == "ppo":
+            if self.algo_args:
+                raise ValueError(
+                    f"algo_args are those of dqn and sac; got {dict(self.algo_args)} with algo='ppo', whose arguments "
+                    "are flags"
+                )
+            return
+        for spec in dataclasses.fields(self):
+            if spec.name in self.OF_PPO and getattr(self, spec.name) != spec.default:
+                raise ValueError(
+                    f"{spec.name} is an argument of ppo; got {getattr(self, spec.name)!r} with algo={self.algo!r}: "
+                    "leave it out, and give the algorithm's own under algo_args"
+                )
+
     def _take_preset(self) -> None:
-        chosen = usual(self.memory)
+        chosen = usual(self.memory, self.algo)
         if self.share_memory is None:
             object.__setattr__(self, "share_memory", chosen.share_memory)
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", chosen.learning_rate)
-        if self.num_minibatches is None:
+        if self.num_minibatches is None and self.algo == "ppo":
             object.__setattr__(self, "num_minibatches", math.gcd(max(1, self.num_envs // 4), self.num_envs))
+
+    @property
+    def agent(self) -> str:
+        """What is trained, in words."""
+        return self.memory if self.algo == "ppo" else f"{self.memory} with {self.algo}"
 
     @property
     def rollout_size(self) -> int:
@@ -207,6 +248,11 @@ class TrainConfig(Hyperparameters, Task):
     def num_iterations(self) -> int:
         """Rollouts, each followed by an update, in the whole run."""
         return math.ceil(self.total_timesteps / self.rollout_size)
+
+    @property
+    def whole_timesteps(self) -> int:
+        """Environment steps in the whole run: with ppo those of whole rollouts."""
+        return self.num_iterations * self.rollout_size if self.algo == "ppo" else self.total_timesteps
 
     def new_run_dir(self, root: Path = Path("runs"), now: datetime | None = None) -> Path:
         """A path that does not exist yet: root/env-memory-seed-date-time, with a number appended if needed."""

@@ -35,14 +35,19 @@ from palimpsest.agents.environments import chance_level, closing_settings, make_
 from palimpsest.agents.evaluation.play import play, summary
 from palimpsest.agents.files.archive import remove_parts, write_atomically
 from palimpsest.agents.learn.hyperparameters import Hyperparameters
-from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT
-from palimpsest.agents.learn.ppo import MemoryPPO
-from palimpsest.agents.run.callbacks import CheckpointCallback, EvaluationCallback, ProgressCallback, cut_evaluations
+from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, SavedAlgorithm
+from palimpsest.agents.run.callbacks import (
+    CheckpointCallback,
+    EvaluationCallback,
+    LogCallback,
+    ProgressCallback,
+    cut_evaluations,
+)
 from palimpsest.agents.run.config import CONFIG_FILE, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.grids import grid
 from palimpsest.agents.run.listing import plus_minus, reach
 from palimpsest.agents.run.plots import learning_curve
-from palimpsest.agents.run.presets import LOG_STD_INIT, TARGET_KL, TARGET_KL_OF_A_BOX
+from palimpsest.agents.run.presets import LOG_STD_INIT, TARGET_KL, TARGET_KL_OF_A_BOX, algorithm_class, replaying
 from palimpsest.agents.run.program import COMMAND
 from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, locked, use_logger
 from palimpsest.agents.run.runs import Run
@@ -70,13 +75,14 @@ def _environments(config: TrainConfig, num_envs: int) -> VecEnv:
         previous_action_reward=config.previous_action_reward,
         keep_observations=config.keep_observations,
         antialias=config.antialias,
+        fully_observed=config.fully_observed,
     )
 
 
-def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
+def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> SavedAlgorithm:
     """The agent of a configuration; ValueError if the memory, an argument or a space does not fit."""
     set_threads(config)
-    return MemoryPPO(
+    return algorithm_class(config.algo)(
         policy_name(env.observation_space),
         env,
         **_arguments(config, isinstance(env.action_space, spaces.Box)),
@@ -87,7 +93,7 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> MemoryPPO:
 
 
 def preset(memory: str = "rewrite", num_envs: int = 16, **changes: Any) -> dict[str, Any]:
-    """The arguments of `MemoryPPO` with which the command line trains a memory.
+    """The arguments of `MemoryPPO`, or with `algo` of another algorithm, with which the command line trains a memory.
 
     `MemoryPPO("MlpMemoryPolicy", env, **preset("lstm", env.num_envs), seed=0)` learns as `palimpsest train --memory
     lstm` does. `MemoryPPO`'s own defaults are sb3-contrib's.
@@ -109,7 +115,7 @@ def preset(memory: str = "rewrite", num_envs: int = 16, **changes: Any) -> dict[
 
 
 def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
-    """The arguments of `MemoryPPO` that a configuration says, but for the environment, the seed and the device.
+    """The arguments of the algorithm that a configuration says, but for the environment, the seed and the device.
 
     `continuous` says whether actions are a Box.
     """
@@ -118,12 +124,6 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
         assert value is not None
         return LinearSchedule(value, 0.0, 1.0) if falls else value
 
-    hyperparameters = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(Hyperparameters)}
-    hyperparameters["learning_rate"] = annealed(config.learning_rate, config.anneal)
-    hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)
-    usual_kl = TARGET_KL_OF_A_BOX if continuous else TARGET_KL
-    hyperparameters["target_kl"] = (usual_kl if config.target_kl is None else config.target_kl) or None
-    hyperparameters["use_sde"] = config.use_sde and continuous
     policy_kwargs: dict[str, Any] = {
         "memory": config.memory,
         "memory_kwargs": config.memory_args,
@@ -131,18 +131,27 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
         "encoder_arch": [config.width],
         "net_arch": [config.width],
     }
+    shared = {"learning_rate": annealed(config.learning_rate, config.anneal), "policy_kwargs": policy_kwargs}
+    if config.algo != "ppo":
+        shared |= {"gamma": config.gamma, "normalize_observations": config.normalize_observations}
+        return shared | replaying(config.algo, config.num_envs) | config.algo_args
+    hyperparameters = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(Hyperparameters)}
+    hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)
+    usual_kl = TARGET_KL_OF_A_BOX if continuous else TARGET_KL
+    hyperparameters["target_kl"] = (usual_kl if config.target_kl is None else config.target_kl) or None
+    hyperparameters["use_sde"] = config.use_sde and continuous
     if hyperparameters["use_sde"]:
         policy_kwargs["log_std_init"] = LOG_STD_INIT
-    return hyperparameters | {
-        "batch_size": config.minibatch_size,
-        "memory_carry_over": config.carry_over,
-        "policy_kwargs": policy_kwargs,
-    }
+    return hyperparameters | shared | {"batch_size": config.minibatch_size, "memory_carry_over": config.carry_over}
 
 
 def set_threads(config: TrainConfig) -> None:
     """Set torch's number of threads. By default it is one per COLUMNS_PER_THREAD columns of a minibatch."""
-    wanted = config.minibatch_size // config.n_steps // COLUMNS_PER_THREAD
+    if config.algo == "ppo":
+        columns = config.minibatch_size // config.n_steps
+    else:
+        columns = (replaying(config.algo, config.num_envs) | config.algo_args)["batch_size"]
+    wanted = columns // COLUMNS_PER_THREAD
     torch.set_num_threads(config.threads or max(1, min(os.cpu_count() or 1, wanted)))
 
 
@@ -155,12 +164,13 @@ def policy_name(space: spaces.Space) -> str:
     return "MlpMemoryPolicy"
 
 
-def train(config: TrainConfig, console: Console | None = None) -> Run:
+def train(config: TrainConfig, console: Console | None = None, close: bool = True) -> Run:
     """Train as configured, or resume the run in `config.resume`. Everything is written to the run directory.
 
     Args:
         config: the configuration.
         console: where to print progress and the final table; default standard output.
+        close: test the finished agent, in the settings that the environment declares too, and print the table.
 
     Raises:
         ValueError: the configuration does not fit (then no directory is made), or another process uses the directory.
@@ -172,7 +182,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
     directory = config.resume or config.run_dir or config.new_run_dir()
     if config.resume is None and directory.exists():
         raise ValueError(f"run directory {str(directory)!r} exists; choose another --run-dir, or leave it out")
-    checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints)
+    checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints, config.algo)
     env = make_env(config)
     evaluation_env = None
     held = ExitStack()
@@ -182,7 +192,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
             directory.mkdir(parents=True)
             held.enter_context(locked(directory))
             _write_origin(config, directory)
-            console.print(f"{config.memory} on {config.env}, into {directory}", highlight=False, soft_wrap=True)
+            console.print(f"{config.agent} on {config.env}, into {directory}", highlight=False, soft_wrap=True)
         else:
             set_threads(config)
             held.enter_context(locked(directory))
@@ -191,7 +201,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
             remove_parts(directory)
             cut_evaluations(directory / "evaluations.csv", model.num_timesteps)
             console.print(f"{directory} continues from step {model.num_timesteps:,}", highlight=False, soft_wrap=True)
-        evaluation_env = MemoryPPO._wrap_env(_environments(config, min(config.eval_episodes, 128)))
+        evaluation_env = SavedAlgorithm._wrap_env(_environments(config, min(config.eval_episodes, 128)))
         with StopSignals() as signals:
             _learn(config, directory, model, evaluation_env, checkpoints, signals, console)
     finally:
@@ -200,36 +210,43 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
         if evaluation_env is not None:
             evaluation_env.close()
     run = Run(directory, config, model)
-    _close(run, console)
+    if close:
+        _close(run, console)
     return run
 
 
 def _learn(
     config: TrainConfig,
     directory: Path,
-    model: MemoryPPO,
+    model: SavedAlgorithm,
     evaluation_env: VecEnv,
     checkpoints: Checkpoints,
     signals: StopSignals,
     console: Console,
 ) -> None:
     use_logger(model, run_logger(directory, model.num_timesteps))
-    progress = ProgressCallback(config.num_iterations * config.rollout_size, console)
+    progress = ProgressCallback(config.whole_timesteps, console)
+    off_policy = config.algo != "ppo"
+    evaluation = EvaluationCallback(
+        lambda: summary(play(model, evaluation_env, config.eval_episodes)),
+        directory / "evaluations.csv",
+        config.eval_every,
+        on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
+        success=config.solved,
+        mean_return=config.solved_return,
+    )
     callbacks = CallbackList(
         [
-            EvaluationCallback(
-                lambda: summary(play(model, evaluation_env, config.eval_episodes)),
-                directory / "evaluations.csv",
-                config.eval_every,
-                on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
-            ),
+            *([LogCallback()] if off_policy else []),
+            evaluation,
             CheckpointCallback(lambda: checkpoints.save(model), config.checkpoint_every, signals),
             *([progress] if config.progress else []),
         ]
     )
     try:
-        if model.num_timesteps < config.total_timesteps:
-            model.learn(config.total_timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
+        left = config.total_timesteps - model.num_timesteps
+        if left > 0 and not evaluation.solved:
+            model.learn(left, callbacks, sys.maxsize if off_policy else 1, reset_num_timesteps=False)
         model.save(directory / "model.zip", exclude=PLACE_IN_ROLLOUT)
     except Interrupted:
         console.print(f"continue with: {COMMAND} --resume {directory}", highlight=False, soft_wrap=True)
@@ -260,7 +277,7 @@ def run_logger(directory: Path, step: int) -> Logger:
 def _draw(config: TrainConfig, directory: Path, env: VecEnv) -> None:
     evaluations = directory / "evaluations.csv"
     if evaluations.exists():
-        title = f"{config.memory} on {config.env.rpartition('/')[2]}"
+        title = f"{config.agent} on {config.env.rpartition('/')[2]}"
         learning_curve(evaluations, directory / "learning_curve.png", title, chance_level(env))
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from palimpsest.agents.evaluation.statistics import estimate_iqm, mean_and_error
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.runs import Run, evaluate, load_run
 
@@ -38,7 +38,7 @@ def grid(
         env_args: further arguments, the same in every cell.
         device: device of the models that are loaded from run directories.
         **options: `episodes`, `deterministic`, `seed`, `max_steps`, `previous_action_reward`, `keep_observations`,
-            `antialias` and `use_masking` of `evaluate`.
+            `antialias`, `fully_observed` and `use_masking` of `evaluate`.
 
     Returns:
         One dict per cell; the last axis changes fastest. Its keys are setting (axis -> value), those of `over_runs`,
@@ -64,8 +64,10 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The mean of evaluations that differ only in their run.
 
     Returns:
-        runs (their number), success, success_se, return_mean, return_se, chance. The standard errors (se) are over
-        runs; for a single run they are over its episodes. A value is None if it is not known.
+        runs (their number), success, success_se, success_iqm, return_mean, return_se, return_iqm, chance. The standard
+        errors (se) are over runs; for a single run they are over its episodes. An iqm is the interquartile mean over
+        runs with its 95 % bootstrap interval, [value, low, high]; None for a single run. A value is None if it is not
+        known.
 
     Raises:
         ValueError: `results` is empty.
@@ -73,15 +75,17 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not results:
         raise ValueError("results must hold one evaluation or more; got none")
     means: dict[str, Any] = {"runs": len(results)}
-    for name, error in (("success", "success_se"), ("return_mean", "return_se")):
+    for name, error, middle in (
+        ("success", "success_se", "success_iqm"),
+        ("return_mean", "return_se", "return_iqm"),
+    ):
         values = [result[name] for result in results]
-        if None in values:
-            means[name] = means[error] = None
-        elif len(values) == 1:
+        means[name] = means[error] = means[middle] = None
+        if len(values) == 1:
             means[name], means[error] = values[0], results[0][error]
-        else:
-            means[name] = float(np.mean(values))
-            means[error] = float(np.std(values, ddof=1) / np.sqrt(len(values)))
+        elif None not in values:
+            means[name], means[error] = mean_and_error(values)
+            means[middle] = list(estimate_iqm({name: values}))
     return {**means, "chance": results[0]["chance"]}
 
 

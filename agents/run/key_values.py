@@ -12,11 +12,21 @@ from typing import Any, Literal, Union
 
 from palimpsest import memory
 from palimpsest.agents.environments import environment_spec
+from palimpsest.agents.run.presets import algorithm_class
 from palimpsest.refusals import FLAG, check_keys, closest, keywords
 
 MADE_BY_US = frozenset({"render_mode", "input_size"})
 """Arguments that a run sets itself."""
 
+
+FLAGS_OF_A_RUN = frozenset(
+    {
+        *("policy", "env", "policy_kwargs", "learning_rate", "gamma", "normalize_observations", "seed", "device"),
+        *("verbose", "tensorboard_log", "stats_window_size", "_init_setup_model", "action_noise"),
+        *("replay_buffer_class", "replay_buffer_kwargs"),
+    }
+)
+"""Arguments of an algorithm that other flags of a run say, or that no text can."""
 
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "lengths": {"length": (9, 30, 90, 150, 300, 600, 900, 1200, 2400, 4800, 9600)},
@@ -61,12 +71,23 @@ def memory_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return _arguments(arguments, memory.memory_class(name), f"memory {name!r}")
 
 
+def algorithm_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for an algorithm other than ppo; see `environment_arguments`."""
+    if name == "ppo" and not arguments:
+        return {}
+    return _arguments(arguments, algorithm_class(name), f"algorithm {name!r}", skip=FLAGS_OF_A_RUN)
+
+
 def _arguments(
-    arguments: Mapping[str, Any], target: Callable[..., Any], name: str, extra: Mapping[str, Any] | None = None
+    arguments: Mapping[str, Any],
+    target: Callable[..., Any],
+    name: str,
+    extra: Mapping[str, Any] | None = None,
+    skip: frozenset[str] = MADE_BY_US,
 ) -> dict[str, Any]:
     if isinstance(arguments, Given):
-        return parse_key_values([f"{k}={v}" for k, v in arguments.items()], target, MADE_BY_US, name, extra)
-    check_keys(name, arguments, target, MADE_BY_US, extra)
+        return parse_key_values([f"{k}={v}" for k, v in arguments.items()], target, skip, name, extra)
+    check_keys(name, arguments, target, skip, extra)
     return dict(arguments)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -74,22 +74,35 @@ def show_grid(cells: list[dict[str, Any]], console: Console | None = None) -> No
     runs, episodes = cells[0]["runs"], cells[0]["results"][0]["episodes"]
     over = f"{runs} runs" if runs > 1 else f"{episodes} episodes"
     title = f"Mean ± standard error over {over}" + (f" of {episodes} episodes" if runs > 1 else "")
-    table = Table(*cells[0]["setting"], "success", "chance", "return", "tests", title=title)
+    middle = ["success, IQM"] if runs > 1 else []
+    table = Table(*cells[0]["setting"], "success", *middle, "chance", "return", "tests", title=title)
     for cell in cells:
         memory, chance = cell["results"][0]["memory"], cell["chance"]
         table.add_row(
             *map(str, cell["setting"].values()),
             plus_minus(cell["success"], cell["success_se"]),
+            *([spanned(cell["success_iqm"])] if runs > 1 else []),
             "-" if chance is None else f"{chance:.3g}",
             plus_minus(cell["return_mean"], cell["return_se"]),
             "-" if memory is None else memory["tests"],
+        )
+    if runs > 1:
+        table.caption = (
+            "IQM: the interquartile mean over runs and its 95 % bootstrap interval. Episodes unseen in training."
         )
     console.print(table)
 
 
 def plus_minus(mean: float | None, error: float | None) -> str:
     """A mean and its standard error; "-" if they are not known."""
-    return "-" if mean is None else f"{mean:.3f} ± {error:.3f}"
+    if mean is None:
+        return "-"
+    return f"{mean:.3f}" if error is None else f"{mean:.3f} ± {error:.3f}"
+
+
+def spanned(estimate: Sequence[float] | None) -> str:
+    """A value and its interval, given as value, low, high; "-" if they are not known."""
+    return "-" if estimate is None else "{:.3f} [{:.3f}, {:.3f}]".format(*estimate)
 
 
 def reach(memory: Mapping[str, Any]) -> str:

@@ -1,8 +1,22 @@
-"""Presets: defaults of `train.py` that depend on the memory. A flag replaces them."""
+"""Presets: defaults of `train.py` that depend on the algorithm and the memory. A flag replaces them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import importlib
+from typing import Any, NamedTuple
+
+ALGORITHMS = {
+    "ppo": "palimpsest.agents.learn.ppo:MemoryPPO",
+    "dqn": "palimpsest.agents.off_policy.dqn:MemoryDQN",
+    "sac": "palimpsest.agents.off_policy.sac:MemorySAC",
+}
+"""Name on the command line -> class."""
+
+
+def algorithm_class(name: str) -> Any:
+    """The class of an algorithm; this imports torch."""
+    module, _, cls = ALGORITHMS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)
 
 
 class Preset(NamedTuple):
@@ -28,6 +42,9 @@ PRESETS = {
 DEFAULT = Preset(7e-4)
 """The preset of every other memory."""
 
+OFF_POLICY = {"dqn": Preset(1e-3), "sac": Preset(1e-3, share_memory=False)}
+"""Algorithm -> its preset for every memory."""
+
 
 TARGET_KL, TARGET_KL_OF_A_BOX = 0.02, 0.1
 """The KL divergence that an update may reach; that of normal distributions grows faster with a step than that of
@@ -37,6 +54,26 @@ LOG_STD_INIT = -1.0
 """The logarithm of gSDE's weights at the start. Each of 64 units adds to the noise."""
 
 
-def usual(memory: str) -> Preset:
-    """The preset of a registered memory."""
-    return PRESETS.get(memory, DEFAULT)
+def usual(memory: str, algo: str = "ppo") -> Preset:
+    """The preset of a registered memory with an algorithm."""
+    return OFF_POLICY[algo] if algo in OFF_POLICY else PRESETS.get(memory, DEFAULT)
+
+
+def replaying(algo: str, num_envs: int) -> dict[str, Any]:
+    """Arguments of an off-policy algorithm with this number of environments; `--algo-args` replaces them one by one.
+
+    Updates come as often, by environment steps, whatever the number of environments: one every four with dqn, one
+    every step with sac.
+    """
+    shared = dict(buffer_size=100_000, learning_starts=1000, sequence_length=32, burn_in=8)
+    if algo == "sac":
+        return shared | dict(batch_size=16, train_freq=1, gradient_steps=num_envs, tau=0.01)
+    return shared | dict(
+        batch_size=32,
+        train_freq=max(1, 4 // num_envs),
+        gradient_steps=max(1, num_envs // 4),
+        n_steps=3,
+        target_update_interval=1000,
+        exploration_fraction=0.2,
+        exploration_final_eps=0.02,
+    )

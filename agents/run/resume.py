@@ -20,8 +20,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from palimpsest.agents.environments import innermost
 from palimpsest.agents.files.archive import CorruptFile, remove_parts
-from palimpsest.agents.learn.model_file import load_model, save_model
-from palimpsest.agents.learn.ppo import MemoryPPO
+from palimpsest.agents.learn.model_file import SavedAlgorithm, load_model, save_model
+from palimpsest.agents.learn.rollout import RememberingAlgorithm
+from palimpsest.agents.off_policy.algorithm import OffPolicyMemoryAlgorithm
+from palimpsest.agents.run.presets import algorithm_class
 from palimpsest.agents.run.program import COMMAND
 
 LOCK = "lock"
@@ -47,11 +49,13 @@ class Checkpoints:
     Args:
         directory: the folder of the checkpoints. It is made with the first one.
         keep: the number of checkpoints to keep.
+        algo: name of the algorithm that is trained.
     """
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: Path, keep: int, algo: str = "ppo") -> None:
         self.directory = directory
         self.keep = keep
+        self.algo = algo
 
     def paths(self) -> list[Path]:
         """The paths of the checkpoints, oldest first."""
@@ -66,7 +70,7 @@ class Checkpoints:
         kept = f"The last checkpoint, {paths[-1]}, is kept" if paths else "There is no checkpoint yet"
         return f"{kept}; fix the cause and continue with: {COMMAND} --resume {run}"
 
-    def save(self, model: MemoryPPO) -> None:
+    def save(self, model: SavedAlgorithm) -> None:
         """Write a checkpoint with the number of steps as its name, then delete the oldest ones beyond `keep`."""
         self.directory.mkdir(exist_ok=True)
         alive = {"alive": alive_state(model)}
@@ -74,7 +78,7 @@ class Checkpoints:
         for old in self.paths()[: -self.keep]:
             old.unlink()
 
-    def load(self, env: VecEnv, device: str) -> MemoryPPO:
+    def load(self, env: VecEnv, device: str) -> SavedAlgorithm:
         """The model of the newest intact checkpoint, with its environments in the state of that moment.
 
         A torn or altered checkpoint is skipped with a message on standard error, and the one before it is tried. Parts
@@ -86,14 +90,14 @@ class Checkpoints:
         remove_parts(self.directory)
         for path in reversed(self.paths()):
             try:
-                return restore(path, env, device)
+                return restore(path, env, device, self.algo)
             except CorruptFile as error:
                 print(f"skipped: {error}", file=sys.stderr)
         raise ValueError(f"{str(self.directory)!r} holds no intact checkpoint; start a new run with --config")
 
 
-def alive_state(model: MemoryPPO) -> dict[str, Any]:
-    """The state that a model file leaves out: random generators, environments, and values not logged yet."""
+def alive_state(model: SavedAlgorithm) -> dict[str, Any]:
+    """The state that a model file leaves out: random generators, environments, replay, and values not logged yet."""
     assert model.env is not None
     logger = model.logger
     world = innermost(model.env)
@@ -103,6 +107,7 @@ def alive_state(model: MemoryPPO) -> dict[str, Any]:
         "numpy": np.random.get_state(),  # noqa: NPY002  foreign environments may draw from it
         "python": random.getstate(),
         "env": world.snapshot() if hasattr(world, "snapshot") else None,
+        "replay": model.replay.contents() if isinstance(model, OffPolicyMemoryAlgorithm) else None,
         "records": {
             name: (value, logger.name_to_count[name], logger.name_to_excluded[name])
             for name, value in logger.name_to_value.items()
@@ -111,13 +116,13 @@ def alive_state(model: MemoryPPO) -> dict[str, Any]:
     }
 
 
-def restore(path: Path, env: VecEnv, device: str) -> MemoryPPO:
+def restore(path: Path, env: VecEnv, device: str, algo: str = "ppo") -> SavedAlgorithm:
     """A model that continues from a checkpoint.
 
     Our environments continue from their saved state. Others are reset with `seed + iteration`, and a message on
     standard error says so. The run then equals a run whose environments were reset at that step.
     """
-    model, extra = load_model(MemoryPPO, path, env, device, force_reset=False)
+    model, extra = load_model(algorithm_class(algo), path, env, device, force_reset=False)
     alive = extra["alive"]
     assert model.env is not None
     world = innermost(model.env)
@@ -125,6 +130,8 @@ def restore(path: Path, env: VecEnv, device: str) -> MemoryPPO:
         world.restore(alive["env"])
     else:
         reset_environments(model)
+    if isinstance(model, OffPolicyMemoryAlgorithm):
+        model.replay.restore(alive["replay"])
     torch.set_rng_state(alive["torch"].cpu())
     if torch.cuda.is_available() and alive["cuda"]:
         torch.cuda.set_rng_state_all([state.cpu() for state in alive["cuda"]])
@@ -137,7 +144,7 @@ def restore(path: Path, env: VecEnv, device: str) -> MemoryPPO:
     return model
 
 
-def use_logger(model: MemoryPPO, logger: Logger) -> None:
+def use_logger(model: SavedAlgorithm, logger: Logger) -> None:
     """Log with `logger`. It first takes over what a restored model recorded but did not write, so no value is lost."""
     if hasattr(model, "_logger"):
         for store, old in zip(_stores(logger), _stores(model.logger), strict=True):
@@ -149,17 +156,18 @@ def _stores(logger: Logger) -> tuple[dict[str, Any], ...]:
     return logger.name_to_value, logger.name_to_count, logger.name_to_excluded
 
 
-def reset_environments(model: MemoryPPO) -> None:
+def reset_environments(model: SavedAlgorithm) -> None:
     """Start new episodes, with fresh memories, in environments whose state cannot be restored."""
     assert model.env is not None
-    iteration = model.num_timesteps // (model.n_steps * model.n_envs)
+    iteration = model.num_timesteps // (model.n_steps * model.n_envs)  # type: ignore[attr-defined]
     seed = (model.seed or 0) + iteration
     print(f"these environments cannot be restored; they are reset with seeds from {seed} on", file=sys.stderr)
     model.env.seed(seed)
     model._last_obs = model.env.reset()  # type: ignore[assignment]
     model._last_episode_starts = np.ones(model.n_envs, dtype=bool)
-    model._last_memory_starts = np.ones(model.n_envs, dtype=bool)
-    model._return_so_far = np.zeros(model.n_envs)
+    if isinstance(model, RememberingAlgorithm):
+        model._last_memory_starts = np.ones(model.n_envs, dtype=bool)
+        model._return_so_far = np.zeros(model.n_envs)
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from palimpsest import envs
 from palimpsest.agents.environments import EVALUATION_SEED, chance_level, make_environments
 from palimpsest.agents.evaluation.horizons import describe_test
 from palimpsest.agents.evaluation.play import check_spaces, play, summary
-from palimpsest.agents.learn.ppo import MemoryPPO
+from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.run.config import EPISODES, TrainConfig
+from palimpsest.agents.run.presets import algorithm_class
 from palimpsest.refusals import check_integer
 
 MOST_ROWS = 256
@@ -27,7 +28,7 @@ class Run:
 
     directory: Path
     config: TrainConfig
-    model: MemoryPPO
+    model: SavedAlgorithm
 
 
 def load_run(directory: Path, device: str = "auto") -> Run:
@@ -36,7 +37,7 @@ def load_run(directory: Path, device: str = "auto") -> Run:
     path = directory / "model.zip"
     if not path.exists():
         raise ValueError(f"{str(directory)!r} holds no model.zip: its training has not finished")
-    return Run(directory, config, MemoryPPO.load(path, device=device))
+    return Run(directory, config, algorithm_class(config.algo).load(path, device=device))
 
 
 def evaluate(
@@ -51,6 +52,7 @@ def evaluate(
     previous_action_reward: bool = False,
     keep_observations: Sequence[int] | None = None,
     antialias: bool = False,
+    fully_observed: bool = False,
     use_masking: bool = True,
 ) -> dict[str, Any]:
     """Play `episodes` whole episodes and report the results.
@@ -73,6 +75,8 @@ def evaluate(
             configuration says this.
         antialias: whether the first observation of an episode was marked in training. For a run, its configuration says
             this.
+        fully_observed: whether the model was trained with the hidden state in its observations. For a run, its
+            configuration says this.
         use_masking: whether the environment's action masks are used, if it has `action_masks()`.
 
     Returns:
@@ -93,6 +97,7 @@ def evaluate(
         previous_action_reward = run.config.previous_action_reward
         keep_observations = run.config.keep_observations
         antialias = run.config.antialias
+        fully_observed = run.config.fully_observed
         if env_id is None or env_id == run.config.env:
             env_id = run.config.env
             env_args = {**run.config.env_args, **(env_args or {})}
@@ -103,8 +108,10 @@ def evaluate(
         raise ValueError("env_id is needed with a model; only a run directory knows its environment")
     env_args = dict(env_args or {})
     rows = min(episodes, MOST_ROWS if env_id in envs.ids() else 8)
-    env = MemoryPPO._wrap_env(
-        make_environments(env_id, rows, seed, env_args, previous_action_reward, keep_observations, antialias)
+    env = SavedAlgorithm._wrap_env(
+        make_environments(
+            env_id, rows, seed, env_args, previous_action_reward, keep_observations, antialias, fully_observed
+        )
     )
     try:
         check_spaces(model, env)

@@ -29,8 +29,11 @@ TRAIN: dict[str, list[str]] = {
     "previous_action_reward": SWITCH,
     "antialias": SWITCH,
     "keep_observations": [*INTEGER, "3", "0 0"],
+    "fully_observed": SWITCH,
     "memory": NAME,
     "memory_args": [*PAIRS, "num_layers=", "num_layers=nan", "num_layers=x", "gates", "num_layers=" + "9" * 5000],
+    "algo": [*NAME, "PPO", "a2c"],
+    "algo_args": [*PAIRS, "n_epochs=3", "burn_in=x"],
     "carry_over": [*NUMBER, "1.0001"],
     "share_memory": SWITCH,
     "total_timesteps": [*INTEGER, "0"],
@@ -59,6 +62,8 @@ TRAIN: dict[str, list[str]] = {
     "vf_coef": NUMBER,
     "max_grad_norm": [*WORDS, "true", "nan", "-1e-9", "-inf"],
     "width": [*INTEGER, "0", "65537"],
+    "solved": [*NUMBER, "-1e-9", "1.0001"],
+    "solved_return": [*NUMBER, "1e10"],
     "eval_every": INTEGER,
     "eval_episodes": [*INTEGER, "0"],
     "checkpoint_every": INTEGER,
@@ -78,6 +83,18 @@ EVALUATE: dict[str, list[str]] = {
     "device": [*NAME, "tpu", "cuda:-1"],
     "max_steps": [*INTEGER, "0"],
     "use_masking": SWITCH,
+}
+SWEEP: dict[str, list[str]] = {
+    "suite": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml"],
+    "out": PATH,
+    "workers": [*INTEGER, "0", "1025"],
+    "engine": [*NAME, "Ray", "threads"],
+    "address": ["auto", "", "x"],
+    "dry_run": SWITCH,
+}
+REPORT: dict[str, list[str]] = {
+    "source": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml"],
+    "out": PATH,
 }
 
 
@@ -117,6 +134,8 @@ def fields(command: type) -> set[str]:
 def test_every_flag_has_a_row():
     assert set(TRAIN) == fields(train.TrainCommand)
     assert set(EVALUATE) == fields(train.EvaluateCommand)
+    assert set(SWEEP) == fields(train.SweepCommand)
+    assert set(REPORT) == fields(train.ReportCommand)
 
 
 def words(name: str, value: str) -> list[str]:
@@ -144,6 +163,14 @@ def test_evaluating_refuses(name, capsys, tmp_path):
         argv = {"run_dir": ["evaluate", value], "more": ["evaluate", "run", value]}
         argv = argv.get(name, ["evaluate", "run", *words(name, value)])
         assert_refused(argv, name, value, capsys, tmp_path)
+
+
+@pytest.mark.parametrize(("command", "rows"), [("sweep", SWEEP), ("report", REPORT)])
+def test_sweeping_and_reporting_refuse(command, rows, capsys, tmp_path):
+    for name, values in rows.items():
+        for value in values:
+            words_given = [value] if name in ("suite", "source") else ["empty.toml", *words(name, value)]
+            assert_refused([command, *words_given], name, value, capsys, tmp_path)
 
 
 @pytest.mark.parametrize("words", [["x"], [""], ["1\n2"], ["--x"], ["-x"], ["a\0b"], ["list", "list"], ["ø" * 300]])

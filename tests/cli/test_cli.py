@@ -46,7 +46,7 @@ def refused(argv, capsys, code=2):
 
 BAD = [
     ("trian", "unknown command 'trian'.*did you mean 'train'"),
-    ("x", "unknown command 'x'; known: train, evaluate, list"),
+    ("x", "unknown command 'x'; known: train, evaluate, sweep, report, list"),
     ("list all", "list takes no arguments"),
     ("--lerning-rate 1", "'--lerning-rate'.*did you mean '--learning-rate'"),
     ("train extra", "unknown argument 'extra'"),
@@ -86,6 +86,14 @@ BAD = [
     ("evaluate a --max-steps 0", "max_steps must be an integer, 1 to .*, or None; got 0"),
     ("evaluate a --seed -1", "seed must be an integer, 0 to 1,000,000,000; got -1"),
     ("evaluate a --device x", "device must be"),
+    ("sweep", "SUITE.toml"),
+    ("sweep nowhere.toml", "cannot read the suite 'nowhere.toml'"),
+    ("sweep a --workers 0", "workers must be an integer, 1 to 1,024, or None; got 0"),
+    ("sweep a --engine ry", "engine must be one of 'processes', 'ray'; got 'ry'.*did you mean 'ray'"),
+    ("sweep a --address auto", "address is that of a Ray cluster; got 'auto' with engine 'processes'"),
+    ("sweep a --dry-rn", "'--dry-rn'.*did you mean '--dry-run'"),
+    ("report", r"FOLDER\|CSV"),
+    ("report nowhere", "cannot read the table 'nowhere'"),
 ]
 
 
@@ -102,6 +110,10 @@ def bad_values(name):
     kinds = set(typing.get_args(HINTS[name])) or {HINTS[name]}
     if name == "max_grad_norm":
         return ["x", "", "nan", "-inf", "-1e-9", "1,5", "None"]  # inf is no clipping
+    if name == "solved_return":
+        return ["x", "", "nan", "inf", "1e10", "-1e10", "1,5", "None"]
+    if name == "sde_sample_freq":
+        return ["x", "", "1.5", "nan", "-2", "9" * 40, "None"]  # -1 is once per rollout
     if int in kinds:
         return ["x", "", "1.5", "nan", "inf", "-1", "9" * 40, "1e3", "0x10", "None", "$(id)", "1 2"]
     if float in kinds:
@@ -364,17 +376,18 @@ def test_help_imports_nothing_heavy():
         "import sys\n"
         "sys.argv = ['train.py']\n"
         "import train\n"
-        "for line in ('--help', 'train --help', 'evaluate --help', 'list --help', '-h', '--version'):\n"
+        "for line in ('--help', 'train --help', 'evaluate --help', 'sweep --help', 'report --help', '-h', "
+        "'list --help', '--version'):\n"
         "    try:\n"
         "        assert train.main(line.split()) == 0\n"
         "    except SystemExit as stop:\n"
         "        assert not stop.code\n"
         "print(*(name in sys.modules for name in "
-        "('torch', 'numba', 'stable_baselines3', 'matplotlib', 'palimpsest.envs.core')))"
+        "('torch', 'numba', 'stable_baselines3', 'matplotlib', 'palimpsest.envs.core', 'ray')))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-2:] == [f"palimpsest {palimpsest.__version__}", "False " * 4 + "False"]
-    assert done.stdout.count("usage: train.py") == 5
+    assert done.stdout.splitlines()[-2:] == [f"palimpsest {palimpsest.__version__}", "False " * 5 + "False"]
+    assert done.stdout.count("usage: train.py") == 7
 
 
 def test_help_names_every_field_with_its_meaning(capsys, monkeypatch):

@@ -1,6 +1,10 @@
 """What compiles, and what must hold so that machine code is found again: see also test_machine_code."""
 
 import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +13,29 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.errors import TypingError
 from small import FEATURES, make_small
 
+import palimpsest
 from palimpsest import memory
+from palimpsest.machine_code import njit
+from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
 from palimpsest.memory.kernels.arithmetic.products import multiply, pack
+
+ROOT = Path(palimpsest.__file__).parents[1]
+CALLER = """
+from palimpsest.machine_code import njit
+from palimpsest.memory.kernels.arithmetic.products import multiply_transposed
+
+@njit(cache=True)
+def product(a, b, out):
+    multiply_transposed(a, b, out, False)
+"""
+CALL = """
+import numpy as np
+from caller import product
+
+out = np.empty((2, 1))
+product(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[5.0, 6.0]]), out)
+print(out.ravel(), sum(product.stats.cache_hits.values()))
+"""
 
 
 @pytest.mark.parametrize("odd", range(3))
@@ -36,3 +61,28 @@ def test_machine_code_is_found_again():
     for function in ours:
         held = [cell.cell_contents for cell in function.__closure__ or ()]
         assert all(isinstance(each, int | float | str | tuple | None) for each in held), function
+
+
+@njit(**OPTIONS)
+def product_of(a, b, out):
+    multiply(a, pack(b), out, False)
+
+
+def test_a_caller_holds_no_copy_of_a_product():
+    out = np.empty((2, 1), np.float32)
+    product_of(np.float32([[1, 2], [3, 4]]), np.float32([[5], [6]]), out)
+    assert out.ravel().tolist() == [17, 39]
+    (code,) = product_of.inspect_llvm().values()
+    assert "fmul" not in code
+    assert 'declare i32 @"palimpsest.memory.kernels.arithmetic.products._product' in code
+
+
+def test_a_later_process_finds_what_the_caller_calls(tmp_path):
+    """Also where the caller was compiled from a kernel between the two that came from a file: the second time."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    for source in (CALLER, f"{CALLER}# edited\n"):
+        (tmp_path / "caller.py").write_text(source)
+        for hits in (0, 1):
+            command = [sys.executable, "-c", CALL]
+            done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+            assert done.stdout == f"[17. 39.] {hits}\n"

@@ -25,7 +25,7 @@ from palimpsest.memory.kernels.outer.hadamard import hadamard_scan
 from palimpsest.memory.kernels.outer.naive import hadamard_naive, outer_naive
 from palimpsest.memory.kernels.outer.torch_hadamard import torch_hadamard_scan
 
-EXAMPLES = 350
+EXAMPLES = 150
 
 
 class Recurrence(NamedTuple):

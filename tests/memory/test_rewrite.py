@@ -71,10 +71,10 @@ def turned_pairs(one, other, angle):
 
 
 @with_and_without_clock
-@pytest.mark.parametrize("K", [3, 5, 16])
-def test_the_equations_written_out(clock, K):
+@pytest.mark.parametrize(("K", "V"), [(3, 4), (5, 4), (16, 32)])
+def test_the_equations_written_out(clock, K, V):
     """Values and gradients of a scan, of one by torch's operations, and of steps."""
-    module, T, B = made(clock, key_size=K), 36, 3
+    module, T, B = made(clock, key_size=K, value_size=V), 36, 3
     x, start = torch.randn(T, B, 5, dtype=torch.float64), torch.rand(T, B) < 0.05
     state = module.initial_state(B)._replace(time=torch.tensor([0, 1, 255]) % len(module.turns))
     state = state._replace(table=torch.randn_like(state.table))
@@ -174,8 +174,8 @@ def test_small_inputs_are_not_amplified():
 
 def test_time_counts_since_the_start():
     """Modulo the longest period, with or without a clock; rows count by themselves."""
-    for clock, K, P in ((True, 16, 256), (False, 5, 4), (True, 1, 2)):
-        module = made(clock, key_size=K)
+    for clock, K, V, P in ((True, 16, 32, 256), (False, 5, 4, 4), (True, 3, 4, 2)):
+        module = made(clock, key_size=K, value_size=V)
         start, time = torch.rand(30, 3) < 0.05, torch.tensor([0, 1, P - 2])
         assert module.initial_state(3).time.tolist() == [0, 0, 0]
         state, steps = module.initial_state(3)._replace(time=time), time.tolist()
@@ -188,7 +188,7 @@ def test_time_counts_since_the_start():
 
 def test_nothing_changes_where_the_longest_period_ends():
     """A scan across it equals steps and any split; a state from beyond it is the one that it is equal to."""
-    module = made(key_size=16)
+    module = made(key_size=16, value_size=32)
     x, start = torch.randn(300, 2, 5, dtype=torch.float64), torch.zeros(300, 2) > 0
     start[40, 1] = True
     with torch.no_grad():
@@ -208,7 +208,7 @@ def test_nothing_changes_where_the_longest_period_ends():
 def test_only_lags_count():
     """The same inputs at another time give the same outputs, with the clock at another time of the same phase."""
     for clock, shift in ((False, 77), (True, 78)):
-        module = made(clock, key_size=16)
+        module = made(clock, key_size=16, value_size=32)
         x, start = torch.randn(60, 1, 5, dtype=torch.float64), torch.zeros(60, 1) > 0
         y, _ = module.scan(x, start, module.initial_state(1))
         later, _ = module.scan(x, start, module.initial_state(1)._replace(time=torch.tensor([shift])))
@@ -272,7 +272,7 @@ def test_wrong_arguments_are_refused(wrong, message):
 
 def test_a_pruned_map_acts_as_it_is_trained():
     """Pruning, like weight and spectral norms, computes the weight in a hook before each call."""
-    made = make("rewrite", 5, output_size=8, num_layers=2, num_heads=2, key_size=4, value_size=3)
+    made = make("rewrite", 5, output_size=8, num_layers=2, num_heads=2, key_size=5, value_size=4)
     _, state = made.step(torch.randn(6, 5), made.initial_state(6))
     state, x = type(state)(*(each.detach() for each in state)), torch.randn(6, 5)
     torch.nn.utils.prune.l1_unstructured(made.layers[1].project, "weight", amount=0.5)

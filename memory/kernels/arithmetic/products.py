@@ -15,7 +15,8 @@ from numba import types
 from numba.core import cgutils
 
 from palimpsest.machine_code import njit
-from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS, as_intrinsic
+from palimpsest.memory.kernels.arithmetic.addresses import array_at
+from palimpsest.memory.kernels.arithmetic.compiling import INLINED, OPTIONS, as_intrinsic, call
 
 _FEATURES = llvm.get_host_cpu_features()
 
@@ -138,7 +139,7 @@ def transpose_square(typing, a, at, a_row, out, to, out_row):
 
 
 @njit(**OPTIONS)
-def _wide(a, b, at, base, out, column):
+def _wide(a, b, at, base, out):
     """The product with one panel of `_WIDE` vectors."""
     m, depth = a.shape
     size = out.itemsize
@@ -146,22 +147,22 @@ def _wide(a, b, at, base, out, column):
     add, base_row = len(base) > 0, base.strides[0] // size if len(base) > 1 else 0
     row = 0
     while row + 6 <= m:
-        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 6, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, 0, out_row, depth, 6, _WIDE)
         row += 6
     if m - row == 5:
-        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 5, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, 0, out_row, depth, 5, _WIDE)
     elif m - row == 4:
-        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, 0, out_row, depth, 4, _WIDE)
     elif m - row == 3:
-        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 3, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, 0, out_row, depth, 3, _WIDE)
     elif m - row == 2:
-        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 2, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, 0, out_row, depth, 2, _WIDE)
     elif m - row == 1:
-        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, _WIDE)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, 0, out_row, depth, 1, _WIDE)
 
 
 @njit(**OPTIONS)
-def _narrow(a, b, at, base, out, column):
+def _narrow(a, b, at, base, out):
     """The product with one panel of one vector."""
     m, depth = a.shape
     size = out.itemsize
@@ -170,17 +171,17 @@ def _narrow(a, b, at, base, out, column):
     row = 0
     # each addition to a sum waits for the one before; twelve independent sums hide the wait
     while row + 12 <= m:
-        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 12, 1)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, 0, out_row, depth, 12, 1)
         row += 12
     while row + 4 <= m:
-        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 4, 1)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, 0, out_row, depth, 4, 1)
         row += 4
     while row < m:
-        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, column, out_row, depth, 1, 1)
+        multiply_tile(a, a_row, a_column, b, at, base, base_row, add, out, row, 0, out_row, depth, 1, 1)
         row += 1
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def multiply(a, b, out, add):
     """Fill out [m, n] with a b, or add a b to it where `add`.
 
@@ -190,48 +191,65 @@ def multiply(a, b, out, add):
         out: [m, n], rows contiguous.
         add: whether to add to out; if not, out is not read.
     """
-    _multiply(a, b, out[: len(out) if add else 0, ::1], out)
+    _call_product(a, b, b[:0], out, add)
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def multiply_onto(line, a, b, out):
     """Fill out with a b and add line [n] to every row; the rest as in `multiply`."""
-    _multiply(a, b, np.ascontiguousarray(line).reshape(1, -1)[:, ::1], out)
+    _call_product(a, b, np.ascontiguousarray(line), out, False)
+
+
+@as_intrinsic
+def _call_product(typing, a, b, line, out, add):
+    return call(_product, a, b, line, out, add)
 
 
 @njit(**OPTIONS)
-def _multiply(a, b, base, out):
-    """Fill out with base + a b; base has the rows of out, one for all of them, or none."""
+def _product(a, b, line, out, add):
+    """Fill out with a b; plus line in every row if that is not empty; or plus out where `add`."""
     m, depth = a.shape
     n = out.shape[1]
     lanes, whole = VECTOR_BYTES // out.itemsize, whole_vectors(n, out.itemsize)
+    lines = line.reshape(1, -1)[: 1 if len(line) > 0 else 0, ::1]
     for begin in range(0, m, _ROW_BLOCK):
         # slices with a step of 1 have one type for every layout, so that tiles are compiled once
         rows, into = a[begin : begin + _ROW_BLOCK, ::1], out[begin : begin + _ROW_BLOCK, ::1]
-        onto = base[begin if len(base) > 1 else 0 :, ::1][: len(rows)]
+        onto = into if add else lines
         column = 0
-        while column + _WIDE * lanes <= n:
-            _wide(rows, b, column * depth, onto, into, column)
-            column += _WIDE * lanes
-        while column + lanes <= n and column + _WIDE * lanes > whole:
-            _narrow(rows, b, column * depth, onto, into, column)
-            column += lanes
-        if column < n:
+        while column < n:
             wide = column + _WIDE * lanes <= whole
-            edge = np.empty((len(rows), _WIDE * lanes if wide else lanes), out.dtype)[:, ::1]
-            if wide:
-                _wide(rows, b, column * depth, edge[:0], edge, 0)
+            width = _WIDE * lanes if wide else lanes
+            if column + width <= n:
+                base, panel = onto[:, column:], into[:, column:]
             else:
-                _narrow(rows, b, column * depth, edge[:0], edge, 0)
-            for row in range(len(rows)):
-                for j in range(n - column):
-                    held = onto[row if len(onto) > 1 else 0, column + j] if len(onto) > 0 else out.dtype.type(0)
-                    into[row, column + j] = edge[row, j] + held
+                panel = np.empty((len(rows), width), out.dtype)[:, ::1]
+                base = panel[:0]
+            if wide:
+                _wide(rows, b, column * depth, base, panel)
+            else:
+                _narrow(rows, b, column * depth, base, panel)
+            if column + width > n:
+                for row in range(len(rows)):
+                    for j in range(n - column):
+                        held = onto[row if len(onto) > 1 else 0, column + j] if len(onto) > 0 else out.dtype.type(0)
+                        into[row, column + j] = panel[row, j] + held
+            column += width
+
+
+@njit(**INLINED)
+def transpose(a, out):
+    """Fill out [n, m], rows contiguous, with a [m, n] transposed; by squares where the rows of a are contiguous too."""
+    _call_transpose(a, out)
+
+
+@as_intrinsic
+def _call_transpose(typing, a, out):
+    return call(_transpose, a, out)
 
 
 @njit(**OPTIONS)
-def transpose(a, out):
-    """Fill out [n, m], rows contiguous, with a [m, n] transposed; by squares where the rows of a are contiguous too."""
+def _transpose(a, out):
     m, n = a.shape
     size = out.itemsize
     lanes = VECTOR_BYTES // size
@@ -302,34 +320,59 @@ def packed_size(k, n, itemsize):
     return k * whole_vectors(n, itemsize)
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def pack_into(b, packed):
     """`pack` into given memory of `packed_size` or more, for loops that pack often."""
+    _call_pack(b, packed)
+    return packed
+
+
+@as_intrinsic
+def _call_pack(typing, b, packed):
+    return call(_pack, b, packed)
+
+
+@njit(**OPTIONS)
+def _pack(b, packed):
     k, n = b.shape
-    lanes, whole = VECTOR_BYTES // b.itemsize, whole_vectors(n, b.itemsize)
+    size = b.itemsize
+    lanes, whole = VECTOR_BYTES // size, whole_vectors(n, size)
     column = 0
     while column < n:
         width = _WIDE * lanes if column + _WIDE * lanes <= whole else lanes
         panel = packed[column * k : (column + width) * k].reshape(k, width)
         held = min(width, n - column)
         if b.strides[0] <= b.strides[1]:
-            transpose(b[:, column : column + held].T, panel[:, :held])
+            _transpose(b[:, column : column + held].T, panel[:, :held])
+        elif b.strides[1] == size:
+            for i in range(k):
+                copy(array_at(b.ctypes.data + i * b.strides[0] + column * size, (held,), packed), panel[i])
         else:
             for i in range(k):
                 copy(b[i][column : column + held], panel[i])
         panel[:, held:] = 0
         column += width
-    return packed
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def multiply_transposed(a, b, out, add):
     """`multiply` by b [n, k] transposed, rows contiguous and not packed: a weight as torch lays it out.
 
     Each panel is packed just before it is read, so that it is still in the first cache.
     """
+    _call_product_transposed(a, b, out, add)
+
+
+@as_intrinsic
+def _call_product_transposed(typing, a, b, out, add):
+    return call(_product_transposed, a, b, out, add)
+
+
+@njit(**OPTIONS)
+def _product_transposed(a, b, out, add):
+    # not by `call`: panels of few rows are so short that calls by name take a tenth of the time
     width = _WIDE * (VECTOR_BYTES // out.itemsize)
     packed = np.empty(width * b.shape[1], out.dtype)
     for column in range(0, len(b), width):
-        panel = pack_into(b[column : column + width].T, packed)
-        multiply(a, panel, out[:, column : column + width], add)
+        _pack(b[column : column + width].T, packed)
+        _product(a, packed, packed[:0], out[:, column : column + width], add)

@@ -57,17 +57,17 @@ def directions(K, z, at, stride, steps, normalise, unit, scale, parts, sums):
 
 
 @njit(**INLINED)
-def read_by(K, V, numbers, at, table, first):
-    """S^T k, with the table S [K, V] at table[first] and the vector k [K] at numbers[at]."""
+def read_by(K, V, vector, table):
+    """S^T k, with the table S [K V] and the vector k, the first K numbers of `vector`."""
     literally(K)
     literally(V)
-    even = zeros_like(load(table, first, V))
+    even = zeros_like(load(table, 0, V))
     odd = even
     for i in range(0, K - K % 2, 2):
-        even = even + numbers[at + i] * load(table, first + i * V, V)
-        odd = odd + numbers[at + i + 1] * load(table, first + (i + 1) * V, V)
+        even = even + vector[i] * load(table, i * V, V)
+        odd = odd + vector[i + 1] * load(table, (i + 1) * V, V)
     if K % 2:
-        even = even + numbers[at + K - 1] * load(table, first + (K - 1) * V, V)
+        even = even + vector[K - 1] * load(table, (K - 1) * V, V)
     return even + odd
 
 
@@ -97,9 +97,9 @@ def segment_forward(
     directions(K, z, at, stride, steps, normalise, unit, scale, parts, sums)
     if start[0]:
         S[:] = 0
-    found = read_by(K, V, unit, K, S, 0)
+    found = read_by(K, V, unit[K:], S)
     if first:
-        store(read_by(K, V, unit, 0, S, 0), reads, 0)
+        store(read_by(K, V, unit, S), reads, 0)
     for s in range(steps):
         if s > 0 and start[s]:
             S[:] = 0
@@ -218,7 +218,7 @@ def segment_backward(
     if not first:
         sum_rows(along[0], SEGMENT, totals[0], 0)
         sum_rows(along[1], SEGMENT, totals[1], 0)
-    from_later = read_by(K, V, unit, (2 * steps - 1) * K, G, 0)
+    from_later = read_by(K, V, unit[(2 * steps - 1) * K :], G)
     for s in range(steps - 1, -1, -1):
         u = 2 * s * K
         q, k, k_before = unit[u : u + K], unit[u + K : u + 2 * K], unit[max(u - K, 0) :]

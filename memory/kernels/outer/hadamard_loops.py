@@ -24,6 +24,8 @@ SEGMENT = 16
 
 # "reassoc" lets sums vectorise. No integer or float64 constant enters these loops: float32 would become float64.
 _OPTIONS: Any = dict(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+_INLINED: Any = {**_OPTIONS, "forceinline": True}
+"""For what other kernels call, as in `memory.kernels.arithmetic.compiling`: the first run then equals later ones."""
 
 
 @njit(**_OPTIONS)
@@ -39,7 +41,7 @@ def forward(theta, calibrate, value, key, query, start, M, read, kept):
             _step(M[b], theta[t, b], calibrate[t, b], value[t, b], key[t, b], query[t, b], read[t, b])
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _step(M, theta, calibrate, value, key, query, read):
     """One step of M [H, H] in place; fill read [H]."""
     H = len(theta)
@@ -92,7 +94,7 @@ def backward(
                     G[b] = 0
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _recompute(before, after, tanhs, theta, calibrate, value, key):
     """One step from before to after [H, H]; fill tanhs [H, H]."""
     H = len(theta)
@@ -108,7 +110,7 @@ def _recompute(before, after, tanhs, theta, calibrate, value, key):
 # do not overlap, and does not vectorise it.
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _write_backward(G, after, value, key, query, d_read, d_value, d_key, d_query):
     """G [H, H] becomes the whole gradient of `after`; add to the gradients of value, key and query [H]."""
     H = len(value)
@@ -126,7 +128,7 @@ def _write_backward(G, after, value, key, query, d_read, d_value, d_key, d_query
             d_key[j] += v * G[i, j]
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINED)
 def _calibration_backward(G, before, tanhs, theta, calibrate, d_theta, d_calibrate):
     """G [H, H] becomes the gradient of `before`; add to the gradients of theta and calibrate [H]."""
     H = len(theta)

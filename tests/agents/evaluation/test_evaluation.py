@@ -170,7 +170,7 @@ def test_the_memory_gates_are_logged_at_events_and_elsewhere(tmp_path):
 
     config = TrainConfig(
         env_args={"corridors": 2, "length": 3},
-        memory_args={"output_size": 8, "num_layers": 1, "num_heads": 1, "key_size": 4, "value_size": 4},
+        memory_args={"output_size": 8, "num_layers": 1, "num_heads": 1, "key_size": 5, "value_size": 4},
         total_timesteps=1024,
         num_envs=8,
         n_steps=32,

@@ -392,7 +392,7 @@ def test_an_environment_made_from_an_id_is_closed_when_refused(monkeypatch):
     closed = []
     env = Spaces(spaces.Text(3), spaces.Discrete(2))
     monkeypatch.setattr(env, "close", lambda: closed.append(1))
-    monkeypatch.setattr("palimpsest.agents.learn.ppo.maybe_make_env", lambda given, verbose: env)
+    monkeypatch.setattr("stable_baselines3.common.base_class.maybe_make_env", lambda given, verbose: env)
     with pytest.raises(ValueError, match="observation space"):
         agent(env="CartPole-v1")
     assert closed == [1]

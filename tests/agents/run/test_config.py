@@ -23,11 +23,15 @@ TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 )
 @pytest.mark.parametrize("value", [None, "x", [1], b"1", -1, 10**40, float("nan")], ids=repr)
 def test_the_constructor_refuses_the_same(name, value):
-    if value is None and name in ("learning_rate", "target_kl", "num_minibatches", "share_memory", "keep_observations"):
+    own_default = ("learning_rate", "target_kl", "num_minibatches", "share_memory", "keep_observations")
+    if value is None and name in (*own_default, "solved", "solved_return"):
         assert TrainConfig(**{name: value}) == TrainConfig()
         return
     if (name == "threads" and value is None) or (value == "x" and name in ("env", "memory")):
         assert getattr(TrainConfig(**{name: value}), name) == value
+        return
+    if name == "solved_return" and value == -1:
+        assert TrainConfig(solved_return=value).solved_return == -1.0
         return
     if name == "sde_sample_freq" and value == -1:
         assert TrainConfig(sde_sample_freq=value).sde_sample_freq == -1

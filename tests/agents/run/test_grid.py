@@ -13,6 +13,7 @@ from rich.console import Console
 
 from palimpsest import train
 from palimpsest.agents import evaluate
+from palimpsest.agents.evaluation.statistics import estimate_iqm
 from palimpsest.agents.run import experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.grids import grid, over_runs
@@ -66,7 +67,12 @@ def test_errors_are_over_runs_and_over_episodes_where_there_is_one_run():
         {"success": success, "success_se": 0.1, "return_mean": 2 * success, "return_se": 0.3, "chance": 0.25}
         for success in (0.2, 0.5, 0.8)
     ]
-    assert over_runs(results) == {
+    means = over_runs(results)
+    assert (means.pop("success_iqm"), means.pop("return_iqm")) == (
+        list(estimate_iqm({"success": [0.2, 0.5, 0.8]})),
+        list(estimate_iqm({"return_mean": [0.4, 1.0, 1.6]})),
+    )
+    assert means == {
         "runs": 3,
         "success": pytest.approx(0.5),
         "success_se": pytest.approx(0.3 / np.sqrt(3)),
@@ -76,8 +82,9 @@ def test_errors_are_over_runs_and_over_episodes_where_there_is_one_run():
     }
     one = over_runs(results[:1])
     assert (one["success"], one["success_se"], one["return_se"]) == (0.2, 0.1, 0.3)
+    assert one["success_iqm"] is one["return_iqm"] is None
     unknown = over_runs([{**result, "success": None, "success_se": None} for result in results])
-    assert unknown["success"] is unknown["success_se"] is None
+    assert unknown["success"] is unknown["success_se"] is unknown["success_iqm"] is None
     with pytest.raises(ValueError, match="one evaluation or more"):
         over_runs([])
 
@@ -111,6 +118,7 @@ def test_the_command_line_shows_and_writes_it(runs, tmp_path, capsys, monkeypatc
     assert written["cells"] == grid(runs, {"corridors": [1, 3], "length": [2]}, episodes=4)
     for cell in written["cells"]:
         assert f"{cell['success']:.3f} ± {cell['success_se']:.3f}" in shown
+        assert "{:.3f} [{:.3f}, {:.3f}]".format(*cell["success_iqm"]) in shown
     assert "over 3 runs of 4 episodes" in shown
     assert "long-term memory" in shown
     assert train.main(["evaluate", *map(str, runs[:2]), "--episodes", "4"]) == 0
@@ -185,6 +193,17 @@ def test_the_mark_of_the_first_observation_is_part_of_a_run(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_the_shown_hidden_state_is_part_of_a_run(tmp_path):
+    run = experiment.train(config(tmp_path / "run", fully_observed=True), Console(quiet=True))
+    assert TrainConfig.load(run.directory).fully_observed
+    assert run.model.observation_space.shape == (3 + 5,)  # steps, corridor, length, x, cue
+    result, maze = evaluate(run.directory, episodes=8), run.config.env
+    assert result == evaluate(run.model, maze, episodes=8, env_args=run.config.env_args, fully_observed=True)
+    assert result["chance"] is result["memory"] is None
+    with pytest.raises(ValueError, match="observation space"):
+        evaluate(run.model, maze, episodes=8, env_args=run.config.env_args)
+
+
 def test_kept_observations_are_part_of_a_run(tmp_path):
     run = experiment.train(config(tmp_path / "run", keep_observations=(0, 1)), Console(quiet=True))
     assert TrainConfig.load(run.directory).keep_observations == (0, 1)
@@ -203,7 +222,9 @@ def test_kept_observations_are_part_of_a_run(tmp_path):
             config(tmp_path / "other", keep_observations=wrong)
 
 
-@pytest.mark.parametrize("seen", [dict(previous_action_reward=True), dict(keep_observations=(2, 0))], ids=str)
+@pytest.mark.parametrize(
+    "seen", [dict(previous_action_reward=True), dict(keep_observations=(2, 0)), dict(fully_observed=True)], ids=str
+)
 def test_a_run_with_other_observations_resumes_as_if_it_had_never_stopped(seen, tmp_path, monkeypatch):
     from test_resume import assert_same_run, train_and_die
     from test_resume import config as tiny

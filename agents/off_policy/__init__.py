@@ -1,0 +1,4 @@
+"""Learning from a replay of sequences: the replay, the algorithms `MemoryDQN` and `MemorySAC`, and their policies.
+
+Floors, ground first: priorities, targets, policies | replay | algorithm | dqn, sac.
+"""

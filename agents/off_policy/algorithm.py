@@ -1,0 +1,363 @@
+"""What `MemoryDQN` and `MemorySAC` share: acting with a memory, filling the replay, and their files."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
+from torch import Tensor, nn
+
+from palimpsest.agents.device import check_device
+from palimpsest.agents.files.archive import CorruptFile, File, read_tree, write_tree
+from palimpsest.agents.learn.hyperparameters import ARGUMENTS
+from palimpsest.agents.learn.model_file import SavedAlgorithm
+from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_observation, check_rewards
+from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
+from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
+from palimpsest.agents.policy.policy_kwargs import check_policy_kwargs
+from palimpsest.agents.tree import tree_map
+from palimpsest.refusals import FLAG, NAMED, Allowed, check, integer, is_integer, number, optional
+
+PolicyT = TypeVar("PolicyT", bound=MemoryActorCriticPolicy)
+
+
+def _is_frequency(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return len(value) == 2 and is_integer(value[0], 1) and value[1] in ("step", "episode")
+    return is_integer(value, 1)
+
+
+SHARED: dict[str, Allowed] = {
+    **{
+        name: ARGUMENTS[name]
+        for name in (
+            "learning_rate",
+            "gamma",
+            "stats_window_size",
+            "tensorboard_log",
+            "policy_kwargs",
+            "verbose",
+            "seed",
+        )
+    },
+    "buffer_size": integer(1),
+    "learning_starts": integer(0),
+    "batch_size": integer(1),
+    "tau": number(0, 1),
+    "train_freq": Allowed('an integer, 1 or more, or a pair as (4, "step") or (1, "episode")', _is_frequency),
+    "gradient_steps": integer(-1),
+    "replay_buffer_class": optional(
+        Allowed(
+            "a subclass of SequenceReplay", lambda value: isinstance(value, type) and issubclass(value, SequenceReplay)
+        )
+    ),
+    "replay_buffer_kwargs": optional(NAMED),
+    "optimize_memory_usage": FLAG,
+    "n_steps": integer(1),
+    "n_step": optional(integer(1)),
+    "target_update_interval": integer(1),
+    "sequence_length": integer(1),
+    "burn_in": integer(0),
+    "prioritized": FLAG,
+    "normalize_observations": FLAG,
+}
+"""The values that each argument of both algorithms allows."""
+
+
+def check_arguments(allowed: Mapping[str, Allowed], given: Mapping[str, Any]) -> None:
+    """Refuse arguments that are not allowed, before anything is made. `given` may hold other names."""
+    for name, what in allowed.items():
+        check(name, given[name], what)
+    check_device(given["device"])
+    if given["n_step"] is not None and given["n_steps"] not in (1, given["n_step"]):
+        raise ValueError(
+            f"n_step and n_steps are one number; got {given['n_step']} and {given['n_steps']}: leave one out"
+        )
+
+
+class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
+    """An off-policy algorithm of SB3's whose replay holds sequences and the memory's states.
+
+    Its subclass makes the target networks, chooses actions and defines `train`.
+
+    Args:
+        **kwargs: those of SB3's `OffPolicyAlgorithm`.
+        n_step: `n_steps` by another name; None for that.
+        sequence_length: see `SequenceReplay`.
+        burn_in: see `SequenceReplay`.
+        prioritized: see `SequenceReplay`.
+        normalize_observations: whether the policy scales observations by running moments.
+    """
+
+    replay_buffer: SequenceReplay | None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        *,
+        n_step: int | None,
+        n_steps: int,
+        sequence_length: int,
+        burn_in: int,
+        prioritized: bool,
+        normalize_observations: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(n_steps=n_step or n_steps, sde_support=False, support_multi_env=True, **kwargs)
+        self.sequence_length = sequence_length
+        self.burn_in = burn_in
+        self.prioritized = prioritized
+        self.normalize_observations = normalize_observations
+        self._last_state: Any = None
+        self._next_state: Any = None
+
+    def _setup_model(self) -> None:
+        parts = self._chosen_parts()
+        for name in parts:
+            if name in self.policy_kwargs:
+                raise ValueError(
+                    f"policy_kwargs cannot hold {name!r}: it is an argument of {type(self).__name__}; leave it out"
+                )
+        check_policy_kwargs(self.policy_class, self.policy_kwargs)
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.rng = np.random.default_rng(self.seed)
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs, **parts
+        ).to(self.device)
+        if any(getattr(each, "strategy_values", None) is not None for each in self.policy.memories()):
+            raise ValueError(
+                f"allocator='adaptive' learns from the returns of whole episodes, which {type(self).__name__} does not "
+                "give it; choose another allocator, or MemoryPPO"
+            )
+        self._make_targets()
+        self._convert_train_freq()
+        self.replay_buffer = None
+        if self.env is not None:
+            self._make_replay()
+
+    @property
+    def replay(self) -> SequenceReplay:
+        """The replay, made where there is none yet."""
+        if self.replay_buffer is None:
+            self._make_replay()
+        assert self.replay_buffer is not None
+        return self.replay_buffer
+
+    def _chosen_parts(self) -> dict[str, Any]:
+        """The policy's arguments that are this algorithm's."""
+        return {"normalize_observations": self.normalize_observations}
+
+    def _make_targets(self) -> None:
+        """Make the target networks from the policy."""
+        raise NotImplementedError
+
+    def _choose(self, obs: Any, state: Any, start: Tensor | None, warm: bool) -> tuple[np.ndarray, Any]:
+        """Actions [B, ...] to explore with, those of a Box in -1 to 1, and the state after the observations.
+
+        While `warm`, before learning begins, they are drawn uniformly; the memory reads the observations all the same.
+        """
+        raise NotImplementedError
+
+    def _make_replay(self) -> None:
+        cls: Any = self.replay_buffer_class or SequenceReplay
+        replay: SequenceReplay = cls(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            self.policy.initial_state(1),
+            device=self.device,
+            n_envs=self.n_envs,
+            sequence_length=self.sequence_length,
+            burn_in=self.burn_in,
+            n_steps=self.n_steps,
+            prioritized=self.prioritized,
+            **self.replay_buffer_kwargs,
+        )
+        self.replay_buffer = replay
+        if self.verbose:
+            total = replay.bytes_per_sequence * replay.tree.size
+            print(
+                f"Replay: {replay.tree.size:,} sequences of {self.sequence_length} steps, "
+                f"{replay.bytes_per_sequence:,} bytes each with the memory's state, {total / 1e6:,.1f} MB"
+            )
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        fresh = reset_num_timesteps or self._last_obs is None
+        # past OffPolicyAlgorithm's, which changes a replay of SB3's
+        result = super(OffPolicyAlgorithm, self)._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        if self.replay_buffer is None or self.replay_buffer.n_envs != self.n_envs:
+            self._make_replay()
+        self.policy.look_for_changes()
+        if fresh or self._last_state is None:
+            self._last_state = self.policy.initial_state(self.n_envs)
+        return result
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        check_observation(self._last_obs, self.num_timesteps)
+        start = self._last_episode_starts
+        with torch.no_grad():
+            chosen, self._next_state = self._choose(
+                tree_map(lambda array: torch.from_numpy(array).to(self.device), self._last_obs),
+                self._last_state,
+                torch.as_tensor(start, device=self.device) if start.any() else None,  # type: ignore[union-attr]
+                self.num_timesteps < learning_starts,
+            )
+        if not isinstance(self.action_space, spaces.Box):
+            return chosen, chosen
+        if action_noise is not None:
+            chosen = np.clip(chosen + action_noise(), -1, 1).astype(np.float32)
+        return self.policy.unscale_action(chosen), chosen
+
+    def _store_transition(  # type: ignore[override]
+        self,
+        replay_buffer: SequenceReplay,
+        buffer_action: np.ndarray,
+        new_obs: Any,
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Keep a step, and the final observations of the episodes that it truncated; not normalised, as in SB3."""
+        normalize = self._vec_normalize_env
+        if normalize is None:
+            self._last_original_obs, new_original, original_reward = self._last_obs, new_obs, reward
+        else:
+            new_original, original_reward = normalize.get_original_obs(), normalize.get_original_reward()
+        check_rewards(original_reward, self.num_timesteps - self.n_envs)
+        # as in SB3, an end without its observation has nothing to bootstrap from: it counts as a termination
+        truncated = np.array(
+            [
+                row
+                for row in np.flatnonzero(dones)
+                if infos[row].get("TimeLimit.truncated", False) and infos[row].get("terminal_observation") is not None
+            ],
+            dtype=np.int64,
+        )
+        terminated = dones.copy()
+        terminated[truncated] = False
+        replay_buffer.add(
+            self._last_original_obs,
+            buffer_action,
+            original_reward,
+            terminated,
+            self._last_episode_starts,  # type: ignore[arg-type]
+            self._last_state,
+            self._n_updates,
+        )
+        if truncated.size:
+            finals = _stacked([infos[row]["terminal_observation"] for row in truncated], self._last_obs)
+            check_observation(finals, self.num_timesteps, "the final observation", list(truncated))
+            if normalize is not None:
+                finals = normalize.unnormalize_obs(finals)
+            replay_buffer.add_final(truncated, finals, self._next_state, self._n_updates)
+        self._last_obs, self._last_episode_starts = new_obs, dones
+        self._last_original_obs = new_original
+        self._last_state = self._next_state
+
+    def _sample(self, batch_size: int) -> Sequences:
+        """Sequences to learn from; their observations are added to the moments by which the policy scales."""
+        batch = self.replay.sample(batch_size, self.rng, self._vec_normalize_env)
+        if self.policy.observation_scales is not None:
+            self.policy.observation_scales.update(batch.observations)
+        return batch
+
+    def _record_batch(self, batch: Sequences) -> None:
+        """Log how old the last sampled sequences were, and what was stored with them."""
+        self.logger.record("replay/sampled_age", float(batch.age.mean()))
+        stale = self._n_updates - batch.staleness
+        self.logger.record("replay/state_staleness", float(stale.mean()))
+
+    def attributes(self) -> dict[str, Any]:
+        """The attributes as a file holds them."""
+        found = super().attributes()
+        if isinstance(self.train_freq, TrainFreq):
+            found["train_freq"] = (self.train_freq.frequency, self.train_freq.unit.value)
+        return found
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_next_state"]
+
+    def save_replay_buffer(self, path: File) -> None:  # type: ignore[override]
+        """Write the replay as JSON and safetensors; `path` is as in `save`."""
+        write_tree(path, {"replay": self.replay.contents()})
+
+    def load_replay_buffer(self, path: File, truncate_last_traj: bool = True) -> None:  # type: ignore[override]
+        """Read what `save_replay_buffer` wrote. Nothing in the file is executed, imported or unpickled.
+
+        Args:
+            path: as in `load`.
+            truncate_last_traj: of SB3, for its hindsight replay; without effect. Where `learn` resets the environments,
+                the last observation of an episode in the file ends it as a truncation would.
+
+        Raises:
+            CorruptFile: the file is torn, altered, or holds no replay.
+            ValueError: the replay in it has other settings, spaces or another memory.
+        """
+        tree = read_tree(path)
+        if not isinstance(tree, dict) or set(tree) != {"replay"}:
+            raise CorruptFile(f"{str(path)!r} holds no replay; save_replay_buffer writes one")
+        try:
+            self.replay.restore(tree["replay"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{str(path)!r} does not fit this model's replay: {error!r}") from None
+
+
+def _stacked(rows: list[Any], like: Any) -> Any:
+    """Observations of one row each as a tree of [b, ...], with the keys of `like`."""
+    return {key: np.stack([row[key] for row in rows]) for key in like} if isinstance(like, dict) else np.stack(rows)
+
+
+def target_of(network: PolicyT) -> PolicyT:
+    """A target network: a copy for which no gradient is computed. It scales observations as the network does."""
+    target = copy.deepcopy(network)
+    target.observation_scales = network.observation_scales
+    target.requires_grad_(False)
+    target.train(False)
+    return target
+
+
+def follow(target: nn.Module, network: nn.Module, tau: float) -> None:
+    """Move a target network towards its network by `tau`; running statistics are copied, as in SB3."""
+    polyak_update(network.parameters(), target.parameters(), tau)
+    polyak_update(get_parameters_by_name(network, ["running_"]), get_parameters_by_name(target, ["running_"]), 1.0)
+
+
+def clip_and_step(
+    parameters: Iterable[Tensor], loss: Tensor, optimizer: Any, max_grad_norm: float, step: int
+) -> Tensor:
+    """One step down the gradient of a loss, clipped to a norm; returns that norm before.
+
+    Raises:
+        NotFinite: the loss or the norm is not finite; no parameter has changed.
+    """
+    optimizer.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    if not torch.isfinite(loss.detach() + norm):
+        raise NotFinite(
+            f"the loss is {loss.item()} and the norm of its gradient {norm.item()} at step {step}; {ADVICE}",
+            "off-policy update",
+            {"step": step},
+        )
+    optimizer.step()
+    return norm

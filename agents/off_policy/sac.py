@@ -1,0 +1,381 @@
+"""Soft actor-critic for policies with a memory, from replayed sequences."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from palimpsest.agents.environments import made_environment
+from palimpsest.agents.off_policy.algorithm import (
+    SHARED,
+    OffPolicyMemoryAlgorithm,
+    check_arguments,
+    clip_and_step,
+    follow,
+    target_of,
+)
+from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
+from palimpsest.agents.off_policy.sac_policy import (
+    CnnMemorySACPolicy,
+    MemorySACPolicy,
+    MultiInputMemorySACPolicy,
+)
+from palimpsest.agents.off_policy.targets import halves, lookahead, refreshed
+from palimpsest.agents.policy.policy_kwargs import check_policy
+from palimpsest.agents.policy.spaces import check_spaces
+from palimpsest.refusals import FLAG, Allowed, integer, is_number, optional
+
+SelfMemorySAC = TypeVar("SelfMemorySAC", bound="MemorySAC")
+
+DISCRETE_ENTROPY = 0.98
+"""Share of the largest entropy that Discrete actions aim at (arXiv 1910.07207)."""
+
+
+def _is_entropy_weight(value: Any) -> bool:
+    if not isinstance(value, str):
+        return is_number(value, 0)
+    start, _, first = value.partition("_")
+    try:
+        return start == "auto" and (not first or 0 < float(first) < math.inf)
+    except ValueError:
+        return False
+
+
+class Losses(NamedTuple):
+    """What `sac_losses` computes."""
+
+    critic: Tensor
+    """[], for the critics and their memory."""
+    actor: Tensor
+    """[], for the actor and its memory."""
+    entropy: Tensor
+    """[], mean entropy of the actions, without gradient."""
+    values: Tensor
+    """[L, b], the first critic's, without gradient."""
+    errors: Tensor
+    """[L, b], without gradient."""
+    counted: Tensor
+    """[L, b] bool, false for final observations, which no action follows."""
+
+
+class MemorySAC(OffPolicyMemoryAlgorithm):
+    """SAC (arXiv 1812.05905) whose actor and critics remember; with Discrete actions as in arXiv 1910.07207.
+
+    The arguments are those of SB3's SAC in their order, and five more, by name alone. Actions are a Box or Discrete.
+
+    Args:
+        policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemorySACPolicy`.
+        env: a gymnasium Env, an SB3 VecEnv, or a registered id.
+        learning_rate: of Adam, of actor, critics and the entropy's weight; a number or a function of the remaining
+            progress (1 to 0).
+        buffer_size: environment steps that are kept, over all rows.
+        learning_starts: steps before learning begins; their actions are random.
+        batch_size: sequences per update. (SB3's are single steps.)
+        tau: share of the target networks that each of their updates replaces.
+        gamma: discount per step.
+        train_freq: steps of every environment between updates; or (n, "step"), (n, "episode").
+        gradient_steps: updates each time; -1 for as many as there were environment steps.
+        action_noise: SB3's, added to the actions of a Box while training; None for none.
+        replay_buffer_class: a `SequenceReplay`; None for that.
+        replay_buffer_kwargs: further arguments of it.
+        optimize_memory_usage: without effect: each observation is stored once in any case.
+        n_steps: steps that returns look ahead.
+        ent_coef: weight of the entropy; "auto" learns it, "auto_0.1" from 0.1 on.
+        target_update_interval: updates between those of the target networks.
+        target_entropy: what a learned weight aims at; "auto" is minus the numbers of a Box's action, or 0.98 of the
+            largest entropy of Discrete actions.
+        use_sde: refused: its noise is not part of what a replay stores.
+        sde_sample_freq: of use_sde.
+        use_sde_at_warmup: of use_sde.
+        stats_window_size: episodes over which returns, lengths and successes are averaged.
+        tensorboard_log: directory of the event files, None for none.
+        policy_kwargs: the policy's arguments: memory, memory_kwargs, share_memory, encoder_arch, net_arch, ...
+        verbose: 0 silent, 1 or True information, as the size of the replay, 2 debugging.
+        seed: of parameters, actions, samples and the environments.
+        device: "auto", "cpu", "cuda", ...
+        sequence_length: L, steps of a sequence that are learned from together. The memories' states are stored every L
+            steps, and gradients reach back no further.
+        burn_in: steps before these, which bring the stored states up to date with the parameters, without gradients.
+        n_step: `n_steps` by the name that R2D2 gives it; None for `n_steps`.
+        prioritized: whether sequences with large errors are drawn more often, and weighted less.
+        normalize_observations: as in `MemoryDQN`.
+
+    Raises:
+        ValueError: an argument out of range, a space or a memory that is not supported, a replay that is larger than
+            the machine's memory.
+    """
+
+    allowed: ClassVar = SHARED | {
+        "action_noise": optional(Allowed("SB3's ActionNoise", lambda value: isinstance(value, ActionNoise))),
+        "ent_coef": Allowed('a number, 0 or more, "auto" or "auto_0.1"', _is_entropy_weight),
+        "target_entropy": Allowed('a number or "auto"', lambda value: value == "auto" or is_number(value)),
+        "use_sde": Allowed("False, as a replay does not store its noise", lambda value: value is False),
+        "sde_sample_freq": integer(-1),
+        "use_sde_at_warmup": FLAG,
+    }
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpMemoryPolicy": MemorySACPolicy,
+        "CnnMemoryPolicy": CnnMemorySACPolicy,
+        "MultiInputMemoryPolicy": MultiInputMemorySACPolicy,
+    }
+    policy: MemorySACPolicy
+    critic_target: MemorySACPolicy
+
+    def __init__(
+        self,
+        policy: str | type[MemorySACPolicy],
+        env: gym.Env | VecEnv | str | None,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[SequenceReplay] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        ent_coef: str | float = "auto",
+        target_update_interval: int = 1,
+        target_entropy: str | float = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        sequence_length: int = 32,
+        burn_in: int = 8,
+        n_step: int | None = None,
+        prioritized: bool = False,
+        normalize_observations: bool = False,
+    ) -> None:
+        check_policy(policy, self.policy_aliases, MemorySACPolicy)
+        check_arguments(self.allowed, locals())
+        super().__init__(
+            policy=policy,
+            env=made_environment(env, verbose, _init_setup_model, _check_spaces),
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=tuple(train_freq) if isinstance(train_freq, list) else train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            n_step=n_step,
+            sequence_length=sequence_length,
+            burn_in=burn_in,
+            prioritized=prioritized,
+            normalize_observations=normalize_observations,
+        )
+        self.ent_coef = ent_coef
+        self.target_entropy = target_entropy
+        self.target_update_interval = target_update_interval
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.target_entropy == "auto":
+            if isinstance(self.action_space, spaces.Discrete):
+                self.target_entropy = DISCRETE_ENTROPY * math.log(int(self.action_space.n))
+            else:
+                self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+        if isinstance(self.ent_coef, str):
+            first = float(self.ent_coef.partition("_")[2] or 1.0)
+            with torch.no_grad():
+                self.policy.log_ent_coef.fill_(math.log(first))
+        single = self.action_noise is not None and not isinstance(self.action_noise, VectorizedActionNoise)
+        if single and self.n_envs > 1:
+            self.action_noise = VectorizedActionNoise(self.action_noise, self.n_envs)  # type: ignore[arg-type]
+
+    def _make_targets(self) -> None:
+        self.critic_target = target_of(self.policy)
+
+    def learn(
+        self: SelfMemorySAC,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "MemorySAC",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfMemorySAC:
+        """Train for at least `total_timesteps` environment steps; arguments as in SB3, `log_interval` in episodes.
+
+        Raises:
+            NotFinite: NaN or infinity in an observation, a reward or an update.
+        """
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[Any, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[Any, ...] | None]:
+        """Actions for observations; arguments are those of the policy's `predict`."""
+        return self.policy.predict(observation, state, episode_start, deterministic)
+
+    def _choose(self, obs: Any, state: Any, start: Tensor | None, warm: bool) -> tuple[np.ndarray, Any]:
+        drawn, after = self.policy.act(obs, state, start)
+        actions = drawn.numpy(force=True)
+        if isinstance(self.action_space, spaces.Discrete):
+            return (self.rng.integers(self.action_space.n, size=actions.shape) if warm else actions), after
+        actions = actions.reshape(-1, *self.action_space.shape)  # type: ignore[misc]
+        return (self.rng.uniform(-1, 1, actions.shape).astype(np.float32) if warm else actions), after
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Update actor and critics `gradient_steps` times; nothing while the replay holds no whole sequence."""
+        replay, policy = self.replay, self.policy
+        if not replay.ready:
+            return
+        policy.set_training_mode(True)
+        policy.look_for_changes()
+        learned = isinstance(self.ent_coef, str)
+        self._update_learning_rate([policy.actor_optimizer, policy.critic_optimizer, policy.ent_coef_optimizer])
+        records: dict[str, list[Tensor]] = {}
+        for step in range(gradient_steps):
+            batch = self._sample(batch_size)
+            ent_coef = policy.log_ent_coef.detach().exp() if learned else torch.tensor([float(self.ent_coef)])
+            ent_coef = ent_coef.to(self.device)
+            losses = sac_losses(policy, self.critic_target, batch, ent_coef, self.burn_in, self.n_steps, self.gamma)
+            at = self.num_timesteps
+            clip_and_step(policy.critic_parameters, losses.critic, policy.critic_optimizer, math.inf, at)
+            clip_and_step(policy.actor_parameters, losses.actor, policy.actor_optimizer, math.inf, at)
+            record = {"ent_coef": ent_coef, "actor_loss": losses.actor, "critic_loss": losses.critic}
+            record["entropy"] = losses.entropy
+            if learned:
+                # -log pi + target, as in SB3, with the mean of -log pi
+                loss = policy.log_ent_coef * (losses.entropy - float(self.target_entropy))
+                record["ent_coef_loss"] = loss
+                clip_and_step([policy.log_ent_coef], loss.sum(), policy.ent_coef_optimizer, math.inf, at)
+            if step % self.target_update_interval == 0:
+                follow(self.critic_target, policy, self.tau)
+            replay.update_priorities(batch.items, losses.errors.numpy(force=True), losses.counted.numpy(force=True))
+            for name, value in record.items():
+                records.setdefault(name, []).append(value.detach().mean())
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, values in records.items():
+            self.logger.record(f"train/{name}", torch.stack(values).mean().item())
+        self.logger.record("train/q_mean", losses.values[losses.counted].mean().item())
+        self.logger.record("train/td_error", losses.errors[losses.counted].abs().mean().item())
+        self._record_batch(batch)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "critic_target"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        optimizers = [f"policy.{name}_optimizer" for name in ("actor", "critic", "ent_coef")]
+        return ["policy", *optimizers, "critic_target"], []
+
+
+def sac_losses(
+    policy: MemorySACPolicy,
+    target: MemorySACPolicy,
+    batch: Sequences,
+    ent_coef: Tensor,
+    burn_in: int,
+    n_steps: int,
+    gamma: float,
+) -> Losses:
+    """The losses of SAC, means over the actions that were taken; that of the critics is weighted by sequence.
+
+    Q_i(t, a) is trained towards r(t) + ... + γ^n V(t + n), see `targets.lookahead`, with V = min Q' - α log π of an
+    action of the actor's; the actor towards large V by the critics. Each loss has gradients for its own side alone.
+
+    Args:
+        policy: actor and critics.
+        target: the target network of the critics.
+        batch: from the replay.
+        ent_coef: [1], α.
+        burn_in: entries that refresh the stored states.
+        n_steps: steps that returns look ahead.
+        gamma: discount per step.
+    """
+    before, obs = halves(batch.observations, burn_in)
+    start_before, start = halves(batch.memory_start, burn_in)
+    rewards, terminated, acted = (each[burn_in:] for each in (batch.rewards, batch.terminated, batch.acted))
+    with torch.no_grad():
+        state = refreshed(policy, before, batch.state, start_before)
+        ahead = target.critic_latent(batch.observations, batch.state, batch.memory_start, burn_in)
+    latent = policy.latent(obs, state, start)
+    L = len(start) - n_steps
+    counted = acted[:L]
+    distribution = policy.distribution(latent.actor)
+    discrete = isinstance(policy.action_space, spaces.Discrete)
+    taken = batch.actions[burn_in:][:L]
+
+    def softened(critics: MemorySACPolicy, reads: Tensor) -> Tensor:
+        """V of every entry [T, b], for a policy whose gradient is kept."""
+        if discrete:
+            q = critics.q_values(reads).amin(0)
+            return (probs * (q - ent_coef * log_probs)).sum(-1)
+        return critics.q_values(reads, actions).amin(0) - ent_coef * log_prob
+
+    if discrete:
+        log_probs = distribution.distribution.logits.log_softmax(-1)  # type: ignore[union-attr]
+        log_probs = log_probs.unflatten(0, start.shape)
+        probs = log_probs.exp()
+        entropy = -(probs * log_probs).sum(-1)
+        current = policy.q_values(latent.critic[:L])
+        current = current.gather(-1, taken.expand(len(current), *taken.shape).unsqueeze(-1)).squeeze(-1)
+    else:
+        flat = distribution.get_actions()
+        log_prob = distribution.log_prob(flat).unflatten(0, start.shape)
+        actions, entropy = flat.unflatten(0, start.shape), -log_prob
+        current = policy.q_values(latent.critic[:L], taken.flatten(2))
+    with torch.no_grad():
+        goals = lookahead(softened(target, ahead), rewards, terminated, acted, gamma, n_steps)
+    errors = current - goals
+    number = counted.sum().clamp(min=1)
+    squares = 0.5 * errors.square().sum(0) * batch.weights
+    policy.value_net.requires_grad_(False)
+    soft_values = softened(policy, latent.critic.detach())[:L]
+    policy.value_net.requires_grad_(True)
+    return Losses(
+        torch.where(counted, squares, 0.0).sum() / number,
+        -torch.where(counted, soft_values, 0.0).sum() / number,
+        torch.where(counted, entropy[:L].detach(), 0.0).sum() / number,
+        current[0].detach(),
+        errors.detach().abs().mean(0),
+        counted,
+    )
+
+
+def _check_spaces(observations: spaces.Space, actions: spaces.Space) -> None:
+    check_spaces(observations, actions)
+    if not isinstance(actions, spaces.Box | spaces.Discrete):
+        raise ValueError(f"the action space must be Box or Discrete; got {actions}: MemoryPPO takes any")

@@ -1,0 +1,382 @@
+"""`MemoryDQN`: its loss against a plain loop, its target network, its files, and SB3's ways of using it."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from small import small_policy
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from torch import nn
+from worlds import Counter, Spaces
+
+from palimpsest import memory
+from palimpsest.agents import MemoryDQN, MemoryPPO
+from palimpsest.agents.files.archive import CorruptFile, NamedOnly
+from palimpsest.agents.learn.numerics import NotFinite
+from palimpsest.agents.off_policy.dqn import Learning, q_loss
+from palimpsest.agents.off_policy.replay import Sequences
+from palimpsest.agents.off_policy.targets import halves, rescale, unscale
+from palimpsest.agents.tree import tree_map
+
+B = 3
+
+
+class Double(FlattenExtractor):
+    """Features in float64."""
+
+    def forward(self, observations):
+        return super().forward(observations).double()
+
+
+def counters(rows=B, truncate=True):
+    return DummyVecEnv([lambda row=row: Counter(row, truncate) for row in range(rows)])
+
+
+def make(name="gru", env=None, policy=None, **kwargs):
+    settings = dict(sequence_length=4, burn_in=2, buffer_size=300, learning_starts=20, batch_size=3, seed=0)
+    settings |= dict(device="cpu", target_update_interval=30)
+    return MemoryDQN(
+        "MlpMemoryPolicy",
+        counters() if env is None else env,
+        policy_kwargs=small_policy(name) | (policy or {}),
+        **settings | kwargs,
+    )
+
+
+@pytest.mark.parametrize("name", memory.names())
+def test_stored_states_are_those_that_the_memory_has(name):
+    model = make(name, learning_starts=1000, burn_in=0)
+    model.learn(120)
+    batch = model.replay_buffer.sample(20, np.random.default_rng(0))
+    obs, _ = halves(batch.observations, 4)
+    start, _ = halves(batch.memory_start, 4)
+    assert start.any()
+    assert not batch.acted.all()
+    # what begins anew at the next entry need not be remembered
+    kept = ~batch.memory_start[4]
+    assert kept.any()
+    with torch.no_grad():
+        after = model.policy.state_after(obs, batch.state, start)
+    cuts, rows = batch.items // B, batch.items % B
+
+    def check(mine, stored):
+        its = torch.as_tensor(stored[(cuts + 1) % len(stored), rows])
+        torch.testing.assert_close(mine[kept], its[kept], rtol=1e-4, atol=1e-5)
+
+    tree_map(check, after, model.replay_buffer.states)
+
+
+def batch_for(policy, T, b, seed=0):
+    """Fresh states, random numbers, resets, terminations and final observations inside sequences."""
+    rng = np.random.default_rng(seed)
+    acted = rng.random((T, b)) > 0.2
+    terminated = acted & (rng.random((T, b)) < 0.2)
+    start = np.zeros((T, b), bool)
+    start[1:] = terminated[:-1] | ~acted[:-1]
+    tensors = rng.normal(size=(T, b, 2)).astype(np.float32), rng.integers(3, size=(T, b)), rng.normal(size=(T, b))
+    obs, actions, rewards = map(torch.from_numpy, tensors)
+    flags = map(torch.from_numpy, (terminated, acted, start))
+    weights = torch.from_numpy(rng.random(b) + 0.5)
+    return Sequences(obs, actions, 5 * rewards, *flags, policy.initial_state(b), weights, None, None, None)
+
+
+def huber(x):
+    return 0.5 * x * x if abs(x) < 1 else abs(x) - 0.5
+
+
+def plain_loss(policy, target, batch, learning):
+    """The loss by loops over rows and steps, with batches of one."""
+    T, b = batch.acted.shape
+    L, total, count = T - learning.n_steps, 0.0, 0
+    for row in range(b):
+        q, bootstrap = [], []
+        state = target_state = policy.initial_state(1)
+        for t in range(T):
+            if batch.memory_start[t, row]:
+                state = target_state = policy.initial_state(1)
+            obs = batch.observations[t, row : row + 1]
+            mine, state = policy.q_step(obs, state)
+            its, target_state = target.q_step(obs, target_state)
+            q.append(mine[0])
+            best = int((mine if learning.double_q else its)[0].argmax())
+            value = its[0, best].detach()
+            bootstrap.append(unscale(value) if learning.value_rescaling else value)
+        for t in range(L):
+            if not batch.acted[t, row]:
+                continue
+            goal, discount, end = 0.0, 1.0, t
+            for _ in range(learning.n_steps):
+                if not batch.acted[end, row]:
+                    break
+                goal = goal + discount * batch.rewards[end, row]
+                discount *= 0.0 if batch.terminated[end, row] else learning.gamma
+                end += 1
+                if discount == 0.0:
+                    break
+            goal = goal + discount * bootstrap[min(end, T - 1)]
+            goal = rescale(goal) if learning.value_rescaling else goal
+            total = total + batch.weights[row] * huber(q[t][batch.actions[t, row]] - goal)
+            count += 1
+    return total / count
+
+
+@pytest.mark.parametrize("name", ["lstm", "rewrite"])
+@pytest.mark.parametrize(
+    ("n_steps", "double_q", "dueling", "value_rescaling", "share_memory"),
+    [(1, False, False, False, True), (1, True, True, False, False), (3, True, True, True, True)],
+)
+def test_the_loss_is_that_of_a_plain_loop(name, n_steps, double_q, dueling, value_rescaling, share_memory):
+    policy = dict(features_extractor_class=Double, share_memory=share_memory)
+    model = make(name, policy=policy, dueling=dueling)
+    network, target = model.policy.double(), model.q_net_target.double()
+    with torch.no_grad():
+        for parameter in target.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    learning = Learning(0, n_steps, 0.9, double_q, value_rescaling)
+    batch = batch_for(network, 9, 4)
+    loss, seen = q_loss(network, target, batch, learning)
+    assert loss.dtype == torch.float64
+    loss.backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    network.zero_grad()
+    slow = plain_loss(network, target, batch, learning)
+    slow.backward()
+    torch.testing.assert_close(loss, slow)
+    torch.testing.assert_close(gradients, [p.grad for p in network.parameters() if p.grad is not None])
+    assert all(parameter.grad is None for parameter in target.parameters())
+    assert seen.counted.sum() == batch.acted[: 9 - n_steps].sum()
+
+
+def test_burn_in_refreshes_the_state_without_gradients():
+    model = make(policy=dict(features_extractor_class=Double))
+    network, target = model.policy.double(), model.q_net_target.double()
+    batch = batch_for(network, 9, 4)
+    loss, _ = q_loss(network, target, batch, Learning(3, 1, 0.9, True, False))
+    # the same from the state that three steps lead to, given as a stored one
+    state = network.state_after(batch.observations[:3], batch.state, batch.memory_start[:3])
+    later = Sequences(*(each[3:] for each in batch[:6]), tree_map(torch.detach, state), batch.weights, *batch[8:])
+    expected, _ = q_loss(network, target, later, Learning(0, 1, 0.9, True, False))
+    torch.testing.assert_close(loss, expected)
+    gradients = torch.autograd.grad(loss, list(network.encoder.parameters()))
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, list(network.encoder.parameters())))
+
+
+def test_the_target_network_only_follows():
+    model = make(target_update_interval=10**6, learning_rate=1e-2)
+    before = [each.clone() for each in model.q_net_target.parameters()]
+    model.learn(60)
+    assert model._n_updates > 0
+    for mine, its in zip(before, model.q_net_target.parameters()):
+        torch.testing.assert_close(mine, its, rtol=0, atol=0)
+    assert all(p.grad is None and not p.requires_grad for p in model.q_net_target.parameters())
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.policy.parameters())]
+    assert any(moved)
+    model.target_update_interval, model.tau = 30, 0.25
+    expected = [(1 - 0.25) * a + 0.25 * b for a, b in zip(before, model.policy.parameters())]
+    model._n_calls = 9
+    model._on_step()
+    torch.testing.assert_close(list(model.q_net_target.parameters()), expected)
+
+
+def test_predict_remembers_and_explores():
+    model = make()
+    obs = np.array([[0, 1], [1, 2], [2, 3]], np.float32)
+    _, state = model.predict(obs, deterministic=True)
+    _, later = model.predict(obs, state, deterministic=True)
+    _, begun = model.predict(obs, state, np.array([True, False, False]), deterministic=True)
+    for first, second, again in zip(state, later, begun):
+        assert not np.array_equal(first, second)
+        np.testing.assert_array_equal(again[0], first[0])
+        np.testing.assert_array_equal(again[1:], second[1:])
+    model.exploration_rate = 1.0
+    taken = [model.predict(obs)[0] for _ in range(60)]
+    assert set(np.concatenate(taken).tolist()) == {0, 1, 2}
+    single, _ = model.predict(obs[0], deterministic=True)
+    assert single.shape == ()
+
+
+def test_rows_explore_each_for_itself_and_remember_all_the_same():
+    model = make(learning_starts=0, exploration_initial_eps=0.5, exploration_final_eps=0.5)
+    random = [(model._explored(np.full(4, 7), 0.5) != 7).sum() for _ in range(200)]
+    assert {1, 2, 3} <= set(random)
+    model.learn(30)
+    assert not torch.equal(model._last_state[0], model.policy.initial_state(B)[0])
+
+
+def played(model):
+    rng, state, start, taken = np.random.default_rng(0), None, np.ones(B, bool), []
+    for _ in range(20):
+        action, state = model.predict(rng.random((B, 2)).astype(np.float32), state, start, deterministic=True)
+        start = rng.random(B) < 0.2
+        taken.append(action)
+    return np.stack(taken)
+
+
+def test_a_saved_model_acts_and_learns_on(tmp_path):
+    model = make(train_freq=(2, "step"), policy=dict(activation_fn=nn.ReLU), prioritized=True, learning_rate=1e-2)
+    model.learn(90)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "replay")
+    loaded = MemoryDQN.load(tmp_path / "model", env=counters(), device="cpu")
+    np.testing.assert_array_equal(played(loaded), played(model))
+    for mine, its in zip(model.q_net_target.parameters(), loaded.q_net_target.parameters()):
+        torch.testing.assert_close(mine, its, rtol=0, atol=0)
+    assert loaded.exploration_rate == model.exploration_rate
+    loaded.load_replay_buffer(tmp_path / "replay")
+    for each in (model, loaded):
+        each.learn(60, reset_num_timesteps=False) if each is loaded else each.learn(60)
+    assert loaded.num_timesteps == 150
+    alone = MemoryDQN.load(tmp_path / "model", device="cpu")
+    alone.policy.save(tmp_path / "policy")
+    again = type(alone.policy).load(tmp_path / "policy", device="cpu")
+    np.testing.assert_array_equal(played(again), played(alone))
+    with pytest.raises(ValueError, match="burn_in"):
+        make(burn_in=1).load_replay_buffer(tmp_path / "replay")
+    with pytest.raises(CorruptFile, match="no replay"):
+        make().load_replay_buffer(tmp_path / "model")
+
+
+class Shifted(nn.Module):
+    def forward(self, x):
+        return x + 1
+
+
+def test_what_a_file_knows_by_name_only_is_asked_for():
+    model, file = make(policy=dict(activation_fn=Shifted)), io.BytesIO()
+    model.save(file)
+    with pytest.raises(NamedOnly, match="Shifted"):
+        MemoryDQN.load(file, device="cpu")
+    loaded = MemoryDQN.load(file, device="cpu", custom_objects={"policy_kwargs.activation_fn": Shifted})
+    np.testing.assert_array_equal(played(loaded), played(model))
+
+
+class Seen(BaseCallback):
+    def __init__(self):
+        super().__init__()
+        self.names, self.starts, self.ends = set(), 0, 0
+
+    def _on_rollout_start(self):
+        self.starts += 1
+
+    def _on_step(self):
+        self.names |= set(self.locals)
+        return self.num_timesteps < 50
+
+    def _on_rollout_end(self):
+        self.ends += 1
+
+
+def test_callbacks_see_sb3s_locals_and_can_stop():
+    model, callback = make(), Seen()
+    model.learn(500, callback)
+    assert {"actions", "buffer_actions", "new_obs", "rewards", "dones", "infos", "replay_buffer"} <= callback.names
+    assert callback.starts > callback.ends > 0
+    assert 50 <= model.num_timesteps <= 52
+
+
+def test_logs_have_sb3s_names(tmp_path):
+    model = make(prioritized=True)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(120, log_interval=4)
+    model.logger.close()
+    names = set((tmp_path / "progress.csv").read_text().splitlines()[0].split(","))
+    assert {"rollout/exploration_rate", "train/n_updates", "train/loss"} <= names
+    assert {"train/learning_rate", "time/episodes", "time/fps", "time/total_timesteps"} <= names
+    assert {"train/q_mean", "train/td_error", "replay/sampled_age", "replay/state_staleness"} <= names
+
+
+def test_updates_come_after_episodes_where_asked():
+    model = make(env=counters(1), train_freq=(2, "episode"), gradient_steps=-1, learning_starts=0)
+    model.learn(60)
+    # a row of 3 steps an episode: none until a sequence is whole, then 6 every 6 steps
+    assert model._n_updates % 6 == 0
+    assert 0 < model._n_updates <= 60
+
+
+def test_normalised_environments_are_stored_as_they_are():
+    env = VecNormalize(counters(), norm_reward=True)
+    model = make(env=env)
+    model.learn(90)
+    rows = model.replay_buffer.observations[:20, :, 0]
+    np.testing.assert_allclose(rows, np.broadcast_to(np.arange(B), (20, B)), atol=1e-6)
+    assert set(np.unique(model.replay_buffer.rewards[:20])) <= {0.0, 1.0}
+    batch = model.replay_buffer.sample(5, np.random.default_rng(0), env)
+    assert batch.observations.abs().max() < 10
+    assert not set(batch.rewards.unique().tolist()) <= {0.0, 1.0}
+
+
+OBSERVATIONS = {
+    "dict": ("MultiInputMemoryPolicy", spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})),
+    "image": ("CnnMemoryPolicy", spaces.Box(0, 255, (4, 4, 3), np.uint8)),
+    "discrete": ("MlpMemoryPolicy", spaces.Discrete(4)),
+}
+
+
+def test_observations_are_scaled_by_what_was_learned_from(tmp_path):
+    model = make(normalize_observations=True)
+    model.learn(90)
+    (moments,) = model.policy.observation_scales.moments
+    assert moments.count > 0
+    assert 0.5 < moments.mean[0] < 1.5
+    assert model.q_net_target.observation_scales is model.policy.observation_scales
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(played(MemoryDQN.load(tmp_path / "model", device="cpu")), played(model))
+
+
+@pytest.mark.parametrize("kind", OBSERVATIONS)
+def test_every_kind_of_observation_is_learned_from(kind):
+    policy, space = OBSERVATIONS[kind]
+    env = DummyVecEnv([lambda: Spaces(space, spaces.Discrete(2)) for _ in range(2)])
+    settings = dict(sequence_length=3, buffer_size=100, learning_starts=10, batch_size=2, seed=0, device="cpu")
+    model = MemoryDQN(policy, env, policy_kwargs=small_policy("gru"), optimize_memory_usage=True, **settings)
+    model.learn(60)
+    assert model._n_updates > 0
+    mean, _ = evaluate_policy(model, VecMonitor(env), n_eval_episodes=2)
+    assert np.isfinite(mean)
+
+
+def test_the_size_of_the_replay_is_said(capsys):
+    make(verbose=1)
+    # 300 // 3 // 4 = 25 sequences a row; 4 steps of 2 floats, an action, a reward, 3 flags; 2 layers of 6 floats
+    assert "Replay: 75 sequences of 4 steps, 140 bytes each with the memory's state" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (dict(burn_in=-1), "burn_in"),
+        (dict(train_freq=(1, "day")), "train_freq"),
+        (dict(tau=2.0), "tau"),
+        (dict(n_step=2, n_steps=3), "one number"),
+        (dict(policy=dict(dueling=True)), "argument of MemoryDQN"),
+        (dict(buffer_size=10), "buffer_size must be"),
+        (dict(env=DummyVecEnv([lambda: Spaces(spaces.Discrete(2), spaces.MultiBinary(2))])), "must be Discrete"),
+        (dict(name="sat", policy=dict(memory_kwargs=dict(allocator="adaptive"))), "adaptive"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(given, said):
+    with pytest.raises(ValueError, match=said):
+        make(**given)
+
+
+def test_a_policy_of_another_algorithm_is_refused():
+    with pytest.raises(ValueError, match="MemoryQPolicy"):
+        MemoryDQN(MemoryPPO.policy_aliases["MlpMemoryPolicy"], counters())
+
+
+def test_an_update_that_is_not_finite_changes_nothing():
+    model = make()
+    model.learn(30)
+    model.replay_buffer.rewards[:] = np.inf
+    before = [each.clone() for each in model.policy.parameters()]
+    with pytest.raises(NotFinite, match="loss is"):
+        model.train(1, 2)
+    torch.testing.assert_close(before, list(model.policy.parameters()), rtol=0, atol=0)
