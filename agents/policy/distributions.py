@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from palimpsest.machine_code import njit
-from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
+from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels, is_watched
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
@@ -66,6 +66,11 @@ class _Remade:
         return {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
 
 
+def _checks() -> bool | None:
+    """Whether torch checks the numbers of a distribution; None for its default. A recording cannot depend on them."""
+    return False if is_watched() else None
+
+
 class Categorical(_Remade, sb3.CategoricalDistribution):
     """One of n actions, from logits [N, n]; -inf for what cannot be chosen."""
 
@@ -84,7 +89,7 @@ class Categorical(_Remade, sb3.CategoricalDistribution):
     @property
     def distribution(self) -> torch.distributions.Categorical:  # type: ignore[override]
         """The same as torch has it."""
-        return torch.distributions.Categorical(logits=self._logits)
+        return torch.distributions.Categorical(logits=self._logits, validate_args=_checks())
 
     @property
     def log_probs(self) -> Tensor:
@@ -250,7 +255,7 @@ class Bernoulli(_Remade, sb3.BernoulliDistribution):
     @property
     def distribution(self) -> torch.distributions.Bernoulli:  # type: ignore[override]
         """The same as torch has it."""
-        return torch.distributions.Bernoulli(logits=self._logits)
+        return torch.distributions.Bernoulli(logits=self._logits, validate_args=_checks())
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """[N], of actions [N, n]."""
@@ -284,7 +289,7 @@ class DiagGaussian(_Remade, sb3.DiagGaussianDistribution):
     @property
     def distribution(self) -> torch.distributions.Normal:  # type: ignore[override]
         """The same as torch has it."""
-        return torch.distributions.Normal(self._mean, self._log_std.exp().expand_as(self._mean))
+        return torch.distributions.Normal(self._mean, self._log_std.exp().expand_as(self._mean), _checks())
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """[N], the logarithm of the density at actions [N, n]."""

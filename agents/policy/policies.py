@@ -164,7 +164,9 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
     @property
     def memory_pair(self) -> MemoryPair:
         """The actor's memory and the critic's."""
-        return MemoryPair(self.memory, self.memory if self.shares_memory else self.memory_critic, self.start_mark)
+        # read once: while torch.export records, a module that is read twice is two objects
+        actor = self.memory
+        return MemoryPair(actor, actor if self.shares_memory else self.memory_critic, self.start_mark)
 
     def memories(self) -> list[Memory]:
         """The memories, each once: one, or the actor's and the critic's."""
