@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import time
 import warnings
 from typing import Any, ClassVar, TypeVar
@@ -84,7 +85,8 @@ class MemoryPPO(RememberingAlgorithm):
         memory_carry_over: p in 0 to 1, the chance that a memory is kept, not reset, at the end of a training
             episode, so that the next episode begins on a page already written (state passing,
             arXiv 2507.02782). Values still stop at the episode's end; `env.reset()` and evaluation start fresh.
-            Where p > 0 the policy marks the first step of every episode, in evaluation too.
+            Where p > 0 the policy marks the first step of every episode, in evaluation too, unless its `forward` or
+            `evaluate_actions` takes no `episode_start`.
         memory_aux_coef: weight of reconstructing the observation from what the memory gives out, a loss that
             reaches the encoder where reward does not (arXiv 2105.14039 trains HCAM with one); 0 for none.
         strategy_epsilon: exploration of an adaptive allocator, (at the beginning, at the end) of training.
@@ -204,7 +206,7 @@ class MemoryPPO(RememberingAlgorithm):
             n_envs=self.n_envs,
             strategies=self._strategy_values is not None,
             sequence_length=self._segment_length(),
-            carries_over=bool(self.memory_carry_over),
+            carries_over=self.policy.mark_starts,
         )
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
@@ -230,7 +232,7 @@ class MemoryPPO(RememberingAlgorithm):
         """The policy's arguments that follow from this algorithm's, where they are not the policy's defaults."""
         parts = {
             "reconstruct": bool(self.memory_aux_coef),
-            "mark_starts": bool(self.memory_carry_over),
+            "mark_starts": bool(self.memory_carry_over) and _knows_episode_starts(self.policy_class),
             "normalize_observations": self.normalize_observations,
             "normalize_returns": self.normalize_returns,
         }
@@ -361,3 +363,9 @@ class MemoryPPO(RememberingAlgorithm):
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
+
+
+def _knows_episode_starts(policy: type[BasePolicy]) -> bool:
+    """Whether a policy takes where episodes begin; methods of a user's own may not."""
+    methods = (getattr(policy, name) for name in ("forward", "evaluate_actions"))
+    return all("episode_start" in inspect.signature(method).parameters for method in methods)

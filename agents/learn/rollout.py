@@ -239,7 +239,7 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
 
     def _opens(self, episode_starts: Any) -> dict[str, Any]:
         """The argument that says where episodes begin, where that is not where memories begin."""
-        return {"episode_start": self._to_device(episode_starts)} if self.memory_carry_over else {}
+        return {"episode_start": self._to_device(episode_starts)} if self.policy.mark_starts else {}
 
     def _to_env(self, actions: np.ndarray) -> np.ndarray:
         check_actions(self, actions)

@@ -105,8 +105,7 @@ class Watch(BaseCallback):
     def _on_step(self) -> bool:
         if self.n_calls < 20:
             with torch.no_grad():
-                obs, state, start, strategy = policy_input(self.model)
-                values = self.model.policy.predict_values(obs, state, start, strategy)
+                values = self.model.policy.predict_values(**policy_input(self.model))
             self.values.append(values - self.locals["values"])
         if self.n_calls != self.end:
             return True
@@ -126,8 +125,8 @@ def interrupt(model):
 class OwnForward(MlpMemoryPolicy):
     """A policy as users write it, which knows nothing of states that are given up."""
 
-    def forward(self, obs, state, start=None, strategy=None, deterministic=False):
-        return super().forward(obs, state, start, strategy, deterministic)
+    def forward(self, obs, state, start=None, strategy=None, deterministic=False, episode_start=None):
+        return super().forward(obs, state, start, strategy, deterministic, episode_start=episode_start)
 
 
 def played(name, keep_state, share_memory, watch, rollouts=3):

@@ -96,6 +96,17 @@ def test_a_model_marks_starts_where_memories_are_carried_over(tmp_path):
     assert torch.equal(loaded.policy.start_mark, model.policy.start_mark)
 
 
+def test_a_policy_of_a_users_own_need_not_know_where_episodes_begin():
+    class Own(MlpMemoryPolicy):
+        def forward(self, obs, state, start=None, strategy=None, deterministic=False):
+            return super().forward(obs, state, start, strategy, deterministic)
+
+    env = DummyVecEnv([lambda: Counter(0, True)])
+    arguments = dict(n_steps=8, batch_size=8, seed=0, device="cpu", policy_kwargs=small_policy("gru"))
+    model = MemoryPPO(Own, env, memory_carry_over=0.5, **arguments).learn(16)
+    assert model.policy.start_mark is None
+
+
 def test_a_policy_is_not_told_to_mark_starts_by_hand():
     with pytest.raises(ValueError, match="'mark_starts': it follows from MemoryPPO's memory_carry_over"):
         model_for(policy_kwargs=dict(mark_starts=True))
