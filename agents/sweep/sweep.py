@@ -175,7 +175,9 @@ def _check_same(runs: Sequence[PlannedRun], folder: Path) -> None:
 
 
 def _list(runs: Sequence[PlannedRun], folder: Path, console: Console) -> None:
-    shown = Table("run", "steps", "tests", "state", title=f"{len(runs)} runs, into {folder}")
+    # a title would be cut into lines as wide as the table
+    console.print(f"{len(runs)} runs, into {folder}", soft_wrap=True)
+    shown = Table("run", "steps", "tests", "state")
     for run in runs:
         places = Places(folder, run)
         done: Any = steps_done(places)
