@@ -76,6 +76,6 @@ def curves(tasks: Mapping[str, Sequence[Row]], runs: Path, picture: Path, player
         axes.set_visible(False)
     figure.supxlabel("environment steps", fontsize=7)
     handles = [panels[0].plot([], [], color=colour, label=name)[0] for name, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(6, len(colours))), fontsize=7)
+    figure.legend(handles=handles, loc="outside upper center", ncols=max(1, min(6, len(colours))), fontsize=7)
     figure.savefig(picture, dpi=120)
     return [picture]

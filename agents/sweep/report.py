@@ -202,7 +202,7 @@ def _improvement(scores: Mapping[str, Mapping[str, list[float]]], rows: Sequence
     tasks = len(next(iter(scores.values())))
     note = (
         f"How probably a run of the row's memory has a higher score than one of the column's, averaged over {tasks} "
-        f"tasks; equal scores count half. {_unseen(rows)} Intervals: 95 %, stratified bootstrap over runs, none with "
+        f"{'task' if tasks == 1 else 'tasks'}; equal scores count half. {_unseen(rows)} Intervals: 95 %, stratified bootstrap over runs, none with "
         "one run per task."
     )
     return Shown("Probability of improvement", ["", *scores], lines, note)
