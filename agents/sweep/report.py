@@ -200,10 +200,11 @@ def _improvement(scores: Mapping[str, Mapping[str, list[float]]], rows: Sequence
         for first, ours in scores.items()
     ]
     tasks = len(next(iter(scores.values())))
+    over = f"{tasks} {'task' if tasks == 1 else 'tasks'}"
     note = (
-        f"How probably a run of the row's memory has a higher score than one of the column's, averaged over {tasks} "
-        f"{'task' if tasks == 1 else 'tasks'}; equal scores count half. {_unseen(rows)} Intervals: 95 %, stratified bootstrap over runs, none with "
-        "one run per task."
+        f"How probably a run of the row's memory has a higher score than one of the column's, averaged over {over}; "
+        f"equal scores count half. {_unseen(rows)} Intervals: 95 %, stratified bootstrap over runs, none with one run "
+        "per task."
     )
     return Shown("Probability of improvement", ["", *scores], lines, note)
 
