@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from palimpsest.agents.sweep.work import attempt
 
 HEAD = """
 memories = ["none"]
@@ -38,7 +37,7 @@ def write(folder: Path, text: str, name: str = "tiny") -> Path:
     return path
 
 
-def one_by_one(runs, folder, workers, ended, tick):
+def one_by_one(runs, folder, workers, ended, tick, attempt):
     """An engine, as `processes.run_all`."""
     for run in runs:
         tick([run])
