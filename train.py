@@ -34,9 +34,11 @@ from palimpsest.agents.run.key_values import (
 from palimpsest.agents.run.presets import usual
 from palimpsest.agents.run.program import PROGRAM
 from palimpsest.agents.sweep.config import ReportConfig, SweepConfig
+from palimpsest.agents.tune.config import TuneConfig
 from palimpsest.refusals import closest
 
 ConfigT = TypeVar("ConfigT")
+TrainT = TypeVar("TrainT", bound="TrainCommand")
 
 
 class Usage(Exception):
@@ -55,17 +57,25 @@ class TrainCommand(TrainConfig):
     config: Path | None = None
     """A configuration file, or a run directory, whose values are the defaults. Other flags replace them. KEY=VALUE
     arguments are replaced one by one if the environment or memory stays the same."""
+    zoo_config: Path | None = None
+    """A hyperparameter file of rl-zoo3 for ppo_lstm (YAML), whose values are the defaults; docs/tuning.md."""
+    zoo_key: str | None = None
+    """The entry of that file. Default: that of --env, or the only one."""
 
     # `bool` makes it a switch on the command line; it is None until the memory is known
     share_memory: bool = None  # type: ignore[assignment]
     """Whether actor and critic share one memory or have one each. Default: the memory's preset."""
 
-    UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"config"}
+    UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"config", "zoo_config", "zoo_key"}
 
     def __post_init__(self) -> None:
         _or_usage(super().__post_init__)
         if self.config is not None and self.resume is not None:
             raise Usage("--resume takes the run's own configuration; leave out --config")
+        if self.zoo_config is not None and (self.config or self.resume) is not None:
+            raise Usage("--zoo-config gives a whole configuration; leave out --config and --resume")
+        if self.zoo_key is not None and self.zoo_config is None:
+            raise Usage(f"--zoo-key names an entry of --zoo-config; got {self.zoo_key!r} without it")
 
     def _take_preset(self) -> None:
         """Do nothing yet: a later flag may name another memory."""
@@ -99,6 +109,24 @@ class SweepCommand(SweepConfig):
 
 
 @dataclass(frozen=True)
+class TuneCommand(TuneConfig, TrainCommand):
+    """Search for the hyperparameters of a training. A search that was stopped continues where it was.
+
+    A flag of "train" that is given is fixed, and is not searched. --config gives the values of the first trial.
+    """
+
+    run_dir: Annotated[Path | None, tyro.conf.Suppress] = None
+    resume: Annotated[Path | None, tyro.conf.Suppress] = None
+
+    UNSAVED: ClassVar[frozenset[str]] = TrainCommand.UNSAVED | {spec.name for spec in dataclasses.fields(TuneConfig)}
+
+    def __post_init__(self) -> None:
+        _or_usage(super().__post_init__)
+        if (self.run_dir or self.resume) is not None:
+            raise Usage("tune has one folder, --out, and goes on where it was; leave out --run-dir and --resume")
+
+
+@dataclass(frozen=True)
 class ReportCommand(ReportConfig):
     """Compare the runs of a sweep: tables, statistics over runs and tasks, plots."""
 
@@ -118,7 +146,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not argv or argv[0].startswith("-"):
             return _train(argv)
-        commands = {"train": _train, "evaluate": _evaluate, "sweep": _sweep, "report": _report, "list": _list}
+        commands = {
+            **{"train": _train, "evaluate": _evaluate, "sweep": _sweep, "tune": _tune, "report": _report},
+            "list": _list,
+        }
         if argv[0] not in commands:
             raise Usage(f"unknown command {argv[0]!r}{closest(argv[0], commands)}; known: {', '.join(commands)}")
         return commands[argv[0]](argv[1:])
@@ -128,18 +159,29 @@ def main(argv: list[str] | None = None) -> int:
         return _fail("interrupted", 130)
 
 
-def _train(argv: list[str]) -> int:
-    saved, default = TrainConfig(), TrainCommand()
-    source = _value_of(argv, "--resume") or _value_of(argv, "--config")
+def _configured(cls: type[TrainT], argv: list[str]) -> tuple[TrainT, TrainConfig, TrainConfig]:
+    """The command, the training that it describes, and the one that its file describes."""
+    saved, default = TrainConfig(), cls()
+    source, zoo = _value_of(argv, "--resume") or _value_of(argv, "--config"), _value_of(argv, "--zoo-config")
     if source:
         saved = _or_usage(lambda: TrainConfig.load(Path(source)))
-        default = TrainCommand.load(Path(source))
+        default = cls.load(Path(source))
+    elif zoo:
+        from palimpsest.agents.zoo import hyperparameters
+
+        env, key = _value_of(argv, "--env"), _value_of(argv, "--zoo-key")
+        saved = _or_usage(lambda: hyperparameters.load(Path(zoo), env, key))
+        default = cls(**_fields(saved, TrainConfig))
     if default.share_memory is None:
         memory, algo = (_value_of(argv, f"--{name}") or getattr(default, name) for name in ("memory", "algo"))
         default = dataclasses.replace(default, share_memory=usual(memory, algo).share_memory)
-    command = _parse(TrainCommand, argv, default)
+    command = _parse(cls, argv, default)
     config = TrainConfig(**_fields(command, TrainConfig))
-    config = _or_usage(lambda: _resolved(config, saved))
+    return command, _or_usage(lambda: _resolved(config, saved)), saved
+
+
+def _train(argv: list[str]) -> int:
+    _, config, saved = _configured(TrainCommand, argv)
     if config.resume is not None:
         if not config.resume.is_dir():
             raise Usage(f"--resume must name a run's directory; got {str(config.resume)!r}")
@@ -193,18 +235,27 @@ def _evaluate(argv: list[str]) -> int:
 def _sweep(argv: list[str]) -> int:
     config = SweepConfig(**_fields(_parse(SweepCommand, argv), SweepConfig))
 
-    from palimpsest.agents.run.resume import Interrupted, RunFailed
     from palimpsest.agents.sweep.sweep import sweep
 
-    try:
-        sweep(config)
-    except (Interrupted, RunFailed) as stop:
-        return _fail(stop, stop.exit_code)
-    except OSError as error:
-        return _fail(error, 1)
-    except ValueError as error:
-        return _fail(error, 2)
-    return 0
+    return _done(lambda: sweep(config))
+
+
+def _tune(argv: list[str]) -> int:
+    command, training, _ = _configured(TuneCommand, argv)
+    flags = {
+        _dashed(word).removeprefix("--").removeprefix("no-").replace("-", "_") for word in argv if word[:2] == "--"
+    }
+    fixed = {name for name in _fields(command, TrainConfig) if name in flags}
+    fixed |= {f"{name}.{key}" for name in ("memory_args", "algo_args") for key in _given(getattr(command, name))}
+    config = TuneConfig(**_fields(command, TuneConfig))
+
+    from palimpsest.agents.tune.tune import tune
+
+    return _done(lambda: tune(config, training, frozenset(fixed)))
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    return arguments if isinstance(arguments, Given) else {}
 
 
 def _report(argv: list[str]) -> int:
@@ -212,8 +263,17 @@ def _report(argv: list[str]) -> int:
 
     from palimpsest.agents.sweep.report import report
 
+    return _done(lambda: report(config))
+
+
+def _done(work: Callable[[], None]) -> int:
+    """Do the work of a command and return its exit code."""
+    from palimpsest.agents.run.resume import Interrupted, RunFailed
+
     try:
-        report(config)
+        work()
+    except (Interrupted, RunFailed) as stop:
+        return _fail(stop, stop.exit_code)
     except OSError as error:
         return _fail(error, 1)
     except ValueError as error:
@@ -322,9 +382,7 @@ def _resolved(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     for name, resolve in resolvers:
         chosen, arguments = getattr(config, name), getattr(config, f"{name}_args")
         base = getattr(saved, f"{name}_args") if chosen == getattr(saved, name) else {}
-        if not isinstance(arguments, Given):
-            arguments = {}
-        merged[f"{name}_args"] = {**resolve(chosen, base), **resolve(chosen, arguments)}
+        merged[f"{name}_args"] = {**resolve(chosen, base), **resolve(chosen, _given(arguments))}
     return dataclasses.replace(config, **merged)
 
 

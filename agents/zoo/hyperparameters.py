@@ -41,6 +41,7 @@ RECURRENT_PPO = {
     "share_memory": False,
     "encoder_arch": (),
     "net_arch": (64, 64),
+    "log_std_init": 0.0,
 }
 """What a training has where a file says nothing. 0 is no limit of the KL divergence."""
 
@@ -85,7 +86,8 @@ def load(path: Path, env: str | None = None, key: str | None = None) -> TrainCon
     found: Fields = dict(RECURRENT_PPO)
     sizes: Fields = {"output_size": LSTM_SIZE}
     try:
-        for zoo_name, value in document[name].items():
+        # the policy first: it decides a default of policy_kwargs
+        for zoo_name, value in sorted(document[name].items(), key=lambda item: item[0] != "policy"):
             _take(str(zoo_name), value, found, sizes)
         return TrainConfig(**found, memory_args=sizes, env=env or _environment(name))
     except ValueError as error:
@@ -158,9 +160,9 @@ def _take(name: str, value: Any, found: Fields, sizes: Fields) -> None:
         raise ValueError(f"{name!r}: {error}") from None
 
 
-def _number(field: str) -> Callable[[Any, Fields, Fields], None]:
+def _number(field: str, none: float | None = None) -> Callable[[Any, Fields, Fields], None]:
     def take(value: Any, found: Fields, sizes: Fields) -> None:
-        found[field] = read_number(value)
+        found[field] = none if value is None and none is not None else read_number(value)
 
     return take
 
@@ -210,6 +212,8 @@ def _table(value: Any) -> dict[str, Any]:
 def _policy(value: Any, found: Fields, sizes: Fields) -> None:
     if value not in POLICIES:
         raise ValueError(f"it must be one of {', '.join(POLICIES)}, of which a training finds the one; got {value!r}")
+    if value == "CnnLstmPolicy":
+        found["net_arch"] = ()  # as in SB3, whose NatureCNN is deep enough
 
 
 def _normalize(value: Any, found: Fields, sizes: Fields) -> None:
@@ -237,14 +241,16 @@ def _policy_kwargs(value: Any, found: Fields, sizes: Fields) -> None:
     shared, critic = (_truth(table.pop(*pair)) for pair in (("shared_lstm", False), ("enable_critic_lstm", True)))
     if not shared and not critic:
         raise ValueError(
-            "'enable_critic_lstm' is False and 'shared_lstm' too: a critic without a memory is not taken; set one of them"
+            "'enable_critic_lstm' is False and 'shared_lstm' too: a critic without a memory is not taken; set one"
         )
     found["share_memory"] = shared
     for name, part in table.items():
         if name in REFUSED:
             raise ValueError(f"{name!r} is not taken: {REFUSED[name]}; leave it out of the file")
         if name not in _POLICY_READERS:
-            raise ValueError(f"unknown key {name!r}{closest(name, _POLICY_READERS)}; known: {', '.join(_POLICY_READERS)}")
+            raise ValueError(
+                f"unknown key {name!r}{closest(name, _POLICY_READERS)}; known: {', '.join(_POLICY_READERS)}"
+            )
         try:
             _POLICY_READERS[name](part, found, sizes)
         except (ValueError, TypeError) as error:
@@ -291,7 +297,7 @@ _READERS: dict[str, Callable[[Any, Fields, Fields], None]] = {
     "gae_lambda": _number("gae_lambda"),
     "vf_coef": _number("vf_coef"),
     "max_grad_norm": _number("max_grad_norm"),
-    "target_kl": _number("target_kl"),
+    "target_kl": _number("target_kl", none=0.0),
     "use_sde": _flag("use_sde"),
     "sde_sample_freq": _integer("sde_sample_freq"),
     "seed": _integer("seed"),
