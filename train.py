@@ -242,10 +242,8 @@ def _sweep(argv: list[str]) -> int:
 
 def _tune(argv: list[str]) -> int:
     command, training, _ = _configured(TuneCommand, argv)
-    flags = {
-        _dashed(word).removeprefix("--").removeprefix("no-").replace("-", "_") for word in argv if word[:2] == "--"
-    }
-    fixed = {name for name in _fields(command, TrainConfig) if name in flags}
+    flags = {_dashed(word).removeprefix("--no-").removeprefix("--") for word in argv if word.startswith("--")}
+    fixed = {name for name in _fields(command, TrainConfig) if name.replace("_", "-") in flags}
     fixed |= {f"{name}.{key}" for name in ("memory_args", "algo_args") for key in _given(getattr(command, name))}
     config = TuneConfig(**_fields(command, TuneConfig))
 

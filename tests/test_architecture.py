@@ -68,8 +68,10 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.off_policy": [*GROUND, *ROOMS[:4]],
     "agents.run": [*GROUND, *ROOMS[:5], "envs", "memory"],
     "agents.sweep": [*GROUND, *ROOMS[:6], "envs"],
+    "agents.tune": [*GROUND, *ROOMS, "memory"],
+    "agents.zoo": ["agents.learn", "agents.run", "envs"],
     "agents": ["agents.masks", *ROOMS, "short_names"],
-    "train": ["agents.files", "agents.run", "agents.sweep", ""],
+    "train": ["agents.files", "agents.run", "agents.sweep", "agents.tune", "agents.zoo", ""],
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],
 }

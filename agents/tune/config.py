@@ -1,4 +1,4 @@
-"""The options of `palimpsest tune` beside those of a training. Importing this module imports neither torch nor Optuna."""
+"""The options of `palimpsest tune` beside those of a training. Importing this module imports no torch and no Optuna."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 from palimpsest.agents.run.config import Checked, TrainConfig
-from palimpsest.refusals import choice, integer
+from palimpsest.refusals import Allowed, choice, integer
 
 ENGINES = ("pool", "ray")
 PRUNERS = ("median", "halving", "none")
 METRICS = ("auto", "success", "return")
+NAME = Allowed(
+    "1 to 500 printable characters",
+    lambda value: isinstance(value, str) and bool(value.strip()) and value.isprintable() and len(value) <= 500,
+)
 
 
 @dataclass(frozen=True)
@@ -21,9 +25,9 @@ class TuneConfig(Checked):
 
     trials: Annotated[int, integer(1, 10**6)] = 50
     """Trials of the study in all, those of earlier commands included."""
-    study: str | None = None
+    study: Annotated[str | None, NAME] = None
     """Where Optuna keeps the study: a file, or the URL of a database. Default: study.db in the search's folder."""
-    study_name: str | None = None
+    study_name: Annotated[str | None, NAME] = None
     """The study's name. Default: that of the environment and the memory."""
     out: Path | None = None
     """The search's folder. Default: runs/tune/ and the study's name."""

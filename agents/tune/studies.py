@@ -105,13 +105,8 @@ def finished(trial: Any) -> bool:
     return trial.state.name in ("COMPLETE", "PRUNED") or (trial.state.name == "FAIL" and "died" in trial.user_attrs)
 
 
-def best(study: Any) -> Any:
-    """The best finished trial, the earliest of equals; None if there is none."""
-    return next(iter(ranked(study)), None)
-
-
 def ranked(study: Any) -> list[Any]:
-    """The trials with a value, the best first."""
+    """The trials with a value, the best first, the earliest of equals first."""
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
     return sorted(complete, key=lambda trial: (-trial.value, trial.number))
 
@@ -133,7 +128,7 @@ def check_same(study: Any, asked: Mapping[str, Any]) -> None:
 def _pruner(name: str) -> Any:
     pruners = optuna().pruners
     if name == "median":
-        return pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=UNPRUNED_EVALUATIONS)
+        return pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=UNPRUNED_EVALUATIONS + 1)
     if name == "halving":
         return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
     return pruners.NopPruner()

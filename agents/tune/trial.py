@@ -53,7 +53,7 @@ def attempt(trial: PlannedTrial, folder: Path) -> None:
 
 
 def outcome(trial: PlannedTrial, folder: Path) -> dict[str, Any] | None:
-    """What a trial that has ended wrote: pruned, value, metric, evaluations, seconds; None if it died or was stopped."""
+    """What a trial wrote at its end: pruned, value, metric, evaluations, seconds; None if it died or was stopped."""
     path = Places(folder, trial).result
     return json.loads(path.read_text()) if path.exists() else None
 

@@ -68,7 +68,7 @@ def tune(
     if number is not None:
         console.print("the same command continues the search", highlight=False)
         raise Interrupted(number)
-    if search.died and studies.best(search.study) is None:
+    if search.died and not studies.ranked(search.study):
         raise RunFailed(f"no trial has a value, and {search.died} died, as said above; logs are in {folder / 'logs'}")
 
 
@@ -219,7 +219,7 @@ class _Search:
                 said = f"pruned after evaluation {result['evaluations']}, at {reached}"
             else:
                 self.study.tell(number, result["value"])
-                best = studies.best(self.study)
+                best = studies.ranked(self.study)[0]
                 said = f"{reached} (best {best.value:.4g}, trial {best.number})"
         elif words:
             self.died += 1
