@@ -217,9 +217,9 @@ def test_a_trial_of_several_seeds_has_their_mean(trainings, tmp_path):
     assert [config.seed for config in trainings.configs] == [0, 1, 2, 0, 1, 2]
     assert [trial.value for trial in trials] == [1.0, 4.0]
     assert trials[0].intermediate_values == {
-        **{step: 0.0 for step in range(1, 11)},
-        **{step: 0.5 for step in range(11, 21)},
-        **{step: 1.0 for step in range(21, 31)},
+        **dict.fromkeys(range(1, 11), 0.0),
+        **dict.fromkeys(range(11, 21), 0.5),
+        **dict.fromkeys(range(21, 31), 1.0),
     }
     with pytest.raises(ValueError, match="was begun with seeds_per_trial 3; got 1: give the same flags"):
         search(tmp_path, trials=2)
