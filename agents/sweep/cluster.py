@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.agents.run.resume import Interrupted, StopSignals
-from palimpsest.agents.sweep.processes import POLL_SECONDS, Attempt, Ended, Named
+from palimpsest.agents.sweep.processes import POLL_SECONDS, Attempt, Ended
+from palimpsest.agents.sweep.suite import Named
 
 RETRIES = 3
 """How often Ray starts a run again whose worker has died."""

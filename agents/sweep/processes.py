@@ -13,23 +13,16 @@ from itertools import islice
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from palimpsest.agents.run.resume import Interrupted, StopSignals
+from palimpsest.agents.sweep.suite import Named
 
 POLL_SECONDS = 0.5
 """How often the sweep looks at signals and progress."""
 
 GRACE_SECONDS = 60.0
 """How long a run that has lost the sweep's process may take to save itself."""
-
-
-class Named(Protocol):
-    """A run that an engine can do."""
-
-    @property
-    def name(self) -> str:
-        """The name of its files, unique in the sweep."""
 
 
 Ended = Callable[[Any, str], None]

@@ -23,8 +23,7 @@ from palimpsest.agents.run.callbacks import reached, read_evaluations
 from palimpsest.agents.run.config import CONFIG_FILE, Arguments
 from palimpsest.agents.run.resume import LOCK, Checkpoints, Interrupted
 from palimpsest.agents.run.runs import MOST_ROWS, Run, evaluate, load_run
-from palimpsest.agents.sweep.processes import Named
-from palimpsest.agents.sweep.suite import PlannedRun
+from palimpsest.agents.sweep.suite import Named, PlannedRun
 from palimpsest.agents.sweep.table import Row
 
 SHOWN_VERSIONS = ("commit", "palimpsest-rl", "python", "torch", "stable-baselines3", "gymnasium", "numba", "numpy")

@@ -137,7 +137,6 @@ class _Search:
         self._trials: dict[int, Any] = {}
         if not self._all():
             self.study.enqueue_trial(spaces.first(training, space))
-        self._take_up()
         self._progress = Progress(
             TextColumn("{task.completed} / {task.total} trials"),
             BarColumn(),
@@ -148,6 +147,7 @@ class _Search:
         )
         self._progress.start()
         self._task = self._progress.add_task("", total=config.trials, completed=self.done, now="")
+        self._take_up()
 
     def _all(self) -> list[Any]:
         return self.study.get_trials(deepcopy=False)
@@ -198,13 +198,13 @@ class _Search:
     def tick(self, running: list[PlannedTrial]) -> None:
         """Look at the trials under way."""
         names = ", ".join(trial.name for trial in running[:4]) + (", ..." if len(running) > 4 else "")
-        if self._progress.live.is_started:
-            self._progress.update(self._task, completed=self.done, now=names)
+        self._progress.update(self._task, now=names)
 
     def ended(self, trial: PlannedTrial, words: str) -> None:
         """Tell the study how a trial has ended, and say it."""
         error = Places(self.folder, trial).error
         self._tell(trial.number, outcome(trial, self.folder), error.read_text().strip() if error.exists() else words)
+        self._progress.update(self._task, completed=self.done)
 
     def _tell(self, number: int, result: dict[str, Any] | None, words: str) -> None:
         trial, states = self._trials.pop(number), studies.optuna().trial.TrialState
