@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from palimpsest import envs
 from palimpsest.imports import imported
 from palimpsest.refusals import closest, refuse
 

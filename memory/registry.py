@@ -68,7 +68,7 @@ def entry(name: str) -> Entry:
     if name not in _ENTRIES:
         if ":" in name:
             raise ValueError(
-                f"memory {name!r} is of a module that is not imported yet; call palimpsest.memory.register_from({name!r})"
+                f"memory {name!r} is of a module that is not imported; call palimpsest.memory.register_from({name!r})"
             )
         raise ValueError(f"unknown memory {name!r}{closest(name, _ENTRIES)}; known: {', '.join(_ENTRIES)}")
     return _ENTRIES[name]

@@ -1,4 +1,4 @@
-"""Modules that a user names: `module:name` for an environment, a memory or a wrapper. All parts of the package use it."""
+"""Modules that a user names, as `module:name` of an environment, a memory or a wrapper. All parts may use it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def imported(text: str, what: str) -> tuple[ModuleType, str]:
     """
     module, _, name = text.rpartition(":")
     told = f"the module of {what} {shown(text)} cannot be imported"
-    if not name.strip() or not all(part.isidentifier() for part in module.split(".")):
-        hint = ", without .py" if module.endswith(".py") else ""
+    is_path = module.endswith(".py")
+    if is_path or not name.strip() or not all(part.isidentifier() for part in module.split(".")):
+        hint = ", without .py" if is_path else ""
         raise ValueError(f"{told}: it must read module:name, with dots between packages{hint}")
     try:
         return importlib.import_module(module), name

@@ -41,9 +41,11 @@ GROUND = [
     "agents.slips",
 ]
 ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "off_policy", "run", "sweep")]
+WORLDS, COMMAND = "agents.worlds", "agents.command"
 
 MAY_IMPORT: dict[str, list[str]] = {
     "refusals": [],
+    "imports": [],
     "cache_folder": [],
     "source_stamp": [],
     "machine_code": ["cache_folder", "source_stamp"],
@@ -66,16 +68,18 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.evaluation": [*GROUND, "agents.files", "envs", "memory", "memory.base"],
     "agents.learn": [*GROUND, *ROOMS[:3], "envs", "memory", "memory.base", "memory.kernels", ARITHMETIC],
     "agents.off_policy": [*GROUND, *ROOMS[:4]],
-    "agents.run": [*GROUND, *ROOMS[:5], "envs", "memory"],
+    WORLDS: [*GROUND, "envs"],
+    "agents.run": [*GROUND, WORLDS, *ROOMS[:5], "envs", "memory"],
     "agents.sweep": [*GROUND, *ROOMS[:6], "envs"],
+    COMMAND: ["agents.run"],
     "agents": ["agents.masks", *ROOMS, "short_names"],
-    "train": ["agents.files", "agents.run", "agents.sweep", ""],
+    "train": ["agents.files", "agents.run", "agents.sweep", COMMAND, ""],
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],
 }
 """Part -> the parts it may import, besides itself and `COMMON_GROUND`. A module is in the part of the longest name."""
 
-COMMON_GROUND = {"refusals", "machine_code"}
+COMMON_GROUND = {"refusals", "imports", "machine_code"}
 """What every part may import."""
 
 FACES = ("", "agents", "memory.kernels")

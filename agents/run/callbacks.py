@@ -20,6 +20,13 @@ from palimpsest.agents.run.resume import Interrupted, StopSignals
 
 EVALUATION_FIELDS = ("step", "success", "return_mean", "return_std", "length_mean", "episodes", "stalled")
 
+LOGGED = {
+    "success": ("success", "success_rate"),
+    "return_mean": ("return_mean", "mean_reward"),
+    "length_mean": ("length_mean", "mean_ep_length"),
+}
+"""What is logged of an evaluation -> names under `eval/`, ours and SB3's."""
+
 IN_A_ROW = 3
 """Evaluations that must reach the goals one after the other until a run counts as solved."""
 
@@ -96,9 +103,10 @@ class EvaluationCallback(BetweenIterations):
         rows = [*read_evaluations(self.path), shown]
         write_evaluations(self.path, rows)
         self.solved = self._is_solved(rows)
-        for name in ("success", "return_mean", "length_mean"):
+        for name, logged in LOGGED.items():
             if result[name] is not None:
-                self.logger.record(f"eval/{name}", result[name])
+                for each in logged:
+                    self.logger.record(f"eval/{each}", result[name])
         score = _score(row)
         if self.best is None or score > self.best:
             self.best = score

@@ -11,8 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing import connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from palimpsest.agents.run.resume import Interrupted, StopSignals
 from palimpsest.agents.sweep.suite import PlannedRun
@@ -22,6 +23,9 @@ POLL_SECONDS = 0.5
 
 GRACE_SECONDS = 60.0
 """How long a run that has lost the sweep's process may take to save itself."""
+
+FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
+"""Whether the system can fork the runs from a process that has made the imports. Windows cannot."""
 
 Ended = Callable[[PlannedRun, str], None]
 """Called with a run that has ended, and with words on how its process died; "" if it ended by itself or was stopped."""
@@ -45,9 +49,10 @@ def run_all(
     Raises:
         Interrupted: a second signal came. All runs were killed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["palimpsest.agents.sweep.work", "torch._dynamo"])
-    waiting, running = deque(runs), dict[ForkServerProcess, PlannedRun]()
+    context: Any = multiprocessing.get_context("forkserver" if FORKSERVER else "spawn")
+    if FORKSERVER:
+        context.set_forkserver_preload(["palimpsest.agents.sweep.work", "torch._dynamo"])
+    waiting, running = deque(runs), dict[BaseProcess, PlannedRun]()
     told = False
     with StopSignals() as signals:
         try:
@@ -75,7 +80,8 @@ def run_all(
 
 def work_alone(run: PlannedRun, folder: Path) -> None:
     """Do a run in this process, which ends when the sweep's process is gone."""
-    os.setsid()  # Ctrl-C in the terminal reaches the sweep alone, which tells its runs once
+    if hasattr(os, "setsid"):  # Ctrl-C in the terminal reaches the sweep alone, which tells its runs once
+        os.setsid()
     threading.Thread(target=_follow_the_sweep, daemon=True).start()
     from palimpsest.agents.sweep.work import Places, attempt
 
@@ -96,7 +102,7 @@ def _follow_the_sweep() -> None:
     connection.wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def _words(code: int) -> str:

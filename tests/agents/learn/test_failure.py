@@ -18,7 +18,7 @@ from palimpsest import train
 from palimpsest.agents.files.archive import CorruptFile, read_tree, write_tree
 from palimpsest.agents.learn.failure import FILE, main, reproduce
 from palimpsest.agents.learn.numerics import NotFinite
-from palimpsest.agents.run import experiment
+from palimpsest.agents.run import closing, experiment
 from palimpsest.agents.run.resume import Checkpoints
 
 
@@ -185,7 +185,7 @@ def test_other_files_are_refused(tmp_path):
 
 def test_a_run_keeps_its_last_good_checkpoint_and_the_dump(tmp_path, monkeypatch, capsys):
     """From the run directory on: exit code, one line, the command that it names."""
-    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+    monkeypatch.setattr(closing, "close", lambda run, console: None)
     calls = {"steps": 0}
     original = experiment.make_env
 

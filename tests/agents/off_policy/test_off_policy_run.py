@@ -14,7 +14,7 @@ from small import small_arguments
 from palimpsest import train
 from palimpsest.agents import evaluate, preset
 from palimpsest.agents.files.archive import read_tree
-from palimpsest.agents.run import callbacks, experiment
+from palimpsest.agents.run import callbacks, closing, experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.experiment import make_env, make_model
 from palimpsest.agents.run.presets import ALGORITHMS, algorithm_class
@@ -25,7 +25,7 @@ OFF_POLICY = sorted(set(ALGORITHMS) - {"ppo"})
 @pytest.fixture(autouse=True)
 def _no_end(monkeypatch):
     """The closing evaluations and the picture take longer than these trainings and change nothing of them."""
-    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+    monkeypatch.setattr(closing, "close", lambda run, console: None)
     monkeypatch.setattr(experiment, "_draw", lambda config, directory, env: None)
 
 

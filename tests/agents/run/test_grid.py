@@ -14,7 +14,7 @@ from rich.console import Console
 from palimpsest import train
 from palimpsest.agents import evaluate
 from palimpsest.agents.evaluation.statistics import estimate_iqm
-from palimpsest.agents.run import experiment
+from palimpsest.agents.run import closing, experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.grids import grid, over_runs
 from palimpsest.agents.run.key_values import GRIDS
@@ -41,7 +41,7 @@ def config(directory: Path, **kwargs) -> TrainConfig:
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("grid")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "_close", lambda run, console: None)
+        patch.setattr(closing, "close", lambda run, console: None)
         for seed in (0, 1, 2):
             experiment.train(config(root / f"seed{seed}", seed=seed), Console(quiet=True))
     return [root / f"seed{seed}" for seed in (0, 1, 2)]
@@ -229,7 +229,7 @@ def test_a_run_with_other_observations_resumes_as_if_it_had_never_stopped(seen, 
     from test_resume import assert_same_run, train_and_die
     from test_resume import config as tiny
 
-    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+    monkeypatch.setattr(closing, "close", lambda run, console: None)
     quiet = Console(quiet=True)
     experiment.train(tiny(tmp_path / "whole", **seen), quiet)
     train_and_die(monkeypatch, 200, tiny(tmp_path / "killed", **seen))

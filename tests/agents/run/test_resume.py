@@ -18,15 +18,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from palimpsest import envs, memory
 from palimpsest.agents.files.archive import read_tree, write_tree
-from palimpsest.agents.run import callbacks, experiment
+from palimpsest.agents.files.lock import locked
+from palimpsest.agents.run import callbacks, closing, experiment
 from palimpsest.agents.run.config import TrainConfig
-from palimpsest.agents.run.resume import Checkpoints, Interrupted, locked
+from palimpsest.agents.run.resume import Checkpoints, Interrupted
 
 
 @pytest.fixture(autouse=True)
 def _no_end(monkeypatch):
     """The closing evaluations and the picture take longer than these trainings and change nothing of them."""
-    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+    monkeypatch.setattr(closing, "close", lambda run, console: None)
     monkeypatch.setattr(experiment, "_draw", lambda config, directory, env: None)
 
 
