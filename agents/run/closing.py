@@ -47,7 +47,7 @@ def _test(run: Run, console: Console, episodes: int) -> None:
     env.close()
     table = Table("setting", "success", "chance", "mean return", "episodes", "seconds")
     table.title = "Greedy actions, episodes unseen in training"
-    results = []
+    results: list[dict[str, Any]] = []
     for setting in settings:
         label = " ".join(f"{key}={value}" for key, value in setting.items()) or "as trained"
         with _Watch(console, f"test {len(results) + 1} of {len(settings)}, {label}", episodes) as watch:

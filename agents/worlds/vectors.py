@@ -123,7 +123,7 @@ def _rows(row: Row, num_envs: int, vec: str | None) -> VecEnv:
     if vec == "subproc":
         row().close()  # what does not fit is said here; a worker would only die of it
         return SubprocVecEnv([row] * num_envs)
-    return DummyVecEnv([row] * num_envs)  # type: ignore[list-item]
+    return DummyVecEnv([row] * num_envs)
 
 
 def _check_arguments(row: Row) -> None:
