@@ -178,7 +178,9 @@ def _evaluate(argv: list[str]) -> int:
     env = config.env
     if env is None:
         if trained is None:
-            raise Usage(f"{str(command.run_dir)!r} is in no run directory, which would name the environment; give --env")
+            raise Usage(
+                f"{str(command.run_dir)!r} is in no run directory, which would name the environment; give --env"
+            )
         env = trained.env
     env_args = or_usage(lambda: environment_arguments(env, config.env_args))
     axes = or_usage(lambda: _axes(env, command.grid))

@@ -188,6 +188,12 @@ def test_a_part_knows_only_its_own_libraries():
     assert not wrong, "see ALLOWED_FOREIGN"
 
 
+def test_no_module_needs_a_library_of_one_system_alone():
+    of_one_system = {"fcntl", "grp", "msvcrt", "posix", "pwd", "resource", "termios", "winreg"}
+    wrong = {module: found for module in MODULES if (found := set(imported(tree_of(module))) & of_one_system)}
+    assert not wrong
+
+
 def test_a_file_of_envs_that_needs_sb3_says_so():
     assert all("SB3" in said(module) for module in TOUCH_SB3 - {"envs.registration"})
 

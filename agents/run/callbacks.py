@@ -116,6 +116,11 @@ class EvaluationCallback(BetweenIterations):
     def _on_step(self) -> bool:
         return not self.solved
 
+    def _on_training_end(self) -> None:
+        super()._on_training_end()
+        if self.every:
+            self.logger.dump(self.num_timesteps)  # no rollout follows that would write the last evaluation
+
     def _is_solved(self, rows: list[dict[str, str]]) -> bool:
         return len(rows) >= IN_A_ROW and reached(self.goals, rows[-IN_A_ROW:])
 
