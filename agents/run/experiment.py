@@ -194,7 +194,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
             cut_evaluations(directory / "evaluations.csv", model.num_timesteps)
             console.print(f"{directory} continues from step {model.num_timesteps:,}", highlight=False, soft_wrap=True)
             _prolong(config, directory, model, console)
-        rows = most_rows(config.env, config.wrapper, config.vec, 128, 128)
+        rows = most_rows(config.env, config.wrapper, config.vec, 128, 128, config.num_envs)
         evaluation_env = SavedAlgorithm._wrap_env(environments(config, min(config.eval_episodes, rows)))
         with StopSignals() as signals:
             _learn(config, directory, model, evaluation_env, checkpoints, signals, console)

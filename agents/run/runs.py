@@ -222,7 +222,7 @@ def evaluate(
     Raises:
         ValueError: an unknown id or argument, a number of episodes below 1, or spaces that do not fit the model.
     """
-    episodes = check_integer("episodes", episodes, 1, EPISODES)
+    episodes, processes = check_integer("episodes", episodes, 1, EPISODES), 8
     if isinstance(model_or_run, str | Path):
         model_or_run = load_agent(Path(model_or_run), device)
     if isinstance(model_or_run, Run):
@@ -231,7 +231,7 @@ def evaluate(
         keep_observations = run.config.keep_observations
         antialias = run.config.antialias
         fully_observed = run.config.fully_observed
-        wrapper = run.config.wrapper
+        wrapper, processes = run.config.wrapper, run.config.num_envs
         if env_id is None or env_id == run.config.env:
             env_id = run.config.env
             vec = run.config.vec
@@ -245,7 +245,7 @@ def evaluate(
     env = SavedAlgorithm._wrap_env(
         make_environments(
             env_id,
-            min(episodes, most_rows(env_id, wrapper, vec, MOST_ROWS, 8)),
+            min(episodes, most_rows(env_id, wrapper, vec, MOST_ROWS, 8, processes)),
             seed,
             env_args,
             previous_action_reward,

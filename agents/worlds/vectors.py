@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -75,11 +76,11 @@ def is_one_batch(env_id: str, wrapper: Sequence[str] = ()) -> bool:
     return env_id.rpartition(":")[2] in envs.ids() and not wrapper
 
 
-def most_rows(env_id: str, wrapper: Sequence[str], vec: str | None, batch: int, others: int) -> int:
-    """The rows to play episodes in: `batch` of a batched world, else `others`; with processes no more than 8."""
+def most_rows(env_id: str, wrapper: Sequence[str], vec: str | None, batch: int, others: int, processes: int) -> int:
+    """The rows to play episodes in: `batch` of a batched world, `others` in this process, or `processes`."""
     if is_one_batch(env_id, wrapper):
         return batch
-    return min(others, 8) if vec in ("subproc", "async") else others
+    return processes if vec in ("subproc", "async") else others
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,15 @@ def _rows(row: Row, num_envs: int, vec: str | None) -> VecEnv:
         return VectorEnvAdaptor(AsyncVectorEnv([one] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP))
     if vec == "subproc":
         row().close()  # what does not fit is said here; a worker would only die of it
-        return SubprocVecEnv([row] * num_envs)
+        if "forkserver" in multiprocessing.get_all_start_methods():
+            # torch is imported once, not in each process
+            multiprocessing.set_forkserver_preload([SubprocVecEnv.__module__])
+        try:
+            return SubprocVecEnv([row] * num_envs)
+        except (EOFError, ConnectionError) as error:
+            raise ChildProcessError(
+                f"a process of {row.env_id!r} ended as it began, as said above; try vec='dummy', which needs none"
+            ) from error
     return DummyVecEnv([row] * num_envs)
 
 
