@@ -18,7 +18,7 @@ from palimpsest import train
 from palimpsest.agents.files.archive import CorruptFile, read_tree, write_tree
 from palimpsest.agents.learn.failure import FILE, main, reproduce
 from palimpsest.agents.learn.numerics import NotFinite
-from palimpsest.agents.run import closing, experiment
+from palimpsest.agents.run import experiment
 from palimpsest.agents.run.resume import Checkpoints
 
 
@@ -185,7 +185,6 @@ def test_other_files_are_refused(tmp_path):
 
 def test_a_run_keeps_its_last_good_checkpoint_and_the_dump(tmp_path, monkeypatch, capsys):
     """From the run directory on: exit code, one line, the command that it names."""
-    monkeypatch.setattr(closing, "close", lambda run, console: None)
     calls = {"steps": 0}
     original = experiment.make_env
 
@@ -207,7 +206,7 @@ def test_a_run_keeps_its_last_good_checkpoint_and_the_dump(tmp_path, monkeypatch
     monkeypatch.setattr(experiment, "make_env", make_env)
     run = tmp_path / "run"
     flags = "--num-envs 2 --n-steps 8 --num-minibatches 1 --memory gru --memory-args output_size=4 --no-progress "
-    flags += "--eval-every 0 --checkpoint-every 16 --total-timesteps 160 --env-args corridors=1 length=3 --device cpu"
+    flags += "--eval-every 0 --checkpoint-every 16 --closing-episodes 0 --total-timesteps 160 --env-args corridors=1 length=3 --device cpu"
     assert train.main(["--run-dir", str(run), *flags.split()]) == 1
     assert [path.name for path in Checkpoints(run / "checkpoints", 3).paths()] == [
         "000000000016.zip",

@@ -29,7 +29,7 @@ def _no_picture(monkeypatch):
 
 def trained(directory, **kwargs) -> TrainConfig:
     """Train a tiny run to its end."""
-    run = config(directory, **{"closing_episodes": 0, **kwargs})
+    run = config(directory, **kwargs)
     experiment.train(run, quiet())
     return run
 
