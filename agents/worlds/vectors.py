@@ -124,8 +124,8 @@ def _rows(row: Row, num_envs: int, vec: str | None) -> VecEnv:
     if vec == "subproc":
         row().close()  # what does not fit is said here; a worker would only die of it
         if "forkserver" in multiprocessing.get_all_start_methods():
-            # torch is imported once, not in each process
-            multiprocessing.set_forkserver_preload([SubprocVecEnv.__module__])
+            # these are imported once, not in each process
+            multiprocessing.set_forkserver_preload([SubprocVecEnv.__module__, "gymnasium.envs"])
         try:
             return SubprocVecEnv([row] * num_envs)
         except (EOFError, ConnectionError) as error:
