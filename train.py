@@ -43,8 +43,7 @@ class TrainCommand(TrainConfig):
     """Whether actor and critic share one memory or have one each. Default: the memory's preset."""
 
     start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """A run, a checkpoint or a model.zip from whose weights a new run starts. The configuration of its run gives the
-    defaults, as with --config."""
+    """A run, checkpoint or model.zip whose weights a new run starts from. Its configuration gives the defaults."""
 
     UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"config"}
 

@@ -104,16 +104,14 @@ class Task(Checked):
     """The environment, the memory, the length of training, the device and the run directory."""
 
     env: str = "Palimpsest/EndlessTMaze-v0"
-    """Any registered gymnasium id, or module:id to import the module that registers it, from here or installed."""
+    """Any registered gymnasium id, or module:id to import a module, from here or installed, that registers it."""
     env_args: Arguments = field(default_factory=dict)
     """Arguments of the environment."""
     wrapper: tuple[str, ...] = ()
-    """Wrappers of each environment, the innermost first, in training and in evaluation: flatten, frame-stack=N,
-    time-limit=N, previous-action-reward, keep-observations=N,N, minigrid-image, minigrid-pixels, or module:Wrapper.
-    The flag may be repeated."""
+    """Wrappers, innermost first, may be repeated: flatten, frame-stack=N, time-limit=N, previous-action-reward,
+    keep-observations=N,N, minigrid-image, minigrid-pixels, module:Wrapper."""
     vec: Annotated[str | None, choice(VECS)] = None
-    """Where environments that are not ours step: dummy, in this process; subproc or async, in a process each. Default:
-    dummy."""
+    """Environments that are not ours step in this process (dummy, the default) or in one each (subproc, async)."""
     previous_action_reward: bool = False
     """Add the previous action and reward to the observations, in training and in evaluation."""
     antialias: bool = False
@@ -123,7 +121,7 @@ class Task(Checked):
     fully_observed: bool = False
     """Show the hidden state beside the observation: the twin of a task in which nothing must be remembered."""
     memory: str = "rewrite"
-    """Name of a memory, which the command `list` shows; or module:name, of a class or of what the module registers."""
+    """Name of a memory; the command `list` shows all. Or module:name of your own."""
     memory_args: Arguments = field(default_factory=dict)
     """Arguments of the memory."""
     algo: Annotated[str, choice(ALGORITHMS)] = "ppo"
@@ -147,10 +145,9 @@ class Task(Checked):
     run_dir: Path | None = None
     """Directory to create and write to. Default: a new one under runs/."""
     resume: Path | None = None
-    """Run directory to continue, with its configuration and from its last checkpoint. A larger --total-timesteps
-    prolongs it; the learning rate then falls to 0 at the new end."""
+    """Run directory to continue from its last checkpoint, as configured. More --total-timesteps prolong it."""
     start_from: Path | None = None
-    """A run, a checkpoint or a model.zip from whose weights a new run starts."""
+    """A run, checkpoint or model.zip whose weights a new run starts from."""
 
 
 @dataclass(frozen=True)

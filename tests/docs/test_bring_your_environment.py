@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
@@ -24,6 +25,14 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
     for line in block.replace("\\\n", "").strip().split("\n")
 ]
+SUITE = """
+memories = ["my_module:Trace"]
+seeds = [0]
+episodes = 4
+train = {total_timesteps = 256, num_envs = 4, n_steps = 32, eval_every = 0, wrapper = ["my_module:Doubled"]}
+[[environments]]
+env = "my_module:Recall-v0"
+"""
 SHORTER = {"50_000": "2_048", "1e5": "4096"}
 
 
@@ -60,6 +69,11 @@ def test_the_commands_work(here, capsys):
     closing = json.loads((here / "runs" / "trace" / "closing.json").read_text())
     assert closing[0]["return_mean"] == 2 * closing[0]["success"]
     assert evaluate("runs/trace", episodes=20)["length_mean"] == 11
+
+    (here / "suite.toml").write_text(SUITE)
+    assert train.main(["sweep", "suite.toml", "--out", "swept"]) == 0, capsys.readouterr().out
+    (row,) = csv.DictReader((here / "swept" / "results.csv").open())
+    assert (row["env"], row["memory"], row["episodes"]) == ("my_module:Recall-v0", "my_module:Trace", "4")
 
     registry._ENTRIES.pop("my_module:Trace")
     with pytest.raises(ValueError, match=r"of a module that is not imported.*register_from\('my_module:Trace'\)"):
