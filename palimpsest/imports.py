@@ -49,14 +49,17 @@ def imported(text: str, what: str) -> tuple[ModuleType, str]:
 
 @contextmanager
 def from_here() -> Iterator[None]:
-    """Find modules of the working directory first, as `python -m` does. Worker processes inherit it."""
+    """Find modules of the working directory too. Worker processes inherit it.
+
+    Installed modules come first: a file that lies about, perhaps in a folder from a stranger, replaces none of them.
+    """
     before = list(sys.path)
     try:
         here = os.getcwd()
     except OSError:  # the folder is gone
         here = None
     if here is not None and here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
     try:
         yield
     finally:

@@ -74,7 +74,7 @@ def test_modules_are_found_from_here_and_nowhere_else_afterwards(tmp_path, monke
     with pytest.raises(ValueError, match="no module 'passing_world'; stand in the folder that holds it"):
         imported("passing_world:x", "environment")
     with from_here():
-        assert sys.path == [str(tmp_path), *before]
+        assert sys.path == [*before, str(tmp_path)]
         module, name = imported("passing_world:x", "environment")
     assert (module.here, name) == (1, "x")
     assert sys.path == before
