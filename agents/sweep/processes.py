@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from itertools import islice
 from multiprocessing import connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0
 """How long a run that has lost the sweep's process may take to save itself."""
 
+FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
+"""Whether the system can fork the runs from a process that has made the imports. Windows cannot."""
 
 Ended = Callable[[Any, str], None]
 """Called with a run that has ended, and with words on how its process died; "" if it ended by itself or was stopped."""
@@ -56,9 +58,10 @@ def run_all(
     Raises:
         Interrupted: a second signal came. All runs were killed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["palimpsest.agents.sweep.work", "torch._dynamo"])
-    waiting, running = iter(runs), dict[ForkServerProcess, Named]()
+    context: Any = multiprocessing.get_context("forkserver" if FORKSERVER else "spawn")
+    if FORKSERVER:
+        context.set_forkserver_preload(["palimpsest.agents.sweep.work", "torch._dynamo"])
+    waiting, running = iter(runs), dict[BaseProcess, Named]()
     told = False
     with StopSignals() as signals:
         try:
@@ -88,7 +91,8 @@ def run_all(
 
 def work_alone(run: Named, folder: Path, attempt: Attempt) -> None:
     """Do a run in this process, which ends when the sweep's process is gone."""
-    os.setsid()  # Ctrl-C in the terminal reaches the sweep alone, which tells its runs once
+    if hasattr(os, "setsid"):  # Ctrl-C in the terminal reaches the sweep alone, which tells its runs once
+        os.setsid()
     threading.Thread(target=_follow_the_sweep, daemon=True).start()
     from palimpsest.agents.sweep.work import Places
 
@@ -109,7 +113,7 @@ def _follow_the_sweep() -> None:
     connection.wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def _words(code: int) -> str:

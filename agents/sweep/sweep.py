@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from palimpsest.agents.files.lock import locked
 from palimpsest.agents.run.config import CONFIG_FILE, TrainConfig
 from palimpsest.agents.run.program import COMMAND
-from palimpsest.agents.run.resume import Interrupted, RunFailed, locked
+from palimpsest.agents.run.resume import Interrupted, RunFailed
 from palimpsest.agents.sweep import report, table
 from palimpsest.agents.sweep.config import SweepConfig
 from palimpsest.agents.sweep.suite import PlannedRun, check_runs, load

@@ -18,10 +18,11 @@ from palimpsest import envs
 from palimpsest.agents.environments import EVALUATION_SEED, innermost
 from palimpsest.agents.evaluation.play import play, summary
 from palimpsest.agents.files.archive import one_line, write_atomically
+from palimpsest.agents.files.lock import LOCK
 from palimpsest.agents.run import experiment
 from palimpsest.agents.run.callbacks import reached, read_evaluations
 from palimpsest.agents.run.config import CONFIG_FILE, Arguments
-from palimpsest.agents.run.resume import LOCK, Checkpoints, Interrupted
+from palimpsest.agents.run.resume import Checkpoints, Interrupted
 from palimpsest.agents.run.runs import MOST_ROWS, Run, evaluate, load_run
 from palimpsest.agents.sweep.suite import Named, PlannedRun
 from palimpsest.agents.sweep.table import Row

@@ -54,7 +54,9 @@ class TuneConfig(Checked):
 
     def name(self, training: TrainConfig) -> str:
         """The study's name."""
-        return self.study_name or f"{training.env.rpartition('/')[2]}-{training.memory}"
+        return self.study_name or "-".join(
+            name.rpartition("/")[2].rpartition(":")[2] for name in (training.env, training.memory)
+        )
 
     def folder(self, training: TrainConfig) -> Path:
         """The folder of the search."""

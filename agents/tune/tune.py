@@ -17,8 +17,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from palimpsest import memory
+from palimpsest.agents.files.lock import locked
 from palimpsest.agents.run.config import TrainConfig
-from palimpsest.agents.run.resume import Interrupted, RunFailed, locked
+from palimpsest.agents.run.resume import Interrupted, RunFailed
 from palimpsest.agents.sweep.report import make_folder
 from palimpsest.agents.sweep.work import Places
 from palimpsest.agents.tune import report, studies
@@ -52,6 +54,7 @@ def tune(
     """
     console = console or Console()
     studies.optuna()
+    memory.register_from(training.memory)
     training, space = _prepared(config, training, fixed)
     folder = config.folder(training)
     url = studies.address(config.study, folder)

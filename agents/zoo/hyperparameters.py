@@ -54,8 +54,6 @@ REFUSED = {
     "callback": "callbacks are objects of Python; give them to MemoryPPO.learn",
     "vec_env_class": "the command line chooses the kind of vector environment",
     "vec_env_wrapper": "wrappers of vector environments are objects of Python; wrap the environment for MemoryPPO",
-    "env_wrapper": "the environment is made without wrappers; register one that is wrapped, and name it by --env",
-    "frame_stack": "a memory stands in its place; register an environment that stacks frames, and name it by --env",
     "monitor_kwargs": "every environment is monitored",
     "clip_range_vf": "the command line does not clip values; MemoryPPO has clip_range_vf",
     "lstm_kwargs": "the memory has no such arguments",
@@ -65,6 +63,9 @@ REFUSED = {
     "features_extractor_kwargs": "give it to MemoryPPO in policy_kwargs",
 }
 """Keys that a training by the command line cannot do, and why."""
+
+_ORDER = {"policy": 0, "frame_stack": 2}
+"""When a key is read, if not among the others (1): a policy has defaults of its own, and frames are stacked last."""
 
 Fields = dict[str, Any]
 
@@ -86,8 +87,7 @@ def load(path: Path, env: str | None = None, key: str | None = None) -> TrainCon
     found: Fields = dict(RECURRENT_PPO)
     sizes: Fields = {"output_size": LSTM_SIZE}
     try:
-        # the policy first: it decides a default of policy_kwargs
-        for zoo_name, value in sorted(document[name].items(), key=lambda item: item[0] != "policy"):
+        for zoo_name, value in sorted(document[name].items(), key=lambda item: _ORDER.get(item[0], 1)):
             _take(str(zoo_name), value, found, sizes)
         return TrainConfig(**found, memory_args=sizes, env=env or _environment(name))
     except ValueError as error:
@@ -232,6 +232,18 @@ def _normalize_advantage(value: Any, found: Fields, sizes: Fields) -> None:
         raise ValueError("the command line always normalises advantages; leave it out, or use MemoryPPO")
 
 
+def _env_wrapper(value: Any, found: Fields, sizes: Fields) -> None:
+    for part in value if isinstance(value, list) else [] if value is None else [value]:
+        module, _, name = part.rpartition(".") if isinstance(part, str) else ("", "", "")
+        if not module:
+            raise ValueError(f"it must be module.Wrapper, or a list of them, without arguments; got {part!r}")
+        found["wrapper"] = (*found.get("wrapper", ()), f"{module}:{name}")
+
+
+def _frame_stack(value: Any, found: Fields, sizes: Fields) -> None:
+    found["wrapper"] = (*found.get("wrapper", ()), f"frame-stack={_whole(value)}")
+
+
 def _env_kwargs(value: Any, found: Fields, sizes: Fields) -> None:
     found["env_args"] = _table(value)
 
@@ -304,6 +316,8 @@ _READERS: dict[str, Callable[[Any, Fields, Fields], None]] = {
     "normalize": _normalize,
     "normalize_advantage": _normalize_advantage,
     "env_kwargs": _env_kwargs,
+    "env_wrapper": _env_wrapper,
+    "frame_stack": _frame_stack,
     "policy_kwargs": _policy_kwargs,
 }
 """Key of rl-zoo3 -> what takes its value."""

@@ -11,7 +11,8 @@ import dataclasses
 import pytest
 
 from palimpsest import train
-from palimpsest.agents.run import experiment
+from palimpsest.agents.command.parsing import NAMES
+from palimpsest.agents.run import closing, experiment
 from palimpsest.agents.run.config import TrainConfig
 
 WORDS = ["", "1\n2", "a\0b", "\x1b[31m", "ø" * 300]
@@ -28,6 +29,17 @@ TRAIN: dict[str, list[str]] = {
     "zoo_key": NAME,
     "env": NAME,
     "env_args": [*PAIRS, "corridors=", "corridors=nan", "corridors=1.0", "corridors=" + "9" * 5000, "regime=x"],
+    "wrapper": [
+        *NAME,
+        "flaten",
+        "frame-stack",
+        "frame-stack=0",
+        "frame-stack=1.5",
+        "flatten=2",
+        "os:nothing",
+        "os:sep",
+    ],
+    "vec": [*NAME, "Subproc", "none", "dummy", "subproc", "async"],
     "previous_action_reward": SWITCH,
     "antialias": SWITCH,
     "keep_observations": [*INTEGER, "3", "0 0"],
@@ -45,6 +57,7 @@ TRAIN: dict[str, list[str]] = {
     "threads": [*INTEGER, "0", "1025"],
     "run_dir": [*PATH, ".", "..", "/", "file", "file/x", "taken"],
     "resume": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml", "/dev/null"],
+    "start_from": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml", "/dev/null", "run"],
     "n_steps": [*INTEGER, "0"],
     "n_epochs": [*INTEGER, "0"],
     "batch_size": [*INTEGER, "0"],
@@ -77,6 +90,7 @@ TRAIN: dict[str, list[str]] = {
     "eval_episodes": [*INTEGER, "0"],
     "checkpoint_every": INTEGER,
     "keep_checkpoints": [*INTEGER, "0"],
+    "closing_episodes": INTEGER,
     "progress": SWITCH,
 }
 EVALUATE: dict[str, list[str]] = {
@@ -135,8 +149,9 @@ def _directory(tmp_path, monkeypatch):
     def reached(*arguments):
         raise AssertionError("a bad flag reached the work")
 
-    for name in ("_learn", "evaluate", "evaluate_grid"):
-        monkeypatch.setattr(experiment, name, reached)
+    monkeypatch.setattr(experiment, "_learn", reached)
+    for name in ("evaluate", "evaluate_grid"):
+        monkeypatch.setattr(closing, name, reached)
 
 
 def assert_refused(argv: list[str], name: str, value: str, capsys, tmp_path) -> None:
@@ -164,7 +179,7 @@ def test_every_flag_has_a_row():
 
 
 def words(name: str, value: str) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
+    flag = f"--{NAMES.get(name, name).replace('_', '-')}"
     if name.endswith("_args") or name == "grid":
         return [flag, value]
     return [f"{flag}={value}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -270,10 +271,11 @@ def test_a_training_takes_the_best_configuration(tmp_path, monkeypatch, capsys):
     run = tmp_path / "out" / "runs" / "trial-0001" / "seed-0"
     assert (run / "model.zip").exists()
     assert "trial 1: success" in capsys.readouterr().out
-    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
-    assert train.main(["train", "--config", "out/best.toml", "--run-dir", "again"]) == 0
+    words = ["train", "--config", "out/best.toml", "--closing-episodes", "0", "--run-dir", "again"]
+    assert train.main(words) == 0
     found = TrainConfig.load(tmp_path / "again")
-    assert found == TrainConfig.load(tmp_path / "out" / "best.toml")
+    best = TrainConfig.load(tmp_path / "out" / "best.toml")
+    assert found == dataclasses.replace(best, closing_episodes=0)
     assert (found.memory, found.env_args, found.num_envs) == ("none", {"corridors": 1, "length": 2}, 4)
     assert (tmp_path / "again" / "model.zip").exists()
 

@@ -120,6 +120,9 @@ def test_what_a_file_leaves_out_is_as_in_recurrent_ppo(tmp_path):
     assert one(tmp_path, "normalize: true").normalize_returns
     assert not one(tmp_path, "normalize: dict(norm_obs=False)").normalize_observations
     assert one(tmp_path, "target_kl: null\nclip_range_vf: -1\ncallback: null").target_kl == 0.0
+    wrapped = one(tmp_path, "frame_stack: 4\nenv_wrapper:\n  - a.b.C\n  - a.D")
+    assert wrapped.wrapper == ("a.b:C", "a:D", "frame-stack=4")
+    assert one(tmp_path, "env_wrapper: a.C").wrapper == ("a:C",)
     assert one(tmp_path, "env_kwargs: {render_mode: null}").env_args == {"render_mode": None}
 
 
@@ -142,6 +145,10 @@ def test_a_key_without_counterpart_is_refused_by_name(name, tmp_path):
         ("policy: MlpPolicy", "'policy': it must be one of MlpLstmPolicy"),
         ("normalize: dict(clip_obs=5)", "'normalize': it takes norm_obs and norm_reward; leave out 'clip_obs'"),
         ("normalize_advantage: false", "'normalize_advantage': the command line always"),
+        (
+            "env_wrapper:\n  - a.B:\n      skip: 2",
+            "'env_wrapper': it must be module.Wrapper, or a list of them, without",
+        ),
         ("use_sde: 1", "'use_sde': it must be true or false; got 1"),
         ("policy_kwargs: dict(lstm_size=3)", "'policy_kwargs': unknown key 'lstm_size'"),
         ("policy_kwargs: dict(enable_critic_lstm=False)", "a critic without a memory is not taken"),
