@@ -51,6 +51,7 @@ STACKS = (
     "elmur",
     "dnc",
     "titans",
+    "miras",
 )
 
 

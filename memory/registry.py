@@ -270,5 +270,13 @@ register(
     cost="L (D² + H E (K + V))",
 )
 register(
+    "miras",
+    "palimpsest.memory.miras:Miras",
+    "Miras: small networks that learn what is read, with a choice of loss and of forgetting: Moneta, Yaad, Memora.",
+    "arXiv 2504.13173",
+    erases=True,
+    cost="L (D² + H E (K + V))",
+)
+register(
     "none", "palimpsest.memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²"
 )

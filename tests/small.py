@@ -32,12 +32,15 @@ SMALL: dict[str, dict] = {
     "elmur": dict(output_size=6, num_layers=2, num_slots=4, num_heads=2, blend=0.3),
     "dnc": dict(output_size=6, num_layers=2, num_slots=4, slot_size=3, num_reads=2),
     "titans": dict(output_size=6, num_layers=2, hidden_size=3, **TABLES),
+    "miras": dict(output_size=6, num_layers=2, hidden_size=3, **TABLES),
     "none": dict(output_size=6),
 }
 
 VARIANTS: dict[str, tuple[str, dict]] = {
     "hcam-two-chunks": ("hcam", dict(num_chunks=3, top_k=2, detach=False)),
     "sat-adaptive": ("sat", dict(allocator="adaptive")),
+    "miras-moneta": ("miras", dict(variant="moneta")),
+    "miras-memora": ("miras", dict(variant="memora")),
     "gla-fixed": ("gla", dict(decay="fixed")),
     "sat-place": ("sat", dict(layout="place", read="hierarchical")),
 }

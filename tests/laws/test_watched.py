@@ -115,6 +115,7 @@ TWO_BATCHES = [
     "elmur",
     "dnc",
     "titans",
+    "miras",
     "none",
 ]
 

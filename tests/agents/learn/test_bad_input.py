@@ -118,6 +118,16 @@ MEMORIES: dict[str, dict[str, list]] = {
     "elmur": {**LAYERS, "num_slots": SIZE, **HEADS, "blend": [*NUMBERS, *FLOATS, *HUGE]},
     "dnc": {**LAYERS, "num_slots": SIZE, "slot_size": SIZE, "num_reads": SIZE},
     "titans": {**LAYERS, **TABLES, "hidden_size": SIZE},
+    "miras": {
+        **LAYERS,
+        **TABLES,
+        "hidden_size": SIZE,
+        "variant": [None, *CHOICE],
+        "bias": CHOICE,
+        "retention": CHOICE,
+        "p": [*NUMBERS, *FLOATS, *HUGE, 0.5],
+        "q": [*NUMBERS, *FLOATS, *HUGE, 1],
+    },
     "none": {},
 }
 for rows in MEMORIES.values():
