@@ -52,6 +52,8 @@ STACKS = (
     "dnc",
     "titans",
     "miras",
+    "aler",
+    "larimar",
 )
 
 

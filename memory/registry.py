@@ -278,5 +278,21 @@ register(
     cost="L (D² + H E (K + V))",
 )
 register(
+    "aler",
+    "palimpsest.memory.aler:ALER",
+    "ALER: an LSTM and slots, which it writes and reads at addresses drawn by Gumbel-Softmax.",
+    "arXiv 2610.00592",
+    erases=True,
+    cost="L (D² + N W)",
+)
+register(
+    "larimar",
+    "palimpsest.memory.larimar:Larimar",
+    "Larimar: a table written in one shot by least squares, which forgets what stands under an address.",
+    "arXiv 2403.11901",
+    erases=True,
+    cost="L (D (N + W) + N² + N W)",
+)
+register(
     "none", "palimpsest.memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²"
 )

@@ -33,6 +33,8 @@ SMALL: dict[str, dict] = {
     "dnc": dict(output_size=6, num_layers=2, num_slots=4, slot_size=3, num_reads=2),
     "titans": dict(output_size=6, num_layers=2, hidden_size=3, **TABLES),
     "miras": dict(output_size=6, num_layers=2, hidden_size=3, **TABLES),
+    "aler": dict(output_size=6, num_layers=2, num_slots=3, slot_size=4, temperature=0.7),
+    "larimar": dict(output_size=6, num_layers=2, num_slots=4, slot_size=3),
     "none": dict(output_size=6),
 }
 

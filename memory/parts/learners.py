@@ -49,9 +49,7 @@ class Learners(Layer):
 
     state_type: ClassVar[Any]
 
-    def __init__(
-        self, size: int, heads: int, key_size: int, hidden_size: int, value_size: int, num_rates: int
-    ) -> None:
+    def __init__(self, size: int, heads: int, key_size: int, hidden_size: int, value_size: int, num_rates: int) -> None:
         super().__init__()
         self.query = nn.Linear(size, heads * key_size, bias=False)
         self.key = nn.Linear(size, heads * key_size, bias=False)

@@ -25,7 +25,7 @@ from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
 
 B, T = 3, 9
 UNTRACEABLE = {"hcam", "hcam-two-chunks", "sat", "sat-adaptive", "sat-place"}
-UNTRACEABLE_SCANS = UNTRACEABLE | {"lstm", "gru", "rnn"}
+UNTRACEABLE_SCANS = UNTRACEABLE | {"lstm", "gru", "rnn", "aler"}
 
 
 class Called(nn.Module):
@@ -116,6 +116,7 @@ TWO_BATCHES = [
     "dnc",
     "titans",
     "miras",
+    "larimar",
     "none",
 ]
 

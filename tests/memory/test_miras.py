@@ -108,7 +108,11 @@ def test_what_is_shown():
     assert all(shown[name].shape == (9, 2, 2 * H) for name in ("surprise", "keep", "rate"))
     layer = module.layers[0]
     weights = layer.weights(*(part[0] for part in layer.initial_state(1)))
-    assert_close([each.sum(-2) for each in weights], [torch.zeros(2, 3).double(), torch.zeros(2, 4).double()], **tolerance(torch.float64))
+    assert_close(
+        [each.sum(-2) for each in weights],
+        [torch.zeros(2, 3).double(), torch.zeros(2, 4).double()],
+        **tolerance(torch.float64),
+    )
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))

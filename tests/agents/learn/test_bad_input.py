@@ -125,9 +125,16 @@ MEMORIES: dict[str, dict[str, list]] = {
         "variant": [None, *CHOICE],
         "bias": CHOICE,
         "retention": CHOICE,
-        "p": [*NUMBERS, *FLOATS, *HUGE, 0.5],
+        "p": [*NUMBERS, *without(FLOATS, 1.5), *HUGE, 0.5],
         "q": [*NUMBERS, *FLOATS, *HUGE, 1],
     },
+    "aler": {
+        **LAYERS,
+        "num_slots": SIZE,
+        "slot_size": SIZE,
+        "temperature": [*NUMBERS, *without(FLOATS, 1.5), *HUGE, 0],
+    },
+    "larimar": {**LAYERS, "num_slots": SIZE, "slot_size": SIZE},
     "none": {},
 }
 for rows in MEMORIES.values():
