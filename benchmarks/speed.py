@@ -54,6 +54,7 @@ STACKS = (
     "miras",
     "aler",
     "larimar",
+    "memoria",
 )
 
 

@@ -294,5 +294,12 @@ register(
     cost="L (D (N + W) + N² + N W)",
 )
 register(
+    "memoria",
+    "palimpsest.memory.memoria:Memoria",
+    "Memoria: engrams of short and long term, found by likeness and by links, which live longer where they are read.",
+    "arXiv 2310.03052",
+    cost="L (D H E + N E + N²)",
+)
+register(
     "none", "palimpsest.memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²"
 )

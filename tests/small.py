@@ -35,6 +35,19 @@ SMALL: dict[str, dict] = {
     "miras": dict(output_size=6, num_layers=2, hidden_size=3, **TABLES),
     "aler": dict(output_size=6, num_layers=2, num_slots=3, slot_size=4, temperature=0.7),
     "larimar": dict(output_size=6, num_layers=2, num_slots=4, slot_size=3),
+    "memoria": dict(
+        output_size=6,
+        num_layers=2,
+        num_heads=2,
+        engram_size=3,
+        short_term=3,
+        long_term=4,
+        remind_short=2,
+        remind_long=2,
+        search_depth=1,
+        lifespan=9,
+        extension=1.5,
+    ),
     "none": dict(output_size=6),
 }
 

@@ -117,6 +117,7 @@ TWO_BATCHES = [
     "titans",
     "miras",
     "larimar",
+    "memoria",
     "none",
 ]
 

@@ -135,6 +135,18 @@ MEMORIES: dict[str, dict[str, list]] = {
         "temperature": [*NUMBERS, *without(FLOATS, 1.5), *HUGE, 0],
     },
     "larimar": {**LAYERS, "num_slots": SIZE, "slot_size": SIZE},
+    "memoria": {
+        **LAYERS,
+        "num_heads": SIZE,
+        "engram_size": SIZE,
+        "short_term": SIZE,
+        "long_term": SIZE,
+        "remind_short": SIZE,
+        "remind_long": SIZE,
+        "search_depth": COUNT,
+        "lifespan": SIZE,
+        "extension": [*NUMBERS, *without(FLOATS, 1.5), *HUGE],
+    },
     "none": {},
 }
 for rows in MEMORIES.values():
