@@ -88,6 +88,7 @@ class ALER(Stack):
     def redraw(self, rng: np.random.Generator) -> None:
         """Draw new salts, which decide the noise of each step."""
         for layer in self.layers:
+            assert isinstance(layer, ALERLayer)
             layer.salt.fill_(int(rng.integers(2**63 - 1)))
 
 

@@ -108,16 +108,16 @@ class LarimarLayer(Layer):
 
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The equations."""
-        w, r, *token = self.tokens(x)
-        found, _, S = self.one(w, r, *token, state[0])
-        return self.leaving(found, r, x), (S,)
+        token = self.tokens(x)
+        found, _, S = self.one(token, state[0])
+        return self.leaving(found, token[1], x), (S,)
 
     def scan(self, x: Tensor, start: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Step by step; the maps of the inputs are done for all steps at once."""
         tokens = self.tokens(x)
         (S,), reads, known = state, [], []
         for opens, *token in zip(start.unbind(), *(each.unbind() for each in tokens)):
-            found, before, S = self.one(*token, torch.where(opens[:, None, None], 0, S))
+            found, before, S = self.one(tuple(token), torch.where(opens[:, None, None], 0, S))
             reads.append(found)
             known.append(before)
         b, forgotten = tokens[3:]
@@ -129,12 +129,13 @@ class LarimarLayer(Layer):
         w, r = (each * torch.rsqrt(square(each) + EPS) for each in self.address(x).chunk(2, -1))
         return w, r, self.encode(x) - w @ self.prior, *self.rates(x).sigmoid().split(1, -1)
 
-    def one(self, w: Tensor, r: Tensor, z: Tensor, b: Tensor, f: Tensor, S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def one(self, token: tuple[Tensor, ...], S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(M - M_0)^T r [B, W] after the step, how much was known of w [B, 1], and the next state.
 
         With V = I - U the updates are three products of two vectors:
         V - f (w h^T + h w^T) + g (U w)^T and M - f w (M^T w)^T + g (z - M^T w)^T, with h = V w - f/2 (w^T V w) w.
         """
+        w, r, z, b, f = token
         N, W = self.prior.shape
         under = (w.unsqueeze(1) @ S).squeeze(1)
         at, m = under.split([N, W], -1)

@@ -54,6 +54,7 @@ SMALL: dict[str, dict] = {
 VARIANTS: dict[str, tuple[str, dict]] = {
     "hcam-two-chunks": ("hcam", dict(num_chunks=3, top_k=2, detach=False)),
     "sat-adaptive": ("sat", dict(allocator="adaptive")),
+    "gtrxl-selective": ("gtrxl", dict(selective=True)),
     "miras-moneta": ("miras", dict(variant="moneta")),
     "miras-memora": ("miras", dict(variant="memora")),
     "gla-fixed": ("gla", dict(decay="fixed")),
