@@ -54,10 +54,12 @@ SMALL: dict[str, dict] = {
 VARIANTS: dict[str, tuple[str, dict]] = {
     "hcam-two-chunks": ("hcam", dict(num_chunks=3, top_k=2, detach=False)),
     "sat-adaptive": ("sat", dict(allocator="adaptive")),
+    "hcam-surprise": ("hcam", dict(borders="surprise", gamma=0.3, num_chunks=3, top_k=2)),
     "gtrxl-selective": ("gtrxl", dict(selective=True)),
     "miras-moneta": ("miras", dict(variant="moneta")),
     "miras-memora": ("miras", dict(variant="memora")),
     "gla-fixed": ("gla", dict(decay="fixed")),
+    "sat-lru": ("sat", dict(allocator="lru")),
     "sat-place": ("sat", dict(layout="place", read="hierarchical")),
 }
 """Other forms of a registered memory that the laws hold for too: case -> (name, what differs from `SMALL`)."""

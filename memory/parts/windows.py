@@ -89,7 +89,8 @@ class Window:
         carried = torch.cat([before.unsqueeze(1), after[:, :-1, -1, Q:]], 1)
         carried = functional.pad(carried, (0, Q)).unsqueeze(2)
         last = (after[:, -1, -1] + carried[:, -1, 0]).narrow(1, Q - self.padding, M)
-        return after - through + carried, last
+        # of an episode that is over the masks may be NaN
+        return (after - through + carried).masked_fill(~self.seen, 0), last
 
     def by_distance(self, weights: Tensor) -> Tensor:
         """Mean weight at distances 0 to M, over all queries but the padding, of [B, heads, blocks, Q, M + Q]."""

@@ -24,7 +24,7 @@ from palimpsest.memory.kernels import torch_only
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
 
 B, T = 3, 9
-UNTRACEABLE = {"hcam", "hcam-two-chunks", "sat", "sat-adaptive", "sat-place"}
+UNTRACEABLE = {"hcam", "hcam-two-chunks", "hcam-surprise", "sat", "sat-adaptive", "sat-lru", "sat-place"}
 UNTRACEABLE_SCANS = UNTRACEABLE | {"lstm", "gru", "rnn", "aler"}
 
 

@@ -87,7 +87,16 @@ MEMORIES: dict[str, dict[str, list]] = {
         "context_size": SIZE,
         "max_period": [*NUMBERS, *without(FLOATS, 1.5), 0, 1, 1.0, -1, -(2**63)],
     },
-    "hcam": {"chunk_size": SIZE, "num_chunks": SIZE, "top_k": [*SIZE, 17], **LAYERS, **HEADS, "detach": FLAG},
+    "hcam": {
+        "chunk_size": SIZE,
+        "num_chunks": SIZE,
+        "top_k": [*SIZE, 17],
+        **LAYERS,
+        **HEADS,
+        "detach": FLAG,
+        "borders": [None, *CHOICE],
+        "gamma": [*NUMBERS, *without(FLOATS, 1.5), *HUGE],
+    },
     "sat": {
         "num_places": SIZE,
         "capacity": SIZE,
