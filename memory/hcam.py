@@ -210,7 +210,6 @@ class HCAM(Memory):
         else:
             at, finished = state.steps % C, state.steps // C
         rows = torch.arange(B, device=x.device)
-        alone = x.new_ones(B, 1)
         place_code, chunks = self.sinusoid[at], state.chunks.flatten(0, 2)
         # with gradients each layer reads a table of its own, which no write spoils
         put = Tensor.index_put if torch.is_grad_enabled() else Tensor.index_put_
@@ -223,7 +222,7 @@ class HCAM(Memory):
             running = put(running, (own, at), h)
             maps = layer.local_key.weight, layer.local_value.weight, self.sinusoid
             query = layer.local_query(h + place_code)
-            local = read_chunks(query, *maps, running, own[:, None], at[:, None] + 1, alone, self.num_heads)
+            local = read_chunks(query, *maps, running, own[:, None], at[:, None] + 1, x.new_ones(B, 1), self.num_heads)
 
             toward = layer.score_query(h) @ layer.score_key.weight  # q . W s = (Wᵀ q) . s, without N products W s
             slot, weight = choose_chunks(toward, state.summaries[:, index], finished, self.top_k)
@@ -369,9 +368,8 @@ class HCAM(Memory):
         stop at C. Where borders are surprises, what surprises depends on all earlier inputs of the episode.
         """
         C = self.chunk_size
-        if self.borders == "surprise":
-            return Context(C, math.inf)
-        return Context(C, C * (self.num_layers * self.num_chunks + 1))
+        reach = C * (self.num_layers * self.num_chunks + 1) if self.borders == "fixed" else math.inf
+        return Context(C, reach)
 
     def diagnostics(self) -> dict[str, Tensor]:
         """The last scan's reads.
