@@ -242,7 +242,7 @@ class HCAM(Memory):
         """Where x [T, B, F] surprises, [T, B] bool, and the state with what is known of surprises after it."""
         known = Surprises(state.steps, state.last, state.mean, state.square)
         border, known = borders(x, start, known, self.chunk_size, self.gamma)
-        return border, state._replace(steps=known.count, last=known.last, mean=known.mean, square=known.square)
+        return border, state._replace(steps=known.steps, last=known.last, mean=known.mean, square=known.square)
 
     def _stored(self, state: Any, ends: Tensor, finished: Tensor, length: Tensor, keep_state: bool) -> Any:
         """The state after the running chunks of the rows `ends` [B] are stored, each the row's chunk `finished` [B].

@@ -322,8 +322,8 @@ class SpatiallyAwareTransformer(Memory):
         places = place.cpu().contiguous().numpy()
         if max(chosen.max(initial=0), slots.strategy.max(initial=0)) < BY_ATTENTION or not start.size:
             return slots, *allocate(slots, places, start, chosen, self.layout == "place")
-        found = self._by_attention(x.detach(), state.slots.detach(), slots, place, start, chosen)
-        return slots, *(np.concatenate(each) for each in zip(*found))
+        slot, now = zip(*self._by_attention(x.detach(), state.slots.detach(), slots, place, start, chosen))
+        return slots, np.concatenate(slot), np.concatenate(now)
 
     @torch.no_grad()
     def _by_attention(

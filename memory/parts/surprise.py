@@ -19,7 +19,7 @@ from torch import Tensor
 class Surprises(NamedTuple):
     """What is known of an episode's surprises so far."""
 
-    count: Tensor
+    steps: Tensor
     """[B] int64, inputs read in the episode."""
     last: Tensor
     """[B, F], the last one."""
@@ -40,17 +40,17 @@ def borders(x: Tensor, start: Tensor, before: Surprises, C: int, gamma: float) -
         gamma: how many deviations above the mean a surprise is a border.
     """
     x = x.detach()
-    count, last, mean, square = (each.detach() for each in before)
+    steps, last, mean, square = (each.detach() for each in before)
     surprises = (x - torch.cat([last.unsqueeze(0), x[:-1]])).square().mean(-1)
     found, keep = [], 1 - 1 / C
     for opens, s in zip(start.unbind(), surprises.unbind()):
-        count = count.masked_fill(opens, 0)
-        none = count == 0
+        steps = steps.masked_fill(opens, 0)
+        none = steps == 0
         mean, square, s = (each.masked_fill(none, 0) for each in (mean, square, s))
         # weights sum to 1 - keep^n after n surprises
-        total = (1 - torch.as_tensor(keep, dtype=s.dtype) ** (count - 1)).clamp_min(1e-6)
+        total = (1 - torch.as_tensor(keep, dtype=s.dtype) ** (steps - 1)).clamp_min(1e-6)
         usual, spread = mean / total, (square / total - (mean / total).square()).clamp_min(0).sqrt()
-        found.append((count > 2) & (s > 1.01 * usual + gamma * spread))
+        found.append((steps > 2) & (s > 1.01 * usual + gamma * spread))
         mean, square = keep * mean + (1 - keep) * s, keep * square + (1 - keep) * s.square()
-        count = count + 1
-    return torch.stack(found), Surprises(count, x[-1], mean, square)
+        steps = steps + 1
+    return torch.stack(found), Surprises(steps, x[-1], mean, square)

@@ -324,7 +324,7 @@ def test_what_changes_more_than_lately_begins_an_event():
     fresh = Surprises(none, torch.zeros(1, 1), torch.zeros(1), torch.zeros(1))
     found, after = borders(x, nowhere(12), fresh, 8, 1.0)
     assert found[:, 0].nonzero()[:, 0].tolist() == [7]
-    assert after.count.tolist() == [12]
+    assert after.steps.tolist() == [12]
     assert after.last.item() == x[-1].item()
 
 
