@@ -211,8 +211,9 @@ class _Search:
 
     def _tell(self, number: int, result: dict[str, Any] | None, words: str) -> None:
         trial, states = self._trials.pop(number), studies.optuna().trial.TrialState
-        if result is not None and not math.isfinite(result["value"]):
-            result, words = None, f"its value is {result['value']}"
+        value = math.nan if result is None else result["value"]
+        if result is not None and not math.isfinite(value):
+            result, words = None, f"its value is {value}"
         if result is not None:
             trial.set_user_attr("metric", result["metric"])
             trial.set_user_attr("seconds", result["seconds"])
