@@ -19,11 +19,11 @@ TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in TRAIN_FIELDS if not n.endswith("_args") and n not in ("run_dir", "resume")]
+    "name", [n for n in TRAIN_FIELDS if not n.endswith("_args") and n not in ("run_dir", "resume", "start_from")]
 )
 @pytest.mark.parametrize("value", [None, "x", [1], b"1", -1, 10**40, float("nan")], ids=repr)
 def test_the_constructor_refuses_the_same(name, value):
-    own_default = ("learning_rate", "target_kl", "num_minibatches", "share_memory", "keep_observations")
+    own_default = ("learning_rate", "target_kl", "num_minibatches", "share_memory", "keep_observations", "vec")
     if value is None and name in (*own_default, "solved", "solved_return"):
         assert TrainConfig(**{name: value}) == TrainConfig()
         return
@@ -58,6 +58,8 @@ def test_new_run_directories_are_never_taken_ones(tmp_path):
     now = datetime(2030, 1, 2, 3, 4, 5)
     first = TrainConfig(env="module:Some/Thing-v0", seed=7).new_run_dir(tmp_path, now)
     assert first.name == "Thing-v0-rewrite-7-20300102-030405"
+    mine = TrainConfig(env="mine:Some/Thing-v0", memory="my_module:mine", seed=7).new_run_dir(tmp_path, now)
+    assert mine.name == "Thing-v0-mine-7-20300102-030405"
     first.mkdir()
     second = TrainConfig(env="Some/Thing-v0", seed=7).new_run_dir(tmp_path, now)
     assert second.name == f"{first.name}-2"
@@ -85,6 +87,9 @@ def test_a_configuration_survives_toml(args, gamma, seed, anneal, threads, env):
 def test_where_a_run_is_is_no_part_of_its_file():
     config = TrainConfig(run_dir=Path("a"), resume=Path("a"))
     assert TrainConfig.from_toml(config.to_toml()) == TrainConfig()
+    config = TrainConfig(start_from=Path("a"), wrapper=("flatten",), vec="async")
+    assert config.start_from == Path("a").absolute()
+    assert TrainConfig.from_toml(config.to_toml()) == config
 
 
 def test_derived_sizes():
