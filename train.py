@@ -34,8 +34,8 @@ class TrainCommand(TrainConfig):
     """Train an agent.
 
     Other commands: "evaluate" tests runs, see "evaluate --help"; "sweep" trains a suite of runs and "report" compares
-    them; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
-    default. "--version" prints the version.
+    them; "tune" searches for hyperparameters; "list" shows environments and memories. Without a command, flags are
+    those of "train". Every flag has a default. "--version" prints the version.
     """
 
     config: Path | None = None
@@ -98,7 +98,7 @@ class SweepCommand(SweepConfig):
 
 
 @dataclass(frozen=True)
-class TuneCommand(TuneConfig, TrainCommand):
+class TuneCommand(TrainCommand, TuneConfig):
     """Search for the hyperparameters of a training. A search that was stopped continues where it was.
 
     A flag of "train" that is given is fixed, and is not searched. --config gives the values of the first trial.

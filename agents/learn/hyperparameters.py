@@ -53,9 +53,6 @@ class Hyperparameters:
     """Steps of every environment per rollout; gradients through the memory reach back no further."""
     n_epochs: Annotated[int, integer(1, 10**4)] = 4
     """Passes over each rollout."""
-    batch_size: Annotated[int | None, integer(1)] = None
-    """Samples per minibatch, in place of `num_minibatches`. Below n_steps it is also the length of the segments into
-    which a rollout is cut."""
     learning_rate: Annotated[float | None, number(0, 10)] = None
     """Learning rate of Adam. Default: the memory's preset."""
     gamma: Annotated[float, FRACTION] = 0.99

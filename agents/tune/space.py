@@ -54,6 +54,10 @@ class Range(NamedTuple):
         """Values that must be allowed."""
         return self.low, self.high
 
+    def including(self, value: Any) -> Range:
+        """The range, made as wide as a value asks for."""
+        return self._replace(low=min(self.low, value), high=max(self.high, value))
+
 
 class Options(NamedTuple):
     """One of several values."""
@@ -67,6 +71,10 @@ class Options(NamedTuple):
     def corners(self) -> tuple[Any, ...]:
         """Values that must be allowed."""
         return self.values
+
+    def including(self, value: Any) -> Options:
+        """The options, and a value."""
+        return self if self.holds(value) else Options((*self.values, value))
 
 
 Space = dict[str, Range | Options]
@@ -94,9 +102,23 @@ USUAL_PPO: Space = {
 """What is searched with ppo too."""
 
 
-def usual(training: TrainConfig) -> Space:
-    """The usual space of a training's algorithm and memory."""
+def usual(training: TrainConfig, fixed: Collection[str] = ()) -> Space:
+    """The usual space of a training's algorithm and memory, with the training's own values in it.
+
+    `fixed` says what is not searched, where the rest depends on it.
+    """
     space = USUAL | USUAL_PPO if training.algo == "ppo" else dict(USUAL)
+    if training.algo == "ppo":
+        # minibatches divide environments, so other numbers than the usual ones are not mixed with them
+        if "num_envs" in fixed or not space["num_envs"].holds(training.num_envs):
+            del space["num_envs"]
+        elif not space["num_minibatches"].holds(training.num_minibatches):
+            del space["num_minibatches"]
+    if training.batch_size is not None:
+        space.pop("num_minibatches", None)
+    if training.encoder_arch is not None and training.net_arch is not None:
+        del space["width"]
+    space = {name: part.including(getattr(training, name)) for name, part in space.items()}
     for name, parameter in keywords(memory.memory_class(training.memory), skip={"input_size", *OF_THE_TASK}).items():
         if is_integer(parameter.default):
             middle = training.memory_args.get(name, parameter.default)
@@ -104,11 +126,11 @@ def usual(training: TrainConfig) -> Space:
     return space
 
 
-def load(path: Path, training: TrainConfig) -> tuple[Space, dict[str, Any]]:
+def load(path: Path, training: TrainConfig, fixed: Collection[str] = ()) -> tuple[Space, dict[str, Any]]:
     """The space of a file, and the values that it fixes.
 
     A value of the file is a list of options, a table {low, high, log, step}, or a value to fix. With `default = true`
-    what the file does not name has its usual space.
+    what the file does not name has its usual space; `fixed` is what flags fix.
 
     Raises:
         ValueError: the file cannot be read, an unknown key (the message names the closest known one), or a value that
@@ -117,24 +139,24 @@ def load(path: Path, training: TrainConfig) -> tuple[Space, dict[str, Any]]:
     check("the space's path", path, PATH)
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-        base = usual(training) if _whether(document, "default", path.name) else {}
+        base = usual(training, fixed) if _whether(document, "default", path.name) else {}
         named = dict(_named(document))
     except OSError as error:
         raise ValueError(f"cannot read the space {str(path)!r}: {error.strerror or error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     space = {name: part for name, part in base.items() if name not in named}
-    fixed: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in named.items():
         try:
             part = _part(value)
             if isinstance(part, Range | Options):
                 space[name] = part
             else:
-                fixed[name] = part
+                values[name] = part
         except ValueError as error:
             raise ValueError(f"{path}: {name}: {error}") from None
-    return space, fixed
+    return space, values
 
 
 def searched(space: Space, training: TrainConfig, fixed: Collection[str]) -> Space:

@@ -78,9 +78,9 @@ def tune(
 def _prepared(config: TuneConfig, training: TrainConfig, fixed: frozenset[str]) -> tuple[TrainConfig, Space]:
     """The training with what the space's file fixes, and the space of what is left."""
     if config.space is None:
-        space = spaces.usual(training)
+        space = spaces.usual(training, fixed)
     else:
-        space, values = spaces.load(config.space, training)
+        space, values = spaces.load(config.space, training, fixed)
         training = spaces.configured(training, {name: v for name, v in values.items() if name not in fixed}, fixed)
     if "eval_every" not in fixed:
         training = dataclasses.replace(training, eval_every=max(1, training.total_timesteps // EVALUATIONS))
@@ -211,8 +211,9 @@ class _Search:
 
     def _tell(self, number: int, result: dict[str, Any] | None, words: str) -> None:
         trial, states = self._trials.pop(number), studies.optuna().trial.TrialState
-        if result is not None and not math.isfinite(result["value"]):
-            result, words = None, f"its value is {result['value']}"
+        value = math.nan if result is None else result["value"]
+        if result is not None and not math.isfinite(value):
+            result, words = None, f"its value is {value}"
         if result is not None:
             trial.set_user_attr("metric", result["metric"])
             trial.set_user_attr("seconds", result["seconds"])

@@ -72,7 +72,7 @@ def test_the_commands_work(here, capsys):
 
     (here / "suite.toml").write_text(SUITE)
     assert train.main(["sweep", "suite.toml", "--out", "swept"]) == 0, capsys.readouterr().out
-    (row,) = csv.DictReader((here / "swept" / "results.csv").open())
+    (row,) = csv.DictReader((here / "swept" / "results.csv").read_text().splitlines())
     assert (row["env"], row["memory"], row["episodes"]) == ("my_module:Recall-v0", "my_module:Trace", "4")
 
     registry._ENTRIES.pop("my_module:Trace")

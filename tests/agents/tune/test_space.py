@@ -9,7 +9,7 @@ import pytest
 
 from palimpsest import memory
 from palimpsest.agents.run.config import TrainConfig
-from palimpsest.agents.tune.space import Options, Range, configured, first, load, searched, usual
+from palimpsest.agents.tune.space import USUAL_PPO, Options, Range, configured, first, load, searched, usual
 
 
 @pytest.mark.parametrize("name", memory.names())
@@ -34,21 +34,40 @@ def test_every_usual_value_is_allowed_and_the_defaults_are_among_them(algo):
     assert ("n_steps" in space) == (algo == "ppo")
 
 
+@pytest.mark.parametrize(
+    ("changes", "fixed", "absent"),
+    [
+        (dict(learning_rate=0.03, gamma=0.97, n_epochs=20, target_kl=0.03, n_steps=100, carry_over=1.0), (), set()),
+        (dict(num_envs=10), (), {"num_envs"}),
+        (dict(num_envs=64), (), {"num_minibatches"}),
+        (dict(num_envs=64), ("num_envs",), {"num_envs"}),
+        (dict(num_envs=1, batch_size=64), (), {"num_envs", "num_minibatches"}),
+        (dict(encoder_arch=(), net_arch=(8,)), (), {"width"}),
+    ],
+)
+def test_the_first_trial_is_the_training_itself_whatever_it_is(changes, fixed, absent):
+    training = TrainConfig(memory="none", **changes)
+    space = searched(usual(training, fixed), training, fixed)
+    assert set(usual(TrainConfig(memory="none"))) - set(space) == absent
+    found = configured(training, first(training, space), fixed)
+    assert found == dataclasses.replace(training, memory_args={"output_size": 128})
+
+
 def test_minibatches_divide_environments():
     training = TrainConfig()
     space = searched(usual(training), training, ())
     for envs, minibatches in itertools.product(space["num_envs"].values, space["num_minibatches"].values):
         configured(training, {"num_envs": envs, "num_minibatches": minibatches})
     ten = dataclasses.replace(training, num_envs=10, num_minibatches=None)
-    assert searched(usual(ten), ten, {"num_envs"})["num_minibatches"] == Options((1, 2))
+    assert searched(usual(ten, {"num_envs"}), ten, {"num_envs"})["num_minibatches"] == Options((1, 2))
     one = dataclasses.replace(training, num_envs=1, num_minibatches=None)
-    assert searched(usual(one), one, {"num_envs"})["num_minibatches"] == Options((1,))
+    assert searched(usual(one), one, ())["num_minibatches"] == Options((1,))
     sixteen = dataclasses.replace(training, num_minibatches=16)
-    assert searched(usual(sixteen), sixteen, {"num_minibatches"})["num_envs"] == Options((16, 32, 64))
+    assert searched(USUAL_PPO, sixteen, {"num_minibatches"})["num_envs"] == Options((16, 32, 64))
     # without either, the minibatches follow from the environments
     assert configured(training, {"num_envs": 64}).num_minibatches == 16
     sized = dataclasses.replace(training, num_minibatches=None, batch_size=256)
-    assert "num_minibatches" not in searched(usual(sized), sized, ())
+    assert "num_minibatches" not in searched(USUAL_PPO, sized, ())
 
 
 def test_a_file_replaces_or_restricts(tmp_path):
