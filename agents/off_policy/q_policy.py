@@ -63,6 +63,9 @@ class MemoryQPolicy(MemoryActorCriticPolicy):
             return advantages
         return self._critic(latent.critic).unsqueeze(-1) + advantages - advantages.mean(-1, keepdim=True)
 
+    def _judge(self, latent: Both) -> Tensor:
+        return self._q(latent)
+
     def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
