@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import sys
 import types
@@ -39,6 +40,13 @@ from palimpsest.refusals import closest
 ConfigT = TypeVar("ConfigT")
 
 
+ROOMS = {
+    "play": "palimpsest.agents.watch.config:PlayCommand",
+    "inspect": "palimpsest.agents.watch.config:InspectCommand",
+}
+"""Commands whose rooms do them: a dataclass of flags with `run_command()`, which raises ValueError for wrong usage."""
+
+
 class Usage(Exception):
     """Wrong usage. The message is one line."""
 
@@ -48,7 +56,7 @@ class TrainCommand(TrainConfig):
     """Train an agent.
 
     Other commands: "evaluate" tests runs, see "evaluate --help"; "sweep" trains a suite of runs and "report" compares
-    them; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
+    them; "play" shows an agent and "inspect" looks inside it; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
     default. "--version" prints the version.
     """
 
@@ -119,8 +127,11 @@ def main(argv: list[str] | None = None) -> int:
         if not argv or argv[0].startswith("-"):
             return _train(argv)
         commands = {"train": _train, "evaluate": _evaluate, "sweep": _sweep, "report": _report, "list": _list}
+        if argv[0] in ROOMS:
+            return _by_room(ROOMS[argv[0]], argv[1:])
         if argv[0] not in commands:
-            raise Usage(f"unknown command {argv[0]!r}{closest(argv[0], commands)}; known: {', '.join(commands)}")
+            known = [*commands, *ROOMS]
+            raise Usage(f"unknown command {argv[0]!r}{closest(argv[0], known)}; known: {', '.join(known)}")
         return commands[argv[0]](argv[1:])
     except Usage as error:
         return _fail(error, 2)
@@ -175,19 +186,16 @@ def _evaluate(argv: list[str]) -> int:
     axes = _or_usage(lambda: _axes(env, command.grid))
     config = dataclasses.replace(config, env_args=env_args)
 
-    from palimpsest.agents.files.archive import CorruptFile
     from palimpsest.agents.run import experiment, listing
 
-    try:
-        if command.more or axes:
-            listing.show_grid(experiment.evaluate_grid(config, run_dirs, axes))
-        else:
-            listing.show_evaluation(experiment.evaluate(config))
-    except (CorruptFile, OSError) as error:
-        return _fail(error, 1)
-    except ValueError as error:
-        return _fail(error, 2)
-    return 0
+    if command.more or axes:
+        return _exit_code(lambda: listing.show_grid(experiment.evaluate_grid(config, run_dirs, axes)))
+    return _exit_code(lambda: listing.show_evaluation(experiment.evaluate(config)))
+
+
+def _by_room(target: str, argv: list[str]) -> int:
+    module, _, name = target.partition(":")
+    return _exit_code(_parse(getattr(importlib.import_module(module), name), argv).run_command)
 
 
 def _sweep(argv: list[str]) -> int:
@@ -197,14 +205,9 @@ def _sweep(argv: list[str]) -> int:
     from palimpsest.agents.sweep.sweep import sweep
 
     try:
-        sweep(config)
+        return _exit_code(lambda: sweep(config))
     except (Interrupted, RunFailed) as stop:
         return _fail(stop, stop.exit_code)
-    except OSError as error:
-        return _fail(error, 1)
-    except ValueError as error:
-        return _fail(error, 2)
-    return 0
 
 
 def _report(argv: list[str]) -> int:
@@ -212,9 +215,16 @@ def _report(argv: list[str]) -> int:
 
     from palimpsest.agents.sweep.report import report
 
+    return _exit_code(lambda: report(config))
+
+
+def _exit_code(work: Callable[[], Any]) -> int:
+    """Do `work`: 0, or 1 for a file that cannot be read or written, 2 for wrong usage, with a message."""
+    from palimpsest.agents.files.archive import CorruptFile
+
     try:
-        report(config)
-    except OSError as error:
+        work()
+    except (CorruptFile, OSError) as error:
         return _fail(error, 1)
     except ValueError as error:
         return _fail(error, 2)

@@ -30,6 +30,8 @@ class MemoryQPolicy(MemoryActorCriticPolicy):
         **kwargs: those of `MemoryActorCriticPolicy`.
     """
 
+    acts_by_values = True
+
     def __init__(
         self,
         observation_space: spaces.Space,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import methodcaller
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ class PredictingPolicy(HeadedPolicy):
 
     memory: Memory
     mark_starts: bool
+    acts_by_values: ClassVar[bool] = False
+    """Whether actions are chosen by their values, so that `Look.distribution` says nothing of them."""
 
     def initial_state(self, batch_size: int) -> State:
         """What is remembered before an episode, for `batch_size` rows."""
