@@ -56,8 +56,8 @@ class TrainCommand(TrainConfig):
     """Train an agent.
 
     Other commands: "evaluate" tests runs, see "evaluate --help"; "sweep" trains a suite of runs and "report" compares
-    them; "play" shows an agent and "inspect" looks inside it; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
-    default. "--version" prints the version.
+    them; "play" shows an agent and "inspect" looks inside it; "list" shows environments and memories. Without a
+    command, flags are those of "train". Every flag has a default. "--version" prints the version.
     """
 
     config: Path | None = None

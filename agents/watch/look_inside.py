@@ -27,9 +27,9 @@ DPI = 110
 EVENT = "tab:orange"
 COLOURS = {
     "state: the last event's": "#9ecae1",
-    "state: that of the event before": "#f4a582",
+    "state: the one before": "#f4a582",
     "given out: the last event's": "#08519c",
-    "given out: that of the event before": "#b2182b",
+    "given out: the one before": "#b2182b",
 }
 """What each of a fact's curves tells, in their order, and its colour."""
 
@@ -77,7 +77,9 @@ def inspect(command: InspectCommand, console: Console | None = None) -> dict[str
                 pictures["probes"] = probes_picture(found)
                 console.print(findings(found))
             else:
-                console.print("probes: no fact that the events show varies between episodes", highlight=False)
+                console.print(
+                    "probes: too few different histories of events; more --episodes, or longer ones, have more"
+                )
         else:
             console.print(f"probes: {name} has no event_mask() and hidden_state()", highlight=False)
     finally:
@@ -111,7 +113,7 @@ def influence_picture(moved: np.ndarray, events: np.ndarray) -> np.ndarray:
     image = axes.imshow(
         np.where(past, share, np.nan), cmap="YlGnBu", vmin=0, vmax=1, interpolation="nearest", aspect="auto"
     )
-    figure.colorbar(image, ax=axes, location="left", label="gradient's length, of the row's largest", shrink=0.85)
+    figure.colorbar(image, ax=[axes, beside], label="gradient's length, of the row's largest", shrink=0.85)
     axes.set_title("Which past input moves each action")
     axes.set_ylabel("step of the action")
     _mark(axes, events)
@@ -164,7 +166,7 @@ def probes_picture(found: Sequence[Probed]) -> np.ndarray:
 def findings(found: Sequence[Probed]) -> Table:
     """The accuracies at the event and at the last lag, which is in brackets, beside chance."""
     table = Table(
-        "fact", "in the", "at the event", "at the last lag", "chance", title="Accuracy of probes on held-out episodes"
+        "fact", "in the", "at the event", "at the last lag", "chance", title="Accuracy of probes on held-out histories"
     )
     for fact in found:
         for label, curve in _told(fact).items():

@@ -66,7 +66,7 @@ class Gif:
 
 def _palette(first: Image.Image) -> Image.Image:
     """An image whose palette has at most 255 colours; one is left for what stands still."""
-    own = np.reshape(first.quantize(95, dither=Image.Dither.NONE).getpalette(), (-1, 3))
+    own = np.reshape(first.quantize(95, dither=Image.Dither.NONE).getpalette() or [], (-1, 3))
     panels = [colour_table(diverging)[::8] for diverging in (False, True)]
     cube = np.stack(np.meshgrid(*[np.linspace(0, 255, 4)] * 3), -1).reshape(-1, 3)
     greys = np.repeat(np.linspace(0, 255, 24)[:, None], 3, 1)

@@ -1,7 +1,9 @@
 """Linear probes: is a fact of the world, shown at an event, in the memory's state; is an older one still there.
 
-For every number of steps since an event a ridge classifier is trained on half of the episodes and tested on the other
-half. It is computed in closed form in its dual, and its penalty is the one with the least leave-one-out error.
+For every number of steps since an event a ridge classifier is trained on some histories and tested on others. A
+history is the facts of all events of an episode so far. Each gives one sample, for a probe that has met a history could
+name its facts by heart. Noise is added to what is read, for in a world without chance everything leaves a trace in the
+last digits. The classifier is computed in closed form in its dual, with the penalty of least leave-one-out error.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ MOST_NUMBERS = 1024
 MOST_SAMPLES = 400
 """Samples that a probe is trained on, and as many that it is tested on."""
 LEAST_SAMPLES = 20
+NOISE = 0.1
+"""Standard deviation of the noise, in those of the numbers that are read, over all of them."""
 PENALTIES = (1e-4, 1e-2, 1.0, 100.0)
 """Of the mean eigenvalue."""
 
@@ -40,8 +44,8 @@ class Samples(NamedTuple):
     """[N, D] float32, what the actor's memory gave out."""
     lags: np.ndarray
     """[N] int64, steps since the last event."""
-    episodes: np.ndarray
-    """[N] int64"""
+    histories: np.ndarray
+    """[N] int64, equal where the facts at all events so far are equal."""
     number: np.ndarray
     """[N] int64, how many events the episode had before the last one."""
     facts: np.ndarray
@@ -96,30 +100,33 @@ def collect(model: Any, env: VecEnv, episodes: int, seed: int, lags: int, determ
         deterministic: the likeliest action instead of a sample.
     """
     parts: list[tuple] = []
-    names: list[str] = []
     for first in range(0, episodes, env.num_envs):
         env.seed(seed + first)
         B = min(env.num_envs, episodes - first)
-        number, since = np.full(B, -1), np.zeros(B, np.int64)
+        number, since, history = np.full(B, -1), np.zeros(B, np.int64), np.zeros(B, np.int64)
         now = before = np.zeros((B, 0), np.int64)
-        for obs, seen, state, output, names in _steps(model, env, B, deterministic):
-            playing, facts = seen
+        for obs, playing, facts, state, output in _steps(model, env, B, deterministic):
             if now.shape != facts.shape:
                 now, before = np.zeros_like(facts), np.zeros_like(facts)
             shown = np.asarray(env.env_method("event_mask", obs, indices=[0])[0])[:B]
             new = shown & ((number < 0) | (facts != now).any(1))
             before, now = np.where(new[:, None], now, before), np.where(new[:, None], facts, now)
             number, since = number + new, np.where(new, 0, since + 1)
+            history = np.array(
+                [hash((h, row.tobytes())) if n else h for h, row, n in zip(history.tolist(), facts, new)]
+            )
             kept = np.flatnonzero(playing & (number >= 0) & (since <= lags))
-            entry = (state, output, since, first + np.arange(B), number, now, before)
+            entry = (state, output, since, history, number, now, before)
             parts.append(tuple(each[kept].copy() for each in entry))
     columns = [np.concatenate(column) for column in zip(*parts)]
-    return Samples(*columns, names)
+    return Samples(*columns, names=_facts(env)[0])  # type: ignore[misc, arg-type]
 
 
 def _steps(model: Any, env: VecEnv, rows: int, deterministic: bool) -> Iterator[tuple]:
-    """One wave of episodes, until the last of its first `rows` rows ends: observation, what is played and the facts,
-    numbers of the state, the output, names of facts."""
+    """One wave of episodes, until the last of its first `rows` rows ends.
+
+    Observations of all rows; of the first ones which are playing, the facts, numbers of the state, and the output.
+    """
     policy: MemoryActorCriticPolicy = model.policy
     masking, B = is_masking_supported(env), env.num_envs
     obs: Any = env.reset()
@@ -127,7 +134,7 @@ def _steps(model: Any, env: VecEnv, rows: int, deterministic: bool) -> Iterator[
     step = 0
     while playing.any():
         masks = get_action_masks(env, step) if masking else None
-        names, facts = _facts(env)
+        _, facts = _facts(env)
         tensors = policy.obs_to_tensor(obs)[0]
         before = policy.initial_state(B) if state is None else tree_map(torch.as_tensor, state)
         strategy = greedy_strategy(policy.memory, tensors, B)
@@ -141,7 +148,7 @@ def _steps(model: Any, env: VecEnv, rows: int, deterministic: bool) -> Iterator[
         own = look.state if policy.shares_memory else look.state[0]
         taken = {} if masks is None else {"action_masks": masks}
         action, state = model.predict(obs, state, start, deterministic, **taken)
-        yield obs, (playing, facts[:rows]), shortened(own)[:rows], look.latent.actor[0, :rows].cpu().numpy(), names
+        yield obs, playing, facts[:rows], shortened(own, rows), look.latent.actor[0, :rows].cpu().numpy()
         obs, _, start, _ = env.step(action)
         playing = playing & ~start[:rows]
         step += 1
@@ -160,23 +167,23 @@ def _facts(env: VecEnv) -> tuple[list[str], np.ndarray]:
     return names, np.stack(flat).astype(np.int64)
 
 
-def shortened(state: tuple) -> np.ndarray:
-    """The floats of a state, [B, d] with d at most `MOST_NUMBERS`."""
-    numbers = torch.cat([part.flatten(1) for part in state if part.is_floating_point()], 1).float().cpu().numpy()
-    d = numbers.shape[1]
-    if d <= MOST_NUMBERS:
-        return numbers
-    rng = np.random.default_rng(0)
-    signs, bucket = rng.choice(np.array([-1, 1], np.float32), d), rng.integers(MOST_NUMBERS, size=d)
-    order = np.argsort(bucket, kind="stable")
-    firsts = np.searchsorted(bucket[order], np.arange(MOST_NUMBERS)).clip(max=d - 1)
-    sums = np.add.reduceat((numbers * signs)[:, order], firsts, axis=1)
-    return np.where(np.bincount(bucket, minlength=MOST_NUMBERS) > 0, sums, 0)
+def shortened(state: tuple, rows: int) -> np.ndarray:
+    """The floats of the first `rows` rows of a state, [rows, d] with d at most `MOST_NUMBERS`; a 0 where it has none."""
+    parts = [part[:rows].flatten(1).float().cpu() for part in state if part.is_floating_point()]
+    numbers = torch.cat(parts, 1) if parts else torch.zeros(rows, 1)
+    if numbers.shape[1] > MOST_NUMBERS:
+        rng, d = np.random.default_rng(0), numbers.shape[1]
+        signs, place = (
+            torch.tensor(rng.choice([-1.0, 1.0], d)).float(),
+            torch.tensor(rng.integers(MOST_NUMBERS, size=d)),
+        )
+        numbers = torch.zeros(rows, MOST_NUMBERS).index_add_(1, place, numbers * signs)
+    return numbers.numpy()
 
 
 def probe(samples: Samples) -> list[Probed]:
-    """Probe the facts that take few values and that the number of the event alone does not tell."""
-    found = []
+    """Probe the facts that take few values and are not told by the event's number, where there are enough samples."""
+    found: list[Probed] = []
     for i, name in enumerate(samples.names):
         if len(found) == MOST_FACTS:
             break
@@ -185,9 +192,10 @@ def probe(samples: Samples) -> list[Probed]:
         late, new, old = samples.number > 0, samples.facts[:, i], samples.old_facts[:, i]
         curves = []
         for numbers in (samples.states, samples.outputs):
-            curves.append(curve(numbers, new, samples.lags, samples.episodes))
-            curves.append(curve(numbers[late], old[late], samples.lags[late], samples.episodes[late], new[late]))
-        found.append(Probed(name, *curves))
+            curves.append(curve(numbers, new, samples.lags, samples.histories))
+            curves.append(curve(numbers[late], old[late], samples.lags[late], samples.histories[late], new[late]))
+        if any(len(each.lags) for each in curves):
+            found.append(Probed(name, *curves))
     return found
 
 
@@ -200,7 +208,7 @@ def _is_open(samples: Samples, fact: np.ndarray) -> bool:
 
 
 def curve(
-    features: np.ndarray, labels: np.ndarray, lags: np.ndarray, episodes: np.ndarray, known: np.ndarray | None = None
+    features: np.ndarray, labels: np.ndarray, lags: np.ndarray, histories: np.ndarray, known: np.ndarray | None = None
 ) -> Curve:
     """Train and test a probe for every lag.
 
@@ -208,12 +216,15 @@ def curve(
         features: [N, d].
         labels: [N] int64, what is to be told from them.
         lags: [N] int64.
-        episodes: [N] int64; probes are trained on the even ones and tested on the odd ones.
+        histories: [N] int64; a probe is tested on other ones than it was trained on, with one sample of each.
         known: [N] int64, what the best guess without the memory may know; None for nothing.
     """
     rows = []
     for lag in np.unique(lags):
-        train, test = (np.flatnonzero((lags == lag) & (episodes % 2 == half))[:MOST_SAMPLES] for half in (0, 1))
+        here = np.flatnonzero(lags == lag)
+        different, first = np.unique(histories[here], return_index=True)
+        halves = np.random.default_rng(0).permutation(len(different)) % 2
+        train, test = (here[np.sort(first[halves == half])][:MOST_SAMPLES] for half in (0, 1))
         if min(len(train), len(test)) < LEAST_SAMPLES or len(np.unique(labels[train])) < 2:
             continue
         right = predicted(features[train], labels[train], features[test]) == labels[test]
@@ -225,7 +236,7 @@ def curve(
 
 def best_guess(train: np.ndarray, test: np.ndarray, known: tuple[np.ndarray, np.ndarray] | None) -> float:
     """Accuracy of the commonest label, or of the commonest one for what is known, on the labels `test`."""
-    right = test == _commonest(train)
+    right: np.ndarray = np.equal(test, _commonest(train))
     if known is not None:
         for value in np.unique(known[1]):
             same = train[known[0] == value]
@@ -243,10 +254,10 @@ def predicted(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.nda
     """The labels [M] that ridge regression on one-hots, fitted to `train` [N, d] and `labels` [N], gives to `test`."""
     kinds, target = np.unique(labels, return_inverse=True)
     Y = np.eye(len(kinds))[target]
-    mean, scale = train.mean(0, dtype=float), train.std(0, dtype=float)
-    # a number that does not vary tells nothing
-    scale = np.where(scale > 1e-6 * max(1.0, float(scale.max())), scale, np.inf)
-    X, Z, offset = (train - mean) / scale, (test - mean) / scale, Y.mean(0)
+    mean, offset, rng = train.mean(0, dtype=float), Y.mean(0), np.random.default_rng(0)
+    scale = float(np.sqrt(train.var(0, dtype=float).mean())) or 1.0
+    X, Z = ((each - mean) / scale + NOISE * rng.standard_normal(each.shape) for each in (train, test))
+    X, Z = X - X.mean(0), Z - X.mean(0)
     eigenvalues, Q = np.linalg.eigh(X @ X.T)
     eigenvalues = eigenvalues.clip(min=0)
     turned = Q.T @ (Y - offset)

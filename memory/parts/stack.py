@@ -43,7 +43,7 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     def read_weights(self, x: Tensor, start: Tensor, state: tuple[Tensor, ...]) -> Tensor | None:
-        """Those of `Memory.read_weights` for this layer, [T, B, H, T], the last dimension being the step of the write."""
+        """Those of `Memory.read_weights` for this layer, [T, B, H, T], the last dimension being the write's step."""
         return None
 
     def forward(
