@@ -121,11 +121,11 @@ def chosen_outputs(
 def chosen_output(space: spaces.Space, outputs: Tensor, actions: Tensor) -> Tensor:
     """What of the action head's outputs [T, n] speaks for the actions [T, ...] that were taken, as [T]."""
     if isinstance(space, spaces.Discrete):
-        return outputs.gather(1, (actions.long() - int(space.start)).view(-1, 1)).squeeze(1)
+        return outputs.gather(1, actions.long().view(-1, 1)).squeeze(1)
     if isinstance(space, spaces.MultiDiscrete):
         parts = outputs.split(space.nvec.reshape(-1).tolist(), 1)
-        taken = actions.long().flatten(1) - torch.as_tensor(space.start.reshape(-1), device=actions.device)
-        return torch.stack([part.gather(1, i[:, None])[:, 0] for part, i in zip(parts, taken.unbind(1))]).sum(0)
+        taken = actions.long().flatten(1).split(1, 1)
+        return torch.cat([part.gather(1, choice) for part, choice in zip(parts, taken)], 1).sum(1)
     if isinstance(space, spaces.MultiBinary):
         return (outputs * (2 * actions.flatten(1) - 1)).sum(1)
     return outputs.sum(1)

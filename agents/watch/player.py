@@ -208,10 +208,10 @@ def score_values(space: spaces.Space, distribution: Distribution) -> tuple[str, 
 def chosen_flags(space: spaces.Space, action: np.ndarray) -> np.ndarray:
     """[n] bool, which of the numbers of `score_values` the action took."""
     if isinstance(space, spaces.Discrete):
-        return np.arange(space.n) == action - space.start
+        return np.arange(space.n) == action
     if isinstance(space, spaces.MultiDiscrete):
-        sizes, values = space.nvec.reshape(-1), (np.asarray(action) - space.start).reshape(-1)
-        return np.concatenate([np.arange(size) == value for size, value in zip(sizes, values)])
+        parts = zip(space.nvec.reshape(-1), np.ravel(action))
+        return np.concatenate([np.arange(size) == value for size, value in parts])
     if isinstance(space, spaces.MultiBinary):
         return np.asarray(action).reshape(-1) > 0
     return np.zeros(int(np.prod(space.shape or ())), bool)

@@ -168,7 +168,7 @@ def _facts(env: VecEnv) -> tuple[list[str], np.ndarray]:
 
 
 def shortened(state: tuple, rows: int) -> np.ndarray:
-    """The floats of the first `rows` rows of a state, [rows, d] with d at most `MOST_NUMBERS`; a 0 where it has none."""
+    """The floats of a state's first `rows` rows, [rows, d] with d at most `MOST_NUMBERS`; a 0 where it has none."""
     parts = [part[:rows].flatten(1).float().cpu() for part in state if part.is_floating_point()]
     numbers = torch.cat(parts, 1) if parts else torch.zeros(rows, 1)
     if numbers.shape[1] > MOST_NUMBERS:
