@@ -34,17 +34,18 @@ from palimpsest.agents.run.key_values import (
 )
 from palimpsest.agents.run.presets import usual
 from palimpsest.agents.run.program import PROGRAM
-from palimpsest.agents.sweep.config import ReportConfig, SweepConfig
+from palimpsest.agents.sweep.config import SweepConfig
 from palimpsest.refusals import closest
 
 ConfigT = TypeVar("ConfigT")
 
 
 ROOMS = {
+    "report": "palimpsest.agents.sweep.config:ReportCommand",
     "play": "palimpsest.agents.watch.config:PlayCommand",
     "inspect": "palimpsest.agents.watch.config:InspectCommand",
 }
-"""Commands whose rooms do them: a dataclass of flags with `run_command()`, which raises ValueError for wrong usage."""
+"""Commands whose rooms do them: a dataclass of flags whose `done_by` names the function."""
 
 
 class Usage(Exception):
@@ -106,17 +107,6 @@ class SweepCommand(SweepConfig):
         _or_usage(super().__post_init__)
 
 
-@dataclass(frozen=True)
-class ReportCommand(ReportConfig):
-    """Compare the runs of a sweep: tables, statistics over runs and tasks, plots."""
-
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER|CSV")]
-    """The folder of a sweep, or its results.csv."""
-
-    def __post_init__(self) -> None:
-        _or_usage(super().__post_init__)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (default: that of the process) and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -126,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not argv or argv[0].startswith("-"):
             return _train(argv)
-        commands = {"train": _train, "evaluate": _evaluate, "sweep": _sweep, "report": _report, "list": _list}
+        commands = {"train": _train, "evaluate": _evaluate, "sweep": _sweep, "list": _list}
         if argv[0] in ROOMS:
             return _by_room(ROOMS[argv[0]], argv[1:])
         if argv[0] not in commands:
@@ -194,8 +184,13 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _by_room(target: str, argv: list[str]) -> int:
+    command = _parse(_named(target), argv)
+    return _exit_code(lambda: _named(command.done_by)(command))
+
+
+def _named(target: str) -> Any:
     module, _, name = target.partition(":")
-    return _exit_code(_parse(getattr(importlib.import_module(module), name), argv).run_command)
+    return getattr(importlib.import_module(module), name)
 
 
 def _sweep(argv: list[str]) -> int:
@@ -208,14 +203,6 @@ def _sweep(argv: list[str]) -> int:
         return _exit_code(lambda: sweep(config))
     except (Interrupted, RunFailed) as stop:
         return _fail(stop, stop.exit_code)
-
-
-def _report(argv: list[str]) -> int:
-    config = ReportConfig(**_fields(_parse(ReportCommand, argv), ReportConfig))
-
-    from palimpsest.agents.sweep.report import report
-
-    return _exit_code(lambda: report(config))
 
 
 def _exit_code(work: Callable[[], Any]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -15,6 +15,9 @@ from palimpsest.agents.run.config import DEVICE, EPISODES, STEPS, Arguments, Che
 @dataclass(frozen=True)
 class Watched(Checked):
     """What `play` and `inspect` share."""
+
+    done_by: ClassVar[str]
+    """The function that does the command, as "module:function"."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The directory of a run."""
@@ -39,6 +42,8 @@ class Watched(Checked):
 class PlayCommand(Watched):
     """Play episodes of a trained agent: the world, its memory beside it, the actions and the value under both."""
 
+    done_by: ClassVar[str] = "palimpsest.agents.watch.play:play"
+
     out: Path | None = None
     """File to write, .gif or .mp4 (the latter needs the extra "video"). Default: episode.gif in the run's directory, or
     no file with --human or --ansi."""
@@ -53,12 +58,6 @@ class PlayCommand(Watched):
     max_steps: Annotated[int, integer(1, STEPS)] = 500
     """Steps after which an episode is stopped."""
 
-    def run_command(self) -> None:
-        """Do it."""
-        from palimpsest.agents.watch.play import play
-
-        play(self)
-
 
 @dataclass(frozen=True)
 class InspectCommand(Watched):
@@ -67,6 +66,8 @@ class InspectCommand(Watched):
     Writes pictures, influence.png, read_weights.png and probes.png, and says in one table what it found. A picture
     that the memory or the environment does not allow is left out, and a line says why.
     """
+
+    done_by: ClassVar[str] = "palimpsest.agents.watch.look_inside:inspect"
 
     out: Path | None = None
     """Folder for the pictures. Default: inspect in the run's directory."""
@@ -78,9 +79,3 @@ class InspectCommand(Watched):
     """Steps since an event up to which the probes look."""
     tensorboard: bool = False
     """Also write the pictures to the TensorBoard events in the folder of the run."""
-
-    def run_command(self) -> None:
-        """Do it."""
-        from palimpsest.agents.watch.look_inside import inspect
-
-        inspect(self)
