@@ -136,12 +136,12 @@ class FFM(Memory):
         """How long the traces of each half-life are, fastest first, and all traces, columns by period."""
         shown, lengths = self.diagnostics(), after.S[0].detach().norm(dim=2)
         half_life, period = shown["half_life_steps"].sort(), shown["period_steps"].sort()
-        names = tuple(f"half-life {steps:.3g}" for steps in half_life.values.tolist())
+        names = tuple(f"half-life {steps:.4g}" for steps in half_life.values.tolist())
         lengths = lengths[half_life.indices]
         shortest, longest = period.values[0].item(), period.values[-1].item()
         return [
             Panel("activity of the traces", lengths.norm(dim=1), None, names),
-            Panel(f"traces, period {shortest:.3g} to {longest:.3g}", lengths[:, period.indices], None, names),
+            Panel(f"traces, periods {shortest:.4g} to {longest:.4g} steps", lengths[:, period.indices], None, names),
         ]
 
     def _act(self, x: Tensor, state: FFMState, arrays: Arrays) -> tuple[Tensor, FFMState]:

@@ -161,14 +161,14 @@ class Frames:
 
     @staticmethod
     def _row_names(pen: ImageDraw.ImageDraw, panel: Panel, box: Box) -> None:
-        """Names of as many rows as have room, evenly spread."""
+        """Names of as many rows as have room, evenly spread from the first to the last."""
         rows = len(panel.values)
         if not panel.names:
             if panel.values.ndim == 1 and rows > 1:
                 _text(pen, box.x - 6, box.y + box.height // 2 - 7, f"{rows} numbers", 11, FAINT, "ra")
             return
-        every = max(1, math.ceil(rows * 10.5 / box.height))
-        for row in range(0, rows, every):
+        room = max(2, int(box.height / 10.5))
+        for row in range(rows) if rows <= room else np.linspace(0, rows - 1, room).round().astype(int).tolist():
             middle = box.y + (row + 0.5) * box.height / rows
             _text(pen, box.x - 6, round(middle), panel.names[row], 10, FAINT, "rm")
 

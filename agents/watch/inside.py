@@ -137,8 +137,6 @@ def read_weights(policy: MemoryActorCriticPolicy, recording: Recording) -> np.nd
     None where the memory does not read a sum of what was written; see `Memory.read_weights`.
     """
     with torch.no_grad(), torch_only():
-        x = policy.memory_inputs(recording.obs).actor
-        if policy.start_mark is not None:
-            x = x + recording.start.unsqueeze(2) * policy.start_mark
+        x = policy.memory_pair.marked(policy.memory_inputs(recording.obs), recording.start).actor
         found = policy.memory.read_weights(x, recording.start, policy.memory.initial_state(1))
     return None if found is None else found[0].cpu().numpy()

@@ -71,6 +71,9 @@ def _palette(first: Image.Image) -> Image.Image:
     cube = np.stack(np.meshgrid(*[np.linspace(0, 255, 4)] * 3), -1).reshape(-1, 3)
     greys = np.repeat(np.linspace(0, 255, 24)[:, None], 3, 1)
     colours = np.unique(np.concatenate([own, *panels, cube, greys]).astype(np.uint8), axis=0)
+    # Pillow takes what is near for the nearest: the ground stays white where nothing else is nearly so
+    lightest = colours.min(1)
+    colours = colours[(lightest < 244) | (lightest == 255)]
     image = Image.new("P", (1, 1))
     image.putpalette(colours.tobytes())
     return image

@@ -80,7 +80,7 @@ def test_weights_are_those_of_the_memory():
     assert weights.shape == (4, T, T)
     with torch.no_grad(), torch_only():
         x = model.policy.memory_inputs(recording.obs).actor
-        x[0] += model.policy.start_mark
+        x[0] += model.policy.start_mark[0]
         own = model.policy.memory.read_weights(x, recording.start, model.policy.memory.initial_state(1))
     np.testing.assert_allclose(weights, own[0], rtol=1e-5)
     assert read_weights(agent("gru").policy, recording) is None

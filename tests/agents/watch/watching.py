@@ -19,6 +19,8 @@ def agent(name="gru", env=None, algorithm=MemoryPPO, carry_over=0.0, **policy_kw
     kwargs = {"n_steps": 8, "batch_size": 8, "memory_carry_over": carry_over} if algorithm is MemoryPPO else {}
     model = algorithm("MlpMemoryPolicy", env, policy_kwargs=policy_kwargs, seed=0, device="cpu", **kwargs)
     model.policy.compiled = False
+    if model.policy.start_mark is not None:  # which is 0 at first
+        model.policy.start_mark.data.normal_()
     return model
 
 
