@@ -63,7 +63,7 @@ def inspect(command: InspectCommand, console: Console | None = None) -> dict[str
     if weights is None:
         console.print(f"read_weights: {policy.memory_name} does not read a sum of what was written", highlight=False)
     else:
-        layers = max(1, getattr(policy.memory, "num_layers", len(getattr(policy.memory, "layers", [0]))))
+        layers = len(getattr(policy.memory, "layers", [policy.memory]))
         pictures["read_weights"] = read_weights_picture(weights, recording.events, len(weights) // layers)
 
     env, _, _ = make_watched(

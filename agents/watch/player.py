@@ -142,11 +142,11 @@ def moments(
         for step in range(max_steps):
             world = env.env_method("render")[0] if render else None
             masks = get_action_masks(env, step) if masking else None
-            before = policy.initial_state(1) if state is None else tree_map(torch.as_tensor, state)
+            before = policy.initial_state(1) if state is None else as_tensors(state, policy.device)
             panels, scores, judged = _look(policy, obs, before, start, masks, names)
             taken = {} if masks is None else {"action_masks": masks}
             action, state = model.predict(obs, state, start, deterministic, **taken)
-            event = bool(env.env_method("event_mask", tree_map(np.asarray, obs))[0][0]) if has_events else False
+            event = has_events and bool(env.env_method("event_mask", obs)[0][0])
             obs, rewards, dones, infos = env.step(action)
             total += float(rewards[0])
             end = _end(infos[0]) if dones[0] else "stopped" if step == max_steps - 1 else ""
@@ -193,6 +193,11 @@ def _look(
         else:
             title, values = score_values(policy.action_space, look.distribution)
     return panels, Scores(title, values, np.zeros(len(values), bool), _numbered(names, len(values))), judged
+
+
+def as_tensors(state: Any, device: torch.device) -> Any:
+    """A state as `predict` returns it, as the policy's methods take it."""
+    return tree_map(lambda leaf: torch.as_tensor(leaf, device=device), state)
 
 
 def score_values(space: spaces.Space, distribution: Distribution) -> tuple[str, np.ndarray]:

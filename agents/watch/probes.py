@@ -20,6 +20,7 @@ from palimpsest.agents.masks import get_action_masks, is_masking_supported
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.spaces import greedy_strategy
 from palimpsest.agents.tree import tree_map
+from palimpsest.agents.watch.player import as_tensors
 
 NO_FACTS = {"rng", "steps", "over"}
 """Fields of a hidden state that are no facts of the world."""
@@ -136,7 +137,7 @@ def _steps(model: Any, env: VecEnv, rows: int, deterministic: bool) -> Iterator[
         masks = get_action_masks(env, step) if masking else None
         _, facts = _facts(env)
         tensors = policy.obs_to_tensor(obs)[0]
-        before = policy.initial_state(B) if state is None else tree_map(torch.as_tensor, state)
+        before = policy.initial_state(B) if state is None else as_tensors(state, policy.device)
         strategy = greedy_strategy(policy.memory, tensors, B)
         with torch.no_grad():
             look = policy.look(

@@ -9,7 +9,7 @@ from PIL import Image
 from watching import ARGUMENTS, MAZE, agent, write_run
 
 from palimpsest import envs, memory, train
-from palimpsest.agents import MemoryDQN
+from palimpsest.agents import MemoryDQN, MemorySAC
 from palimpsest.agents.tree import tree_map
 from palimpsest.agents.watch import play as playing
 from palimpsest.agents.watch.config import PlayCommand
@@ -85,6 +85,24 @@ def test_values_of_actions_stand_for_probabilities_in_dqn():
     assert moment.scores.title == "value of each action"
     assert moment.value == pytest.approx(moment.scores.values.max())
     assert moment.scores.chosen.argmax() == moment.scores.values.argmax()
+
+
+@pytest.mark.parametrize("id", ["Palimpsest/PendulumNoVel-v0", MAZE])
+def test_sac_shows_the_smallest_value_of_its_critics(id):
+    env = envs.make_vec(id, 1, seed=0)
+    model = agent(env=env, algorithm=MemorySAC)
+    (moment,) = moments(model, env, max_steps=1)
+    env.seed(1_000_000_007)
+    with torch.no_grad():
+        obs, start = torch.as_tensor(env.reset())[None], torch.ones(1, 1, dtype=torch.bool)
+        look = model.policy.look(obs, model.policy.initial_state(1), start)
+        if id == MAZE:
+            values = model.policy.q_values(look.latent.critic)[..., int(moment.action)]
+        else:
+            action = model.policy.scale_action(moment.action)
+            values = model.policy.q_values(look.latent.critic, torch.as_tensor(action).view(1, 1, -1))
+    assert moment.value == pytest.approx(values.min().item(), rel=1e-3)
+    assert len(moment.scores.values) == (3 if id == MAZE else 1)
 
 
 @pytest.mark.parametrize(
