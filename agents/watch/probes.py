@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -113,9 +114,7 @@ def collect(model: Any, env: VecEnv, episodes: int, seed: int, lags: int, determ
             new = shown & ((number < 0) | (facts != now).any(1))
             before, now = np.where(new[:, None], now, before), np.where(new[:, None], facts, now)
             number, since = number + new, np.where(new, 0, since + 1)
-            history = np.array(
-                [hash((h, row.tobytes())) if n else h for h, row, n in zip(history.tolist(), facts, new)]
-            )
+            history = np.array([crc32(row.tobytes(), h) if n else h for h, row, n in zip(history.tolist(), facts, new)])
             kept = np.flatnonzero(playing & (number >= 0) & (since <= lags))
             entry = (state, output, since, history, number, now, before)
             parts.append(tuple(each[kept].copy() for each in entry))
