@@ -155,7 +155,6 @@ class Frames:
             self._row_names(pen, track.panel, box)
             _frame(pen, _scale(box))
         _text(pen, self.values.x, self.under.y + 1, "value: what the critic expects from here on", 13)
-        _text(pen, self.values.x + self.values.width, self.under.y + 2, "▲ an event is seen", 11, CHOSEN, "ra")
         _frame(pen, self.values)
         return image
 
@@ -181,7 +180,7 @@ class Frames:
         y = box.y + box.height + 10
         names = [name for name, taken in zip(moment.scores.names, moment.scores.chosen) if taken]
         action = ", ".join(names) or " ".join(f"{number:.3g}" for number in np.ravel(moment.action))
-        end = f"   the episode ends: {moment.end}" if moment.end else ""
+        end = f"   the episode ends{'' if moment.end == 'end' else f': {moment.end}'}" if moment.end else ""
         _text(pen, box.x, y, f"action    {action}", 14)
         _text(pen, box.x, y + LINE + 2, f"reward   {moment.reward:+.3g}", 14)
         _text(pen, box.x, y + 2 * LINE + 4, f"return    {moment.total:+.3g}{end}", 14)
@@ -246,6 +245,8 @@ class Frames:
         """Mark the steps that showed an event, under every panel that goes over time."""
         over_time = [box for track, box in zip(self.tracks, self.boxes) if track.panel.values.ndim == 1]
         first = max(0, step + 1 - COLUMNS)
+        if self.events:
+            _text(pen, self.values.x + self.values.width, self.under.y + 2, "▲ an event is seen", 11, CHOSEN, "ra")
         for event in self.events:
             x = over_time[0].x + round((event - first + 0.5) * CELL)
             for box in over_time if event >= first else ():
