@@ -7,6 +7,7 @@ Exit codes: 0 success; 1 a failure of a running command, the run directory is ke
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,12 +22,19 @@ from palimpsest.agents.run.config import Axes, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.key_values import Given, algorithm_arguments, environment_arguments, memory_arguments
 from palimpsest.agents.run.presets import usual
 from palimpsest.agents.run.program import PROGRAM
-from palimpsest.agents.sweep.config import ReportConfig, SweepConfig
+from palimpsest.agents.sweep.config import SweepConfig
 from palimpsest.agents.tune.config import TuneConfig
 from palimpsest.imports import from_here
 from palimpsest.refusals import closest
 
 TrainT = TypeVar("TrainT", bound="TrainCommand")
+
+ROOMS = {
+    "report": "palimpsest.agents.sweep.config:ReportCommand",
+    "play": "palimpsest.agents.watch.config:PlayCommand",
+    "inspect": "palimpsest.agents.watch.config:InspectCommand",
+}
+"""Commands whose rooms do them: a dataclass of flags whose `done_by` names the function."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,9 @@ class TrainCommand(TrainConfig):
     """Train an agent.
 
     Other commands: "evaluate" tests runs, see "evaluate --help"; "sweep" trains a suite of runs and "report" compares
-    them; "tune" searches for hyperparameters; "list" shows environments and memories. Without a command, flags are
-    those of "train". Every flag has a default. "--version" prints the version.
+    them; "tune" searches for hyperparameters; "play" shows an agent and "inspect" looks inside it; "list" shows
+    environments and memories. Without a command, flags are those of "train". Every flag has a default. "--version"
+    prints the version.
     """
 
     config: Path | None = None
@@ -115,17 +124,6 @@ class TuneCommand(TrainCommand, TuneConfig):
             raise Usage("tune has one folder, --out, and goes on where it was; leave out --run-dir and --resume")
 
 
-@dataclass(frozen=True)
-class ReportCommand(ReportConfig):
-    """Compare the runs of a sweep: tables, statistics over runs and tasks, plots."""
-
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER|CSV")]
-    """The folder of a sweep, or its results.csv."""
-
-    def __post_init__(self) -> None:
-        or_usage(super().__post_init__)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (default: that of the process) and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -140,12 +138,12 @@ def _run(argv: list[str]) -> int:
     try:
         if not argv or argv[0].startswith("-"):
             return _train(argv)
-        commands = {
-            **{"train": _train, "evaluate": _evaluate, "sweep": _sweep, "tune": _tune, "report": _report},
-            "list": _list,
-        }
+        commands = {"train": _train, "evaluate": _evaluate, "sweep": _sweep, "tune": _tune, "list": _list}
+        if argv[0] in ROOMS:
+            return _by_room(ROOMS[argv[0]], argv[1:])
         if argv[0] not in commands:
-            raise Usage(f"unknown command {argv[0]!r}{closest(argv[0], commands)}; known: {', '.join(commands)}")
+            known = [*commands, *ROOMS]
+            raise Usage(f"unknown command {argv[0]!r}{closest(argv[0], known)}; known: {', '.join(known)}")
         return commands[argv[0]](argv[1:])
     except Usage as error:
         return _fail(error, 2)
@@ -230,19 +228,21 @@ def _evaluate(argv: list[str]) -> int:
     axes = or_usage(lambda: _axes(env, command.grid))
     config = dataclasses.replace(config, env_args=env_args)
 
-    from palimpsest.agents.files.archive import CorruptFile
     from palimpsest.agents.run import closing, listing
 
-    try:
-        if command.more or axes:
-            listing.show_grid(closing.evaluate_grid(config, run_dirs, axes))
-        else:
-            listing.show_evaluation(closing.evaluate(config))
-    except (CorruptFile, OSError) as error:
-        return _fail(error, 1)
-    except ValueError as error:
-        return _fail(error, 2)
-    return 0
+    if command.more or axes:
+        return _done(lambda: listing.show_grid(closing.evaluate_grid(config, run_dirs, axes)))
+    return _done(lambda: listing.show_evaluation(closing.evaluate(config)))
+
+
+def _by_room(target: str, argv: list[str]) -> int:
+    command = or_usage(lambda: parse(_named(target), argv))
+    return _done(lambda: _named(command.done_by)(command))
+
+
+def _named(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _sweep(argv: list[str]) -> int:
@@ -270,23 +270,16 @@ def _given(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments if isinstance(arguments, Given) else {}
 
 
-def _report(argv: list[str]) -> int:
-    config = ReportConfig(**_fields(parse(ReportCommand, argv), ReportConfig))
-
-    from palimpsest.agents.sweep.report import report
-
-    return _done(lambda: report(config))
-
-
-def _done(work: Callable[[], None]) -> int:
+def _done(work: Callable[[], Any]) -> int:
     """Do the work of a command and return its exit code."""
+    from palimpsest.agents.files.archive import CorruptFile
     from palimpsest.agents.run.resume import Interrupted, RunFailed
 
     try:
         work()
     except (Interrupted, RunFailed) as stop:
         return _fail(stop, stop.exit_code)
-    except OSError as error:
+    except (CorruptFile, OSError) as error:
         return _fail(error, 1)
     except ValueError as error:
         return _fail(error, 2)

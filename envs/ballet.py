@@ -257,6 +257,7 @@ class Ballet(World):
     """
 
     kernel = kernel
+    action_names = ("north", "north-east", "east", "south-east", "south", "south-west", "west", "north-west")
     observed = Observation
     closing_settings = ({"dancers": 8, "delay": 16}, {"dancers": 8, "delay": 48}, {"dancers": 8, "delay": 160})
 

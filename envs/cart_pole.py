@@ -122,6 +122,7 @@ class Pole(World):
     """
 
     kernel = kernel
+    action_names = ("push left", "push right")
 
     def __init__(self, rules: Rules, render_mode: str | None) -> None:
         high = {

@@ -243,6 +243,7 @@ class ColorCubes(World):
     """
 
     kernel = kernel
+    action_names = ("left", "right", "up", "down", "interact")
     closing_settings = ({"phases": 15}, {"phases": 100}, {"teleport": 0.3})
 
     def __init__(

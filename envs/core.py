@@ -50,6 +50,8 @@ class World(gym.Env):
     reported: ClassVar[dict[str, str]] = {}
     """More of an episode's result in its last info: name -> the field of the state, [B], that holds it even after the
     row has begun its next episode."""
+    action_names: ClassVar[tuple[str, ...]] = ()
+    """What the actions of a Discrete space are called, for pictures; () where they have no names."""
     closing_settings: ClassVar[tuple[dict[str, Any], ...]] = ()
     """More settings to test a trained agent in, beside the one it was trained in."""
 

@@ -132,6 +132,7 @@ class EndlessTMaze(World):
     """
 
     kernel = kernel
+    action_names = ("forward", "left", "right")
     closing_settings = ({"corridors": 100}, {"corridors": 1000})
 
     def __init__(

@@ -198,6 +198,7 @@ class MiniGridMemory(World):
     """
 
     kernel = kernel
+    action_names = ("turn left", "turn right", "forward", "pickup", "drop", "toggle", "done")
     observed = Observation
     closing_settings = ({"size": 17}, {"size": 33}, {"size": 65})
 

@@ -184,6 +184,7 @@ class MiniGridMemoryRewrite(World):
     """
 
     kernel = kernel
+    action_names = ("turn left", "turn right", "forward", "pickup", "drop", "toggle", "done")
     observed = Observation
     closing_settings = ({"replacements": 10}, {"replacements": 30})
 

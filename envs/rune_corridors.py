@@ -64,6 +64,7 @@ class RuneMultiCorridor(RuneTMaze):
     Source: ours, after arXiv 2610.00592, whose code and exact rules are not public. Versions: v0, the first.
     """
 
+    action_names = ()
     branches = 4
     names = ("rotate", "cancel", "reset", "repeat")
     sides = ("0", "1", "2", "3")

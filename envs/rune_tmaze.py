@@ -91,6 +91,7 @@ class RuneTMaze(World):
     """
 
     kernel = kernel
+    action_names: ClassVar[tuple[str, ...]] = ("forward", "left", "right")
     branches: ClassVar[int] = 2
     names: ClassVar[tuple[str, ...]] = KINDS
     """Of the four kinds."""

@@ -115,6 +115,7 @@ class ActiveTMaze(World):
     """
 
     kernel = kernel
+    action_names = ("forward", "left", "right", "back")
     closing_settings = ({"length": 20}, {"length": 50})
 
     def __init__(self, length: int = 10, render_mode: str | None = None) -> None:

@@ -29,6 +29,18 @@ class Context(NamedTuple):
     """Inputs reachable through its mechanism, K or more; `math.inf` where nothing bounds them."""
 
 
+class Panel(NamedTuple):
+    """A quantity of a row's memory, for a picture of it."""
+
+    title: str
+    values: Tensor
+    """[N] at one step, to be drawn over time; or [R, C], to be drawn as it stands, with NaN where nothing is drawn."""
+    span: tuple[float, float] | None = None
+    """Smallest and largest value that there can be; None where nothing bounds them."""
+    names: tuple[str, ...] = ()
+    """What each of the N entries or R lines is, from top to bottom; () where there is nothing to tell."""
+
+
 def reset(state: StateT, fresh: StateT, start: Tensor) -> StateT:
     """The rows of `state` where `start` [B] bool is true become those of `fresh`.
 
@@ -185,6 +197,44 @@ class Memory(nn.Module):
         which agents/ averages over steps that show an event and over the others.
         """
         return {}
+
+    def panels(self, before: Any, after: Any) -> list[Panel]:
+        """What a picture shows of the first row, right after a scan of a single input.
+
+        By default the diagnostics of that scan, then every field of the state that holds floats: numbers of one unit or
+        layer as they are, of tables, slots and traces the lengths. A memory with more to tell overrides it.
+
+        Args:
+            before: the state that the scan was given.
+            after: the state that it returned.
+        """
+        shown = []
+        for name, value in self.diagnostics().items():
+            now = value[-1, 0] if value.ndim == 3 else value
+            shown.append(Panel(name.replace("_", " "), now if now.ndim == 2 else now.flatten()))
+        for name, field in zip(getattr(after, "_fields", ()), after):
+            if field.is_floating_point() and field.numel():
+                row = field[0].detach()
+                lengths = row.ndim > 2
+                row = row.flatten(2).norm(dim=2) if lengths else row
+                shown.append(Panel(f"state {name}, lengths" if lengths else f"state {name}", row.flatten()))
+        return shown
+
+    def read_weights(self, x: Tensor, start: Tensor, state: Any) -> Tensor | None:
+        """The implied attention of a memory that reads a sum of what was written; None for any other memory.
+
+        What a head reads at step t is then a sum of w[t, s] v_s over the values v_s that it wrote at the steps s, and
+        of what is left of `state`.
+
+        Args:
+            x: [T, B, F], as for `scan`.
+            start: [T, B] bool, as for `scan`.
+            state: at the first step.
+
+        Returns:
+            w [B, N, T, T]: row, head (layer by layer), step t of the read, step s of the write; 0 for s > t.
+        """
+        return None
 
     def check_step(self, x: Tensor, state: Any) -> int:
         """B of one input, or a ValueError that says what does not fit."""

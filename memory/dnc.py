@@ -18,13 +18,13 @@ x_t is what the layer reads of the stream: see `memory.parts.stack`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import reset
+from palimpsest.memory.base import Panel, reset
 from palimpsest.memory.parts.stack import Layer, Stack
 from palimpsest.refusals import check_integer
 
@@ -92,6 +92,21 @@ class DNC(Stack):
         output_size = check_integer("output_size", output_size, 1)
         layers = [DNCLayer(output_size, num_slots, slot_size, num_reads) for _ in range(num_layers)]
         super().__init__(input_size, output_size, layers)
+
+    def panels(self, before: Any, after: Any) -> list[Panel]:
+        """Which slots are written, read and in use, and what they hold."""
+        L, N, W = after.M.shape[1:]
+        R = after.reads.shape[2]
+        names = tuple(f"layer {i + 1}, slot {j + 1}" for i in range(L) for j in range(N))
+        heads = tuple(
+            f"layer {i + 1}, head {r + 1}, slot {j + 1}" for i in range(L) for r in range(R) for j in range(N)
+        )
+        return [
+            Panel("weight of each slot written", after.write[0].detach().flatten(), (0, 1), names),
+            Panel("weight of each slot read", after.reads[0].detach().flatten(), (0, 1), heads),
+            Panel("usage of each slot", after.usage[0].detach().flatten(), (0, 1), names),
+            Panel("what the slots hold", after.M[0].detach().reshape(L * N, W), None, names),
+        ]
 
 
 class DNCLayer(Layer):

@@ -13,12 +13,13 @@ LN has no parameters. x_t is what the layer reads of the stream: see `memory.par
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from palimpsest.memory.base import Panel
 from palimpsest.memory.parts.episode_steps import episode_steps
 from palimpsest.memory.parts.stack import Layer, Stack
 from palimpsest.memory.parts.windows import Window, attend
@@ -78,6 +79,17 @@ class ELMUR(Stack):
         blend = check_number("blend", blend, 0, 1)
         layers = [ELMURLayer(output_size, num_slots, num_heads, blend) for _ in range(num_layers)]
         super().__init__(input_size, output_size, layers)
+
+    def panels(self, before: Any, after: Any) -> list[Panel]:
+        """How much of each slot is read, and what the slots hold."""
+        L, M, D = after.slots.shape[1:]
+        names = tuple(f"layer {i + 1}, slot of age {j}" for i in range(L) for j in reversed(range(M)))
+        # by distance, nearest first; slots stand oldest first
+        read = self.diagnostics()["attention"].unflatten(0, (L, M)).flip(1).flatten()
+        return [
+            Panel("weight of each slot read", read, (0, 1), names),
+            Panel("what the slots hold", after.slots[0].detach().reshape(L * M, D), None, names),
+        ]
 
 
 class ELMURLayer(Layer):

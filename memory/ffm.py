@@ -10,14 +10,14 @@ y_t = LN(z_t) * g_t + skip(x_t) * (1 - g_t)                          LN without 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import Context, Memory
+from palimpsest.memory.base import Context, Memory, Panel
 from palimpsest.memory.kernels.arithmetic.as_built import Arrays, AsBuilt
 from palimpsest.memory.kernels.diagonal.decay import decay_scan
 from palimpsest.memory.kernels.diagonal.ffm_loops import EPSILON, step
@@ -131,6 +131,18 @@ class FFM(Memory):
             "half_life_steps": math.log(2) / self.alpha.detach().abs(),
             "period_steps": 2 * math.pi / self.omega.detach().abs(),
         }
+
+    def panels(self, before: Any, after: Any) -> list[Panel]:
+        """How long the traces of each half-life are, fastest first, and all traces, columns by period."""
+        shown, lengths = self.diagnostics(), after.S[0].detach().norm(dim=2)
+        half_life, period = shown["half_life_steps"].sort(), shown["period_steps"].sort()
+        names = tuple(f"half-life {steps:.4g}" for steps in half_life.values.tolist())
+        lengths = lengths[half_life.indices]
+        shortest, longest = period.values[0].item(), period.values[-1].item()
+        return [
+            Panel("activity of the traces", lengths.norm(dim=1), None, names),
+            Panel(f"traces, periods {shortest:.4g} to {longest:.4g} steps", lengths[:, period.indices], None, names),
+        ]
 
     def _act(self, x: Tensor, state: FFMState, arrays: Arrays) -> tuple[Tensor, FFMState]:
         """`step` in one kernel, from the arrays of its parameters."""

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from palimpsest.memory.kernels.outer.scan import outer_scan
 from palimpsest.memory.parts.stack import Layer, Stack
-from palimpsest.memory.parts.tables import check_tables, normal_per_head, read, times_as_logits, written
+from palimpsest.memory.parts.tables import check_tables, normal_per_head, outer_weights, read, times_as_logits, written
 from palimpsest.refusals import check_choice, check_integer
 
 RANK = 16
@@ -115,6 +115,11 @@ class GLALayer(Layer):
         found, S = outer_scan(k, v, alpha, q, start, state[0])
         self.watched = {"keep": alpha.detach().flatten(2)}
         return self.leaving(found, x), (S,)
+
+    def read_weights(self, x: Tensor, start: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        """The weights of values in what is read, before its norm."""
+        q, k, _, alpha = self.tokens(x)
+        return outer_weights(k, alpha, q, start)
 
     def tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries and keys [..., H, K], values [..., H, V], and decays [..., H, K] or, fixed, [..., H]."""

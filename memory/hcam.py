@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import Context, Memory
+from palimpsest.memory.base import Context, Memory, Panel
 from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
 from palimpsest.memory.kernels.attention.chunks import choose_chunks, read_chunks
 from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates
@@ -370,6 +370,20 @@ class HCAM(Memory):
         C = self.chunk_size
         reach = C * (self.num_layers * self.num_chunks + 1) if self.borders == "fixed" else math.inf
         return Context(C, reach)
+
+    def panels(self, before: Any, after: Any) -> list[Panel]:
+        """The weight with which each layer reads each chunk, newest first, and what is stored."""
+        L, N, C = self.num_layers, self.num_chunks, self.chunk_size
+        shown = self.diagnostics()
+        read = torch.cat([shown[f"chunks_read_{index}"][-1] for index in range(L)])
+        names = tuple(f"layer {i + 1}, {f'{j} chunks old' if j else 'newest'}" for i in range(L) for j in range(N))
+        stored = tuple(f"layer {i + 1}, slot {j + 1}" for i in range(L) for j in range(N))
+        running = tuple(f"layer {i + 1}, input {j + 1}" for i in range(L) for j in range(C))
+        return [
+            Panel("weight of each chunk read", read, (0, 1), names),
+            Panel("chunks stored: length of the mean", after.summaries[0].detach().norm(dim=2).flatten(), None, stored),
+            Panel("running chunk: lengths", after.running[0].detach().norm(dim=2).flatten(), None, running),
+        ]
 
     def diagnostics(self) -> dict[str, Tensor]:
         """The last scan's reads.

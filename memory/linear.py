@@ -19,7 +19,7 @@ from torch.nn import functional
 from palimpsest.memory.kernels.diagonal.diagonal import diagonal_scan
 from palimpsest.memory.kernels.outer.scan import outer_scan
 from palimpsest.memory.parts.stack import Layer, Stack
-from palimpsest.memory.parts.tables import check_tables, read, written
+from palimpsest.memory.parts.tables import check_tables, outer_weights, read, written
 from palimpsest.refusals import check_integer
 
 EPSILON = 1e-6
@@ -96,12 +96,22 @@ class LinearLayer(Layer):
         """By `memory.kernels.outer_scan` and `memory.kernels.diagonal_scan`."""
         q, k, v = self.tokens(x)
         found, S = outer_scan(k, v, k.new_ones(1).expand(k.shape[:3]), q, start, state[0])
-        keys = k.flatten(2)
-        z, last = diagonal_scan(keys.new_ones(keys.shape[2]), keys, start, state[1].flatten(1))
-        weights = total(z.view_as(k), q)
+        weights, last = self.totals(q, k, start, state[1])
         # how much of what a query reads is the current input
         self.watched = {"weight_of_now": ((q.detach() * k.detach()).sum(-1) / weights.detach().squeeze(-1))}
-        return self.mean(found, weights), (S, last.view_as(state[1]))
+        return self.mean(found, weights), (S, last)
+
+    def read_weights(self, x: Tensor, start: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        """Each value's share of the mean."""
+        q, k, _ = self.tokens(x)
+        found = outer_weights(k, k.new_ones(1).expand(k.shape[:3]), q, start)
+        return found / self.totals(q, k, start, state[1])[0]
+
+    def totals(self, q: Tensor, k: Tensor, start: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of the weights of all inputs so far [T, B, H, 1], and the last sum of keys [B, H, K]."""
+        keys = k.flatten(2)
+        sums, last = diagonal_scan(keys.new_ones(keys.shape[2]), keys, start, z.flatten(1))
+        return total(sums.view_as(k), q), last.view_as(z)
 
     def tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The features of queries and keys [..., H, K], and values [..., H, V]."""

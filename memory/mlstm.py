@@ -24,7 +24,7 @@ from palimpsest.memory.kernels.diagonal.diagonal import diagonal_scan
 from palimpsest.memory.kernels.diagonal.torch_diagonal import max_plus_scan
 from palimpsest.memory.kernels.outer.scan import outer_scan
 from palimpsest.memory.parts.stack import Layer, Stack
-from palimpsest.memory.parts.tables import check_tables, normal_per_head, read, written
+from palimpsest.memory.parts.tables import check_tables, normal_per_head, outer_weights, read, written
 from palimpsest.refusals import check_integer
 
 FORGET_AT_START = (3.0, 6.0)
@@ -118,15 +118,28 @@ class MLSTMLayer(Layer):
     def scan(self, x: Tensor, start: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """By `memory.kernels.outer_scan` and `memory.kernels.diagonal_scan`."""
         (q, k, v), (log_i, log_f), (C, n, m) = self.tokens(x), self.log_gates(x), state
+        k, keep, new = self.scaled(k, log_i, log_f, start, m)
+        found, C = outer_scan(k, v, keep, q, start, C)
+        normaliser, last = diagonal_scan(keep.flatten(2), k.flatten(2), start, n.flatten(1))
+        self.watched = {"log_input_gate": log_i.detach(), "keep": log_f.detach().exp()}
+        return self.leaving(found, normaliser.view_as(k), new, q, x), (C, last.view_as(n), new[-1])
+
+    def read_weights(self, x: Tensor, start: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        """The weights of values in what is read, before its norm."""
+        (q, k, _), (log_i, log_f), (_, n, m) = self.tokens(x), self.log_gates(x), state
+        k, keep, new = self.scaled(k, log_i, log_f, start, m)
+        normaliser, _ = diagonal_scan(keep.flatten(2), k.flatten(2), start, n.flatten(1))
+        return outer_weights(k, keep, q, start) / self.divisor(normaliser.view_as(k), new, q)
+
+    def scaled(
+        self, k: Tensor, log_i: Tensor, log_f: Tensor, start: Tensor, m: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys with their input gates and what is kept, both in the stable form [T, B, H, K], and m of every step."""
         with torch.no_grad():
             new = max_plus_scan(log_f, log_i, start, m)
         before = torch.where(start.unsqueeze(-1), 0, torch.cat([m[None], new[:-1]]))
         keep, k = (log_f + before - new).exp(), (log_i - new).exp().unsqueeze(-1) * k
-        per_key = keep.unsqueeze(-1).expand_as(k).contiguous()
-        found, C = outer_scan(k, v, per_key, q, start, C)
-        normaliser, last = diagonal_scan(per_key.flatten(2), k.flatten(2), start, n.flatten(1))
-        self.watched = {"log_input_gate": log_i.detach(), "keep": log_f.detach().exp()}
-        return self.leaving(found, normaliser.view_as(k), new, q, x), (C, last.view_as(n), new[-1])
+        return k, keep.unsqueeze(-1).expand_as(k).contiguous(), new
 
     def tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and scaled keys [..., H, K], and values [..., H, V]."""
@@ -141,5 +154,8 @@ class MLSTMLayer(Layer):
 
     def leaving(self, found: Tensor, n: Tensor, m: Tensor, q: Tensor, x: Tensor) -> Tensor:
         """What is added to the stream [..., D], from what is read [..., H, V]."""
-        weight = torch.maximum((n * q).sum(-1).abs(), (-m).clamp(max=MOST_EXPONENT).exp())
-        return self.leave(normal_per_head(found / weight.unsqueeze(-1)) * self.output_gate(x).sigmoid())
+        return self.leave(normal_per_head(found / self.divisor(n, m, q)) * self.output_gate(x).sigmoid())
+
+    def divisor(self, n: Tensor, m: Tensor, q: Tensor) -> Tensor:
+        """What divides what is read, [..., H, 1]."""
+        return torch.maximum((n * q).sum(-1).abs(), (-m).clamp(max=MOST_EXPONENT).exp()).unsqueeze(-1)

@@ -37,12 +37,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import Context, Memory
+from palimpsest.memory.base import Context, Memory, Panel
 from palimpsest.memory.kernels.arithmetic.as_built import Arrays, AsBuilt
-from palimpsest.memory.kernels.delta.layer import DeltaSizes, delta_layer, delta_layer_torch
+from palimpsest.memory.kernels.delta.layer import DeltaSizes, delta_layer, delta_layer_torch, delta_weights
 from palimpsest.memory.kernels.delta.step import NORM_EPS, step_layers
 from palimpsest.memory.kernels.delta.turning import turns
 from palimpsest.memory.parts.episode_steps import episode_steps
+from palimpsest.memory.parts.tables import head_names, side_by_side
 from palimpsest.refusals import check_flag, check_integer
 
 TIMES_AT_START = (2.0, 500.0)
@@ -125,7 +126,7 @@ class RewriteMemory(Memory):
             y, table, time = step_layers(x, arrays, self.sizes, *state, self.turns)
             return y, RewriteState(table, time)
         no_start = torch.zeros(1, len(x), dtype=torch.bool, device=x.device)
-        ys, table, _ = self._layers(x.unsqueeze(0), no_start, state.time.unsqueeze(0), state.table)
+        ys, table, _, _ = self._layers(x.unsqueeze(0), no_start, state.time.unsqueeze(0), state.table)
         return ys[0], RewriteState(table, (state.time + 1) % len(self.turns))
 
     def scan(
@@ -139,7 +140,7 @@ class RewriteMemory(Memory):
         """Map x [T, B, F] to y [T, B, D]; only the recurrence goes step by step, all else is done for many at once."""
         self.check_sequence(x, start, state)
         times, last = episode_steps(start, state.time)
-        y, table, gates = self._layers(x, start, times, state.table)
+        y, table, gates, _ = self._layers(x, start, times, state.table)
         self._gates = [(alpha.detach(), beta.detach()) for alpha, beta in gates]
         return y, RewriteState(table, last % len(self.turns))
 
@@ -154,24 +155,45 @@ class RewriteMemory(Memory):
         keep, rewrite = zip(*self._gates)
         return {"keep": torch.cat(keep, -1), "rewrite": torch.cat(rewrite, -1)}
 
+    def panels(self, before: Any, after: Any) -> list[Panel]:
+        """What every head kept and overwrote, and the tables."""
+        gates, names = self.diagnostics(), head_names(*self.table_shape[:2])
+        return [
+            Panel("kept (α)", gates["keep"][-1, 0], (0, 1), names),
+            Panel("overwritten (β)", gates["rewrite"][-1, 0], (0, 2), names),
+            Panel("tables: layers down, heads across", side_by_side(after.table[0].detach())),
+        ]
+
+    def read_weights(self, x: Tensor, start: Tensor, state: RewriteState) -> Tensor:
+        """The weights of values in what is read, before its tanh and its gate; see `Memory.read_weights`."""
+        self.check_sequence(x, start, state)
+        times, _ = episode_steps(start, state.time)
+        inputs = self._layers(x, start, times, state.table)[3]
+        found = [
+            delta_weights(read, layer.project, start, self.sizes, times, self.turns)  # type: ignore[arg-type]
+            for read, layer in zip(inputs, self.layers)
+        ]
+        return torch.cat(found, 2).permute(1, 2, 0, 3)
+
     def _layers(
         self, x: Tensor, start: Tensor, times: Tensor, table: Tensor
-    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-        """Map x [T, B, F] at times [T, B] to y [T, B, D], the last tables, and alpha and beta of each layer."""
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]], list[Tensor]]:
+        """Map x [T, B, F] at times [T, B] to y [T, B, D], the last tables, each layer's alpha and beta, and its x."""
         if self.clock:
             x = torch.cat((x, (1 - 2 * (times % 2)).to(x.dtype).unsqueeze(-1)), -1)
         read, stream = x, None
-        lasts, gates = [], []
+        lasts, gates, inputs = [], [], []
         one_layer = delta_layer if self._built.allows(self, x, table, self.turns) else delta_layer_torch
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, DeltaLayer)
             maps = (self.enter, layer.project, layer.leave)
             given = (start, table[:, number], self.sizes, times, self.turns)
+            inputs.append(read)
             stream, last, alpha, beta = one_layer(read, stream, maps, *given)
             read = functional.layer_norm(stream, stream.shape[-1:], eps=NORM_EPS)
             lasts.append(last)
             gates.append((alpha, beta))
-        return read, torch.stack(lasts, 1), gates
+        return read, torch.stack(lasts, 1), gates, inputs
 
 
 def _in_order(arrays: dict[str, np.ndarray]) -> Arrays:

@@ -20,14 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import Context, Memory
+from palimpsest.memory.base import Context, Memory, Panel
 from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
 from palimpsest.memory.parts.allocation import BY_ATTENTION, STRATEGIES, Slots, allocate, reads
 from palimpsest.memory.parts.episode_steps import episode_steps
@@ -275,6 +275,23 @@ class SpatiallyAwareTransformer(Memory):
         if self.strategy_values is not None:
             shown["strategy"] = torch.bincount(strategy, minlength=len(STRATEGIES)).to(self.dtype)
         return shown
+
+    def panels(self, before: Any, after: Any) -> list[Panel]:
+        """Occupancy by place, the entry that was dropped, and how old the entry in each slot is."""
+        time, place, was = after.time[0], after.place[0], before.time[0]
+        now, P, filled = after.steps[0] - 1, self.num_places, time >= 0
+        occupancy = torch.bincount(place[filled], minlength=P).to(self.dtype) / len(time)
+        # a new episode empties the slots, which drops nothing
+        gone = (was >= 0) & (was != time) & (now > 0)
+        dropped = torch.zeros(P, dtype=self.dtype, device=time.device)
+        dropped[before.place[0][gone]] = (now - was[gone]).to(self.dtype)
+        age = torch.where(filled, (now - time).to(self.dtype), math.nan)
+        places = tuple(f"place {i}" for i in range(P))
+        return [
+            Panel("slots in use, by place", occupancy, (0, 1), places),
+            Panel("dropped: age of the entry in steps", dropped, None, places),
+            Panel("age of the entry in each slot", age, None, tuple(f"slot {i + 1}" for i in range(len(time)))),
+        ]
 
     def _places(self, place: Tensor | None, B: int, T: int | None) -> Tensor:
         """`place` of a sequence, or of a single step if T is None, as [T, B]."""

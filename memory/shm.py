@@ -9,14 +9,14 @@ y_t = W_o M_t q + b_o                                  L1(a) = a / (1e-5 + sum a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import Context, Memory
+from palimpsest.memory.base import Context, Memory, Panel
 from palimpsest.memory.kernels.outer.hadamard import hadamard_scan
 from palimpsest.memory.kernels.outer.torch_hadamard import hadamard_step
 from palimpsest.memory.parts.episode_steps import episode_steps
@@ -135,6 +135,15 @@ class SHM(Memory):
     def diagnostics(self) -> dict[str, Tensor]:
         """Of the last scan: eta of every write, mean of C at the last step, and root mean square of the last M."""
         return dict(self._last)
+
+    def panels(self, before: Any, after: Any) -> list[Panel]:
+        """How strongly the step wrote, how long each row of the matrix is, and the matrix."""
+        M = after.M[0].detach()
+        return [
+            Panel("strength of the write (η)", self._last["write_strength"][-1, 0], (0, 1)),
+            Panel("rows of the matrix: lengths", M.norm(dim=1)),
+            Panel("matrix: values down, keys across", M),
+        ]
 
     def _tokens(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """theta, v_c, eta v, k, q [..., H] and eta [..., 1] of inputs x [..., F] at the steps t [...] of episodes."""

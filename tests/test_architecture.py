@@ -41,7 +41,7 @@ GROUND = [
     "agents.slips",
 ]
 ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "off_policy", "run", "sweep")]
-WORLDS, COMMAND = "agents.worlds", "agents.command"
+WORLDS, COMMAND, WATCH = "agents.worlds", "agents.command", "agents.watch"
 
 MAY_IMPORT: dict[str, list[str]] = {
     "refusals": [],
@@ -74,8 +74,9 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.tune": [*GROUND, *ROOMS, "memory"],
     "agents.zoo": ["agents.learn", "agents.run", "envs"],
     COMMAND: ["agents.run"],
+    WATCH: [*GROUND, WORLDS, *ROOMS[1:3], "agents.run", "envs", "memory.base", ARITHMETIC],
     "agents": ["agents.masks", *ROOMS, "short_names"],
-    "train": ["agents.files", "agents.run", "agents.sweep", "agents.tune", "agents.zoo", COMMAND, ""],
+    "train": ["agents.files", "agents.run", "agents.sweep", "agents.tune", "agents.zoo", COMMAND, WATCH, ""],
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],
 }

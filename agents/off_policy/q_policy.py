@@ -30,6 +30,8 @@ class MemoryQPolicy(MemoryActorCriticPolicy):
         **kwargs: those of `MemoryActorCriticPolicy`.
     """
 
+    acts_by_values = True
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -62,6 +64,9 @@ class MemoryQPolicy(MemoryActorCriticPolicy):
         if not self.dueling:
             return advantages
         return self._critic(latent.critic).unsqueeze(-1) + advantages - advantages.mean(-1, keepdim=True)
+
+    def _judge(self, latent: Both) -> Tensor:
+        return self._q(latent)
 
     def predict(
         self,

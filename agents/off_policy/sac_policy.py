@@ -149,6 +149,13 @@ class MemorySACPolicy(MemoryActorCriticPolicy):
         """That of the actions after what the actor reads, [..., D], as [N, ...]."""
         return self._actor(latent.flatten(0, -2))
 
+    def _judge(self, latent: Both) -> Tensor:
+        """The smallest of the critics' values: of every action where these are Discrete, else of the likeliest one."""
+        if isinstance(self.action_space, spaces.Box):
+            likeliest = self.distribution(latent.actor).get_actions(deterministic=True)
+            return self.q_values(latent.critic, likeliest.unflatten(0, latent.actor.shape[:-1])).amin(0)
+        return self.q_values(latent.critic).amin(0)
+
     def q_values(self, latent: Tensor, actions: Tensor | None = None) -> Tensor:
         """Values of the critics after what they read, latent [..., D].
 

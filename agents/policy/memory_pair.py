@@ -66,7 +66,7 @@ class MemoryPair(NamedTuple):
         Without `keep_state` the caller gives `state` up, as for `Memory.advance`; no gradient may be wanted then.
         `opens` [B] bool says which inputs open an episode; None for those of `start`.
         """
-        x = self._marked(x, start if opens is None else opens)
+        x = self.marked(x, start if opens is None else opens)
         if self.critic is self.actor:
             y, after = _step(self.actor, x.actor, state, start, place, strategy, keep_state)
             return Both(y, y), after
@@ -84,7 +84,7 @@ class MemoryPair(NamedTuple):
         opens: Tensor | None = None,
     ) -> tuple[Both, State]:
         """Read a sequence, [T, B, F] for each memory, as `Memory.scan`; `opens` as for `step`, [T, B]."""
-        x = self._marked(x, start if opens is None else opens)
+        x = self.marked(x, start if opens is None else opens)
         if self.critic is self.actor:
             y, after = self.actor(x.actor, state, start, place, strategy)
             return Both(y, y), after
@@ -92,7 +92,8 @@ class MemoryPair(NamedTuple):
         y_vf, vf = self.critic(x.critic, state[1], start, place, strategy)
         return Both(y_pi, y_vf), PairState(pi, vf)
 
-    def _marked(self, x: Both, opens: Tensor | None) -> Both:
+    def marked(self, x: Both, opens: Tensor | None) -> Both:
+        """`x` with the mark of a first step where `opens` is true; as it is without a mark."""
         if self.mark is None or opens is None:
             return x
         opens = opens.unsqueeze(-1).to(self.mark.dtype)

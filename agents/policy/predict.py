@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import methodcaller
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from palimpsest.agents.masks import checked_masks
 from palimpsest.agents.observation_checks import refuse_not_finite
+from palimpsest.agents.policy.distributions import restricted
 from palimpsest.agents.policy.extractors import Observation
-from palimpsest.agents.policy.heads import HeadedPolicy
-from palimpsest.agents.policy.memory_pair import State, check_rows
+from palimpsest.agents.policy.heads import HeadedPolicy, in_its_form
+from palimpsest.agents.policy.memory_pair import Both, State, check_rows
 from palimpsest.agents.policy.spaces import greedy_strategy
 from palimpsest.agents.slips import refuse_pair
 from palimpsest.agents.tree import tree_map
@@ -24,11 +25,26 @@ from palimpsest.memory.base import Memory
 _to_array = methodcaller("numpy", force=True)
 
 
+class Look(NamedTuple):
+    """What a policy makes of a sequence of T steps in B rows."""
+
+    latent: Both
+    """[T, B, D] each, what the memories gave out."""
+    state: State
+    """After the last step."""
+    distribution: Distribution
+    """Of T B actions, step by step."""
+    judged: Tensor
+    """[T, B], values of the states; [T, B, A], values of the actions, where these are what the critics give."""
+
+
 class PredictingPolicy(HeadedPolicy):
     """A policy that acts for SB3's callers, which know arrays."""
 
     memory: Memory
     mark_starts: bool
+    acts_by_values: ClassVar[bool] = False
+    """Whether actions are chosen by their values, so that `Look.distribution` says nothing of them."""
 
     def initial_state(self, batch_size: int) -> State:
         """What is remembered before an episode, for `batch_size` rows."""
@@ -44,6 +60,47 @@ class PredictingPolicy(HeadedPolicy):
     ) -> tuple[Distribution, State]:
         """The distribution of the next actions, and the state after `obs`."""
         raise NotImplementedError
+
+    def _scan(
+        self, obs: Observation, state: State, start: Tensor, strategy: Tensor | None, opens: Tensor | None
+    ) -> tuple[Both, State]:
+        raise NotImplementedError
+
+    def _encode(self, obs: Observation) -> Both:
+        raise NotImplementedError
+
+    @in_its_form
+    def look(
+        self,
+        obs: Observation,
+        state: State,
+        start: Tensor,
+        strategy: Tensor | None = None,
+        action_masks: Tensor | None = None,
+    ) -> Look:
+        """Read a sequence by the memories' scan, whose diagnostics then tell of it.
+
+        Args:
+            obs: tree of [T, B, ...].
+            state: before the first step, batch B.
+            start: [T, B] bool, where episodes begin.
+            strategy: [T, B] int64 or None.
+            action_masks: [T, B, n] bool or None.
+        """
+        latent, after = self._scan(obs, state, start, strategy, None)
+        masks = None if action_masks is None else action_masks.flatten(0, 1)
+        distribution = restricted(self._actor(latent.actor.flatten(0, 1)), masks)
+        return Look(latent, after, distribution, self._judge(latent))
+
+    def _judge(self, latent: Both) -> Tensor:
+        return self._critic(latent.critic)
+
+    @in_its_form
+    def memory_inputs(self, obs: Observation) -> Both:
+        """What the memories read of a sequence, a tree of [T, B, ...]: [T, B, F] each."""
+        leaf = next(iter(obs.values())) if isinstance(obs, dict) else obs
+        flat = self._encode(tree_map(lambda each: each.flatten(0, 1), obs))
+        return Both(*(each.unflatten(0, leaf.shape[:2]) for each in flat))
 
     def predict(
         self,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
+
+import tyro
 
 from palimpsest.agents.run.config import Checked
 from palimpsest.refusals import choice, integer
@@ -41,10 +43,12 @@ class SweepConfig(Checked):
 
 
 @dataclass(frozen=True)
-class ReportConfig(Checked):
-    """What is reported, and where to."""
+class ReportCommand(Checked):
+    """Compare the runs of a sweep: tables, statistics over runs and tasks, plots."""
 
-    source: Path
-    """The folder of a sweep, or its CSV file."""
+    done_by: ClassVar[str] = "palimpsest.agents.sweep.report:report"
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER|CSV")]
+    """The folder of a sweep, or its results.csv."""
     out: Path | None = None
     """Folder for report.md and the plots. Default: the sweep's folder, or that of the CSV file."""

@@ -24,7 +24,7 @@ from palimpsest.agents.evaluation.statistics import (
 from palimpsest.agents.files.archive import write_atomically
 from palimpsest.agents.run.listing import plus_minus, spanned
 from palimpsest.agents.sweep import plots, table
-from palimpsest.agents.sweep.config import ReportConfig
+from palimpsest.agents.sweep.config import ReportCommand
 from palimpsest.agents.sweep.suite import PLAIN, label
 from palimpsest.agents.sweep.table import Row
 
@@ -42,7 +42,7 @@ class Shown(NamedTuple):
     note: str
 
 
-def report(config: ReportConfig, console: Console | None = None) -> None:
+def report(config: ReportCommand, console: Console | None = None) -> None:
     """Report on the folder of a sweep, or on its CSV file.
 
     Raises:

@@ -42,6 +42,10 @@ class Layer(nn.Module):
         """Read x [T, B, D] with start [T, B] bool; what is added [T, B, D] and the last state."""
         raise NotImplementedError
 
+    def read_weights(self, x: Tensor, start: Tensor, state: tuple[Tensor, ...]) -> Tensor | None:
+        """Those of `Memory.read_weights` for this layer, [T, B, H, T], the last dimension being the write's step."""
+        return None
+
     def forward(
         self, x: Tensor, state: tuple[Tensor, ...], start: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -106,6 +110,19 @@ class Stack(Memory):
         """What the layers watch, side by side: the last dimension is L times as long as a layer's."""
         layers = self._layers()
         return {name: torch.cat([layer.watched[name] for layer in layers], -1) for name in layers[0].watched}
+
+    def read_weights(self, x: Tensor, start: Tensor, state: Any) -> Tensor | None:
+        """Those of all layers; None where a layer has none."""
+        self.check_sequence(x, start, state)
+        stream, found = self.enter(x), []
+        for number, layer in enumerate(self._layers()):
+            read, own = self._normal(stream), tuple(part[:, number] for part in state)
+            weights = layer.read_weights(read, start, own)
+            if weights is None:
+                return None
+            found.append(weights)
+            stream = stream + layer(read, own, start)[0]
+        return torch.cat(found, 2).permute(1, 2, 0, 3)
 
     def _through(self, x: Tensor, state: State, start: Tensor | None) -> tuple[Tensor, Any]:
         stream, lasts = self.enter(x), []

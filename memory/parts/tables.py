@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from palimpsest.memory.kernels.outer.chunked import outer_chunked
 from palimpsest.refusals import check_integer
 
 EPSILON = 1e-2
@@ -35,6 +38,30 @@ def read(S: Tensor, q: Tensor) -> Tensor:
 def normal_per_head(x: Tensor) -> Tensor:
     """Layer norm without parameters of each head of [..., H, V], and heads side by side [..., H V]."""
     return functional.layer_norm(x, x.shape[-1:], eps=EPSILON).flatten(-2)
+
+
+def outer_weights(k: Tensor, decay: Tensor, q: Tensor, start: Tensor) -> Tensor:
+    """How much of the value of each step `outer_scan` reads at each step, from tables that are empty at first.
+
+    k and q [T, B, H, K], decay [T, B, H] or [T, B, H, K] and start [T, B] as there -> [T, B, H, T], the last dimension
+    being the step of the write.
+    """
+    T, B, H, K = k.shape
+    # every step writes 1 into a column of its own, and a read shows what is left of each
+    v = torch.eye(T, dtype=k.dtype, device=k.device)[:, None, None].expand(T, B, H, T)
+    return outer_chunked(k, v, decay, q, start, k.new_zeros(B, H, K, T))[0]
+
+
+def side_by_side(tables: Tensor) -> Tensor:
+    """Tables [L, H, K, V] as one picture, heads side by side and layers below each other, with NaN between them."""
+    L, H, K, V = tables.shape
+    framed = functional.pad(tables, (0, 1, 0, 1), value=math.nan)
+    return framed.transpose(1, 2).reshape(L * (K + 1), H * (V + 1))[:-1, :-1]
+
+
+def head_names(layers: int, heads: int) -> tuple[str, ...]:
+    """Names of all heads, layer by layer."""
+    return tuple(f"layer {i + 1}, head {j + 1}" for i in range(layers) for j in range(heads))
 
 
 def times_as_logits(shortest: float, longest: float, count: int, power: float = 1) -> Tensor:

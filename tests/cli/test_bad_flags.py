@@ -14,6 +14,8 @@ from palimpsest import train
 from palimpsest.agents.command.parsing import NAMES
 from palimpsest.agents.run import closing, experiment
 from palimpsest.agents.run.config import TrainConfig
+from palimpsest.agents.sweep.config import ReportCommand
+from palimpsest.agents.watch.config import InspectCommand, PlayCommand
 
 WORDS = ["", "1\n2", "a\0b", "\x1b[31m", "ø" * 300]
 INTEGER = [*WORDS, "true", "1 2", "9" * 5000]
@@ -130,6 +132,31 @@ TUNE: dict[str, list[str]] = {
     "run_dir": ["x"],
     "resume": ["run"],
 }
+WATCHED: dict[str, list[str]] = {
+    "run": [*PATH, "nowhere", "file", "file/x", "/", ".", "run"],
+    "env": NAME,
+    "env_args": PAIRS,
+    "seed": [*INTEGER, "1000000001"],
+    "deterministic": SWITCH,
+    "device": [*NAME, "tpu", "cuda:-1"],
+}
+PLAY: dict[str, list[str]] = {
+    **WATCHED,
+    "out": [*PATH, "run", "x.png", "folder.gif"],
+    "human": SWITCH,
+    "ansi": SWITCH,
+    "episodes": [*INTEGER, "0"],
+    "fps": [*INTEGER, "0", "241"],
+    "max_steps": [*INTEGER, "0"],
+}
+INSPECT: dict[str, list[str]] = {
+    **WATCHED,
+    "out": PATH,
+    "steps": [*INTEGER, "1", "2001"],
+    "episodes": [*INTEGER, "3"],
+    "lags": [*INTEGER, "0", "2001"],
+    "tensorboard": SWITCH,
+}
 REPORT: dict[str, list[str]] = {
     "source": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml"],
     "out": PATH,
@@ -175,7 +202,9 @@ def test_every_flag_has_a_row():
     assert set(EVALUATE) == fields(train.EvaluateCommand)
     assert set(SWEEP) == fields(train.SweepCommand)
     assert set(TUNE) >= fields(train.TuneCommand) - fields(train.TrainCommand)
-    assert set(REPORT) == fields(train.ReportCommand)
+    assert set(REPORT) == fields(ReportCommand)
+    assert set(PLAY) == fields(PlayCommand)
+    assert set(INSPECT) == fields(InspectCommand)
 
 
 def words(name: str, value: str) -> list[str]:
@@ -218,6 +247,15 @@ def test_tuning_refuses(name, capsys, tmp_path):
     pytest.importorskip("optuna")
     for value in TUNE[name]:
         assert_refused(["tune", *words(name, value)], name, value, capsys, tmp_path)
+
+
+@pytest.mark.parametrize(("command", "rows"), [("play", PLAY), ("inspect", INSPECT)])
+def test_watching_refuses(command, rows, capsys, tmp_path):
+    (tmp_path / "folder.gif").mkdir()
+    for name, values in rows.items():
+        for value in values:
+            words_given = [value] if name == "run" else ["run", *words(name, value)]
+            assert_refused([command, *words_given], name, value, capsys, tmp_path)
 
 
 @pytest.mark.parametrize("words", [["x"], [""], ["1\n2"], ["--x"], ["-x"], ["a\0b"], ["list", "list"], ["ø" * 300]])

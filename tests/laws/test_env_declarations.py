@@ -32,6 +32,7 @@ def test_what_an_environment_declares(id):
     assert mask.shape == (2, ROWS)
     assert mask.dtype == bool
     assert same(mask[0], np.array([env.event_mask(at(obs, i)) for i in range(ROWS)]))
+    assert len(env.action_names) in (0, getattr(env.action_space, "n", 0))
     for extra in env.closing_settings:
         make(id, **extra)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
 from palimpsest.memory.kernels.arithmetic.threads import in_parts, part_borders
+from palimpsest.memory.kernels.delta.chunked import gated_delta_chunked
 from palimpsest.memory.kernels.delta.layer_loops import compiled
 from palimpsest.memory.kernels.delta.loops import SEGMENT
 from palimpsest.memory.kernels.delta.scan import gated_delta_scan
@@ -122,15 +123,36 @@ def delta_layer_torch(
     """`delta_layer` in torch operations, on any device."""
     enter, project, leave = maps
     stream = enter(x) if stream is None else stream
-    K, V = sizes.key_size, sizes.value_size
-    heads, gates = sizes.split(project(x))
-    q, k, v, g = heads.split((K, K, V, V), -1)
-    q, k = turn(q, times, turns), turn(k, times, turns)
-    alpha, beta = torch.sigmoid(gates).chunk(2, -1)
-    beta = 2 * beta
+    q, k, v, g, alpha, beta = _tokens(x, project, sizes, times, turns)
     read, last = gated_delta_scan(q, k, v, alpha, beta, start, state, normalise=True, read_first=True)
     y = (torch.tanh(read) * torch.sigmoid(g)).flatten(-2)
     return stream + leave(y), last, alpha.detach(), beta.detach()
+
+
+def delta_weights(
+    x: Tensor, project: nn.Module, start: Tensor, sizes: DeltaSizes, times: Tensor, turns: Tensor
+) -> Tensor:
+    """How much of the v of each step a layer reads at each step, [T, B, H, T], the last dimension being the write's.
+
+    Arguments as for `delta_layer`, of a layer whose tables are empty at first; `project` is its second map.
+    """
+    (T, B, _), H = x.shape, sizes.heads
+    q, k, _, _, alpha, beta = _tokens(x, project, sizes, times, turns)
+    # every step writes 1 into a column of its own, and a read shows what is left of each
+    v = torch.eye(T, dtype=x.dtype, device=x.device)[:, None, None].expand(T, B, H, T)
+    state = x.new_zeros(B, H, sizes.key_size, T)
+    return gated_delta_chunked(q, k, v, alpha, beta, start, state, normalise=True, read_first=True)[0]
+
+
+def _tokens(
+    x: Tensor, project: nn.Module, sizes: DeltaSizes, times: Tensor, turns: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v, g and the gates alpha and beta of x."""
+    K, V = sizes.key_size, sizes.value_size
+    heads, gates = sizes.split(project(x))
+    q, k, v, g = heads.split((K, K, V, V), -1)
+    alpha, beta = torch.sigmoid(gates).chunk(2, -1)
+    return turn(q, times, turns), turn(k, times, turns), v, g, alpha, 2 * beta
 
 
 class _DeltaLayer(torch.autograd.Function):
