@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.memory.base import Context, Memory
-from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
+from palimpsest.memory.kernels.arithmetic.dispatch import is_watched
 from palimpsest.memory.kernels.attention.chunks import choose_chunks, read_chunks
 from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates
 from palimpsest.memory.kernels.attention.torch_slices import softmax_where
@@ -157,7 +157,6 @@ class HCAM(Memory):
         return self._step(x, state, keep_state=torch.is_grad_enabled())
 
     def _step(self, x: Tensor, state: HCAMState, keep_state: bool) -> tuple[Tensor, HCAMState]:
-        refuse_tracing()  # chunks are stored where some are full
         B, L, N, C = self.check_step(x, state), self.num_layers, self.num_chunks, self.chunk_size
         rows = torch.arange(B, device=x.device)
         at, finished = state.steps % C, state.steps // C
@@ -182,7 +181,9 @@ class HCAM(Memory):
             mem = read_chunks(layer.query(h), *maps, chunks, own[:, None] * N + slot, whole, weight, self.num_heads)
             x = layer.output(x, local, mem)
 
-        after = state._replace(running=running.unflatten(0, (B, L)))
+        after = state._replace(running=running.unflatten(0, (B, L)), steps=state.steps + 1)
+        if is_watched():
+            return x, self._stored(after, at == C - 1, finished % N)
         row = (at == C - 1).nonzero()[:, 0]
         if len(row):
             if keep_state:
@@ -192,7 +193,21 @@ class HCAM(Memory):
             after.chunks[row, :, slot] = chunk
             after.summaries[row, :, slot] = chunk.mean(2)
             after.running[row] = 0
-        return x, after._replace(steps=state.steps + 1)
+        return x, after
+
+    def _stored(self, state: HCAMState, full: Tensor, slot: Tensor) -> HCAMState:
+        """Store the running chunks of rows that are `full` [B] bool in `slot` [B], whatever the numbers are.
+
+        Every row costs the same: what records the operations does not know which rows are full.
+        """
+        running = state.running
+        chunk = (running.detach() if self.detach else running)[:, :, None]
+        here = (full[:, None] & (torch.arange(self.num_chunks, device=slot.device) == slot[:, None]))[:, None, :, None]
+        return state._replace(
+            running=torch.where(full[:, None, None, None], 0, running),
+            chunks=torch.where(here[..., None], chunk, state.chunks),
+            summaries=torch.where(here, chunk.mean(3), state.summaries),
+        )
 
     def scan(
         self,
