@@ -20,6 +20,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import tyro
 
 from palimpsest import __version__
+from palimpsest.agents.export.config import ExportConfig
 from palimpsest.agents.run.config import Arguments, Axes, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.key_values import (
     Given,
@@ -47,8 +48,8 @@ class Usage(Exception):
 class TrainCommand(TrainConfig):
     """Train an agent.
 
-    Other commands: "evaluate" tests runs, see "evaluate --help"; "sweep" trains a suite of runs and "report" compares
-    them; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
+    Other commands: "evaluate" tests runs, see "evaluate --help"; "export" writes one as an ONNX file; "sweep" trains a
+    suite of runs and "report" compares them; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
     default. "--version" prints the version.
     """
 
@@ -118,7 +119,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not argv or argv[0].startswith("-"):
             return _train(argv)
-        commands = {"train": _train, "evaluate": _evaluate, "sweep": _sweep, "report": _report, "list": _list}
+        commands = {"train": _train, "evaluate": _evaluate, "sweep": _sweep, "report": _report}
+        commands |= {"export": _export, "list": _list}
         if argv[0] not in commands:
             raise Usage(f"unknown command {argv[0]!r}{closest(argv[0], commands)}; known: {', '.join(commands)}")
         return commands[argv[0]](argv[1:])
@@ -197,14 +199,9 @@ def _sweep(argv: list[str]) -> int:
     from palimpsest.agents.sweep.sweep import sweep
 
     try:
-        sweep(config)
+        return _worked(lambda: sweep(config))
     except (Interrupted, RunFailed) as stop:
         return _fail(stop, stop.exit_code)
-    except OSError as error:
-        return _fail(error, 1)
-    except ValueError as error:
-        return _fail(error, 2)
-    return 0
 
 
 def _report(argv: list[str]) -> int:
@@ -212,9 +209,21 @@ def _report(argv: list[str]) -> int:
 
     from palimpsest.agents.sweep.report import report
 
+    return _worked(lambda: report(config))
+
+
+def _export(argv: list[str]) -> int:
+    config = _or_usage(lambda: _parse(ExportConfig, argv))
+
+    from palimpsest.agents.export.exporting import NotExported, export
+
+    return _worked(lambda: export(config), NotExported)
+
+
+def _worked(work: Callable[[], Any], *failures: type[Exception]) -> int:
     try:
-        report(config)
-    except OSError as error:
+        work()
+    except (OSError, *failures) as error:
         return _fail(error, 1)
     except ValueError as error:
         return _fail(error, 2)
@@ -248,7 +257,7 @@ def _parse(cls: type[ConfigT], argv: list[str], default: ConfigT | None = None) 
     for flag in ("--env-args", "--memory-args", "--algo-args", "--grid"):
         if sum(_dashed(word) == flag for word in argv) > 1:
             raise Usage(f"{flag} is given twice; give all its KEY=VALUE arguments after one")
-    name = cls.__name__.removesuffix("Command").lower()
+    name = cls.__name__.removesuffix("Command").removesuffix("Config").lower()
     complaint = io.StringIO()
     given: dict[str, Any] = {} if default is None else {"default": default}
     try:

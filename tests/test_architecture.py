@@ -40,7 +40,9 @@ GROUND = [
     "agents.observation_checks",
     "agents.slips",
 ]
-ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "off_policy", "run", "sweep")]
+ROOMS = [
+    f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "off_policy", "run", "sweep", "export")
+]
 
 MAY_IMPORT: dict[str, list[str]] = {
     "refusals": [],
@@ -68,8 +70,9 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.off_policy": [*GROUND, *ROOMS[:4]],
     "agents.run": [*GROUND, *ROOMS[:5], "envs", "memory"],
     "agents.sweep": [*GROUND, *ROOMS[:6], "envs"],
+    "agents.export": [*GROUND, *ROOMS[:6], "memory.base"],
     "agents": ["agents.masks", *ROOMS, "short_names"],
-    "train": ["agents.files", "agents.run", "agents.sweep", ""],
+    "train": ["agents.files", "agents.run", "agents.sweep", "agents.export", ""],
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],
 }

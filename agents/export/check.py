@@ -15,6 +15,7 @@ from torch import Tensor
 from palimpsest.agents.export.formats import Loaded, NotExported
 from palimpsest.agents.export.step import Port
 from palimpsest.agents.masks import get_action_masks, mask_sizes
+from palimpsest.agents.policy.memory_pair import PairState
 from palimpsest.agents.policy.spaces import greedy_strategy
 from palimpsest.agents.tree import tree_map
 
@@ -112,6 +113,8 @@ def check(
 ) -> Checked:
     """Play until every row has ended an episode, and all of them `episodes`; agent and file act from their own states.
 
+    Of an agent whose actor and critic have a memory each, the file holds the actor's.
+
     Args:
         model: the agent.
         loaded: the file.
@@ -137,7 +140,8 @@ def check(
                     f"at step {steps} the file's action is {action.tolist()}, the agent's {expected.tolist()}"
                 )
             ties += 1
-        for port, found, wanted in zip(signature.states, held, _leaves(state), strict=True):
+        acting = state.actor if isinstance(state, PairState) else state
+        for port, found, wanted in zip(signature.states, held, acting, strict=True):
             difference = max(difference, _parted(port, found, wanted, steps))
         if steps == 0:
             _check_one_row(loaded, given, outputs)
@@ -179,10 +183,6 @@ def _tied(
         flat = (each.reshape(B, -1) if policy.action_space.shape else each for each in actions)
         first, second = (distribution.log_prob(tensor(each)) for each in flat)
     return bool(((first - second).abs() < TIE).all())
-
-
-def _leaves(state: Any) -> list[np.ndarray]:
-    return [leaf for part in state for leaf in _leaves(part)] if isinstance(state, tuple) else [state]
 
 
 def _parted(port: Port, found: np.ndarray, wanted: np.ndarray, step: int) -> float:

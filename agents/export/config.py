@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import tyro
+
 from palimpsest.agents.run.config import EPISODES, Checked
 from palimpsest.refusals import choice, integer
 
@@ -15,9 +17,9 @@ FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 
 @dataclass(frozen=True)
 class ExportConfig(Checked):
-    """What is exported, and where to."""
+    """Write the agent of a run as a file that acts without this package, and check it against the agent."""
 
-    run_dir: Path
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """The directory of the run."""
     format: Annotated[str, choice(FORMATS)] = "onnx"
     """onnx (the extra "export"), or torch for a program of torch.export."""

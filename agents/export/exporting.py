@@ -75,7 +75,9 @@ def export_policy(
         model, made = model_or_run, None
     try:
         venv: Any = made if env is None else env
-        return _exported(model, None if venv is None else SavedAlgorithm._wrap_env(venv), file, format, episodes, use_masking)
+        return _exported(
+            model, None if venv is None else SavedAlgorithm._wrap_env(venv), file, format, episodes, use_masking
+        )
     finally:
         if made is not None:
             made.close()

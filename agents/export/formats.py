@@ -49,13 +49,16 @@ def read(file: Path, kind: str) -> Loaded:
 
 def write_torch(step: Step, file: Path) -> None:
     """Write a program, which `torch.export.load` reads."""
-    torch.export.save(recorded(step), file, extra_files={METADATA: step.signature.to_json()})
+    program = recorded(step)
+    with quiet():  # it warns of names that do not end in .pt2
+        torch.export.save(program, file, extra_files={METADATA: step.signature.to_json()})
 
 
 def read_torch(file: Path) -> Loaded:
     """Read a program, to run it by torch."""
     extra = {METADATA: ""}
-    module: Any = torch.export.load(file, extra_files=extra).module()
+    with quiet():
+        module: Any = torch.export.load(file, extra_files=extra).module()
 
     def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [each.numpy() for each in module(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs))]
@@ -81,8 +84,16 @@ def write_onnx(step: Step, file: Path) -> None:
     except torch.onnx.OnnxExporterError as error:
         raise NotExported(f"the agent has no ONNX form: {one_line(_cause(error))}; use --format torch") from error
     assert made is not None
+    strip_origins(made.model)
     made.model.metadata_props[METADATA] = step.signature.to_json()
     made.save(file)
+
+
+def strip_origins(model: Any) -> None:
+    """Take out of an ONNX model what says from which lines of which files its operations come."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    ClearMetadataAndDocStringPass()(model)
 
 
 def read_onnx(file: Path) -> Loaded:
@@ -112,9 +123,12 @@ def recorded(step: Step) -> torch.export.ExportedProgram:
     sizes = {"inputs": tuple({0: torch.export.Dim.DYNAMIC} for _ in example)}
     try:
         with quiet(), torch.no_grad():
-            return torch.export.export(step, example, dynamic_shapes=sizes, strict=False)
+            program = torch.export.export(step, example, dynamic_shapes=sizes, strict=False)
     except Exception as error:  # torch raises what it meets
         raise NotExported(f"the agent's operations cannot be recorded: {one_line(error)}") from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # lines of files of this machine
+    return program
 
 
 def need(*packages: str) -> None:

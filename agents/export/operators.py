@@ -31,4 +31,8 @@ def translations() -> dict[Any, Callable[..., Any]]:
         """TopK of all of them; of equals it puts the first one first."""
         return op.TopK(x, op.Constant(value_ints=[x.shape[dim]]), axis=dim, largest=int(descending), sorted=1)
 
-    return {torch.ops.aten.prod.dim_int: prod, torch.ops.aten.cumprod.default: cumprod, torch.ops.aten.sort.stable: sort}
+    return {
+        torch.ops.aten.prod.dim_int: prod,
+        torch.ops.aten.cumprod.default: cumprod,
+        torch.ops.aten.sort.stable: sort,
+    }

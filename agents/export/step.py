@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -14,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from palimpsest.agents.masks import mask_sizes
-from palimpsest.agents.policy.memory_pair import PairState
+from palimpsest.agents.policy.distributions import MultiCategorical
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.spaces import task_of
 from palimpsest.memory.base import Memory
@@ -88,12 +87,11 @@ class Step(nn.Module):
         self, policy: MemoryActorCriticPolicy, masked: bool = False, normalize: VecNormalize | None = None
     ) -> None:
         super().__init__()
-        self.policy = copy.deepcopy(policy).cpu().requires_grad_(False)
-        self.policy.set_training_mode(False)
+        self.policy = _copied(policy)
         self.statistics = Statistics(normalize) if normalize is not None and normalize.norm_obs else None
         self.space = policy.observation_space if normalize is None else normalize.venv.observation_space
         """That of the observations."""
-        self.signature = signature_of(policy, self.space, masked)
+        self.signature = signature_of(self.policy, self.space, masked)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Act once. The batch is the first dimension of every tensor."""
@@ -104,10 +102,10 @@ class Step(nn.Module):
         obs: Any = dict(zip(space.spaces, observations)) if isinstance(space, spaces.Dict) else observations[0]
         if self.statistics is not None:
             obs = self.statistics(obs)
-        state = _filled(policy.initial_state(1), iter(states))
+        state = type(policy.memory.initial_state(1))(*states)
         strategy = _strategy(policy.memory, obs)
         distribution, after = policy.get_distribution(obs, state, start, strategy, *masks)
-        return self._action(distribution.mode()), *_leaves(after)
+        return self._action(distribution.mode()), *after
 
     def _action(self, chosen: Tensor) -> Tensor:
         space = self.policy.action_space
@@ -127,6 +125,19 @@ class Step(nn.Module):
             array = np.ones if port == self.signature.action_mask else np.zeros
             given.append(torch.from_numpy(array((rows, *port.shape), port.dtype)))
         return tuple(given)
+
+
+def _copied(policy: MemoryActorCriticPolicy) -> MemoryActorCriticPolicy:
+    """A copy of what acts, on the CPU."""
+    # what SB3's distributions hold of the last call may have a graph, which cannot be copied
+    distribution = copy.copy(policy.action_dist)
+    if isinstance(distribution, MultiCategorical):
+        distribution.parts = [copy.copy(part) for part in distribution.parts]
+    copied = copy.deepcopy(policy, {id(policy.action_dist): distribution}).cpu().requires_grad_(False)
+    copied.set_training_mode(False)
+    # the critic's own memory acts on nothing
+    copied.shares_memory, copied.memory_critic = True, copied.memory
+    return copied
 
 
 class Statistics(nn.Module):
@@ -166,8 +177,7 @@ def signature_of(policy: MemoryActorCriticPolicy, space: spaces.Space, masked: b
         observations = [_observed(f"observation.{key}", part) for key, part in space.spaces.items()]
     else:
         observations = [_observed("observation", space)]
-    fresh = policy.initial_state(1)
-    states = [_held(f"state.{name}", leaf[0]) for name, leaf in zip(_names(fresh), _leaves(fresh), strict=True)]
+    states = [_held(f"state.{name}", leaf[0]) for name, leaf in policy.initial_state(1)._asdict().items()]
     mask = Port("action_mask", "bool", (sum(mask_sizes(policy.action_space)),)) if masked else None
     discrete = isinstance(policy.action_space, spaces.Discrete | spaces.MultiDiscrete)
     action = Port("action", "int64" if discrete else "float32", tuple(policy.action_space.shape))  # type: ignore[arg-type]
@@ -182,21 +192,3 @@ def _held(name: str, leaf: Tensor) -> Port:
     array = leaf.numpy(force=True)
     same = array.size > 0 and (array == array.flat[0]).all()
     return Port(name, array.dtype.name, array.shape, array.flat[0].item() if same else array.tolist())
-
-
-def _names(state: Any) -> list[str]:
-    """The fields of a state, "actor.field" and "critic.field" of a pair."""
-    if isinstance(state, PairState):
-        return [f"{side}.{name}" for side, part in state._asdict().items() for name in _names(part)]
-    return list(state._fields)
-
-
-def _leaves(state: Any) -> list[Tensor]:
-    return [leaf for part in state for leaf in _leaves(part)] if isinstance(state, PairState) else list(state)
-
-
-def _filled(state: Any, leaves: Iterator[Tensor]) -> Any:
-    """`state` with other leaves."""
-    if isinstance(state, PairState):
-        return PairState(*(_filled(part, leaves) for part in state))
-    return type(state)(*(next(leaves) for _ in state))

@@ -1,7 +1,7 @@
 """Train and evaluate as a configuration says. A run directory holds everything about a run.
 
 config.toml  versions.json  events.out.tfevents.*  checkpoints/  best.zip  model.zip  evaluations.csv
-learning_curve.png  closing.json
+learning_curve.png  closing.json  README.md
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from torch.utils.tensorboard import SummaryWriter
 from palimpsest.agents.environments import chance_level, closing_settings, make_environments
 from palimpsest.agents.evaluation.play import play, summary
 from palimpsest.agents.files.archive import remove_parts, write_atomically
+from palimpsest.agents.files.model_card import write_model_card
 from palimpsest.agents.learn.hyperparameters import Hyperparameters
 from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, SavedAlgorithm
 from palimpsest.agents.run.callbacks import (
@@ -212,6 +213,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
     run = Run(directory, config, model)
     if close:
         _close(run, console)
+    write_model_card(directory)
     return run
 
 
@@ -364,12 +366,10 @@ def _write_json(path: Path | None, result: Any) -> None:
 
 def versions() -> dict[str, Any]:
     """The record of a run: versions of Python and of packages, machine, threads, commit and command line."""
-    found = {}
+    found = dict.fromkeys(PACKAGES, "not installed")
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
     return {
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
