@@ -49,8 +49,8 @@ class TrainCommand(TrainConfig):
     """Train an agent.
 
     Other commands: "evaluate" tests runs, see "evaluate --help"; "export" writes one as an ONNX file; "sweep" trains a
-    suite of runs and "report" compares them; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
-    default. "--version" prints the version.
+    suite of runs and "report" compares them; "list" shows environments and memories. Without a command, flags are those
+    of "train". Every flag has a default. "--version" prints the version.
     """
 
     config: Path | None = None

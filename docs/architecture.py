@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS: dict[str, tuple[float, float, str]] = {
     "train.py": (5.0, 8, "command line"),
     "agents/sweep": (5.0, 7, "suites, engines,\ntable, report"),
+    "agents/export": (7.2, 7, "a step as a file,\nchecked against predict"),
     "agents/run": (5.0, 6, "configuration, run directory,\nresume, tables, plots"),
     "agents/off_policy": (7.2, 5.5, "MemoryDQN, MemorySAC,\nreplay of sequences"),
     "agents/learn": (5.0, 5, "MemoryPPO, rollout, loss,\nmodel file, failures"),

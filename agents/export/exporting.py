@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +55,8 @@ def export_policy(
         env: what the file is checked in; default a run's environment, and for a model random observations. With a
             `VecNormalize`, of this or of the model's environment, its statistics are part of the file.
         episodes: how many are played, 1 or more.
-        use_masking: whether the step takes a mask of actions, if the environment has `action_masks()`.
+        use_masking: whether the step takes a mask of actions, if the environment has `action_masks()` and `predict`
+            takes it.
 
     Raises:
         NotExported: the agent cannot be written in this format, or the file acts differently.
@@ -103,7 +105,8 @@ def _exported(
     known = model.env if env is None else env
     if env is not None:
         check_spaces(model, env)
-    masked = use_masking and known is not None and is_masking_supported(known)
+    takes_masks = use_masking and "action_masks" in inspect.signature(model.predict).parameters
+    masked = takes_masks and known is not None and is_masking_supported(known)
     normalize = None if known is None else unwrap_vec_normalize(known)
     step = Step(model.policy, masked, normalize)  # type: ignore[arg-type]
     rows: Rows = Drawn(step.space, model.action_space) if env is None else Played(env)

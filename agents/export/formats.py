@@ -82,7 +82,7 @@ def write_onnx(step: Step, file: Path) -> None:
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise NotExported(f"the agent has no ONNX form: {one_line(_cause(error))}; use --format torch") from error
+        raise NotExported(f"the agent has no ONNX form: {one_line(_cause(error))}; use format torch") from error
     assert made is not None
     strip_origins(made.model)
     made.model.metadata_props[METADATA] = step.signature.to_json()
@@ -138,7 +138,7 @@ def need(*packages: str) -> None:
             __import__(package)
         except ImportError:
             raise ValueError(
-                f"ONNX files need {package}; install it with: pip install 'palimpsest-rl[export]', or use --format torch"
+                f"ONNX files need {package}; install it with: pip install 'palimpsest-rl[export]', or use format torch"
             ) from None
 
 

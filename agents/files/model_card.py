@@ -94,7 +94,7 @@ def _front_matter(config: Mapping[str, Any], algorithm: str, name: str, results:
 
 def _about(config: Mapping[str, Any], algorithm: str, evaluations: list[dict[str, str]]) -> str:
     # a training may end early, and its last evaluation is after its last step
-    steps = f"{int(evaluations[-1]['step']):,}" if evaluations else f"{config['total_timesteps']:,} or fewer"
+    steps = f"{int(evaluations[-1]['step']):,}" if evaluations else f"about {config['total_timesteps']:,}"
     arguments = ", ".join(f"`{key}={value}`" for key, value in config["memory_args"].items()) or "the default arguments"
     task = ", ".join(f"`{key}={value}`" for key, value in config["env_args"].items()) or "the default arguments"
     return "\n".join(

@@ -31,7 +31,7 @@ def gated_delta_scan(
     normalise: bool = False,
     read_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence above over a sequence: compiled on the CPU, where it is differentiable once; in matrix products elsewhere.
+    """The recurrence above over a sequence: compiled on the CPU, where it is differentiable once; by torch elsewhere.
 
     Args:
         q: [T, B, H, K] floats, queries.
