@@ -32,7 +32,7 @@ class Port(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """What a step takes and gives: (*observations, *states, episode_start, mask) -> (action, *states), in this order."""
+    """What a step takes and gives: (*observations, *states, episode_start, mask) -> (action, *states), so ordered."""
 
     observations: list[Port]
     """One, or one for each key of a Dict space, named "observation.key"."""

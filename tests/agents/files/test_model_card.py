@@ -40,7 +40,10 @@ CLOSING = [
     }
     for corridors, success in ((2, 0.875), (100, None))
 ]
-EVALUATIONS = "step,success,return_mean,return_std,length_mean,episodes,stalled\n2000,0.1,1.0,2.0,9.0,20,0\n4096,,3.0,4.0,9.0,20,0\n"
+EVALUATIONS = """step,success,return_mean,return_std,length_mean,episodes,stalled
+2000,0.1,1.0,2.0,9.0,20,0
+4096,,3.0,4.0,9.0,20,0
+"""
 
 
 def written(directory, closing=True, evaluations=True, picture=True):
