@@ -55,31 +55,26 @@ class Rows(Protocol):
 
 
 class Played:
-    """The rows of a VecEnv, of whose `VecNormalize` nothing is seen or changed."""
+    """The rows of a VecEnv, below its `VecNormalize`."""
 
     def __init__(self, env: VecEnv) -> None:
-        self.env, self.num_envs = env, env.num_envs
-        self.normalize = unwrap_vec_normalize(env)
+        normalize = unwrap_vec_normalize(env)
+        self.env = env if normalize is None else normalize.venv
+        self.num_envs = env.num_envs
 
     def reset(self) -> Any:
         """Reset the environments."""
-        if self.normalize is not None:
-            self.normalize.training = False
-        return self._raw(self.env.reset())
+        return tree_map(np.array, self.env.reset())
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray]:
         """Step the environments."""
         obs, _, start, _ = self.env.step(actions)
-        return self._raw(obs), start
+        # an environment may write the next observation into the same array
+        return tree_map(np.array, obs), start
 
     def masks(self) -> np.ndarray:
         """Ask the environments."""
         return get_action_masks(self.env)
-
-    def _raw(self, obs: Any) -> Any:
-        obs = obs if self.normalize is None else self.normalize.get_original_obs()
-        # an environment may write the next observation into the same array
-        return tree_map(np.array, obs)
 
 
 class Drawn:
@@ -108,9 +103,7 @@ class Drawn:
         return allowed
 
 
-def check(
-    model: Any, loaded: Loaded, rows: Rows, episodes: int, seen: Callable[[Any], Any] = lambda obs: obs
-) -> Checked:
+def check(model: Any, loaded: Loaded, rows: Rows, episodes: int, seen: Callable[[Any], Any]) -> Checked:
     """Play until every row has ended an episode, and all of them `episodes`; agent and file act from their own states.
 
     Of an agent whose actor and critic have a memory each, the file holds the actor's.

@@ -102,22 +102,20 @@ def _environments(run: Run) -> VecEnv:
 def _exported(
     model: SavedAlgorithm, env: VecEnv | None, file: Path, kind: str, episodes: int, use_masking: bool
 ) -> Exported:
-    known = model.env if env is None else env
+    known = [each for each in (env, model.env) if each is not None]
     if env is not None:
         check_spaces(model, env)
     takes_masks = use_masking and "action_masks" in inspect.signature(model.predict).parameters
-    masked = takes_masks and known is not None and is_masking_supported(known)
-    normalize = None if known is None else unwrap_vec_normalize(known)
+    masked = takes_masks and bool(known) and is_masking_supported(known[0])
+    normalize = next(filter(None, map(unwrap_vec_normalize, known)), None)
     step = Step(model.policy, masked, normalize)  # type: ignore[arg-type]
     rows: Rows = Drawn(step.space, model.action_space) if env is None else Played(env)
+    seen = (lambda obs: obs) if normalize is None else normalize.normalize_obs
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
     try:
         write(step, part, kind)
-        if normalize is None:
-            checked = check(model, read(part, kind), rows, episodes)
-        else:
-            checked = check(model, read(part, kind), rows, episodes, normalize.normalize_obs)
+        checked = check(model, read(part, kind), rows, episodes, seen)
         os.replace(part, file)
     except NotExported as error:
         raise NotExported(f"{error}; no file is written") from None

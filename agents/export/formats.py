@@ -103,7 +103,10 @@ def read_onnx(file: Path) -> Loaded:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class for each code
+        raise NotExported(f"onnxruntime cannot run the file: {one_line(error)}") from error
     signature = Signature.from_json(session.get_modelmeta().custom_metadata_map[METADATA])
     inputs, outputs = ([port.name for port in ports] for ports in (signature.inputs(), signature.outputs()))
 

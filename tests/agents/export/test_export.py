@@ -105,7 +105,9 @@ def test_statistics_of_vec_normalize_are_inside(tmp_path):
     given = [raw, np.zeros((1, 2, 6), np.float32), start]
     _, h = read_torch(made.file).run(given)
     np.testing.assert_allclose(h, model.predict(venv.normalize_obs(raw), None, start)[1].h, atol=1e-5)
+    before = other.obs_rms.count
     assert export_policy(model, tmp_path / "b.pt2", env=other, episodes=2).checked.episodes >= 2
+    assert other.obs_rms.count == before
 
 
 def test_exporting_leaves_the_agent_as_it_is(tmp_path):

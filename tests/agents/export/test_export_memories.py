@@ -41,6 +41,8 @@ def test_a_memory_is_exported(case, tmp_path):
         kwargs["memory_kwargs"]["num_places"] = 2
     policy = "MultiInputMemoryPolicy" if case == "sat-place" else "MlpMemoryPolicy"
     model = MemoryPPO(policy, Noise(space, spaces.Discrete(3)), policy_kwargs=kwargs, seed=0, device="cpu")
+    # other tests hold kernels equal to torch's operations; here they would have to be compiled for every memory
+    model.policy.compiled = False
     if TABLE[VARIANTS.get(case, (case,))[0]] == "no":
         with pytest.raises(NotExported, match="no file is written"):
             export_policy(model, tmp_path / "agent.onnx", episodes=3)
