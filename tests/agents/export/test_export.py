@@ -61,8 +61,9 @@ assert not {"torch", "palimpsest", "gymnasium"} & set(sys.modules)
     assert np.loadtxt(io.StringIO(done.stdout.replace("[", " ").replace("]", " "))).shape == (10, 2)
 
 
-def test_without_an_environment_it_is_checked_on_noise(tmp_path):
-    model, _ = agent("ppo-dict", share_memory=False)
+@pytest.mark.parametrize("case", ["ppo", "ppo-dict"])
+def test_without_an_environment_it_is_checked_on_noise(case, tmp_path):
+    model, _ = agent(case, share_memory=False)
     made = export_policy(model, tmp_path / "agent.pt2", episodes=2)
     assert made.checked.episodes >= 2
     # the critic's memory acts on nothing
