@@ -220,10 +220,10 @@ def _export(argv: list[str]) -> int:
     return _worked(lambda: export(config), NotExported)
 
 
-def _worked(work: Callable[[], Any], *failures: type[Exception]) -> int:
+def _worked(work: Callable[[], Any], failure: type[Exception] = OSError) -> int:
     try:
         work()
-    except (OSError, *failures) as error:
+    except (OSError, failure) as error:
         return _fail(error, 1)
     except ValueError as error:
         return _fail(error, 2)

@@ -108,7 +108,7 @@ def _exported(
     takes_masks = use_masking and "action_masks" in inspect.signature(model.predict).parameters
     masked = takes_masks and bool(known) and is_masking_supported(known[0])
     normalize = next(filter(None, map(unwrap_vec_normalize, known)), None)
-    step = Step(model.policy, masked, normalize)  # type: ignore[arg-type]
+    step = Step(model.policy, masked, normalize)
     rows: Rows = Drawn(step.space, model.action_space) if env is None else Played(env)
     seen = (lambda obs: obs) if normalize is None else normalize.normalize_obs
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -177,7 +177,7 @@ def signature_of(policy: MemoryActorCriticPolicy, space: spaces.Space, masked: b
         observations = [_observed(f"observation.{key}", part) for key, part in space.spaces.items()]
     else:
         observations = [_observed("observation", space)]
-    states = [_held(f"state.{name}", leaf[0]) for name, leaf in policy.initial_state(1)._asdict().items()]
+    states = [_held(f"state.{name}", leaf[0]) for name, leaf in policy.memory.initial_state(1)._asdict().items()]
     mask = Port("action_mask", "bool", (sum(mask_sizes(policy.action_space)),)) if masked else None
     discrete = isinstance(policy.action_space, spaces.Discrete | spaces.MultiDiscrete)
     action = Port("action", "int64" if discrete else "float32", tuple(policy.action_space.shape))  # type: ignore[arg-type]
