@@ -22,7 +22,7 @@ class Agent:
 
     def __init__(self, file: str) -> None:
         self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        self.signature = json.loads(self.session.get_modelmeta().custom_metadata_map["palimpsest.json"])
+        self.signature = json.loads(self.session.get_modelmeta().custom_metadata_map["palimpsest-step.json"])
         # one number for all, or nested lists of the shape; where episode_start is true the state is not read at all
         self.state = {
             port["name"]: np.broadcast_to(np.array(port["initial"], port["dtype"]), (1, *port["shape"]))

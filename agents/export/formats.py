@@ -16,7 +16,7 @@ from palimpsest.agents.export.operators import translations
 from palimpsest.agents.export.step import Signature, Step
 from palimpsest.agents.files.archive import one_line
 
-METADATA = "palimpsest.json"
+METADATA = "palimpsest-step.json"
 """Name of the signature in a file's metadata: a key of ONNX's `metadata_props`, an extra file of `torch.export`."""
 
 

@@ -31,7 +31,13 @@ def small_kwargs(case: str) -> dict:
     return kwargs
 
 
-@pytest.mark.parametrize("case", [case for case in cases() if case != "gla-fixed"])
+QUICK = {"dnc", "sat"}
+"""Those whose operations need a translation of ours, or a form of their own; all together take minutes of CPU time.
+That every memory's step can be recorded is a law of tests/laws/test_watched.py."""
+CASES = [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in cases() if case != "gla-fixed"]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_memory_is_exported(case, tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra export is not installed")
     space: spaces.Space = spaces.Box(-1, 1, (3,))
