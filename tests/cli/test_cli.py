@@ -46,7 +46,7 @@ def refused(argv, capsys, code=2):
 
 BAD = [
     ("trian", "unknown command 'trian'.*did you mean 'train'"),
-    ("x", "unknown command 'x'; known: train, evaluate, sweep, report, list"),
+    ("x", "unknown command 'x'; known: train, evaluate, sweep, report, export, list"),
     ("list all", "list takes no arguments"),
     ("--lerning-rate 1", "'--lerning-rate'.*did you mean '--learning-rate'"),
     ("train extra", "unknown argument 'extra'"),
