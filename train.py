@@ -33,6 +33,7 @@ ROOMS = {
     "report": "palimpsest.agents.sweep.config:ReportCommand",
     "play": "palimpsest.agents.watch.config:PlayCommand",
     "inspect": "palimpsest.agents.watch.config:InspectCommand",
+    "export": "palimpsest.agents.export.config:ExportCommand",
 }
 """Commands whose rooms do them: a dataclass of flags whose `done_by` names the function."""
 
@@ -42,9 +43,9 @@ class TrainCommand(TrainConfig):
     """Train an agent.
 
     Other commands: "evaluate" tests runs, see "evaluate --help"; "sweep" trains a suite of runs and "report" compares
-    them; "tune" searches for hyperparameters; "play" shows an agent and "inspect" looks inside it; "list" shows
-    environments and memories. Without a command, flags are those of "train". Every flag has a default. "--version"
-    prints the version.
+    them; "tune" searches for hyperparameters; "play" shows an agent, "inspect" looks inside it, "export" writes it as an
+    ONNX file; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
+    default. "--version" prints the version.
     """
 
     config: Path | None = None

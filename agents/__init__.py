@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from palimpsest.agents.evaluation.masked import MaskableEvalCallback, evaluate_policy
+    from palimpsest.agents.export.exporting import export_policy
     from palimpsest.agents.learn.ppo import MemoryPPO
     from palimpsest.agents.masks import get_action_masks, is_masking_supported
     from palimpsest.agents.off_policy.dqn import MemoryDQN
@@ -35,6 +36,7 @@ __all__ = [
     "MultiInputMemoryPolicy",
     "evaluate",
     "evaluate_policy",
+    "export_policy",
     "get_action_masks",
     "grid",
     "is_masking_supported",
@@ -44,6 +46,7 @@ __all__ = [
 _LAZY = {
     "evaluate": "palimpsest.agents.run.runs",
     "evaluate_policy": "palimpsest.agents.evaluation.masked",
+    "export_policy": "palimpsest.agents.export.exporting",
     "get_action_masks": "palimpsest.agents.masks",
     "grid": "palimpsest.agents.run.grids",
     "is_masking_supported": "palimpsest.agents.masks",

@@ -24,6 +24,7 @@ ROOMS: dict[str, tuple[float, float, str]] = {
     "agents/zoo": (2.8, 6.5, "rl-zoo3's files"),
     "agents/command": (7.2, 7, "words of the\ncommand line"),
     "agents/watch": (7.2, 6.2, "an episode as pictures,\ninfluence, probes"),
+    "agents/export": (7.2, 7.8, "a step as a file,\nchecked against predict"),
     "agents/run": (5.0, 6, "configuration, run directory,\nresume, evaluation, tables"),
     "agents/off_policy": (7.2, 5.5, "MemoryDQN, MemorySAC,\nreplay of sequences"),
     "agents/learn": (5.0, 5, "MemoryPPO, rollout, loss,\nmodel file, failures"),

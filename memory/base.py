@@ -260,12 +260,14 @@ class Memory(nn.Module):
     def _check_state(self, x: Tensor, state: Any, B: int) -> None:
         """Refuse what kernels would read beyond its end or as another type."""
         given: list[Any] = []
+        # while the operations are recorded B is a symbol, and to compare it with a number would fix it
+        recorded = torch.compiler.is_compiling()
         if isinstance(state, tuple):
             try:
                 given = [B, x.dtype, *map(_SIZE, state), *[s.dtype for s in state]]
             except TypeError:  # not all are tensors
                 given = []
-            if given and given == self._accepted:
+            if given and not recorded and given == self._accepted:
                 return
         if self._layout is None:
             self._layout = self.dtype, [(s.shape[1:], s.dtype) for s in self.initial_state(1)]
@@ -281,7 +283,7 @@ class Memory(nn.Module):
                 f"x must be {_name(dtype)} and the state as initial_state({B}), {_told(self.initial_state(B))}; "
                 f"got {_name(x.dtype)} and {_told(state)}"
             )
-        self._accepted = given if typed else None
+        self._accepted = given if typed and not recorded else None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._layout = self._accepted = None  # other types, perhaps

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory, Panel
-from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
+from palimpsest.memory.kernels.arithmetic.dispatch import is_watched, refuse_tracing
 from palimpsest.memory.kernels.attention.chunks import choose_chunks, read_chunks
 from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates
 from palimpsest.memory.kernels.attention.torch_slices import softmax_where
@@ -199,7 +199,8 @@ class HCAM(Memory):
         return self._step(x, state, keep_state=torch.is_grad_enabled())
 
     def _step(self, x: Tensor, state: Any, keep_state: bool) -> tuple[Tensor, Any]:
-        refuse_tracing()  # chunks are stored where some are full
+        if isinstance(state, EventState):
+            refuse_tracing()  # chunks are stored where inputs surprise
         B, L, N, C = self.check_step(x, state), self.num_layers, self.num_chunks, self.chunk_size
         if isinstance(state, EventState):
             begins = torch.zeros(1, B, dtype=torch.bool, device=x.device)
@@ -233,10 +234,26 @@ class HCAM(Memory):
 
         after = state._replace(running=running.unflatten(0, (B, L)))
         full = at == C - 1
+        if is_watched():
+            return x, self._stored_by_selection(after, full, finished % N)._replace(steps=state.steps + 1)
         after = self._stored(after, full, finished, torch.full_like(at, C), keep_state)
         if isinstance(after, EventState):
             return x, after._replace(place=(at + 1) % C, finished=finished + full)
         return x, after._replace(steps=state.steps + 1)
+
+    def _stored_by_selection(self, state: HCAMState, full: Tensor, slot: Tensor) -> HCAMState:
+        """The state with the running chunks of rows that are `full` [B] bool in `slot` [B], whatever the numbers are.
+
+        Every row costs the same: what records the operations does not know which rows are full.
+        """
+        running = state.running
+        chunk = (running.detach() if self.detach else running)[:, :, None]
+        here = (full[:, None] & (torch.arange(self.num_chunks, device=slot.device) == slot[:, None]))[:, None, :, None]
+        return state._replace(
+            running=torch.where(full[:, None, None, None], 0, running),
+            chunks=torch.where(here[..., None], chunk, state.chunks),
+            summaries=torch.where(here, chunk.mean(3), state.summaries),
+        )
 
     def _surprised(self, x: Tensor, start: Tensor, state: EventState) -> tuple[Tensor, EventState]:
         """Where x [T, B, F] surprises, [T, B] bool, and the state with what is known of surprises after it."""

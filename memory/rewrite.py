@@ -125,7 +125,7 @@ class RewriteMemory(Memory):
             arrays = self._built.arrays(self, _in_order)
             y, table, time = step_layers(x, arrays, self.sizes, *state, self.turns)
             return y, RewriteState(table, time)
-        no_start = torch.zeros(1, len(x), dtype=torch.bool, device=x.device)
+        no_start = torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device)
         ys, table, _, _ = self._layers(x.unsqueeze(0), no_start, state.time.unsqueeze(0), state.table)
         return ys[0], RewriteState(table, (state.time + 1) % len(self.turns))
 

@@ -28,11 +28,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory, Panel
-from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
+from palimpsest.memory.kernels.arithmetic.dispatch import is_watched, refuse_tracing
 from palimpsest.memory.parts.allocation import BY_ATTENTION, STRATEGIES, Slots, allocate, reads
 from palimpsest.memory.parts.episode_steps import episode_steps
 from palimpsest.memory.parts.place_attention import RATES, ReadLayer, time_code, view
 from palimpsest.memory.parts.strategy_values import StrategyValues
+from palimpsest.memory.parts.torch_allocation import allocate_step
 from palimpsest.refusals import check_choice, check_divides, check_integer
 
 __all__ = ["STRATEGIES", "SATState", "SpatiallyAwareTransformer", "StrategyValues"]
@@ -190,15 +191,21 @@ class SpatiallyAwareTransformer(Memory):
     ) -> tuple[Tensor, SATState]:
         B = self.check_step(x, state)
         place = self._places(place, B, None)
-        start = np.zeros((1, B), dtype=np.bool_)
-        strategy = None if strategy is None else strategy[None]
-        slots, slot, now = self._allocate(x[None], state, place, start, strategy, keep_state)
-        h, stored = self._entries(x, place[0], _on(x, now[0]))
+        if is_watched():
+            by_place, strategy = self.layout == "place", self._recorded_strategy(place[0])
+            slots, slot, now = allocate_step(state[1:6], place[0], strategy, by_place)
+            slots = (*slots, state.attended, state.attentions)
+        else:
+            start = np.zeros((1, B), dtype=np.bool_)
+            strategy = None if strategy is None else strategy[None]
+            arrays, *at = self._allocate(x[None], state, place, start, strategy, keep_state)
+            slots, (slot, now) = tuple(_on(x, s) for s in arrays), (_on(x, each[0]) for each in at)
+        h, stored = self._entries(x, place[0], now)
         put = Tensor.index_put if keep_state else Tensor.index_put_
-        contents = put(state.slots, (torch.arange(B, device=x.device), _on(x, slot[0])), stored)
-        after = SATState(contents, *(_on(x, s) for s in slots))
+        contents = put(state.slots, (torch.arange(B, device=x.device), slot), stored)
+        after = SATState(contents, *slots)
         origin = self._slot_places().expand(B, -1) if self.read == "hierarchical" else None
-        y = self._read(h[:, None], _on(x, now).T, contents, (after.time >= 0)[:, None], origin)
+        y = self._read(h[:, None], now[:, None], contents, (after.time >= 0)[:, None], origin)
         return y.squeeze(1), after
 
     def scan(
@@ -366,6 +373,12 @@ class SpatiallyAwareTransformer(Memory):
                 held[rows, s] = stored[:, i]
             yield slot, times
 
+    def _recorded_strategy(self, place: Tensor) -> Tensor:
+        """The strategy [B] of one input; lru and lfu, which "adaptive" may choose, are not recorded."""
+        if self.strategy_values is not None or STRATEGIES.index(self.allocator) >= BY_ATTENTION:
+            refuse_tracing()
+        return torch.full_like(place, STRATEGIES.index(self.allocator))
+
     def _slot_places(self) -> Tensor:
         """[S], the place of each slot, with layout="place"."""
         return torch.arange(self.num_places, device=self.device).repeat_interleave(self.slots_per_place)
@@ -383,7 +396,7 @@ class SpatiallyAwareTransformer(Memory):
         """
         spoiled = None
         # A weight of 0 times NaN is NaN. So only steps that may read a NaN get NaN, and it is taken out for the others.
-        if not keys.detach().sum().isfinite():
+        if is_watched() or not keys.detach().sum().isfinite():
             bad = ~keys.isfinite().all(-1)
             spoiled = (readable & bad[:, None]).any(-1, keepdim=True)
             keys = torch.where(bad[..., None], 0.0, keys)

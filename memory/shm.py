@@ -97,7 +97,7 @@ class SHM(Memory):
         if torch.is_grad_enabled():
             read, M = hadamard_step(theta, v_c, v, k, q, state.M)
         else:
-            no_start = torch.zeros(1, len(x), dtype=torch.bool, device=x.device)
+            no_start = torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device)
             read, M = hadamard_scan(theta[None], v_c[None], v[None], k[None], q[None], no_start, state.M)
             read = read[0]
         return self.output(read), SHMState(M, state.t + 1)

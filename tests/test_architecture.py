@@ -40,7 +40,9 @@ GROUND = [
     "agents.observation_checks",
     "agents.slips",
 ]
-ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "off_policy", "run", "sweep")]
+ROOMS = [
+    f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "off_policy", "run", "sweep", "export")
+]
 WORLDS, COMMAND, WATCH = "agents.worlds", "agents.command", "agents.watch"
 
 MAY_IMPORT: dict[str, list[str]] = {
@@ -75,8 +77,19 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.zoo": ["agents.learn", "agents.run", "envs"],
     COMMAND: ["agents.run"],
     WATCH: [*GROUND, WORLDS, *ROOMS[1:3], "agents.run", "envs", "memory.base", ARITHMETIC],
-    "agents": ["agents.masks", *ROOMS, "short_names"],
-    "train": ["agents.files", "agents.run", "agents.sweep", "agents.tune", "agents.zoo", COMMAND, WATCH, ""],
+    EXPORT: [*GROUND, WORLDS, *ROOMS[:6], "memory.base"],
+    "agents": ["agents.masks", *ROOMS, EXPORT, "short_names"],
+    "train": [
+        "agents.files",
+        "agents.run",
+        "agents.sweep",
+        "agents.tune",
+        "agents.zoo",
+        COMMAND,
+        WATCH,
+        "agents.export",
+        "",
+    ],
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],
 }

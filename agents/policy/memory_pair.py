@@ -119,7 +119,7 @@ def _begun(memory: Memory, state: State, start: Tensor, in_place: bool) -> State
     """The state, begun anew in the rows where `start` [B] is true."""
     if is_watched():
         # how many rows begin is not known to what records the operations
-        return reset(state, memory.initial_state(len(start)), start)
+        return reset(state, memory.initial_state(start.shape[0]), start)
     rows = start.nonzero().squeeze(1)
     if not len(rows):
         return state

@@ -94,7 +94,7 @@ def preprocess(obs: Any, space: spaces.Space, normalize_images: bool = True) -> 
 
 def _one_hot(obs: Tensor, sizes: np.ndarray, starts: np.ndarray) -> Tensor:
     """The values [N, ...], one after the other, each as a one-hot of its size, counted from its start."""
-    values = obs.long().reshape(len(obs), -1) - torch.as_tensor(starts, dtype=torch.int64, device=obs.device)
+    values = obs.long().reshape(obs.shape[0], -1) - torch.as_tensor(starts, dtype=torch.int64, device=obs.device)
     parts = [functional.one_hot(value, int(size)).float() for value, size in zip(values.unbind(1), sizes)]
     return torch.cat(parts, dim=1)
 

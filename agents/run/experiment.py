@@ -1,7 +1,7 @@
 """Train as a configuration says. A run directory holds everything about a run.
 
 config.toml  versions.json  events.out.tfevents.*  checkpoints/  best.zip  model.zip  evaluations.csv
-learning_curve.png  closing.json
+learning_curve.png  closing.json  README.md
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from palimpsest.agents.evaluation.play import play, summary
 from palimpsest.agents.evaluation.plots import learning_curve
 from palimpsest.agents.files.archive import remove_parts, write_atomically
 from palimpsest.agents.files.lock import locked
+from palimpsest.agents.files.model_card import write_model_card
 from palimpsest.agents.files.versions import versions
 from palimpsest.agents.learn.hyperparameters import Hyperparameters
 from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, SavedAlgorithm
@@ -208,6 +209,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
     run = Run(directory, config, model)
     if close:
         closing.close(run, console)
+    write_model_card(directory)
     return run
 
 

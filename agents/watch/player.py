@@ -23,8 +23,8 @@ from palimpsest.agents.policy.spaces import greedy_strategy
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.key_values import environment_arguments
 from palimpsest.agents.run.runs import Run, load_agent
-from palimpsest.agents.worlds.vectors import make_environments
 from palimpsest.agents.tree import tree_map
+from palimpsest.agents.worlds.vectors import make_environments
 from palimpsest.memory.base import Panel
 
 

@@ -48,7 +48,7 @@ def view(now: Tensor, keys: Tensor, readable: Tensor, among: Tensor | None) -> V
     """The `View` of keys [G, J, D + 16], m and s(tau), for steps that read at the times `now` [G, C]."""
     content, code = keys.split([keys.shape[-1] - 2 * RATES, 2 * RATES], -1)
     s = time_code(now, keys.dtype).unflatten(-1, (RATES, 2))
-    turn = torch.view_as_complex(torch.stack([-s[..., 1], s[..., 0]], -1))[:, :, None]
+    turn = torch.view_as_complex(torch.stack([-s[..., 1], s[..., 0]], -1)[:, :, None])
     barrier = torch.zeros(readable.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~readable, -math.inf)
     # With one step per group, memory bandwidth is the limit: a copy of the keys would cost more than it saves.
     content_t = content.mT if readable.shape[1] == 1 else content.mT.contiguous()

@@ -47,7 +47,7 @@ def refused(argv, capsys, code=2):
 
 BAD = [
     ("trian", "unknown command 'trian'.*did you mean 'train'"),
-    ("x", "unknown command 'x'; known: train, evaluate, sweep, tune, list, report, play, inspect"),
+    ("x", "unknown command 'x'; known: train, evaluate, sweep, tune, list, report, play, inspect, export"),
     ("list all", "list takes no arguments"),
     ("--lerning-rate 1", "'--lerning-rate'.*did you mean '--learning-rate'"),
     ("train extra", "unknown argument 'extra'"),

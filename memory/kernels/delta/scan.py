@@ -17,6 +17,7 @@ from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, h
 from palimpsest.memory.kernels.arithmetic.threads import over_rows
 from palimpsest.memory.kernels.delta.chunked import gated_delta_chunked
 from palimpsest.memory.kernels.delta.loops import SEGMENT, compiled
+from palimpsest.memory.kernels.delta.naive import gated_delta_naive
 
 
 def gated_delta_scan(
@@ -30,7 +31,7 @@ def gated_delta_scan(
     normalise: bool = False,
     read_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence above over a sequence: compiled on the CPU, where it is differentiable once; chunked elsewhere.
+    """The recurrence above over a sequence: compiled on the CPU, where it is differentiable once; by torch elsewhere.
 
     Args:
         q: [T, B, H, K] floats, queries.
@@ -48,7 +49,9 @@ def gated_delta_scan(
         What is read [T, B, H, V], and the last tables [B, H, K, V].
     """
     if not has_kernels(q, k, v, alpha, beta, state):
-        return gated_delta_chunked(q, k, v, alpha, beta, start, state, normalise, read_first)
+        # one step has nothing to solve
+        form = gated_delta_naive if v.shape[0] == 1 else gated_delta_chunked
+        return form(q, k, v, alpha, beta, start, state, normalise, read_first)
     read, last = _DeltaScan.apply(q, k, v, alpha, beta, start, state, normalise, read_first)
     return read, last
 

@@ -143,6 +143,7 @@ def test_a_run_directory_holds_everything(run):
         "evaluations",
         "learning_curve",
         "closing",
+        "README",
     }
     assert wanted <= names
     assert TrainConfig.load(run.directory) == TrainConfig.from_toml(run.config.to_toml())
