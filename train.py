@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 
@@ -21,8 +22,11 @@ from palimpsest.agents.run.key_values import Given, algorithm_arguments, environ
 from palimpsest.agents.run.presets import usual
 from palimpsest.agents.run.program import PROGRAM
 from palimpsest.agents.sweep.config import ReportConfig, SweepConfig
+from palimpsest.agents.tune.config import TuneConfig
 from palimpsest.imports import from_here
 from palimpsest.refusals import closest
+
+TrainT = TypeVar("TrainT", bound="TrainCommand")
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,17 @@ class TrainCommand(TrainConfig):
     """Train an agent.
 
     Other commands: "evaluate" tests runs, see "evaluate --help"; "sweep" trains a suite of runs and "report" compares
-    them; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
-    default. "--version" prints the version.
+    them; "tune" searches for hyperparameters; "list" shows environments and memories. Without a command, flags are
+    those of "train". Every flag has a default. "--version" prints the version.
     """
 
     config: Path | None = None
     """A configuration file, or a run directory, whose values are the defaults. Other flags replace them. KEY=VALUE
     arguments are replaced one by one if the environment or memory stays the same."""
+    zoo_config: Path | None = None
+    """A hyperparameter file of rl-zoo3 for ppo_lstm (YAML), whose values are the defaults; docs/tuning.md."""
+    zoo_key: str | None = None
+    """The entry of that file. Default: that of --env, or the only one."""
 
     # `bool` makes it a switch on the command line; it is None until the memory is known
     share_memory: bool = None  # type: ignore[assignment]
@@ -45,12 +53,16 @@ class TrainCommand(TrainConfig):
     start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """A run, checkpoint or model.zip whose weights a new run starts from. Its configuration gives the defaults."""
 
-    UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"config"}
+    UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"config", "zoo_config", "zoo_key"}
 
     def __post_init__(self) -> None:
         or_usage(super().__post_init__)
         if self.config is not None and self.resume is not None:
             raise Usage("--resume takes the run's own configuration; leave out --config")
+        if self.zoo_config is not None and (self.config or self.resume or self.start_from) is not None:
+            raise Usage("--zoo-config gives a whole configuration; leave out --config, --resume and --from")
+        if self.zoo_key is not None and self.zoo_config is None:
+            raise Usage(f"--zoo-key names an entry of --zoo-config; got {self.zoo_key!r} without it")
         if self.start_from is not None and self.resume is not None:
             raise Usage("--resume goes on with a run, --from starts a new one; leave one out")
 
@@ -86,6 +98,24 @@ class SweepCommand(SweepConfig):
 
 
 @dataclass(frozen=True)
+class TuneCommand(TrainCommand, TuneConfig):
+    """Search for the hyperparameters of a training. A search that was stopped continues where it was.
+
+    A flag of "train" that is given is fixed, and is not searched. --config gives the values of the first trial.
+    """
+
+    run_dir: Annotated[Path | None, tyro.conf.Suppress] = None
+    resume: Annotated[Path | None, tyro.conf.Suppress] = None
+
+    UNSAVED: ClassVar[frozenset[str]] = TrainCommand.UNSAVED | {spec.name for spec in dataclasses.fields(TuneConfig)}
+
+    def __post_init__(self) -> None:
+        or_usage(super().__post_init__)
+        if (self.run_dir or self.resume) is not None:
+            raise Usage("tune has one folder, --out, and goes on where it was; leave out --run-dir and --resume")
+
+
+@dataclass(frozen=True)
 class ReportCommand(ReportConfig):
     """Compare the runs of a sweep: tables, statistics over runs and tasks, plots."""
 
@@ -110,7 +140,10 @@ def _run(argv: list[str]) -> int:
     try:
         if not argv or argv[0].startswith("-"):
             return _train(argv)
-        commands = {"train": _train, "evaluate": _evaluate, "sweep": _sweep, "report": _report, "list": _list}
+        commands = {
+            **{"train": _train, "evaluate": _evaluate, "sweep": _sweep, "tune": _tune, "report": _report},
+            "list": _list,
+        }
         if argv[0] not in commands:
             raise Usage(f"unknown command {argv[0]!r}{closest(argv[0], commands)}; known: {', '.join(commands)}")
         return commands[argv[0]](argv[1:])
@@ -120,18 +153,30 @@ def _run(argv: list[str]) -> int:
         return _fail("interrupted", 130)
 
 
-def _train(argv: list[str]) -> int:
-    saved, default = TrainConfig(), TrainCommand()
+def _configured(cls: type[TrainT], argv: list[str]) -> tuple[TrainT, TrainConfig, TrainConfig]:
+    """The command, the training that it describes, and the one that its file describes."""
+    saved, default = TrainConfig(), cls()
     source = value_of(argv, "--resume") or value_of(argv, "--config") or _run_of(value_of(argv, "--from"))
+    zoo = value_of(argv, "--zoo-config")
     if source:
         saved = or_usage(lambda: TrainConfig.load(Path(source)))
-        default = TrainCommand.load(Path(source))
+        default = cls.load(Path(source))
+    elif zoo:
+        from palimpsest.agents.zoo import hyperparameters
+
+        env, key = value_of(argv, "--env"), value_of(argv, "--zoo-key")
+        saved = or_usage(lambda: hyperparameters.load(Path(zoo), env, key))
+        default = cls(**_fields(saved, TrainConfig))
     if default.share_memory is None:
         memory, algo = (value_of(argv, f"--{name}") or getattr(default, name) for name in ("memory", "algo"))
         default = dataclasses.replace(default, share_memory=usual(memory, algo).share_memory)
-    command = parse(TrainCommand, argv, default)
+    command = parse(cls, argv, default)
     config = TrainConfig(**_fields(command, TrainConfig))
-    config = or_usage(lambda: _resolved(config, saved))
+    return command, or_usage(lambda: _resolved(config, saved)), saved
+
+
+def _train(argv: list[str]) -> int:
+    _, config, saved = _configured(TrainCommand, argv)
     if config.resume is not None:
         if not config.resume.is_dir():
             raise Usage(f"--resume must name a run's directory; got {str(config.resume)!r}")
@@ -203,18 +248,26 @@ def _evaluate(argv: list[str]) -> int:
 def _sweep(argv: list[str]) -> int:
     config = SweepConfig(**_fields(parse(SweepCommand, argv), SweepConfig))
 
-    from palimpsest.agents.run.resume import Interrupted, RunFailed
     from palimpsest.agents.sweep.sweep import sweep
 
-    try:
-        sweep(config)
-    except (Interrupted, RunFailed) as stop:
-        return _fail(stop, stop.exit_code)
-    except OSError as error:
-        return _fail(error, 1)
-    except ValueError as error:
-        return _fail(error, 2)
-    return 0
+    return _done(lambda: sweep(config))
+
+
+def _tune(argv: list[str]) -> int:
+    command, training, _ = _configured(TuneCommand, argv)
+    given = (word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--"))
+    flags = {flag.removeprefix("--no-").removeprefix("--") for flag in given}
+    fixed = {name for name in _fields(command, TrainConfig) if name.replace("_", "-") in flags}
+    fixed |= {f"{name}.{key}" for name in ("memory_args", "algo_args") for key in _given(getattr(command, name))}
+    config = TuneConfig(**_fields(command, TuneConfig))
+
+    from palimpsest.agents.tune.tune import tune
+
+    return _done(lambda: tune(config, training, frozenset(fixed)))
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    return arguments if isinstance(arguments, Given) else {}
 
 
 def _report(argv: list[str]) -> int:
@@ -222,8 +275,17 @@ def _report(argv: list[str]) -> int:
 
     from palimpsest.agents.sweep.report import report
 
+    return _done(lambda: report(config))
+
+
+def _done(work: Callable[[], None]) -> int:
+    """Do the work of a command and return its exit code."""
+    from palimpsest.agents.run.resume import Interrupted, RunFailed
+
     try:
-        report(config)
+        work()
+    except (Interrupted, RunFailed) as stop:
+        return _fail(stop, stop.exit_code)
     except OSError as error:
         return _fail(error, 1)
     except ValueError as error:
@@ -260,9 +322,7 @@ def _resolved(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     for name, resolve in resolvers:
         chosen, arguments = getattr(config, name), getattr(config, f"{name}_args")
         base = getattr(saved, f"{name}_args") if chosen == getattr(saved, name) else {}
-        if not isinstance(arguments, Given):
-            arguments = {}
-        merged[f"{name}_args"] = {**resolve(chosen, base), **resolve(chosen, arguments)}
+        merged[f"{name}_args"] = {**resolve(chosen, base), **resolve(chosen, _given(arguments))}
     return dataclasses.replace(config, **merged)
 
 

@@ -51,6 +51,10 @@ STACKS = (
     "elmur",
     "dnc",
     "titans",
+    "miras",
+    "aler",
+    "larimar",
+    "memoria",
 )
 
 

@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS: dict[str, tuple[float, float, str]] = {
     "train.py": (5.0, 8, "command line"),
     "agents/sweep": (5.0, 7, "suites, engines,\ntable, report"),
+    "agents/tune": (2.8, 7.5, "searches with Optuna:\nspace, study, trials"),
+    "agents/zoo": (2.8, 6.5, "rl-zoo3's files"),
     "agents/command": (7.2, 7, "words of the\ncommand line"),
     "agents/run": (5.0, 6, "configuration, run directory,\nresume, evaluation, tables"),
     "agents/off_policy": (7.2, 5.5, "MemoryDQN, MemorySAC,\nreplay of sequences"),

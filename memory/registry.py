@@ -307,5 +307,36 @@ register(
     cost="L (D² + H E (K + V))",
 )
 register(
+    "miras",
+    "palimpsest.memory.miras:Miras",
+    "Miras: small networks that learn what is read, with a choice of loss and of forgetting: Moneta, Yaad, Memora.",
+    "arXiv 2504.13173",
+    erases=True,
+    cost="L (D² + H E (K + V))",
+)
+register(
+    "aler",
+    "palimpsest.memory.aler:ALER",
+    "ALER: an LSTM and slots, which it writes and reads at addresses drawn by Gumbel-Softmax.",
+    "arXiv 2610.00592",
+    erases=True,
+    cost="L (D² + N W)",
+)
+register(
+    "larimar",
+    "palimpsest.memory.larimar:Larimar",
+    "Larimar: a table written in one shot by least squares, which forgets what stands under an address.",
+    "arXiv 2403.11901",
+    erases=True,
+    cost="L (D (N + W) + N² + N W)",
+)
+register(
+    "memoria",
+    "palimpsest.memory.memoria:Memoria",
+    "Memoria: engrams of short and long term, found by likeness and by links, which live longer where they are read.",
+    "arXiv 2310.03052",
+    cost="L (D H E + N E + N²)",
+)
+register(
     "none", "palimpsest.memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²"
 )

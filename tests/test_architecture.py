@@ -71,9 +71,11 @@ MAY_IMPORT: dict[str, list[str]] = {
     WORLDS: [*GROUND, "envs"],
     "agents.run": [*GROUND, WORLDS, *ROOMS[:5], "envs", "memory"],
     "agents.sweep": [*GROUND, *ROOMS[:6], "envs"],
+    "agents.tune": [*GROUND, *ROOMS, "memory"],
+    "agents.zoo": ["agents.learn", "agents.run", "envs"],
     COMMAND: ["agents.run"],
     "agents": ["agents.masks", *ROOMS, "short_names"],
-    "train": ["agents.files", "agents.run", "agents.sweep", COMMAND, ""],
+    "train": ["agents.files", "agents.run", "agents.sweep", "agents.tune", "agents.zoo", COMMAND, ""],
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],
 }

@@ -20,6 +20,9 @@ from palimpsest.agents.run.resume import Interrupted, StopSignals
 
 EVALUATION_FIELDS = ("step", "success", "return_mean", "return_std", "length_mean", "episodes", "stalled")
 
+Watch = Callable[[dict[str, Any]], None]
+"""Called with the row of an evaluation. An exception that it raises ends the training."""
+
 LOGGED = {
     "success": ("success", "success_rate"),
     "return_mean": ("return_mean", "mean_reward"),
@@ -75,6 +78,7 @@ class EvaluationCallback(BetweenIterations):
         on_best: called after an evaluation that beats all earlier ones, by success, then by return.
         success: training ends when `IN_A_ROW` evaluations in a row reach this success; None to go on.
         mean_return: the same for the mean return. With both, both must be reached.
+        watch: called after each evaluation with its row.
     """
 
     def __init__(
@@ -85,8 +89,10 @@ class EvaluationCallback(BetweenIterations):
         on_best: Callable[[dict[str, Any]], None] | None = None,
         success: float | None = None,
         mean_return: float | None = None,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(every)
+        self.watch = watch
         self.evaluate = evaluate
         self.path = path
         self.on_best = on_best
@@ -112,6 +118,8 @@ class EvaluationCallback(BetweenIterations):
             self.best = score
             if self.on_best is not None:
                 self.on_best(row)
+        if self.watch is not None:
+            self.watch(row)
 
     def _on_step(self) -> bool:
         return not self.solved

@@ -22,7 +22,7 @@ import tomli_w
 
 from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
-from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters
+from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters, Network
 from palimpsest.agents.run.presets import ALGORITHMS, usual
 from palimpsest.agents.worlds.vectors import VECS
 from palimpsest.refusals import (
@@ -151,16 +151,20 @@ class Task(Checked):
 
 
 @dataclass(frozen=True)
-class TrainConfig(Hyperparameters, Task):
+class TrainConfig(Hyperparameters, Network, Task):
     """A training run."""
 
     num_minibatches: Annotated[int | None, integer(1)] = None
     """Minibatches per pass. A minibatch holds all steps of some environments, so the number must divide `num_envs`.
     Default: about one for every four environments."""
+    batch_size: Annotated[int | None, integer(1, STEPS)] = None
+    """Samples per minibatch, in place of `num_minibatches`; below n_steps also the length of a rollout's segments."""
     anneal: bool = True
     """Lower the learning rate linearly to 0 over the run."""
     anneal_entropy: bool = True
     """Lower the entropy's weight linearly to 0 over the run."""
+    anneal_clip_range: bool = False
+    """Lower the clip range linearly to 0 over the run."""
     width: Annotated[int, integer(1, MOST_UNITS)] = 64
     """Width of the encoder's layer and of each head's layer."""
     solved: Annotated[float | None, FRACTION] = None
@@ -192,7 +196,7 @@ class TrainConfig(Hyperparameters, Task):
     OF_PPO: ClassVar[tuple[str, ...]] = (
         *("n_steps", "n_epochs", "gae_lambda", "ent_coef", "clip_range", "target_kl", "min_advantage_std", "vf_coef"),
         *("max_grad_norm", "normalize_returns", "num_minibatches", "anneal_entropy", "carry_over"),
-        *("use_sde", "sde_sample_freq"),
+        *("use_sde", "sde_sample_freq", "batch_size", "anneal_clip_range", "ortho_init", "log_std_init"),
     )
     """Fields that are without effect with another algorithm."""
 
@@ -205,6 +209,8 @@ class TrainConfig(Hyperparameters, Task):
                 "keep_observations must hold one index or more; got none; leave --keep-observations out to keep all"
             )
         if self.num_minibatches is not None:
+            if self.batch_size is not None:
+                raise ValueError(f"batch_size={self.batch_size} says what num_minibatches says; leave one of them out")
             check_divides("num_minibatches", self.num_minibatches, "num_envs", self.num_envs)
         if self.seed + self.num_envs > EVALUATION_SEED:
             raise ValueError(
@@ -241,7 +247,7 @@ class TrainConfig(Hyperparameters, Task):
             object.__setattr__(self, "share_memory", chosen.share_memory)
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", chosen.learning_rate)
-        if self.num_minibatches is None and self.algo == "ppo":
+        if self.num_minibatches is None and self.batch_size is None and self.algo == "ppo":
             object.__setattr__(self, "num_minibatches", math.gcd(max(1, self.num_envs // 4), self.num_envs))
 
     @property
@@ -257,6 +263,8 @@ class TrainConfig(Hyperparameters, Task):
     @property
     def minibatch_size(self) -> int:
         """Samples in one minibatch, `batch_size` of `MemoryPPO`."""
+        if self.batch_size is not None:
+            return self.batch_size
         assert self.num_minibatches is not None
         return self.rollout_size // self.num_minibatches
 

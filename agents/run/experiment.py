@@ -41,6 +41,7 @@ from palimpsest.agents.run.callbacks import (
     EvaluationCallback,
     LogCallback,
     ProgressCallback,
+    Watch,
     cut_evaluations,
 )
 from palimpsest.agents.run.config import CONFIG_FILE, TrainConfig
@@ -114,8 +115,7 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
         "memory": config.memory,
         "memory_kwargs": config.memory_args,
         "share_memory": config.share_memory,
-        "encoder_arch": [config.width],
-        "net_arch": [config.width],
+        **config.layers(config.width),
     }
     shared = {"learning_rate": annealed(config.learning_rate, config.anneal), "policy_kwargs": policy_kwargs}
     if config.algo != "ppo":
@@ -123,11 +123,12 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
         return shared | replaying(config.algo, config.num_envs) | config.algo_args
     hyperparameters = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(Hyperparameters)}
     hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)
+    hyperparameters["clip_range"] = annealed(config.clip_range, config.anneal_clip_range)
     usual_kl = TARGET_KL_OF_A_BOX if continuous else TARGET_KL
     hyperparameters["target_kl"] = (usual_kl if config.target_kl is None else config.target_kl) or None
     hyperparameters["use_sde"] = config.use_sde and continuous
     if hyperparameters["use_sde"]:
-        policy_kwargs["log_std_init"] = LOG_STD_INIT
+        policy_kwargs.setdefault("log_std_init", LOG_STD_INIT)
     return hyperparameters | shared | {"batch_size": config.minibatch_size, "memory_carry_over": config.carry_over}
 
 
@@ -150,13 +151,14 @@ def policy_name(space: spaces.Space) -> str:
     return "MlpMemoryPolicy"
 
 
-def train(config: TrainConfig, console: Console | None = None, close: bool = True) -> Run:
+def train(config: TrainConfig, console: Console | None = None, close: bool = True, watch: Watch | None = None) -> Run:
     """Train as configured, or resume the run in `config.resume`. Everything is written to the run directory.
 
     Args:
         config: the configuration.
         console: where to print progress and the final table; default standard output.
         close: test the finished agent (`agents.run.closing.close`).
+        watch: called with the row of each evaluation. An exception that it raises ends the training.
 
     Raises:
         ValueError: the configuration does not fit (then no directory is made), or another process uses the directory.
@@ -197,7 +199,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
         rows = most_rows(config.env, config.wrapper, config.vec, 128, 128, config.num_envs)
         evaluation_env = SavedAlgorithm._wrap_env(environments(config, min(config.eval_episodes, rows)))
         with StopSignals() as signals:
-            _learn(config, directory, model, evaluation_env, checkpoints, signals, console)
+            _learn(config, directory, model, evaluation_env, checkpoints, signals, console, watch)
     finally:
         held.close()
         env.close()
@@ -230,6 +232,7 @@ def _learn(
     checkpoints: Checkpoints,
     signals: StopSignals,
     console: Console,
+    watch: Watch | None,
 ) -> None:
     use_logger(model, run_logger(directory, model.num_timesteps))
     progress = ProgressCallback(config.whole_timesteps, console)
@@ -241,6 +244,7 @@ def _learn(
         on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
         success=config.solved,
         mean_return=config.solved_return,
+        watch=watch,
     )
     callbacks = CallbackList(
         [

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.run.config import EPISODES, RETURN, Arguments, Checked, TrainConfig
@@ -109,6 +109,14 @@ class Suite(Checked):
         for key in self.memory:
             if key not in (known := (*self.memories, *self.twins)):
                 raise ValueError(f"memory.{key} is for a memory of the suite{closest(key, known)}: {', '.join(known)}")
+
+
+class Named(Protocol):
+    """A run that an engine can do."""
+
+    @property
+    def name(self) -> str:
+        """The name of its files, unique in the sweep."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from palimpsest.agents.run.resume import Interrupted, RunFailed
 from palimpsest.agents.sweep import report, table
 from palimpsest.agents.sweep.config import SweepConfig
 from palimpsest.agents.sweep.suite import PlannedRun, check_runs, load
-from palimpsest.agents.sweep.work import Places, finished, steps_done
+from palimpsest.agents.sweep.work import Places, attempt, finished, steps_done
 
 
 def sweep(config: SweepConfig, console: Console | None = None) -> None:
@@ -76,10 +76,10 @@ def _run(config: SweepConfig, watch: _Watch) -> int | None:
     if config.engine == "ray":
         from palimpsest.agents.sweep import cluster
 
-        return cluster.run_all(left, watch.folder, workers, watch.ended, watch.tick, config.address)
+        return cluster.run_all(left, watch.folder, workers, watch.ended, watch.tick, attempt, config.address)
     from palimpsest.agents.sweep import processes
 
-    return processes.run_all(left, watch.folder, workers, watch.ended, watch.tick)
+    return processes.run_all(left, watch.folder, workers, watch.ended, watch.tick, attempt)
 
 
 class _Watch:

@@ -25,6 +25,8 @@ PAIRS = [*WORDS, "=", "a=1", "a\n=1", "a b=1", "self=1", "input_size=3", "render
 
 TRAIN: dict[str, list[str]] = {
     "config": [*PATH, "nowhere", "file", "file/x", "/", "."],
+    "zoo_config": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml"],
+    "zoo_key": NAME,
     "env": NAME,
     "env_args": [*PAIRS, "corridors=", "corridors=nan", "corridors=1.0", "corridors=" + "9" * 5000, "regime=x"],
     "wrapper": [
@@ -58,10 +60,17 @@ TRAIN: dict[str, list[str]] = {
     "start_from": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml", "/dev/null", "run"],
     "n_steps": [*INTEGER, "0"],
     "n_epochs": [*INTEGER, "0"],
+    "batch_size": [*INTEGER, "0"],
     "num_minibatches": [*INTEGER, "0", "3", "65"],
     "learning_rate": [*NUMBER, "-1e-9", "11"],
     "anneal": SWITCH,
     "anneal_entropy": SWITCH,
+    "anneal_clip_range": SWITCH,
+    "encoder_arch": [*INTEGER, "0", "65537"],
+    "net_arch": [*INTEGER, "0", "65537"],
+    "activation": [*NAME, "ReLU", "nn.ReLU"],
+    "ortho_init": SWITCH,
+    "log_std_init": [*NUMBER, "101"],
     "gamma": [*NUMBER, "1.0001"],
     "gae_lambda": [*NUMBER, "1.0001"],
     "ent_coef": NUMBER,
@@ -105,6 +114,21 @@ SWEEP: dict[str, list[str]] = {
     "engine": [*NAME, "Ray", "threads"],
     "address": ["auto", "", "x"],
     "dry_run": SWITCH,
+}
+TUNE: dict[str, list[str]] = {
+    "trials": [*INTEGER, "0"],
+    "study": [*WORDS[:4], "x://y", "a" * 501, "."],
+    "study_name": [*WORDS[:4], "a" * 501],
+    "out": PATH,
+    "space": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml"],
+    "metric": [*NAME, "Success", "reward"],
+    "seeds_per_trial": [*INTEGER, "0"],
+    "pruner": [*NAME, "Median", "hyperband"],
+    "jobs": [*INTEGER, "0", "1025"],
+    "engine": [*NAME, "Ray", "processes"],
+    "address": ["auto", "", "x"],
+    "run_dir": ["x"],
+    "resume": ["run"],
 }
 REPORT: dict[str, list[str]] = {
     "source": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml"],
@@ -150,6 +174,7 @@ def test_every_flag_has_a_row():
     assert set(TRAIN) == fields(train.TrainCommand)
     assert set(EVALUATE) == fields(train.EvaluateCommand)
     assert set(SWEEP) == fields(train.SweepCommand)
+    assert set(TUNE) >= fields(train.TuneCommand) - fields(train.TrainCommand)
     assert set(REPORT) == fields(train.ReportCommand)
 
 
@@ -186,6 +211,13 @@ def test_sweeping_and_reporting_refuse(command, rows, capsys, tmp_path):
         for value in values:
             words_given = [value] if name in ("suite", "source") else ["empty.toml", *words(name, value)]
             assert_refused([command, *words_given], name, value, capsys, tmp_path)
+
+
+@pytest.mark.parametrize("name", TUNE)
+def test_tuning_refuses(name, capsys, tmp_path):
+    pytest.importorskip("optuna")
+    for value in TUNE[name]:
+        assert_refused(["tune", *words(name, value)], name, value, capsys, tmp_path)
 
 
 @pytest.mark.parametrize("words", [["x"], [""], ["1\n2"], ["--x"], ["-x"], ["a\0b"], ["list", "list"], ["ø" * 300]])

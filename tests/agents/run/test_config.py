@@ -24,20 +24,21 @@ TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 @pytest.mark.parametrize("value", [None, "x", [1], b"1", -1, 10**40, float("nan")], ids=repr)
 def test_the_constructor_refuses_the_same(name, value):
     own_default = ("learning_rate", "target_kl", "num_minibatches", "share_memory", "keep_observations", "vec")
-    if value is None and name in (*own_default, "solved", "solved_return"):
+    also_none = ("solved", "solved_return", "encoder_arch", "net_arch", "log_std_init", "batch_size")
+    if value is None and name in (*own_default, *also_none):
         assert TrainConfig(**{name: value}) == TrainConfig()
         return
     if (name == "threads" and value is None) or (value == "x" and name in ("env", "memory")):
         assert getattr(TrainConfig(**{name: value}), name) == value
         return
-    if name == "solved_return" and value == -1:
-        assert TrainConfig(solved_return=value).solved_return == -1.0
+    if name in ("solved_return", "log_std_init") and value == -1:
+        assert getattr(TrainConfig(**{name: value}), name) == -1.0
         return
     if name == "sde_sample_freq" and value == -1:
         assert TrainConfig(sde_sample_freq=value).sde_sample_freq == -1
         return
-    if name == "keep_observations" and value == [1]:
-        assert TrainConfig(keep_observations=value).keep_observations == (1,)
+    if name in ("keep_observations", "encoder_arch", "net_arch") and value == [1]:
+        assert getattr(TrainConfig(**{name: value}), name) == (1,)
         return
     if name == "max_grad_norm" and value == 10**40:
         assert TrainConfig(max_grad_norm=value).max_grad_norm == 1e40  # as good as no clipping, which is allowed
