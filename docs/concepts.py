@@ -151,7 +151,7 @@ def order(path: Path) -> None:
         axis.axvline(aim, color=colour, linewidth=0.8, linestyle=":")
     axis.set_xlabel("steps since the write")
     axis.set_ylabel("match of query and key")
-    axis.set_title("Order: keys that turn with time let a query point at a lag (rewrite, periods 32 to 256)", fontsize=10)
+    axis.set_title("Order: keys that turn with time let a query point at a lag (rewrite)", fontsize=10)
     figure.legend(*axis.get_legend_handles_labels(), frameon=False, fontsize=8, ncols=2, loc="outside lower center")
     axis.grid(alpha=0.2)
     figure.savefig(path, dpi=110)

@@ -58,7 +58,7 @@ PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba",
 
 COLUMNS_PER_THREAD = 64
 """Columns of a minibatch for each thread of torch. With fewer columns one more thread does not pay off:
-docs/performance.md."""
+docs/speed.md."""
 
 
 def make_env(config: TrainConfig) -> VecEnv:
