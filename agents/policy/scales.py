@@ -114,8 +114,8 @@ class ReturnScale(nn.Module):
     critic's last layer so that values stay, and the gradient has to learn every move: then values of returns of some
     hundreds explain nothing in the first quarter of 100,000 steps (docs/notebook/defaults.md). The value loss is
     divided by std squared, so that it does not drown the policy's in a memory that both train. A std below 1 counts as
-    1, and then the mean as 0: small returns, in which only noise may be left, are taken as they are. In between, the mean counts by
-    1 - 1 / std.
+    1, and then the mean as 0: small returns, in which only noise may be left, are taken as they are. In between, the
+    mean counts by 1 - 1 / std.
     """
 
     mean: Tensor
