@@ -23,8 +23,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")}
 PAGES["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
 
-ELSEWHERE = {"docs/from-recurrent-ppo.md", "docs/action-masks.md", "docs/environments.md", "docs/sweeps.md"}
+ELSEWHERE = {
+    "docs/action-masks.md",
+    "docs/bring-your-environment.md",
+    "docs/environments.md",
+    "docs/from-recurrent-ppo.md",
+    "docs/sweeps.md",
+}
 """Pages whose Python runs in tests of their own, which also look at what it prints."""
+
+NEED_THEIR_MODULE = {"docs/bring-your-environment.md"}
+"""Pages whose commands run in a test of their own, beside a module that the page shows."""
 
 SHORTER = [
     (r"\.learn\([\d_]+\)", ".learn(64)"),
@@ -104,7 +113,7 @@ def words_of(command: str) -> list[str]:
     return [STANDS_FOR.get(word, word.replace("$L", "9")) for word in words]
 
 
-COMMANDS = [(page, command) for page in sorted(PAGES) for command in commands(PAGES[page])]
+COMMANDS = [(page, command) for page in sorted(PAGES.keys() - NEED_THEIR_MODULE) for command in commands(PAGES[page])]
 FROM_A_RUN = {"--resume", "--config", "--from", "--zoo-config"}
 
 
