@@ -19,16 +19,18 @@ ROWS = 3
 def policy_for(share_memory: bool = True, mark_starts: bool = True) -> MlpMemoryPolicy:
     torch.manual_seed(0)
     arguments = small_policy("gru", share_memory=share_memory)
-    policy = MlpMemoryPolicy(SPACE, spaces.Discrete(2), lambda _: 1e-3, mark_starts=mark_starts, **arguments)
-    if mark_starts:
-        torch.nn.init.normal_(policy.start_mark)
-    return policy
+    return MlpMemoryPolicy(SPACE, spaces.Discrete(2), lambda _: 1e-3, mark_starts=mark_starts, **arguments)
 
 
 def model_for(**kwargs) -> MemoryPPO:
     env = DummyVecEnv([lambda row=row: Counter(row, True) for row in range(ROWS)])
     arguments = dict(n_steps=8, batch_size=8, seed=0, device="cpu", policy_kwargs=small_policy("gru"))
     return MemoryPPO("MlpMemoryPolicy", env, **arguments | kwargs)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_each_memory_has_a_mark_of_its_own(share):
+    assert policy_for(share).start_mark.shape[0] == len(policy_for(share).memories())
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -87,9 +89,9 @@ def test_the_first_call_of_predict_opens_an_episode():
 def test_a_model_marks_starts_where_memories_are_carried_over(tmp_path):
     assert model_for().policy.start_mark is None
     model = model_for(memory_carry_over=0.5)
-    assert not model.policy.start_mark.any()
+    at_first = model.policy.start_mark.detach().clone()
     model.learn(3 * 8 * ROWS)
-    assert model.policy.start_mark.any(), "the mark is learned"
+    assert not torch.equal(model.policy.start_mark, at_first), "the mark is learned"
     columns = model.rollout_buffer.columns
     assert torch.equal(columns.episode_start, torch.from_numpy(model.rollout_buffer.episode_starts))
     assert (columns.memory_start <= columns.episode_start).all()
