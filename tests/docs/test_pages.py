@@ -27,8 +27,10 @@ ELSEWHERE = {
     "docs/action-masks.md",
     "docs/bring-your-environment.md",
     "docs/environments.md",
+    "docs/export.md",
     "docs/from-recurrent-ppo.md",
     "docs/sweeps.md",
+    "docs/watching.md",
 }
 """Pages whose Python runs in tests of their own, which also look at what it prints."""
 
@@ -154,6 +156,7 @@ def test_commands_are_found():
 
 
 def test_the_api_page_names_what_the_packages_offer():
+    """A new public name is a line `::: module.name` of docs/api.md."""
     for package in (agents, envs, memory):
         section = PAGES["docs/api.md"].split(f"## {package.__name__}\n")[1].split("\n## ")[0]
         named = re.findall(r"^::: ([\w.]+)$", section, re.MULTILINE)
