@@ -43,9 +43,9 @@ class TrainCommand(TrainConfig):
     """Train an agent.
 
     Other commands: "evaluate" tests runs, see "evaluate --help"; "sweep" trains a suite of runs and "report" compares
-    them; "tune" searches for hyperparameters; "play" shows an agent, "inspect" looks inside it, "export" writes it as an
-    ONNX file; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
-    default. "--version" prints the version.
+    them; "tune" searches for hyperparameters; "play" shows an agent, "inspect" looks inside it and "export" writes it
+    as an ONNX file; "list" shows environments and memories. Without a command, flags are those of "train". Every flag
+    has a default. "--version" prints the version.
     """
 
     config: Path | None = None

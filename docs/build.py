@@ -1,6 +1,6 @@
-"""Write the generated parts of README.md and docs/environments.md: tables, pictures and a learning curve.
+"""Write the generated parts of README.md, docs/memories.md and docs/environments.md: tables, pictures, a curve.
 
-python docs/build.py                 # tables between the markers of both pages, docs/environments.png
+python docs/build.py                 # tables between the markers of the pages, docs/environments.png
 python docs/build.py --run runs/X    # also docs/learning_curve.png, from a finished run
 """
 
@@ -20,10 +20,23 @@ from palimpsest.agents.run.listing import memory_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 
+WORLDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "T-Mazes": (("EndlessTMaze", "TMaze", "ActiveTMaze"), "hold a cue through a corridor; replace it by the next"),
+    "Rune mazes": (("Rune",), "follow runes that swap, rotate, undo or repeat a cue"),
+    "MiniGrid": (("MiniGridMemory",), "MiniGrid's Memory maze, and one whose cue is replaced"),
+    "Rooms": (("HideAndSeek", "RoomBallet", "Ballet"), "say where an object is now, or what was danced where"),
+    "Color-Cubes": (("ColorCubes",), "keep a map of cubes that teleport"),
+    "Key and value": (("KeyValue",), "say the last value of a key"),
+    "Control": (("CartPole", "Pendulum", "MountainCar"), "balance and swing without seeing velocities"),
+    "Bandits": (("Bandit",), "find the best arm within an episode"),
+    "POPGym": (("POPGym-",), "cards, boards, mazes, bandits and control of POPGym, at three levels"),
+}
+"""Row of the README -> the starts of its ids, and what its worlds ask. An id is in the first row that fits."""
+
 
 @dataclass(frozen=True)
 class Options:
-    """Build the generated parts of README.md and docs/environments.md."""
+    """Build the generated parts of README.md, docs/memories.md and docs/environments.md."""
 
     run: Path | None = None
     """A finished run; its learning curve is copied."""
@@ -41,10 +54,8 @@ def tables() -> dict[str, dict[str, str]]:
     memories = ["memory", "what it is", "source", "erases on demand", "state (numbers)", "cost per step", "parameters"]
     environments = ["environment", "what it asks", "preset arguments", "horizons Ξ", "step limit", "without memory"]
     return {
-        "README.md": {
-            "memories": table(memories, memory_rows()),
-            "environments": table(environments[:2], family_rows()),
-        },
+        "README.md": {"worlds": table(["worlds", "ids", "what they ask"], world_rows())},
+        "docs/memories.md": {"memories": table(memories, memory_rows())},
         "docs/environments.md": {"environments": table(environments, environment_rows())},
     }
 
@@ -61,19 +72,19 @@ def filled(page: str, text: str, parts: dict[str, str]) -> str:
     return text
 
 
-def family_rows() -> list[list[str]]:
-    """Ids and meaning of each family: ids of one class whose names are equal up to the first "-" behind "POPGym-"."""
-    families: dict[tuple[str, str], list[str]] = {}
+def world_rows() -> list[list[str]]:
+    """Name, number of ids and meaning of each of `WORLDS`.
+
+    Raises:
+        ValueError: an id belongs to none of them.
+    """
+    members: dict[str, int] = dict.fromkeys(WORLDS, 0)
     for env_id in envs.ids():
-        families.setdefault((envs.entry(env_id).target, stem_of(env_id)), []).append(env_id)
-    rows = []
-    for (_, stem), members in families.items():
-        forms = ", ".join(short(env_id).removeprefix(f"{stem}-") for env_id in members)
-        name = f"Palimpsest/{stem}-{{{forms}}}-v0" if len(members) > 1 else members[0]
-        meanings = {envs.describe(env_id) for env_id in members}
-        summary = str(envs.family(members[0]).__doc__).splitlines()[0]
-        rows.append([name, meanings.pop() if len(meanings) == 1 else summary])
-    return rows
+        found = [name for name, (stems, _) in WORLDS.items() if short(env_id).startswith(stems)]
+        if not found:
+            raise ValueError(f"{env_id} is in no row of README.md; add the start of its name to docs/build.py, WORLDS")
+        members[found[0]] += 1
+    return [[name, str(members[name]), meaning] for name, (_, meaning) in WORLDS.items()]
 
 
 def environment_rows() -> list[list[str]]:
@@ -92,12 +103,6 @@ def environment_rows() -> list[list[str]]:
 def short(env_id: str) -> str:
     """The name of an id without namespace and version."""
     return env_id.removeprefix("Palimpsest/").removesuffix("-v0")
-
-
-def stem_of(env_id: str) -> str:
-    """The part of an id that a family shares."""
-    of_popgym, rest = ("POPGym-" if "/POPGym-" in env_id else ""), short(env_id).removeprefix("POPGym-")
-    return of_popgym + rest.partition("-")[0]
 
 
 def contact_sheet(path: Path) -> None:

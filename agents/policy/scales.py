@@ -112,10 +112,10 @@ class ReturnScale(nn.Module):
     Returns move as a whole while values are learned, as they are bootstrapped from values. Here values follow such a
     move at once (MAPPO's value normalisation, arXiv 2103.01955). PopArt (arXiv 1602.07714) instead changes the
     critic's last layer so that values stay, and the gradient has to learn every move: then values of returns of some
-    hundreds explain nothing in the first quarter of 100,000 steps (docs/results.md). The value loss is divided by std
-    squared, so that it does not drown the policy's in a memory that both train. A std below 1 counts as 1, and then the
-    mean as 0: small returns, in which only noise may be left, are taken as they are. In between, the mean counts by
-    1 - 1 / std.
+    hundreds explain nothing in the first quarter of 100,000 steps (docs/notebook/defaults.md). The value loss is
+    divided by std squared, so that it does not drown the policy's in a memory that both train. A std below 1 counts as
+    1, and then the mean as 0: small returns, in which only noise may be left, are taken as they are. In between, the
+    mean counts by 1 - 1 / std.
     """
 
     mean: Tensor

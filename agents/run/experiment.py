@@ -55,7 +55,7 @@ from palimpsest.refusals import closest
 
 COLUMNS_PER_THREAD = 64
 """Columns of a minibatch for each thread of torch. With fewer columns one more thread does not pay off:
-docs/performance.md."""
+docs/speed.md."""
 
 
 def make_env(config: TrainConfig) -> VecEnv:

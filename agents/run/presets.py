@@ -28,7 +28,7 @@ class Preset(NamedTuple):
 
 PRESETS = {
     # With a shared memory, the critic makes it count corridors, and the agent fails on longer episodes
-    # (docs/memories.md).
+    # (docs/notebook/memories.md).
     "rewrite": Preset(1e-3, share_memory=False),
     "lstm": Preset(1e-3),
     "gru": Preset(2e-3),
@@ -37,7 +37,7 @@ PRESETS = {
     "sat": Preset(3e-4),
     "gtrxl": Preset(3e-4),
 }
-"""Memory -> its preset, found by trial on the default job (docs/generalisation.md)."""
+"""Memory -> its preset, found by trial on the default job (docs/notebook/generalisation.md)."""
 
 DEFAULT = Preset(7e-4)
 """The preset of every other memory."""

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import re
 import runpy
-import sys
-import types
 from pathlib import Path
 
 import pytest
-import torch
 
-from palimpsest import envs, memory
-from palimpsest.memory import registry
-from palimpsest.memory.base import Memory
+from palimpsest import envs
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ENVIRONMENTS = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_tables_are_those_of_the_registries():
@@ -27,16 +21,28 @@ def test_tables_are_those_of_the_registries():
 
 
 def names(page: str) -> list[str]:
-    """Environments in the first column of a table, braces written out."""
-    found = []
-    for stem, forms, rest in re.findall(r"^\| (Palimpsest/[^{ ]+)(?:\{([^}]+)\})?(\S*) \|", page, re.MULTILINE):
-        found += [f"{stem}{form}{rest}" for form in forms.split(", ")]
-    return found
+    """Environments in the first column of a table."""
+    return re.findall(r"^\| (Palimpsest/\S+) \|", page, re.MULTILINE)
 
 
-def test_every_environment_is_in_a_row_of_the_readme_and_in_one_of_its_own_in_the_docs():
-    assert sorted(names(README)) == sorted(names(ENVIRONMENTS)) == sorted(envs.ids())
-    assert "{" not in ENVIRONMENTS
+def test_every_environment_has_a_row_in_the_docs_and_is_counted_in_the_readme():
+    assert sorted(names(ENVIRONMENTS)) == sorted(envs.ids())
+    counts = re.findall(r"^\| [^|]+ \| (\d+) \| [^|]+ \|$", README, re.MULTILINE)
+    assert sum(map(int, counts)) == len(envs.ids())
+
+
+def test_the_table_against_sb3_contrib_has_the_figures_of_its_pages():
+    speed = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    training = r"^\| training, defaults, (\d+) environments \| ([\d,]+) env steps/s \| ([\d,]+) with `lstm`, ([\d,]+) "
+    rows = re.findall(training, README, re.MULTILINE)
+    assert len(rows) == 2
+    for count, theirs, lstm, ffm in rows:
+        for agent, figure in (("sb3-contrib, default", theirs), ("ours, lstm (default", lstm), ("ours, ffm", ffm)):
+            row = rf"^\| {count} \| {re.escape(agent)}[^|]*\| {figure} \|"
+            assert re.search(row, speed, re.MULTILINE), row
+    assert re.search(r"^\| sb3-contrib \| 0.59 \|", speed, re.MULTILINE)
+    assert re.search(r"^\| lstm \| 0.12 \|", speed, re.MULTILINE)
+    assert "| 490 | 485 | 477 |" in (ROOT / "docs" / "from-recurrent-ppo.md").read_text(encoding="utf-8")
 
 
 def test_pictures_and_links_are_there():
@@ -61,27 +67,3 @@ def test_the_environment_with_masks_is_learned(capsys):
     exec(compile(code, "docs/action-masks.md", "exec"), made)
     assert capsys.readouterr().out.strip() == "1.0"
     assert made["reward"] == 1
-
-
-@pytest.mark.learning
-def test_the_twenty_lines_run(tmp_path, monkeypatch, capsys):
-    """As printed, but for a shorter training."""
-    monkeypatch.chdir(tmp_path)
-    code = BLOCKS[0].replace("300_000", "8_192")
-    assert code != BLOCKS[0]
-    exec(compile(code, "README", "exec"), {})
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
-def test_the_memory_of_ones_own_obeys_the_contract(monkeypatch):
-    module = types.ModuleType("my_module")
-    monkeypatch.setitem(sys.modules, "my_module", module)
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
-    exec(compile(BLOCKS[1], "README", "exec"), vars(module))
-    made = memory.make("trace", 3, output_size=4)
-    x, start = torch.randn(6, 2, 3), torch.rand(6, 2) < 0.3
-    y, state = made.scan(x, start, made.initial_state(2))
-    assert y.shape == (6, 2, 4)
-    twice, _ = Memory.scan(made, x, start, made.initial_state(2))
-    torch.testing.assert_close(y, twice)
-    torch.testing.assert_close(y[-1], state.trace)

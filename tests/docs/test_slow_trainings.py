@@ -1,4 +1,4 @@
-"""Trainings of a minute or two: what the README and docs/memories.md say first, one seed each (`make test-slow`)."""
+"""Trainings of a minute or two: docs/results.md and docs/notebook/memories.md, one seed each (`make test-slow`)."""
 
 import pytest
 
