@@ -40,10 +40,8 @@ GROUND = [
     "agents.observation_checks",
     "agents.slips",
 ]
-ROOMS = [
-    f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "off_policy", "run", "sweep", "export")
-]
-WORLDS, COMMAND, WATCH = "agents.worlds", "agents.command", "agents.watch"
+ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "off_policy", "run", "sweep")]
+WORLDS, COMMAND, WATCH, EXPORT = "agents.worlds", "agents.command", "agents.watch", "agents.export"
 
 MAY_IMPORT: dict[str, list[str]] = {
     "refusals": [],
@@ -79,17 +77,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     WATCH: [*GROUND, WORLDS, *ROOMS[1:3], "agents.run", "envs", "memory.base", ARITHMETIC],
     EXPORT: [*GROUND, WORLDS, *ROOMS[:6], "memory.base"],
     "agents": ["agents.masks", *ROOMS, EXPORT, "short_names"],
-    "train": [
-        "agents.files",
-        "agents.run",
-        "agents.sweep",
-        "agents.tune",
-        "agents.zoo",
-        COMMAND,
-        WATCH,
-        "agents.export",
-        "",
-    ],
+    "train": ["agents.files", "agents.run", "agents.sweep", "agents.tune", "agents.zoo", COMMAND, WATCH, EXPORT, ""],
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],
 }
