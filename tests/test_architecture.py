@@ -40,7 +40,7 @@ GROUND = [
     "agents.observation_checks",
     "agents.slips",
 ]
-ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "off_policy", "run", "sweep")]
+ROOMS = [f"agents.{room}" for room in ("files", "workers", "policy", "evaluation", "learn", "off_policy", "run", "launch", "sweep")]
 
 MAY_IMPORT: dict[str, list[str]] = {
     "refusals": [],
@@ -62,7 +62,8 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.slips": [],
     "agents.environments": ["envs"],
     "agents.files": [*GROUND],
-    "agents.policy": [*GROUND, "agents.files", "memory", "memory.base", "memory.kernels", ARITHMETIC],
+    "agents.workers": [*GROUND],
+    "agents.policy": [*GROUND, "agents.files", "agents.workers", "memory", "memory.base", "memory.kernels", ARITHMETIC],
     "agents.evaluation": [*GROUND, "agents.files", "envs", "memory", "memory.base"],
     "agents.learn": [*GROUND, *ROOMS[:3], "envs", "memory", "memory.base", "memory.kernels", ARITHMETIC],
     "agents.off_policy": [*GROUND, *ROOMS[:4]],
