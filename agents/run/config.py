@@ -48,6 +48,9 @@ Arguments = dict[str, Any]
 Axes = dict[str, str]
 """The axes of a grid as the command line gives them: KEY=A,B,C."""
 
+ENGINES = ("processes", "ray")
+"""What starts the workers of a training, or the runs of a sweep."""
+
 STEPS = 10**15
 """The largest number of environment steps that is allowed."""
 
@@ -169,17 +172,24 @@ class TrainConfig(Hyperparameters, Task):
     """Number of latest checkpoints to keep; older ones are deleted."""
     progress: bool = True
     """Show the progress bar."""
+    workers: Annotated[int, integer(1, 4096)] = 1
+    """Processes that train together, each with its share of the environments, so the number must divide `num_envs`. They
+    give what one gives, to rounding. Under torchrun, and with the engine ray, they may be on several machines."""
+    engine: Annotated[str, choice(ENGINES)] = "processes"
+    """What starts the workers: processes of this machine, or ray for Ray Train (the extra "cluster")."""
 
     UNSAVED: ClassVar[frozenset[str]] = frozenset({"run_dir", "resume"})
     """Fields that are not saved: they say where a run is, not what it does."""
 
-    FREE_ON_RESUME: ClassVar[frozenset[str]] = frozenset({"device", "progress", "run_dir", "resume"})
+    FREE_ON_RESUME: ClassVar[frozenset[str]] = frozenset(
+        {"device", "progress", "run_dir", "resume", "workers", "engine"}
+    )
     """Fields that may change when a run is resumed. Any other change would make it another run."""
 
     OF_PPO: ClassVar[tuple[str, ...]] = (
         *("n_steps", "n_epochs", "gae_lambda", "ent_coef", "clip_range", "target_kl", "min_advantage_std", "vf_coef"),
         *("max_grad_norm", "normalize_returns", "num_minibatches", "anneal_entropy", "carry_over"),
-        *("use_sde", "sde_sample_freq"),
+        *("use_sde", "sde_sample_freq", "workers", "engine"),
     )
     """Fields that are without effect with another algorithm."""
 
@@ -193,6 +203,7 @@ class TrainConfig(Hyperparameters, Task):
             )
         if self.num_minibatches is not None:
             check_divides("num_minibatches", self.num_minibatches, "num_envs", self.num_envs)
+        check_divides("workers", self.workers, "num_envs", self.num_envs)
         if self.seed + self.num_envs > EVALUATION_SEED:
             raise ValueError(
                 f"seed + num_envs must be at most {EVALUATION_SEED}, where the seeds of evaluation begin; "

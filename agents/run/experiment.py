@@ -32,7 +32,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.tensorboard import SummaryWriter
 
 from palimpsest.agents.environments import chance_level, closing_settings, make_environments
-from palimpsest.agents.evaluation.play import play, summary
+from palimpsest.agents.evaluation.play import play_together, summary
 from palimpsest.agents.files.archive import remove_parts, write_atomically
 from palimpsest.agents.learn.hyperparameters import Hyperparameters
 from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, SavedAlgorithm
@@ -52,6 +52,7 @@ from palimpsest.agents.run.program import COMMAND
 from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, locked, use_logger
 from palimpsest.agents.run.runs import Run
 from palimpsest.agents.run.runs import evaluate as evaluate_model
+from palimpsest.agents.workers.group import here
 from palimpsest.refusals import closest
 
 PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba", "numpy", "minigrid")
@@ -63,14 +64,19 @@ docs/performance.md."""
 
 def make_env(config: TrainConfig) -> VecEnv:
     """The training environments of a configuration; ValueError for an unknown id or argument."""
-    return _environments(config, config.num_envs)
+    return _environments(config, config.num_envs // here().size, here().rank)
 
 
-def _environments(config: TrainConfig, num_envs: int) -> VecEnv:
+def evaluation_environments(config: TrainConfig) -> VecEnv:
+    """The environments in which this worker plays its share of the episodes of an evaluation."""
+    return SavedAlgorithm._wrap_env(_environments(config, min(-(-config.eval_episodes // here().size), 128)))
+
+
+def _environments(config: TrainConfig, num_envs: int, rank: int = 0) -> VecEnv:
     return make_environments(
         config.env,
         num_envs,
-        config.seed,
+        config.seed + rank * num_envs,
         config.env_args,
         previous_action_reward=config.previous_action_reward,
         keep_observations=config.keep_observations,
@@ -148,7 +154,7 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
 def set_threads(config: TrainConfig) -> None:
     """Set torch's number of threads. By default it is one per COLUMNS_PER_THREAD columns of a minibatch."""
     if config.algo == "ppo":
-        columns = config.minibatch_size // config.n_steps
+        columns = config.minibatch_size // config.n_steps // here().size
     else:
         columns = (replaying(config.algo, config.num_envs) | config.algo_args)["batch_size"]
     wanted = columns // COLUMNS_PER_THREAD
@@ -197,11 +203,11 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
             set_threads(config)
             held.enter_context(locked(directory))
             # A run without a checkpoint starts again from its configuration. It then repeats itself exactly.
-            model = checkpoints.load(env, config.device) if checkpoints.paths() else make_model(config, env)
+            model = checkpoints.load(env, config.device) or make_model(config, env)
             remove_parts(directory)
             cut_evaluations(directory / "evaluations.csv", model.num_timesteps)
             console.print(f"{directory} continues from step {model.num_timesteps:,}", highlight=False, soft_wrap=True)
-        evaluation_env = SavedAlgorithm._wrap_env(_environments(config, min(config.eval_episodes, 128)))
+        evaluation_env = evaluation_environments(config)
         with StopSignals() as signals:
             _learn(config, directory, model, evaluation_env, checkpoints, signals, console)
     finally:
@@ -211,7 +217,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
             evaluation_env.close()
     run = Run(directory, config, model)
     if close:
-        _close(run, console)
+        close_run(run, console)
     return run
 
 
@@ -228,7 +234,7 @@ def _learn(
     progress = ProgressCallback(config.whole_timesteps, console)
     off_policy = config.algo != "ppo"
     evaluation = EvaluationCallback(
-        lambda: summary(play(model, evaluation_env, config.eval_episodes)),
+        lambda: summary(play_together(model, evaluation_env, config.eval_episodes)),
         directory / "evaluations.csv",
         config.eval_every,
         on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
@@ -281,7 +287,7 @@ def _draw(config: TrainConfig, directory: Path, env: VecEnv) -> None:
         learning_curve(evaluations, directory / "learning_curve.png", title, chance_level(env))
 
 
-def _close(run: Run, console: Console) -> None:
+def close_run(run: Run, console: Console) -> None:
     """Test the finished agent in its training setting and in the harder settings that the environment declares."""
     config = run.config
     settings: list[dict[str, Any]] = [{}]

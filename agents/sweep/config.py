@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from palimpsest.agents.run.config import Checked
+from palimpsest.agents.run.config import ENGINES, Checked
 from palimpsest.refusals import choice, integer
-
-ENGINES = ("processes", "ray")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from palimpsest.agents.workers.draws import part_of
 from palimpsest.agents.workers.group import Alone, here
 
 Ends = list[tuple[int, list[dict[str, Any]]]]
-"""Steps of a rollout at which episodes ended here, and their infos."""
+"""Steps of a rollout at which episodes ended here, each with the infos of these episodes."""
 
 
 class DividedAlgorithm(BaseAlgorithm):
