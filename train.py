@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import sys
 import types
 import typing
@@ -148,14 +149,15 @@ def _train(argv: list[str]) -> int:
         config = dataclasses.replace(config, run_dir=config.run_dir or config.new_run_dir())
     directory = config.resume or config.run_dir
     assert directory is not None
-    if config.resume is None and (directory.exists() or directory.is_symlink()):
+    first = os.environ.get("RANK", "0") == "0"
+    if config.resume is None and first and (directory.exists() or directory.is_symlink()):
         raise Usage(f"run directory {str(directory)!r} exists; choose another --run-dir, or leave it out")
 
-    from palimpsest.agents.run import experiment
+    from palimpsest.agents.launch import start
     from palimpsest.agents.run.resume import Interrupted, RunFailed
 
     try:
-        experiment.train(config)
+        start.train(config)
     except (Interrupted, RunFailed) as stop:
         return _fail(stop, stop.exit_code)
     except (ValueError, OSError, FloatingPointError) as error:

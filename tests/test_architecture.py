@@ -40,7 +40,10 @@ GROUND = [
     "agents.observation_checks",
     "agents.slips",
 ]
-ROOMS = [f"agents.{room}" for room in ("files", "workers", "policy", "evaluation", "learn", "off_policy", "run", "launch", "sweep")]
+ROOMS = [
+    f"agents.{room}"
+    for room in ("files", "workers", "policy", "evaluation", "learn", "off_policy", "run", "launch", "sweep")
+]
 
 MAY_IMPORT: dict[str, list[str]] = {
     "refusals": [],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import torch
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
@@ -51,3 +54,23 @@ def _learn(
     left = config.total_timesteps - model.num_timesteps
     if left > 0 and not evaluation.solved:
         model.learn(left, CallbackList([evaluation, saving]), reset_num_timesteps=False)
+
+
+def on_device(config: TrainConfig, local_rank: int) -> TrainConfig:
+    """The configuration of the worker with this number on its machine: with GPUs each has one of its own."""
+    if config.device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return config
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"this machine has {torch.cuda.device_count()} GPUs, one for each worker; got worker {local_rank + 1}: "
+            "start fewer, or give --device cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return dataclasses.replace(config, device=f"cuda:{local_rank}")
+
+
+def remedy(config: TrainConfig) -> str:
+    """What to do after the loss of a worker, in words."""
+    directory = config.resume or config.run_dir
+    assert directory is not None
+    return Checkpoints(directory / "checkpoints", config.keep_checkpoints).remedy()

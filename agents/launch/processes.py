@@ -19,8 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from palimpsest.agents.launch.follow import follow
-from palimpsest.agents.launch.start import on_device, remedy
+from palimpsest.agents.launch.follow import follow, on_device, remedy
 from palimpsest.agents.run import experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.resume import Interrupted, RunFailed

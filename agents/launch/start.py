@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 
-import torch
 from rich.console import Console
 
-from palimpsest.agents.launch.follow import follow
+from palimpsest.agents.launch.follow import follow, on_device, remedy
 from palimpsest.agents.run import experiment
 from palimpsest.agents.run.config import TrainConfig
-from palimpsest.agents.run.resume import Checkpoints, RunFailed
+from palimpsest.agents.run.resume import RunFailed
 from palimpsest.agents.run.runs import Run
 from palimpsest.agents.workers.group import WorkerLost, joined
 
@@ -53,30 +52,12 @@ def join(config: TrainConfig, rank: int, console: Console | None = None, close: 
     """Train as worker `rank` of a process group that torch's environment variables or Ray describe."""
     config = on_device(config, int(os.environ.get("LOCAL_RANK", rank)))
     try:
-        with joined():
+        with joined() as workers:
+            if config.resume is None:
+                config = dataclasses.replace(config, run_dir=workers.of_first(config.run_dir))
             if rank == 0:
                 return experiment.train(config, console, close)
             follow(config)
             return None
     except WorkerLost as error:
         raise RunFailed(f"{error}. {remedy(config)}") from error
-
-
-def remedy(config: TrainConfig) -> str:
-    """What to do after the loss of a worker, in words."""
-    directory = config.resume or config.run_dir
-    assert directory is not None
-    return Checkpoints(directory / "checkpoints", config.keep_checkpoints).remedy()
-
-
-def on_device(config: TrainConfig, local_rank: int) -> TrainConfig:
-    """The configuration of the worker with this number on its machine: with GPUs each has one of its own."""
-    if config.device not in ("auto", "cuda") or not torch.cuda.is_available():
-        return config
-    if local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            f"this machine has {torch.cuda.device_count()} GPUs, one for each worker; got worker {local_rank + 1}: "
-            "start fewer, or give --device cpu"
-        )
-    torch.cuda.set_device(local_rank)
-    return dataclasses.replace(config, device=f"cuda:{local_rank}")

@@ -327,7 +327,7 @@ class MemoryRolloutBuffer:
             yield self._part(length, segments)
 
     def _part(self, length: int, segments: Tensor) -> Minibatch:
-        """This worker's part of the minibatch of `segments` [b]."""
+        """Own part of the minibatch of `segments` [b]."""
         rank, size = self.workers.rank, self.workers.size
         if size == 1:
             return self._segments(length, segments)

@@ -173,8 +173,8 @@ class TrainConfig(Hyperparameters, Task):
     progress: bool = True
     """Show the progress bar."""
     workers: Annotated[int, integer(1, 4096)] = 1
-    """Processes that train together, each with its share of the environments, so the number must divide `num_envs`. They
-    give what one gives, to rounding. Under torchrun, and with the engine ray, they may be on several machines."""
+    """Processes that train together, each with its share of the environments: the number must divide `num_envs`. They
+    give what one gives, to rounding. Under torchrun their number is torchrun's."""
     engine: Annotated[str, choice(ENGINES)] = "processes"
     """What starts the workers: processes of this machine, or ray for Ray Train (the extra "cluster")."""
 

@@ -12,7 +12,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from importlib import metadata
@@ -24,12 +23,10 @@ from gymnasium import spaces
 from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
-from torch.utils.tensorboard import SummaryWriter
 
 from palimpsest.agents.environments import chance_level, closing_settings, make_environments
 from palimpsest.agents.evaluation.play import play_together, summary
@@ -49,7 +46,15 @@ from palimpsest.agents.run.listing import plus_minus, reach
 from palimpsest.agents.run.plots import learning_curve
 from palimpsest.agents.run.presets import LOG_STD_INIT, TARGET_KL, TARGET_KL_OF_A_BOX, algorithm_class, replaying
 from palimpsest.agents.run.program import COMMAND
-from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, locked, use_logger
+from palimpsest.agents.run.resume import (
+    Checkpoints,
+    Interrupted,
+    RunFailed,
+    StopSignals,
+    locked,
+    run_logger,
+    use_logger,
+)
 from palimpsest.agents.run.runs import Run
 from palimpsest.agents.run.runs import evaluate as evaluate_model
 from palimpsest.agents.workers.group import here
@@ -264,20 +269,6 @@ def _learn(
         with suppress(OSError):  # a disk that fails here has failed above, where the error is reported
             model.logger.close()
             _draw(config, directory, evaluation_env)
-
-
-def run_logger(directory: Path, step: int) -> Logger:
-    """A logger that writes TensorBoard events to `directory` and hides older events after `step` (`purge_step`)."""
-    earlier = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
-    # TensorBoard reads the files of a directory in the order of their names. A name begins with the second in which the
-    # file was made, so two files must not share a second. A file with a later time, from another clock, is ignored.
-    while str(int(time.time())) in earlier:
-        time.sleep(0.05)
-    board = TensorBoardOutputFormat(str(directory))
-    if earlier:
-        board.writer.close()
-        board.writer = SummaryWriter(str(directory), purge_step=step + 1)
-    return Logger(str(directory), [board])
 
 
 def _draw(config: TrainConfig, directory: Path, env: VecEnv) -> None:

@@ -54,7 +54,7 @@ class DividedAlgorithm(BaseAlgorithm):
 
     def _reset_noise(self) -> None:
         """Draw gSDE's noise for all rows of the whole batch, and keep that of own rows."""
-        self.policy.reset_noise(self.whole_envs)
+        self.policy.reset_noise(self.whole_envs)  # type: ignore[operator]
         if self.workers.size > 1:
             noise: Any = self.policy.action_dist
             noise.exploration_matrices = noise.exploration_matrices[self.workers.rows(self.n_envs)]

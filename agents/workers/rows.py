@@ -28,7 +28,7 @@ def of_all(tree: Any) -> Any:
 
 
 def own(tree: Any) -> Any:
-    """This worker's rows of a tree of [B, ...]."""
+    """Own rows of a tree of [B, ...]."""
     workers = here()
     if workers.size == 1:
         return tree
