@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from multiprocessing import connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from rich.console import Console
@@ -37,10 +37,11 @@ class Follower:
     """A worker in a process of its own."""
 
     def __init__(self, config: TrainConfig, rank: int, meeting: Path) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["palimpsest.agents.launch.follow", "torch._dynamo"])
         self.rank = rank
         self._receiver, sender = context.Pipe(duplex=False)
-        self.process: SpawnProcess = context.Process(target=work, args=(config, rank, meeting, sender))
+        self.process: ForkServerProcess = context.Process(target=work, args=(config, rank, meeting, sender))
         self.process.start()
         sender.close()
 

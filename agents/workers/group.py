@@ -80,6 +80,8 @@ class Together(Alone):
 
     def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """[size, ...] of each tensor [...]: those of all workers, who have the same shapes, one type of device."""
+        if not tensors:
+            return []
         # one message instead of one for each tensor
         parts = [tensor.contiguous().flatten().view(torch.uint8) for tensor in tensors]
         mine = torch.cat(parts)

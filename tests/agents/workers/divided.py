@@ -14,7 +14,7 @@ from small import VARIANTS, small_policy
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from palimpsest import memory
 from palimpsest.agents import MemoryPPO
@@ -169,3 +169,13 @@ def all_trained(cases: list[str]) -> dict[str, Any]:
     """`trained` of each case, where rank 0 keeps the results."""
     found = {case: trained(case) for case in cases}
     return found if here().rank == 0 else {}
+
+
+def refused() -> str:
+    """What is said of a VecNormalize, whose statistics would be one worker's."""
+    env = VecNormalize(DummyVecEnv([lambda: Recall(ACTIONS["one"], False)]))
+    try:
+        MemoryPPO("MlpMemoryPolicy", env, policy_kwargs=small_policy("none"), device="cpu")
+    except ValueError as error:
+        return str(error)
+    return ""
