@@ -58,7 +58,7 @@ from palimpsest.agents.run.resume import (
 from palimpsest.agents.run.runs import Run
 from palimpsest.agents.run.runs import evaluate as evaluate_model
 from palimpsest.agents.workers.group import here
-from palimpsest.refusals import closest
+from palimpsest.refusals import closest, refuse
 
 PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba", "numpy", "minigrid")
 
@@ -189,6 +189,8 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
         Interrupted: a signal stopped the run. The last checkpoint is intact.
         RunFailed: a disk or the environments' processes failed. The last checkpoint is intact.
     """
+    if config.workers != here().size:
+        refuse("workers", f"{here().size} here; agents.launch.start.train starts more", config.workers)
     console = console or Console()
     directory = config.resume or config.run_dir or config.new_run_dir()
     if config.resume is None and directory.exists():
