@@ -55,7 +55,7 @@ def train(config: TrainConfig) -> None:
             TorchTrainer(
                 work,
                 train_loop_config={"config": config},
-                torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+                torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
                 scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpus),
                 run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=RETRIES)),
             ).fit()

@@ -58,7 +58,8 @@ def _learn(
 
 def on_device(config: TrainConfig, local_rank: int) -> TrainConfig:
     """The configuration of the worker with this number on its machine: with GPUs each has one of its own."""
-    if config.device not in ("auto", "cuda") or not torch.cuda.is_available():
+    # a run that goes on may name the device of its first worker
+    if not config.device.startswith(("auto", "cuda")) or not torch.cuda.is_available():
         return config
     if local_rank >= torch.cuda.device_count():
         raise ValueError(

@@ -19,7 +19,9 @@ from palimpsest.agents.run.config import EPISODES, RETURN, Arguments, Checked, T
 from palimpsest.agents.run.key_values import environment_arguments, memory_arguments
 from palimpsest.refusals import NAMED, check, closest, integer, refuse
 
-BY_THE_SWEEP = frozenset({"env", "env_args", "memory", "seed", "threads", "progress", "run_dir", "resume", "workers", "engine"})
+BY_THE_SWEEP = frozenset(
+    {"env", "env_args", "memory", "seed", "threads", "progress", "run_dir", "resume", "workers", "engine"}
+)
 """Fields of a training that a suite sets elsewhere, or that the sweep sets."""
 
 TRAINABLE = [spec.name for spec in dataclasses.fields(TrainConfig) if spec.name not in BY_THE_SWEEP]

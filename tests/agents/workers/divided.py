@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from palimpsest import memory
 from palimpsest.agents import MemoryPPO
 from palimpsest.agents.policy.extractors import DictExtractor
-from palimpsest.agents.workers.group import here, joined
+from palimpsest.agents.workers.group import WorkerLost, here, joined
 from palimpsest.memory.kernels import torch_only
 
 ROWS, STEPS = 4, 8
@@ -178,4 +178,15 @@ def refused() -> str:
         MemoryPPO("MlpMemoryPolicy", env, policy_kwargs=small_policy("none"), device="cpu")
     except ValueError as error:
         return str(error)
+    return ""
+
+
+def deserted() -> str:
+    """What the first worker is told once the second is gone."""
+    if here().rank == 0:
+        try:
+            for _ in range(1000):
+                here().add(torch.zeros(1))
+        except WorkerLost as error:
+            return str(error)
     return ""

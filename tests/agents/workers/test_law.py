@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from divided import CASES, all_trained, refused, together, trained
+from divided import CASES, all_trained, deserted, refused, together, trained
 
 from palimpsest.agents.policy.distributions import Bernoulli, Categorical, DiagGaussian, MultiCategorical
 from palimpsest.agents.workers.draws import part_of
@@ -62,6 +62,10 @@ def test_the_law_is_about_undone_steps_and_passes_that_end_early():
 
 def test_vec_normalize_is_refused(tmp_path):
     assert all("VecNormalize has statistics of its own" in answer for answer in together(refused, 2, tmp_path))
+
+
+def test_the_loss_of_a_worker_is_told(tmp_path):
+    assert together(deserted, 2, tmp_path)[0].startswith("a worker is gone: ")
 
 
 MADE = {
