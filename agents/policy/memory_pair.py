@@ -37,8 +37,9 @@ class MemoryPair(NamedTuple):
     actor: Memory
     critic: Memory
     mark: Tensor | None = None
-    """[F], added to the input that opens an episode. Without it a memory that is carried over an episode's end cannot
-    know that the episode is another one (RL², arXiv 1611.02779, gives its memory such a flag)."""
+    """[memories, F], added to the input of each memory that opens an episode. Without it a memory that is carried over
+    an episode's end cannot know that the episode is another one (RL², arXiv 1611.02779, gives its memory such a
+    flag)."""
 
     def each(self) -> list[Memory]:
         """The memories, each once."""
@@ -94,8 +95,9 @@ class MemoryPair(NamedTuple):
     def _marked(self, x: Both, opens: Tensor | None) -> Both:
         if self.mark is None or opens is None:
             return x
-        mark = opens.unsqueeze(-1).to(self.mark.dtype) * self.mark
-        return Both(x.actor + mark, x.critic + mark)
+        opens = opens.unsqueeze(-1).to(self.mark.dtype)
+        actor = x.actor + opens * self.mark[0]
+        return Both(actor, actor if self.critic is self.actor else x.critic + opens * self.mark[1])
 
 
 def _step(

@@ -40,6 +40,11 @@ class Evaluation(NamedTuple):
     """Mean squared error of the observation, decoded from what the memory gives out."""
 
 
+MARK_STD = 0.3
+"""Standard deviation of the mark of an episode's start before training. From 0 it is learned too late
+(docs/results.md)."""
+
+
 class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
     """SB3's actor-critic policy with a memory, for sequences [T, B, ...] and for single steps [B, ...].
 
@@ -53,7 +58,7 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
         encoder_arch: widths of the layers between the features and the memory.
         reconstruct: whether a linear layer decodes the observation from what the (actor's) memory gives out, for
             `MemoryPPO`'s `memory_aux_coef`.
-        mark_starts: whether a learned vector is added to what the memory reads at the first step of an episode, for
+        mark_starts: whether a learned vector is added to what each memory reads at the first step of an episode, for
             `MemoryPPO`'s `memory_carry_over`: a memory that was not reset cannot know of it otherwise.
         normalize_observations: whether observations are scaled by their running moments; see `ObservationScales`.
         normalize_returns: whether the critic predicts returns scaled by theirs; see `ReturnScale`.
@@ -137,7 +142,8 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
             self.encoder_critic = self.encoder if self.share_features_extractor else self._make_encoder()[0]
             self.memory_critic = memories.make(self.memory_name, width, **self.memory_kwargs)
         check_place(self.memory, self.memory_name, self.observation_space)
-        self.start_mark = nn.Parameter(torch.randn(width)) if self.mark_starts else None
+        marks = MARK_STD * torch.randn(1 if self.shares_memory else 2, width)
+        self.start_mark = nn.Parameter(marks) if self.mark_starts else None
         if self.reconstruct:
             self.decoder = nn.Linear(self.memory.output_size, flatdim(self.observation_space))
         super()._build(lr_schedule)

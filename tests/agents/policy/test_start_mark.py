@@ -29,15 +29,20 @@ def model_for(**kwargs) -> MemoryPPO:
 
 
 @pytest.mark.parametrize("share", [True, False])
+def test_each_memory_has_a_mark_of_its_own(share):
+    assert policy_for(share).start_mark.shape[0] == len(policy_for(share).memories())
+
+
+@pytest.mark.parametrize("share", [True, False])
 def test_the_mark_is_added_to_the_input_that_opens_an_episode(share):
     policy = policy_for(share)
     obs, opens = torch.randn(ROWS, 4), torch.tensor([False, True, False])
     nowhere = torch.zeros(ROWS, dtype=torch.bool)
     state = policy.next_state(torch.randn(ROWS, 4), policy.initial_state(ROWS))
     pi, vf = policy._encode(obs)
-    mark = opens.unsqueeze(1) * policy.start_mark
+    actor, critic = (opens.unsqueeze(1) * policy.start_mark[each] for each in (0, -1))
     plain = policy.memory_pair._replace(mark=None)
-    latent, _ = plain.step(Both(pi + mark, vf + mark), state)
+    latent, _ = plain.step(Both(pi + actor, vf + critic), state)
     torch.testing.assert_close(
         policy.predict_values(obs, state, nowhere, episode_start=opens), policy._critic(latent.critic)
     )
