@@ -69,6 +69,8 @@ TRAIN: dict[str, list[str]] = {
     "checkpoint_every": INTEGER,
     "keep_checkpoints": [*INTEGER, "0"],
     "progress": SWITCH,
+    "workers": [*INTEGER, "0", "3", "4097"],
+    "engine": [*NAME, "Ray", "threads"],
 }
 EVALUATE: dict[str, list[str]] = {
     "run_dir": [*PATH, "nowhere", "file", "file/x", "/", "."],

@@ -14,6 +14,7 @@ import palimpsest
 from palimpsest import envs, memory, train
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.files.archive import CorruptFile
+from palimpsest.agents.launch import start
 from palimpsest.agents.run import experiment
 from palimpsest.agents.run.config import EvaluateConfig, TrainConfig
 from palimpsest.agents.run.presets import usual
@@ -28,7 +29,7 @@ def started(tmp_path, monkeypatch):
     """An empty working directory; the configurations that would have been trained or evaluated."""
     monkeypatch.chdir(tmp_path)
     seen = []
-    monkeypatch.setattr(experiment, "train", seen.append)
+    monkeypatch.setattr(start, "train", seen.append)
     monkeypatch.setattr(experiment, "evaluate", lambda config: seen.append(config) or {"success": 0.5})
     return seen
 
@@ -286,10 +287,10 @@ def test_the_exit_code_tells_whether_the_run_had_begun(error, started, capsys, m
         config.run_dir.mkdir()
         raise error
 
-    monkeypatch.setattr(experiment, "train", before)
+    monkeypatch.setattr(start, "train", before)
     assert "a problem" in refused(["--run-dir", "new"], capsys, code=2)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(experiment, "train", after)
+    monkeypatch.setattr(start, "train", after)
     assert "a problem" in refused(["--run-dir", "new"], capsys, code=1)
     assert (tmp_path / "new").is_dir()
 
@@ -298,7 +299,7 @@ def test_interrupted(started, capsys, monkeypatch):
     def interrupt(config):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "train", interrupt)
+    monkeypatch.setattr(start, "train", interrupt)
     assert "interrupted" in refused([], capsys, code=130)
 
 
