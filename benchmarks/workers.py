@@ -235,7 +235,7 @@ def fitted(turns: dict[int, list[list[Turn]]], rows: int, numbers: int, network:
         return statistics.median(statistics.fmean(map(part, turn)) for turn in turns[size])
 
     points = [(rows / size, median(size, lambda turn: turn.processor)) for size in turns]
-    b, a = np.polyfit(*zip(*points), deg=1)
+    b, a = np.polyfit([rows for rows, _ in points], [seconds for _, seconds in points], 1)
     reductions = turns[1][0][0].reductions
     waited = median(2, lambda turn: turn.waited)
     beyond = max(waited - reductions * network.seconds(2, numbers), 0.0)
