@@ -40,11 +40,6 @@ class Evaluation(NamedTuple):
     """Mean squared error of the observation, decoded from what the memory gives out."""
 
 
-MARK_STD = 0.3
-"""Standard deviation of the mark of an episode's start before training. From 0 it is learned too late
-(docs/results.md)."""
-
-
 class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
     """SB3's actor-critic policy with a memory, for sequences [T, B, ...] and for single steps [B, ...].
 
@@ -142,7 +137,8 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
             self.encoder_critic = self.encoder if self.share_features_extractor else self._make_encoder()[0]
             self.memory_critic = memories.make(self.memory_name, width, **self.memory_kwargs)
         check_place(self.memory, self.memory_name, self.observation_space)
-        marks = MARK_STD * torch.randn(1 if self.shares_memory else 2, width)
+        # of the size of what the encoder gives out: a smaller one is learned too late
+        marks = torch.randn(1 if self.shares_memory else 2, width)
         self.start_mark = nn.Parameter(marks) if self.mark_starts else None
         if self.reconstruct:
             self.decoder = nn.Linear(self.memory.output_size, flatdim(self.observation_space))
