@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -52,13 +53,14 @@ def train(config: TrainConfig) -> None:
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **local)
     try:
         with tempfile.TemporaryDirectory() as folder, _interruptible():
-            TorchTrainer(
+            trainer = TorchTrainer(
                 work,
                 train_loop_config={"config": config},
                 torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
                 scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpus),
                 run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=RETRIES)),
-            ).fit()
+            )
+            _beside(trainer.fit)
     except (RuntimeError, ray.exceptions.RayError) as error:
         raise RunFailed(f"Ray Train gave up: {_first_line(error)}. {remedy(config)}") from error
     finally:
@@ -77,6 +79,24 @@ def work(given: dict[str, Any]) -> None:
             follow(config)
         else:
             experiment.train(config, Console(quiet=True))
+
+
+def _beside(call: Callable[[], object]) -> None:
+    """Call in another thread, because Ray's waiting lets no signal through in this one; raise what it raises."""
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:  # whatever it is, the caller gets it
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+    if raised:
+        raise raised[0]
 
 
 @contextlib.contextmanager
