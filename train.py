@@ -6,13 +6,9 @@ Exit codes: 0 success; 1 a failure of a running command, the run directory is ke
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import os
 import sys
-import types
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,27 +17,18 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import tyro
 
 from palimpsest import __version__
-from palimpsest.agents.run.config import Arguments, Axes, EvaluateConfig, TrainConfig
-from palimpsest.agents.run.key_values import (
-    Given,
-    algorithm_arguments,
-    describe,
-    environment_arguments,
-    memory_arguments,
-    read_value,
-    spelled_out,
-    split_key_values,
-)
-from palimpsest.agents.run.presets import usual
+from palimpsest.agents.command.parsing import Usage, or_usage, parse, value_of
+from palimpsest.agents.run.config import Axes, EvaluateConfig, TrainConfig
+from palimpsest.agents.run.key_values import Given, algorithm_arguments, environment_arguments, memory_arguments
+from palimpsest.agents.run.presets import ENGINES, usual
 from palimpsest.agents.run.program import PROGRAM
 from palimpsest.agents.sweep.config import ReportConfig, SweepConfig
-from palimpsest.refusals import closest
+from palimpsest.agents.tune.config import ENGINES as TRIAL_ENGINES
+from palimpsest.agents.tune.config import TuneConfig
+from palimpsest.imports import from_here
+from palimpsest.refusals import choice, closest
 
-ConfigT = TypeVar("ConfigT")
-
-
-class Usage(Exception):
-    """Wrong usage. The message is one line."""
+TrainT = TypeVar("TrainT", bound="TrainCommand")
 
 
 @dataclass(frozen=True)
@@ -49,24 +36,40 @@ class TrainCommand(TrainConfig):
     """Train an agent.
 
     Other commands: "evaluate" tests runs, see "evaluate --help"; "sweep" trains a suite of runs and "report" compares
-    them; "list" shows environments and memories. Without a command, flags are those of "train". Every flag has a
-    default. "--version" prints the version.
+    them; "tune" searches for hyperparameters; "list" shows environments and memories. Without a command, flags are
+    those of "train". Every flag has a default. "--version" prints the version.
     """
 
     config: Path | None = None
     """A configuration file, or a run directory, whose values are the defaults. Other flags replace them. KEY=VALUE
     arguments are replaced one by one if the environment or memory stays the same."""
+    zoo_config: Path | None = None
+    """A hyperparameter file of rl-zoo3 for ppo_lstm (YAML), whose values are the defaults; docs/tuning.md."""
+    zoo_key: str | None = None
+    """The entry of that file. Default: that of --env, or the only one."""
 
     # `bool` makes it a switch on the command line; it is None until the memory is known
     share_memory: bool = None  # type: ignore[assignment]
     """Whether actor and critic share one memory or have one each. Default: the memory's preset."""
 
-    UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"config"}
+    start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """A run, checkpoint or model.zip whose weights a new run starts from. Its configuration gives the defaults."""
+
+    engine: Annotated[str, choice(ENGINES)] = "processes"
+    """What starts the workers: processes of this machine, or ray for Ray Train (the extra "cluster")."""
+
+    UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"engine", "config", "zoo_config", "zoo_key"}
 
     def __post_init__(self) -> None:
-        _or_usage(super().__post_init__)
+        or_usage(super().__post_init__)
         if self.config is not None and self.resume is not None:
             raise Usage("--resume takes the run's own configuration; leave out --config")
+        if self.zoo_config is not None and (self.config or self.resume or self.start_from) is not None:
+            raise Usage("--zoo-config gives a whole configuration; leave out --config, --resume and --from")
+        if self.zoo_key is not None and self.zoo_config is None:
+            raise Usage(f"--zoo-key names an entry of --zoo-config; got {self.zoo_key!r} without it")
+        if self.start_from is not None and self.resume is not None:
+            raise Usage("--resume goes on with a run, --from starts a new one; leave one out")
 
     def _take_preset(self) -> None:
         """Do nothing yet: a later flag may name another memory."""
@@ -76,8 +79,8 @@ class TrainCommand(TrainConfig):
 class EvaluateCommand(EvaluateConfig):
     """Evaluate the agent of a run, or of several runs that differ only in their seed, in one or in many settings."""
 
-    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
-    """The directory of the run."""
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR|MODEL")]
+    """The directory of a run, finished or not, or a model's file: a checkpoint, best.zip or model.zip."""
     more: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN_DIR ...]")] = ()
     """Further runs, with other seeds. The output is then the mean over runs and its standard error."""
     grid: Axes = dataclasses.field(default_factory=dict)
@@ -85,7 +88,7 @@ class EvaluateCommand(EvaluateConfig):
     stands for length=9,30,90,150,... up to 9600, the corridors of arXiv 2412.06531."""
 
     def __post_init__(self) -> None:
-        _or_usage(super().__post_init__)
+        or_usage(super().__post_init__)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,28 @@ class SweepCommand(SweepConfig):
     """The suite: environments, memories, settings and seeds (docs/sweeps.md)."""
 
     def __post_init__(self) -> None:
-        _or_usage(super().__post_init__)
+        or_usage(super().__post_init__)
+
+
+@dataclass(frozen=True)
+class TuneCommand(TrainCommand, TuneConfig):
+    """Search for the hyperparameters of a training. A search that was stopped continues where it was.
+
+    A flag of "train" that is given is fixed, and is not searched. --config gives the values of the first trial.
+    """
+
+    run_dir: Annotated[Path | None, tyro.conf.Suppress] = None
+    resume: Annotated[Path | None, tyro.conf.Suppress] = None
+    # that of trials, not of a training's workers
+    engine: Annotated[str, choice(TRIAL_ENGINES)] = "pool"
+    """pool for processes on this machine, or ray for a Ray cluster (the extra "cluster")."""
+
+    UNSAVED: ClassVar[frozenset[str]] = TrainCommand.UNSAVED | {spec.name for spec in dataclasses.fields(TuneConfig)}
+
+    def __post_init__(self) -> None:
+        or_usage(super().__post_init__)
+        if (self.run_dir or self.resume) is not None:
+            raise Usage("tune has one folder, --out, and goes on where it was; leave out --run-dir and --resume")
 
 
 @dataclass(frozen=True)
@@ -107,7 +131,7 @@ class ReportCommand(ReportConfig):
     """The folder of a sweep, or its results.csv."""
 
     def __post_init__(self) -> None:
-        _or_usage(super().__post_init__)
+        or_usage(super().__post_init__)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,10 +140,18 @@ def main(argv: list[str] | None = None) -> int:
     if argv == ["--version"]:
         print(f"palimpsest {__version__}")
         return 0
+    with from_here():
+        return _run(argv)
+
+
+def _run(argv: list[str]) -> int:
     try:
         if not argv or argv[0].startswith("-"):
             return _train(argv)
-        commands = {"train": _train, "evaluate": _evaluate, "sweep": _sweep, "report": _report, "list": _list}
+        commands = {
+            **{"train": _train, "evaluate": _evaluate, "sweep": _sweep, "tune": _tune, "report": _report},
+            "list": _list,
+        }
         if argv[0] not in commands:
             raise Usage(f"unknown command {argv[0]!r}{closest(argv[0], commands)}; known: {', '.join(commands)}")
         return commands[argv[0]](argv[1:])
@@ -129,18 +161,30 @@ def main(argv: list[str] | None = None) -> int:
         return _fail("interrupted", 130)
 
 
-def _train(argv: list[str]) -> int:
-    saved, default = TrainConfig(), TrainCommand()
-    source = _value_of(argv, "--resume") or _value_of(argv, "--config")
+def _configured(cls: type[TrainT], argv: list[str]) -> tuple[TrainT, TrainConfig, TrainConfig]:
+    """The command, the training that it describes, and the one that its file describes."""
+    saved, default = TrainConfig(), cls()
+    source = value_of(argv, "--resume") or value_of(argv, "--config") or _run_of(value_of(argv, "--from"))
+    zoo = value_of(argv, "--zoo-config")
     if source:
-        saved = _or_usage(lambda: TrainConfig.load(Path(source)))
-        default = TrainCommand.load(Path(source))
+        saved = or_usage(lambda: TrainConfig.load(Path(source)))
+        default = cls.load(Path(source))
+    elif zoo:
+        from palimpsest.agents.zoo import hyperparameters
+
+        env, key = value_of(argv, "--env"), value_of(argv, "--zoo-key")
+        saved = or_usage(lambda: hyperparameters.load(Path(zoo), env, key))
+        default = cls(**_fields(saved, TrainConfig))
     if default.share_memory is None:
-        memory, algo = (_value_of(argv, f"--{name}") or getattr(default, name) for name in ("memory", "algo"))
+        memory, algo = (value_of(argv, f"--{name}") or getattr(default, name) for name in ("memory", "algo"))
         default = dataclasses.replace(default, share_memory=usual(memory, algo).share_memory)
-    command = _parse(TrainCommand, argv, default)
+    command = parse(cls, argv, default)
     config = TrainConfig(**_fields(command, TrainConfig))
-    config = _or_usage(lambda: _resolved(config, saved))
+    return command, or_usage(lambda: _resolved(config, saved)), saved
+
+
+def _train(argv: list[str]) -> int:
+    command, config, saved = _configured(TrainCommand, argv)
     if config.resume is not None:
         if not config.resume.is_dir():
             raise Usage(f"--resume must name a run's directory; got {str(config.resume)!r}")
@@ -157,7 +201,7 @@ def _train(argv: list[str]) -> int:
     from palimpsest.agents.run.resume import Interrupted, RunFailed
 
     try:
-        start.train(config)
+        start.train(config, engine=command.engine)
     except (Interrupted, RunFailed) as stop:
         return _fail(stop, stop.exit_code)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -165,26 +209,44 @@ def _train(argv: list[str]) -> int:
     return 0
 
 
+def _run_of(agent: str | None) -> Path | None:
+    """The run directory that an agent's path is in; None if it is in none."""
+    if not agent:
+        return None
+    from palimpsest.agents.run.runs import find
+
+    return or_usage(lambda: find(Path(agent))).directory
+
+
 def _evaluate(argv: list[str]) -> int:
-    command = _parse(EvaluateCommand, argv)
+    command = parse(EvaluateCommand, argv)
     config = EvaluateConfig(**_fields(command, EvaluateConfig))
     run_dirs = (command.run_dir, *command.more)
-    trained, *_ = _or_usage(lambda: [TrainConfig.load(path) for path in run_dirs])
+
+    from palimpsest.agents.run.runs import find
+
+    trained = or_usage(lambda: [find(path) for path in run_dirs])[0].config
     if config.json is not None:
         _check_output(config.json)
-    env = trained.env if config.env is None else config.env
-    env_args = _or_usage(lambda: environment_arguments(env, config.env_args))
-    axes = _or_usage(lambda: _axes(env, command.grid))
+    env = config.env
+    if env is None:
+        if trained is None:
+            raise Usage(
+                f"{str(command.run_dir)!r} is in no run directory, which would name the environment; give --env"
+            )
+        env = trained.env
+    env_args = or_usage(lambda: environment_arguments(env, config.env_args))
+    axes = or_usage(lambda: _axes(env, command.grid))
     config = dataclasses.replace(config, env_args=env_args)
 
     from palimpsest.agents.files.archive import CorruptFile
-    from palimpsest.agents.run import experiment, listing
+    from palimpsest.agents.run import closing, listing
 
     try:
         if command.more or axes:
-            listing.show_grid(experiment.evaluate_grid(config, run_dirs, axes))
+            listing.show_grid(closing.evaluate_grid(config, run_dirs, axes))
         else:
-            listing.show_evaluation(experiment.evaluate(config))
+            listing.show_evaluation(closing.evaluate(config))
     except (CorruptFile, OSError) as error:
         return _fail(error, 1)
     except ValueError as error:
@@ -193,29 +255,46 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _sweep(argv: list[str]) -> int:
-    config = SweepConfig(**_fields(_parse(SweepCommand, argv), SweepConfig))
+    config = SweepConfig(**_fields(parse(SweepCommand, argv), SweepConfig))
 
-    from palimpsest.agents.run.resume import Interrupted, RunFailed
     from palimpsest.agents.sweep.sweep import sweep
 
-    try:
-        sweep(config)
-    except (Interrupted, RunFailed) as stop:
-        return _fail(stop, stop.exit_code)
-    except OSError as error:
-        return _fail(error, 1)
-    except ValueError as error:
-        return _fail(error, 2)
-    return 0
+    return _done(lambda: sweep(config))
+
+
+def _tune(argv: list[str]) -> int:
+    command, training, _ = _configured(TuneCommand, argv)
+    given = (word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--"))
+    flags = {flag.removeprefix("--no-").removeprefix("--") for flag in given}
+    fixed = {name for name in _fields(command, TrainConfig) if name.replace("_", "-") in flags}
+    fixed |= {f"{name}.{key}" for name in ("memory_args", "algo_args") for key in _given(getattr(command, name))}
+    config = TuneConfig(**_fields(command, TuneConfig))
+
+    from palimpsest.agents.tune.tune import tune
+
+    return _done(lambda: tune(config, training, frozenset(fixed)))
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    return arguments if isinstance(arguments, Given) else {}
 
 
 def _report(argv: list[str]) -> int:
-    config = ReportConfig(**_fields(_parse(ReportCommand, argv), ReportConfig))
+    config = ReportConfig(**_fields(parse(ReportCommand, argv), ReportConfig))
 
     from palimpsest.agents.sweep.report import report
 
+    return _done(lambda: report(config))
+
+
+def _done(work: Callable[[], None]) -> int:
+    """Do the work of a command and return its exit code."""
+    from palimpsest.agents.run.resume import Interrupted, RunFailed
+
     try:
-        report(config)
+        work()
+    except (Interrupted, RunFailed) as stop:
+        return _fail(stop, stop.exit_code)
     except OSError as error:
         return _fail(error, 1)
     except ValueError as error:
@@ -245,78 +324,6 @@ def _list(argv: list[str]) -> int:
     return 0
 
 
-def _parse(cls: type[ConfigT], argv: list[str], default: ConfigT | None = None) -> ConfigT:
-    """Parse `argv` with tyro. Its errors become `Usage`."""
-    for flag in ("--env-args", "--memory-args", "--algo-args", "--grid"):
-        if sum(_dashed(word) == flag for word in argv) > 1:
-            raise Usage(f"{flag} is given twice; give all its KEY=VALUE arguments after one")
-    name = cls.__name__.removesuffix("Command").lower()
-    complaint = io.StringIO()
-    given: dict[str, Any] = {} if default is None else {"default": default}
-    try:
-        with contextlib.redirect_stderr(complaint):
-            config, unknown = tyro.cli(
-                cls,
-                prog=f"{PROGRAM} {name}",
-                args=argv,
-                registry=_REGISTRY,
-                return_unknown_args=True,
-                **given,
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise Usage(f"{_first_paragraph(complaint.getvalue())}; see {PROGRAM} {name} --help") from None
-    if unknown:
-        flags = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        word = unknown[0]
-        hint = closest(_dashed(word), flags) if word.startswith("-") else ""
-        raise Usage(f"unknown argument {word!r}{hint}; see {PROGRAM} {name} --help")
-    return config
-
-
-_REGISTRY = tyro.constructors.ConstructorRegistry()
-
-
-@_REGISTRY.primitive_rule
-def _key_values(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """KEY=VALUE words. They stay texts until the environment or memory is known, which says their types."""
-    if info.type not in (Arguments, Axes):
-        return None
-    expand = spelled_out if info.type == Axes else list
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="KEY=VALUE ...",
-        instance_from_str=lambda words: Given(_or_usage(lambda: split_key_values(expand(words)))),
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [f"{key}={part}" for key, part in value.items()] or ["none"],
-    )
-
-
-@_REGISTRY.primitive_rule
-def _plain(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Numbers, strings and paths, and None if the field is optional, with our own error messages."""
-    optional = isinstance(info.type, types.UnionType)
-    (kind,) = [part for part in typing.get_args(info.type) if part is not type(None)] if optional else [info.type]
-    metavars = {int: "INT", float: "NUMBER", str: "NAME", Path: "PATH"}
-    if kind not in metavars:
-        return None
-
-    def read(words: list[str]) -> Any:
-        try:
-            return read_value(words[0], kind)
-        except ValueError:
-            raise ValueError(f"must be {describe(kind)}; got {words[0]!r}") from None
-
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavars[kind],
-        instance_from_str=read,
-        is_instance=lambda value: value is None if value is None else isinstance(value, kind),
-        str_from_instance=lambda value: ["none" if value is None else str(value)],
-    )
-
-
 def _resolved(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     """Check the names, convert the KEY=VALUE texts for the constructors, and let them replace saved arguments."""
     merged: dict[str, Any] = {}
@@ -324,9 +331,7 @@ def _resolved(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     for name, resolve in resolvers:
         chosen, arguments = getattr(config, name), getattr(config, f"{name}_args")
         base = getattr(saved, f"{name}_args") if chosen == getattr(saved, name) else {}
-        if not isinstance(arguments, Given):
-            arguments = {}
-        merged[f"{name}_args"] = {**resolve(chosen, base), **resolve(chosen, arguments)}
+        merged[f"{name}_args"] = {**resolve(chosen, base), **resolve(chosen, _given(arguments))}
     return dataclasses.replace(config, **merged)
 
 
@@ -340,6 +345,8 @@ def _axes(env: str, texts: Axes) -> dict[str, list[Any]]:
 
 def _check_resumed(config: TrainConfig, saved: TrainConfig) -> None:
     for name, value in _fields(config, TrainConfig).items():
+        if name == "total_timesteps" and value > saved.total_timesteps:
+            continue
         if name not in TrainConfig.FREE_ON_RESUME and value != getattr(saved, name):
             raise Usage(
                 f"{name} is {getattr(saved, name)!r} in the run to resume; got {value!r}, which would be another run: "
@@ -347,39 +354,8 @@ def _check_resumed(config: TrainConfig, saved: TrainConfig) -> None:
             )
 
 
-def _or_usage(work: Callable[[], Any]) -> Any:
-    """Return the result of `work`. Its ValueError becomes `Usage`."""
-    try:
-        return work()
-    except ValueError as error:
-        raise Usage(str(error)) from None
-
-
 def _fields(config: Any, cls: type) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(cls)}
-
-
-def _value_of(argv: list[str], flag: str) -> str | None:
-    """The value of the last `flag` in `argv`, which is the next word or follows "="; None if there is none."""
-    found = None
-    for index, word in enumerate(argv):
-        if word.startswith(f"{flag}="):
-            found = word.partition("=")[2]
-        elif word == flag and index + 1 < len(argv):
-            found = argv[index + 1]
-    return found
-
-
-def _dashed(word: str) -> str:
-    return word.partition("=")[0].replace("_", "-")
-
-
-def _first_paragraph(box: str) -> str:
-    """The text of a boxed message up to its first horizontal line, joined to one line."""
-    lines = [line.strip("│╭╮╰╯─|+. ") for line in box.splitlines()[1:]]
-    paragraphs = "\n".join(line if line.strip("-") else "" for line in lines).strip().split("\n\n")
-    said = " ".join(paragraphs[0].split()).removeprefix("Error parsing ").replace(": must be", " must be")
-    return said or "The arguments do not fit."
 
 
 def _fail(error: object, code: int) -> int:

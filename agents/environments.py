@@ -5,11 +5,10 @@ Importing this module imports neither torch nor stable-baselines3.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from palimpsest import envs
+from palimpsest.imports import imported
 from palimpsest.refusals import closest, refuse
 
 if TYPE_CHECKING:
@@ -27,19 +26,17 @@ def environment_spec(env_id: str) -> EnvSpec:
 
     from palimpsest.envs.registration import import_owner
 
-    module, colon, name = env_id.rpartition(":")
-    if colon:
-        try:
-            importlib.import_module(module)
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"the module of environment {env_id!r} cannot be imported: {error}") from None
+    module, name = imported(env_id, "environment") if ":" in env_id else (None, env_id)
     import_owner(name)
-    if name not in gymnasium.registry:
-        raise ValueError(
-            f"unknown environment {env_id!r}{closest(name, gymnasium.registry)}; any id registered with gymnasium "
-            "works, as module:id if a module must be imported first, and `palimpsest list` shows ours"
-        )
-    return gymnasium.registry[name]
+    if name in gymnasium.registry:
+        return gymnasium.registry[name]
+    unknown = f"unknown environment {env_id!r}{closest(name, gymnasium.registry)}; "
+    if module is not None:
+        raise ValueError(f"{unknown}{module.__name__!r} must call gymnasium.register({name!r}, entry_point=...)")
+    raise ValueError(
+        f"{unknown}any id registered with gymnasium works, as module:id if a module must be imported first, and "
+        "`palimpsest list` shows ours"
+    )
 
 
 def check_environment(env: Any) -> None:
@@ -84,42 +81,6 @@ def made_environment(env: Any, verbose: int, needed: bool, check: Callable[[Spac
             made.close()
         raise
     return made
-
-
-def make_environments(
-    env_id: str,
-    num_envs: int,
-    seed: int,
-    env_args: Mapping[str, Any],
-    previous_action_reward: bool = False,
-    keep_observations: Sequence[int] | None = None,
-    antialias: bool = False,
-    fully_observed: bool = False,
-) -> VecEnv:
-    """`envs.make_vec`, with what a run does to the observations.
-
-    Args:
-        env_id: a registered gymnasium id.
-        num_envs: B, 1 or more.
-        seed: row i is reset with seed + i.
-        env_args: the environment's arguments.
-        previous_action_reward: add them to the observations (`envs.joined.Joined`).
-        keep_observations: the numbers of an observation that are kept (`envs.kept.Kept`); None for all.
-        antialias: mark the first observation of an episode, beside the previous action (`envs.joined.Joined`).
-        fully_observed: show the hidden state beside the observation (`envs.observed.Observed`).
-
-    Raises:
-        ValueError: an unknown id, an argument that does not fit, spaces that do not allow it, `antialias` without
-            `previous_action_reward`, or `fully_observed` with an environment that is not ours.
-    """
-    if antialias and not previous_action_reward:
-        raise ValueError("antialias marks where no previous action is; it needs previous_action_reward")
-    from palimpsest.envs.wrappers import VecKeepObservations, VecPreviousActionReward
-
-    venv = envs.make_vec(env_id, num_envs, seed=seed, fully_observed=fully_observed, **env_args)
-    if keep_observations is not None:
-        venv = VecKeepObservations(venv, keep_observations)
-    return VecPreviousActionReward(venv, antialias) if previous_action_reward else venv
 
 
 def innermost(env: VecEnv) -> Any:

@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from trainings import Options, Row, append, read
 
-from palimpsest.agents.run.experiment import make_env, make_model, versions
+from palimpsest.agents.files.versions import versions
+from palimpsest.agents.run.experiment import make_env, make_model
 from palimpsest.memory.kernels import torch_only
 
 Form = Literal["torch", "compiled"]

@@ -27,7 +27,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from palimpsest.agents import MemoryPPO
-from palimpsest.agents.run.experiment import versions
+from palimpsest.agents.files.versions import versions
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from measure import markdown
 from plain import PLAIN
 
 from palimpsest import envs
-from palimpsest.agents.run.experiment import versions
+from palimpsest.agents.files.versions import versions
 from palimpsest.envs.actions import random_actions
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import STEP_AND_RESTART

@@ -28,7 +28,7 @@ from measure import machine, markdown, side_by_side
 
 from palimpsest import envs, memory
 from palimpsest.agents import MemoryPPO
-from palimpsest.agents.run.experiment import versions
+from palimpsest.agents.files.versions import versions
 
 FEATURES = 64
 N_STEPS = 32

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from palimpsest import envs
 from palimpsest.agents import MemoryPPO
+from palimpsest.agents.files.versions import versions
 from palimpsest.agents.learn import ppo as learner
-from palimpsest.agents.run.experiment import versions
 
 N_STEPS, N_EPOCHS, MINIBATCHES = 128, 4, 4
 PARTS = (

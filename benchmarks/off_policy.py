@@ -20,8 +20,9 @@ import tyro
 from measure import machine, markdown
 
 from palimpsest.agents import evaluate
+from palimpsest.agents.files.versions import versions
 from palimpsest.agents.run.config import TrainConfig
-from palimpsest.agents.run.experiment import make_env, make_model, versions
+from palimpsest.agents.run.experiment import make_env, make_model
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from measure import machine, markdown, side_by_side
 from torch import Tensor
 from torch.nn import functional
 
+from palimpsest.agents.files.versions import versions
 from palimpsest.agents.policy.layers import Tanh
-from palimpsest.agents.run.experiment import versions
 from palimpsest.memory.kernels.arithmetic.elementwise import tanh_in_place
 from palimpsest.memory.kernels.arithmetic.products import multiply, pack
 

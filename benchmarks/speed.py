@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from palimpsest import envs, memory
 from palimpsest.agents import MemoryPPO
-from palimpsest.agents.run.experiment import versions
+from palimpsest.agents.files.versions import versions
 from palimpsest.memory.base import Memory
 from palimpsest.memory.kernels import torch_only
 
@@ -51,6 +51,10 @@ STACKS = (
     "elmur",
     "dnc",
     "titans",
+    "miras",
+    "aler",
+    "larimar",
+    "memoria",
 )
 
 

@@ -28,8 +28,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from palimpsest import memory
 from palimpsest.agents.files.archive import PART, read_tree
+from palimpsest.agents.files.versions import versions
 from palimpsest.agents.run.config import CONFIG_FILE
-from palimpsest.agents.run.experiment import versions
 
 PROGRAM = Path(__file__).resolve().parent.parent / "train.py"
 FLAGS = (

@@ -17,9 +17,10 @@ from tyro.conf import subcommand
 
 from palimpsest import envs
 from palimpsest.agents.evaluation.play import play, summary
+from palimpsest.agents.files.versions import versions
 from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.run.config import TrainConfig
-from palimpsest.agents.run.experiment import make_env, make_model, versions
+from palimpsest.agents.run.experiment import make_env, make_model
 
 Row = dict[str, Any]
 """A line of JSON: what the training was, "steps_to_95", "steps", "seconds", "cells" (name -> success), "versions"."""

@@ -37,7 +37,7 @@ from measure import machine, markdown
 
 from palimpsest import envs
 from palimpsest.agents import MemoryPPO
-from palimpsest.agents.run.experiment import versions
+from palimpsest.agents.files.versions import versions
 from palimpsest.agents.workers.group import Alone, here, joined
 
 N_STEPS, N_EPOCHS, MINIBATCHES = 128, 4, 4

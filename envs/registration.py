@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
+from palimpsest.imports import imported
 from palimpsest.refusals import MOST, check_flag, check_integer, check_keys, closest
 
 if TYPE_CHECKING:
@@ -112,9 +113,8 @@ def make_vec(
     check_integer("num_envs", num_envs, 1, MOST)
     if seed is not None:
         check_integer("seed", seed, 0, 2**63 - 1)
-    module, _, id = id.rpartition(":")
-    if module:
-        _import(module)
+    if ":" in id:
+        id = imported(id, "environment")[1]
     if id in _ENTRIES:
         cls = family(id)
         check_keys(id, kwargs, cls)
@@ -147,19 +147,12 @@ def make_vec(
 def import_owner(id: str) -> None:
     """Import minigrid if the id is one of its own: the import registers them. minigrid is a dependency of ours."""
     if id.startswith(("MiniGrid-", "BabyAI-")):
-        _import("minigrid")
+        importlib.import_module("minigrid")
 
 
 def _load(target: str) -> Any:
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def _import(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"cannot import {module!r}, the module before ':' in the id; is it installed?") from error
 
 
 register(

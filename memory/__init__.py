@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from palimpsest.memory.registry import Entry, entry, make, memory_class, names, register
+from palimpsest.memory.registry import Entry, entry, make, memory_class, names, register, register_from
 
 if TYPE_CHECKING:
     from palimpsest.memory import kernels
@@ -26,6 +26,7 @@ __all__ = [
     "memory_class",
     "names",
     "register",
+    "register_from",
     "reset",
 ]
 

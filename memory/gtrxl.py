@@ -10,13 +10,16 @@ A layer reads its input E_t and its inputs of the `memory_length` steps before, 
     gate(x, y):  r = sigmoid(W_r y + U_r x),  z = sigmoid(W_z y + U_z x - b_g),  h = tanh(W_g y + U_g (r * x))
                  (1 - z) * x + z * h
 
-Without gates, `trxl`, gate(x, y) is x + y.
+Without gates, `trxl`, gate(x, y) is x + y. With selective attention, inputs mask earlier ones. From every score for an
+input j, that for t itself excepted, this is subtracted:
+
+    sum over j < i < t of max(0, the first head's score of input i for j)
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +40,17 @@ class GTrXLState(NamedTuple):
     """[B] int64 in [0, M], how many of the inputs are of this episode."""
 
 
+class SelectiveState(NamedTuple):
+    """State of GTrXL with selective attention."""
+
+    inputs: Tensor
+    """[B, L, M, D], as in `GTrXLState`."""
+    filled: Tensor
+    """[B] int64."""
+    masked: Tensor
+    """[B, L, M], how far each of the inputs is masked by those after it."""
+
+
 class GTrXL(Memory):
     """Gated Transformer-XL with GRU-type gates and identity-map reordering.
 
@@ -49,6 +63,9 @@ class GTrXL(Memory):
     agents/ passes the state without one. The paper leaves two points open; both follow the Transformer: the mlp has
     4 D hidden units, and weights start by Xavier's rule with biases at 0.
 
+    Selective attention has no parameters. Its paper adds that the first token of a text is never masked; an episode's
+    first input is one like others. A masked input stays in the window: the paper drops some, to save memory.
+
     Args:
         input_size: F, features per input.
         output_size: D, width of every layer.
@@ -56,12 +73,13 @@ class GTrXL(Memory):
         num_heads: number of heads; it must divide D.
         memory_length: M, number of inputs before the current one that a layer attends to; 1 or more.
         gated: gates, or sums in their place.
+        selective: whether an input can mask earlier ones for later ones.
     State:
-        inputs [B, L, M, D], filled [B] int64.
+        inputs [B, L, M, D], filled [B] int64; with `selective` also masked [B, L, M].
 
     Raises:
         ValueError: a size is not an integer of 1 or more, or output_size is not a multiple of num_heads.
-    Source: arXiv 1910.06764; positions: arXiv 1901.02860.
+    Source: arXiv 1910.06764; positions: arXiv 1901.02860; selective attention: arXiv 2410.02703.
     """
 
     sinusoids: Tensor
@@ -74,6 +92,7 @@ class GTrXL(Memory):
         num_heads: int = 4,
         memory_length: int = 64,
         gated: bool = True,
+        selective: bool = False,
     ) -> None:
         super().__init__(input_size, output_size)
         num_layers = check_integer("num_layers", num_layers, 1)
@@ -81,6 +100,7 @@ class GTrXL(Memory):
         memory_length = check_integer("memory_length", memory_length, 1)
         check_divides("num_heads", num_heads, "output_size", output_size)
         gated = check_flag("gated", gated)
+        self.selective = check_flag("selective", selective)
         self.num_layers = num_layers
         self.memory_length = memory_length
         self.embedding = maps(input_size, output_size, bias=True)
@@ -88,44 +108,39 @@ class GTrXL(Memory):
         self.register_buffer("sinusoids", sinusoids(memory_length + 1, output_size), persistent=False)
         self._last: dict[str, Tensor] = {}
 
-    def initial_state(self, batch_size: int) -> GTrXLState:
+    def initial_state(self, batch_size: int) -> GTrXLState | SelectiveState:
         """An empty window."""
-        return GTrXLState(
-            torch.zeros(
-                batch_size,
-                self.num_layers,
-                self.memory_length,
-                self.output_size,
-                dtype=self.dtype,
-                device=self.device,
-            ),
-            torch.zeros(batch_size, dtype=torch.int64, device=self.device),
-        )
+        size = batch_size, self.num_layers, self.memory_length
+        inputs = torch.zeros(*size, self.output_size, dtype=self.dtype, device=self.device)
+        filled = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
+        return SelectiveState(inputs, filled, inputs.new_zeros(size)) if self.selective else GTrXLState(inputs, filled)
 
     def step(
-        self, x: Tensor, state: GTrXLState, place: Tensor | None = None, strategy: Tensor | None = None
-    ) -> tuple[Tensor, GTrXLState]:
+        self, x: Tensor, state: Any, place: Tensor | None = None, strategy: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
         """Map x [B, F] to y [B, D]. Keys and values of the window are never computed."""
         self.check_step(x, state)
         M = self.memory_length
         x = self.embedding(x)
         age = torch.arange(M, 0, -1, device=x.device)
         seen = age <= state.filled.unsqueeze(1)
-        newest = []
+        newest, masks = [], []
         for number, layer in enumerate(cast("list[Layer]", self.layers)):
             newest.append(standardise(x))
-            x = layer.step(x, newest[-1], state.inputs[:, number], seen, self.sinusoids)
+            mask = state.masked[:, number] if self.selective else None
+            x, mask = layer.step(x, newest[-1], state.inputs[:, number], seen, self.sinusoids, mask)
+            masks.append(mask)
         inputs = torch.cat([state.inputs[:, :, 1:], torch.stack(newest, 1).unsqueeze(2)], 2)
-        return x, GTrXLState(inputs, (state.filled + 1).clamp(max=M))
+        return x, self._state(inputs, (state.filled + 1).clamp(max=M), masks)
 
     def scan(
         self,
         x: Tensor,
         start: Tensor,
-        state: GTrXLState,
+        state: Any,
         place: Tensor | None = None,
         strategy: Tensor | None = None,
-    ) -> tuple[Tensor, GTrXLState]:
+    ) -> tuple[Tensor, Any]:
         """Map x [T, B, F] to y [T, B, D] in one pass per layer. The memory use grows linearly with T."""
         T, B = self.check_sequence(x, start, state)
         if T == 0:
@@ -134,21 +149,29 @@ class GTrXL(Memory):
         state = reset(state, self.initial_state(B), start[0])
         window = Window(start.t(), state.filled, M, self.dtype)
         x = self.embedding(x.transpose(0, 1))
-        inputs, openness, attention = [], [], torch.zeros(M + 1, dtype=x.dtype, device=x.device)
+        inputs, openness, masks = [], [], []
+        attention = torch.zeros(M + 1, dtype=x.dtype, device=x.device)
         for number, layer in enumerate(cast("list[Layer]", self.layers)):
             known = torch.cat([state.inputs[:, number], standardise(x)], 1)
             inputs.append(known[:, -M:])
-            x, z, weights = layer.scan(x, known, window, self.sinusoids)
+            mask = state.masked[:, number] if self.selective else None
+            x, z, weights, mask = layer.scan(x, known, window, self.sinusoids, mask)
             openness.append(z)
+            masks.append(mask)
             attention += weights / self.num_layers
         self._last = {"attention": attention}
         if openness[0].numel():
             self._last["gate_openness"] = torch.cat(openness, 2).transpose(0, 1)
         episode, ending = window.key_ids[:, T : T + M], window.query_ids[:, T - 1 : T]
-        over = (episode != ending) & (ending > 0)
-        last = torch.stack(inputs, 1).masked_fill(over[:, None, :, None], 0)
+        over = ((episode != ending) & (ending > 0))[:, None]
+        last = torch.stack(inputs, 1).masked_fill(over.unsqueeze(3), 0)
         kept = (episode == ending).sum(1)
-        return x.transpose(0, 1), GTrXLState(last, kept)
+        return x.transpose(0, 1), self._state(
+            last, kept, [m if m is None else m.masked_fill(over[:, 0], 0) for m in masks]
+        )
+
+    def _state(self, inputs: Tensor, filled: Tensor, masks: list[Any]) -> GTrXLState | SelectiveState:
+        return SelectiveState(inputs, filled, torch.stack(masks, 1)) if self.selective else GTrXLState(inputs, filled)
 
     def context(self) -> Context:
         """A layer attends to M + 1 inputs. L layers, each over the inputs of the one below, reach L M + 1 inputs."""
@@ -166,7 +189,7 @@ class TransformerXL(GTrXL):
     the one here TrXL-I: x + relu(sublayer(LN(x))).
 
     Args:
-        input_size, output_size, num_layers, num_heads, memory_length: those of `GTrXL`.
+        input_size, output_size, num_layers, num_heads, memory_length, selective: those of `GTrXL`.
     State:
         That of `GTrXL`.
     Source: arXiv 1901.02860; the order of norms and sums: arXiv 1910.06764.
@@ -179,8 +202,9 @@ class TransformerXL(GTrXL):
         num_layers: int = 2,
         num_heads: int = 4,
         memory_length: int = 64,
+        selective: bool = False,
     ) -> None:
-        super().__init__(input_size, output_size, num_layers, num_heads, memory_length, gated=False)
+        super().__init__(input_size, output_size, num_layers, num_heads, memory_length, False, selective)
 
 
 class Layer(nn.Module):
@@ -207,7 +231,9 @@ class Layer(nn.Module):
         self.mlp = nn.Sequential(maps(size, 4 * size, bias=True), nn.ReLU(), maps(4 * size, size, bias=True))
         self.mlp_gate = Gate(size) if gated else Sum()
 
-    def step(self, x: Tensor, now: Tensor, before: Tensor, seen: Tensor, sinusoids: Tensor) -> Tensor:
+    def step(
+        self, x: Tensor, now: Tensor, before: Tensor, seen: Tensor, sinusoids: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Compute one query per row.
 
         The keys and the values of the window would cost M D^2 each. One query needs neither of them. W_k is multiplied
@@ -219,9 +245,10 @@ class Layer(nn.Module):
             before: [B, M, D], the standardised inputs before it.
             seen: [B, M] bool, the inputs that the query may attend to.
             sinusoids: [M + 1, D], farthest first.
+            mask: [B, M], how far the inputs before are masked; None without selective attention.
 
         Returns:
-            The next layer's input [B, D].
+            The next layer's input [B, D], and the mask of the last M inputs.
         """
         B, M, D = before.shape
         H = self.num_heads
@@ -230,16 +257,22 @@ class Layer(nn.Module):
         to_content, to_position = self._queries(now)
         to_content = torch.einsum("bhe,hed->bhd", to_content, key)
         # `shift` adds the same number to the score of every key, and softmax cancels it
-        to_content = to_content * gain
+        common, to_content = to_content[:, 0] @ shift, to_content * gain
         now = now.unsqueeze(1)
         scores = torch.cat([to_content @ before.transpose(1, 2), to_content @ now.transpose(1, 2)], 2)
         scores = scores + torch.einsum("bhe,mhe->bhm", to_position, self.position(sinusoids).view(M + 1, H, -1))
+        if mask is not None:
+            after = mask + (scores[:, 0, :M] + common.unsqueeze(1)).relu().masked_fill(~seen, 0)
+            scores = scores - functional.pad(mask, (0, 1)).unsqueeze(1)
+            mask = functional.pad(after[:, 1:], (0, 1))
         seen = torch.cat([seen, seen.new_ones(B, 1)], 1)
         weights = scores.masked_fill(~seen.unsqueeze(1), -math.inf).softmax(2)
         mixed = (weights[..., :M] @ before + weights[..., M:] * now) * gain + shift
-        return self._finish(x, torch.einsum("bhd,hed->bhe", mixed, value).flatten(1))[0]
+        return self._finish(x, torch.einsum("bhd,hed->bhe", mixed, value).flatten(1))[0], mask
 
-    def scan(self, x: Tensor, known: Tensor, window: Window, sinusoids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def scan(
+        self, x: Tensor, known: Tensor, window: Window, sinusoids: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Compute all queries of a sequence.
 
         Args:
@@ -247,9 +280,11 @@ class Layer(nn.Module):
             known: [B, M + T, D], the M inputs before the sequence, then x, all standardised.
             window: which keys each query may attend to.
             sinusoids: [M + 1, D], farthest first.
+            mask: [B, M], how far the inputs before the sequence are masked; None without selective attention.
 
         Returns:
-            The next layer's inputs [B, T, D], mean z of the gates [B, T, 2 or 0], mean attention by distance [M + 1].
+            The next layer's inputs [B, T, D], mean z of the gates [B, T, 2 or 0], mean attention by distance [M + 1],
+            and the mask of the last M inputs.
         """
         B, T, D = x.shape
         M, H = window.M, self.num_heads
@@ -267,11 +302,14 @@ class Layer(nn.Module):
         )
         position = self.position(sinusoids).view(M + 1, H, -1).permute(1, 2, 0).unsqueeze(1)
         scores = (to_content @ key.transpose(3, 4)).add_(window.shift(to_position @ position))
+        if mask is not None:
+            masked, mask = window.masked(scores[:, 0], mask)
+            scores = scores - masked.unsqueeze(1)
         weights = scores.add_(window.unseen.unsqueeze(1)).softmax(4)
         read = (weights @ value).permute(0, 2, 3, 1, 4).reshape(B, window.blocks, window.Q, D)
         read = read.masked_fill(broken.any(3, keepdim=True), math.nan).flatten(1, 2)[:, :T]
         x, openness = self._finish(x, read)
-        return x, openness, window.by_distance(weights.detach())
+        return x, openness, window.by_distance(weights.detach()), mask
 
     def _of_inputs(self, of: nn.Linear, standardised: Tensor) -> Tensor:
         """The linear map `of` after the layer norm, from standardised inputs [..., D].

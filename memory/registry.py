@@ -9,6 +9,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from palimpsest.imports import imported
 from palimpsest.refusals import check_keys, closest, refuse
 
 if TYPE_CHECKING:
@@ -65,8 +66,44 @@ def entry(name: str) -> Entry:
     if not isinstance(name, str):
         refuse("a memory's name", f"a string, one of {', '.join(_ENTRIES)}", name)
     if name not in _ENTRIES:
+        if ":" in name:
+            raise ValueError(
+                f"memory {name!r} is of a module that is not imported; call palimpsest.memory.register_from({name!r})"
+            )
         raise ValueError(f"unknown memory {name!r}{closest(name, _ENTRIES)}; known: {', '.join(_ENTRIES)}")
     return _ENTRIES[name]
+
+
+def register_from(name: str) -> None:
+    """Import the module of "module:name", and register under this whole text what it holds.
+
+    That is the module's class `name`, if it is a `Memory`, or else the memory that is registered as `name` once the
+    module is imported. A name without a colon is left as it is. Nothing else imports a module that a name or a file
+    names.
+
+    Raises:
+        ValueError: the module cannot be imported, or holds no such memory.
+    """
+    if not isinstance(name, str) or ":" not in name or name in _ENTRIES:
+        return
+    module, own = imported(name, "memory")
+    from palimpsest.memory.base import Memory
+
+    theirs = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Memory) and value is not Memory
+    }
+    if own in theirs:
+        meaning = (theirs[own].__doc__ or own).strip().splitlines()[0]
+        register(name, name, meaning)
+    elif own in _ENTRIES:
+        _ENTRIES[name] = _ENTRIES[own]
+    else:
+        raise ValueError(
+            f"module {module.__name__!r} has no memory {own!r}{closest(own, [*theirs, *_ENTRIES])}; name a subclass of "
+            f"palimpsest.memory.Memory in it, or let it call palimpsest.memory.register({own!r}, ...)"
+        )
 
 
 def memory_class(name: str) -> type[Memory]:
@@ -268,6 +305,37 @@ register(
     "arXiv 2501.00663",
     erases=True,
     cost="L (D² + H E (K + V))",
+)
+register(
+    "miras",
+    "palimpsest.memory.miras:Miras",
+    "Miras: small networks that learn what is read, with a choice of loss and of forgetting: Moneta, Yaad, Memora.",
+    "arXiv 2504.13173",
+    erases=True,
+    cost="L (D² + H E (K + V))",
+)
+register(
+    "aler",
+    "palimpsest.memory.aler:ALER",
+    "ALER: an LSTM and slots, which it writes and reads at addresses drawn by Gumbel-Softmax.",
+    "arXiv 2610.00592",
+    erases=True,
+    cost="L (D² + N W)",
+)
+register(
+    "larimar",
+    "palimpsest.memory.larimar:Larimar",
+    "Larimar: a table written in one shot by least squares, which forgets what stands under an address.",
+    "arXiv 2403.11901",
+    erases=True,
+    cost="L (D (N + W) + N² + N W)",
+)
+register(
+    "memoria",
+    "palimpsest.memory.memoria:Memoria",
+    "Memoria: engrams of short and long term, found by likeness and by links, which live longer where they are read.",
+    "arXiv 2310.03052",
+    cost="L (D H E + N E + N²)",
 )
 register(
     "none", "palimpsest.memory.memoryless:Memoryless", "No memory: a feed-forward layer, the control.", "", cost="D²"

@@ -18,8 +18,9 @@ as at step 10.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
-from palimpsest.memory.parts.allocation import STRATEGIES, Slots, allocate, reads
+from palimpsest.memory.parts.allocation import BY_ATTENTION, STRATEGIES, Slots, allocate, reads
+from palimpsest.memory.parts.episode_steps import episode_steps
 from palimpsest.memory.parts.place_attention import RATES, ReadLayer, time_code, view
 from palimpsest.memory.parts.strategy_values import StrategyValues
 from palimpsest.refusals import check_choice, check_divides, check_integer
@@ -54,6 +56,10 @@ class SATState(NamedTuple):
     """[B], inputs read in this episode."""
     strategy: Tensor
     """[B], index into `STRATEGIES`, read at the episode's first input."""
+    attended: Tensor
+    """[B, S], the step at which an entry was last attended or stored; 0 unless the strategy is lru or lfu."""
+    attentions: Tensor
+    """[B, S], how often it was attended; the same."""
 
 
 class SpatiallyAwareTransformer(Memory):
@@ -81,7 +87,8 @@ class SpatiallyAwareTransformer(Memory):
         read: "flat": one attention over all entries; "hierarchical" (SAT-PM-PH): choose places first, then attend
             inside the best ones; needs layout="place".
         allocator: which entry is replaced when the slots are full, one of `STRATEGIES` (with layout="place" only fifo
-            and lifo, inside a place), or "adaptive": `strategy` selects one of them.
+            and lifo, inside a place), or "adaptive": `strategy` selects one of them. For lru and lfu an input attends
+            to the entry whose score in the first layer, a mean over heads, is the highest.
         num_layers: number of layers of attention and MLP.
         num_heads: heads of each layer.
         top_k: number of places that a hierarchical read attends to; fewer if fewer hold an entry.
@@ -93,7 +100,7 @@ class SpatiallyAwareTransformer(Memory):
         strategy_values: `StrategyValues` with allocator="adaptive", else None. It learns from returns in its own
             `update` and holds no parameters. Neither `step` nor `scan` uses it. The caller that runs the episodes calls
             `choose` when a memory is reset, and passes the result as `strategy`.
-    Source: arXiv 2402.15160.
+    Source: arXiv 2402.15160; lru and lfu: arXiv 2401.04881.
     """
 
     def __init__(
@@ -158,6 +165,8 @@ class SpatiallyAwareTransformer(Memory):
             integers(B, self.num_places),
             integers(B),
             integers(B),
+            integers(B, S),
+            integers(B, S),
         )
 
     def step(
@@ -183,7 +192,7 @@ class SpatiallyAwareTransformer(Memory):
         place = self._places(place, B, None)
         start = np.zeros((1, B), dtype=np.bool_)
         strategy = None if strategy is None else strategy[None]
-        slots, slot, now = self._allocate(state, place, start, strategy, keep_state)
+        slots, slot, now = self._allocate(x[None], state, place, start, strategy, keep_state)
         h, stored = self._entries(x, place[0], _on(x, now[0]))
         put = Tensor.index_put if keep_state else Tensor.index_put_
         contents = put(state.slots, (torch.arange(B, device=x.device), _on(x, slot[0])), stored)
@@ -212,7 +221,7 @@ class SpatiallyAwareTransformer(Memory):
         C = min(CHUNK, T)
         N = -(-T // C)
         flags = start.cpu().contiguous().numpy()
-        slots, slot, now = self._allocate(state, place, flags, strategy)
+        slots, slot, now = self._allocate(x, state, place, flags, strategy)
         plan = reads((state.time >= 0).cpu().contiguous().numpy(), slot, flags, C)
 
         def grouped(sequence: Tensor) -> Tensor:
@@ -249,20 +258,18 @@ class SpatiallyAwareTransformer(Memory):
 
         K_eff is K only if the oldest entry is always dropped. Otherwise an entry may stay for the whole episode.
         """
-        oldest_leaves = self.allocator != "adaptive" and (
-            self.allocator == "fifo" if self.num_places > 1 else self.allocator != "lifo"
-        )
+        oldest_leaves = self.allocator in (("fifo",) if self.num_places > 1 else ("fifo", "mvfo", "lvfo"))
         one_queue = self.layout == "flat" or self.num_places == 1
         return Context(self.slots_per_place, self.slots_per_place if oldest_leaves and one_queue else math.inf)
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Diagnostics after the last scan: "occupancy" [num_places], the share of all slots with entries of each place.
 
-        With an adaptive allocator also "strategy" [4], the number of rows that use each of `STRATEGIES`.
+        With an adaptive allocator also "strategy" [6], the number of rows that use each of `STRATEGIES`.
         """
         if self._last is None:
             return {}
-        time, place, _, _, strategy = self._last
+        time, place, _, _, strategy, *_ = self._last
         counts = torch.bincount(place[time >= 0], minlength=self.num_places)
         shown = {"occupancy": counts.to(self.dtype) / max(time.numel(), 1)}
         if self.strategy_values is not None:
@@ -284,7 +291,13 @@ class SpatiallyAwareTransformer(Memory):
         return place.view(-1, B)
 
     def _allocate(
-        self, state: SATState, place: Tensor, start: np.ndarray, strategy: Tensor | None, keep_state: bool = True
+        self,
+        x: Tensor,
+        state: SATState,
+        place: Tensor,
+        start: np.ndarray,
+        strategy: Tensor | None,
+        keep_state: bool = True,
     ) -> tuple[Slots, np.ndarray, np.ndarray]:
         """The slots after a sequence, and the slot and the step of every entry, [T, B] each."""
         refuse_tracing()
@@ -306,8 +319,35 @@ class SpatiallyAwareTransformer(Memory):
             )
         else:
             chosen = np.zeros(start.shape, dtype=np.int64)
-        slot, now = allocate(slots, place.cpu().contiguous().numpy(), start, chosen, self.layout == "place")
-        return slots, slot, now
+        places = place.cpu().contiguous().numpy()
+        if max(chosen.max(initial=0), slots.strategy.max(initial=0)) < BY_ATTENTION or not start.size:
+            return slots, *allocate(slots, places, start, chosen, self.layout == "place")
+        slot, now = zip(*self._by_attention(x.detach(), state.slots.detach(), slots, place, start, chosen))
+        return slots, np.concatenate(slot), np.concatenate(now)
+
+    @torch.no_grad()
+    def _by_attention(
+        self, x: Tensor, held: Tensor, slots: Slots, place: Tensor, start: np.ndarray, chosen: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`allocate`, `CHUNK` steps at a time; `held` [B, S, D + 16] are the entries before the first."""
+        layer = cast(ReadLayer, self.layers[0])
+        now, _ = episode_steps(_on(x, start), _on(x, slots.steps))
+        rows = torch.arange(x.shape[1], device=x.device)
+        for first in range(0, len(x), CHUNK):
+            part = slice(first, first + CHUNK)
+            known = place[part].clamp(0, self.num_places - 1)  # others are refused below
+            h, stored = (each.transpose(0, 1) for each in self._entries(x[part], known, now[part]))
+            keys = torch.cat([held, stored], 1)
+            readable = torch.ones(*h.shape[:2], keys.shape[1], dtype=torch.bool, device=x.device)
+            scores = (
+                layer.scores(h, view(now[part].T, keys, readable, None)).mean(2).double().cpu().contiguous().numpy()
+            )
+            places = place[part].cpu().contiguous().numpy()
+            slot, times = allocate(slots, places, start[part], chosen[part], self.layout == "place", scores)
+            held = held.clone()
+            for i, s in enumerate(_on(x, slot)):
+                held[rows, s] = stored[:, i]
+            yield slot, times
 
     def _slot_places(self) -> Tensor:
         """[S], the place of each slot, with layout="place"."""

@@ -20,6 +20,7 @@ from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.kernels.outer.hadamard import hadamard_scan
 from palimpsest.memory.kernels.outer.torch_hadamard import hadamard_step
 from palimpsest.memory.parts.episode_steps import episode_steps
+from palimpsest.memory.parts.hashed import bits_of
 from palimpsest.refusals import check_integer
 
 
@@ -146,25 +147,5 @@ class SHM(Memory):
 
 
 def row_of(salt: Tensor, t: Tensor, num_rows: int) -> Tensor:
-    """Output t of SplitMix64 with the seed `salt`: its lower 63 bits mod num_rows.
-
-    Args:
-        salt: one int64.
-        t: int64 of any shape, 0 or more.
-        num_rows: 1 or more.
-
-    Returns:
-        int64 of t's shape, in [0, num_rows).
-    Source: Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators.
-    """
-    # int64 products wrap around as unsigned ones do; shifts copy the sign bit, and the masks remove the copies
-    z = salt + (t + 1) * _as_signed(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> 30 & (1 << 34) - 1)) * _as_signed(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> 27 & (1 << 37) - 1)) * _as_signed(0x94D049BB133111EB)
-    z = z ^ (z >> 31 & (1 << 33) - 1)
-    return (z & (1 << 63) - 1) % num_rows
-
-
-def _as_signed(bits: int) -> int:
-    """The int64 with the same bits as an unsigned 64-bit number."""
-    return bits - (bits >> 63 << 64)
+    """The row of a table with `num_rows` rows that step t [...] int64 takes: int64 of t's shape, in [0, num_rows)."""
+    return bits_of(salt, t) % num_rows

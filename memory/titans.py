@@ -16,13 +16,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from palimpsest.memory.base import reset
-from palimpsest.memory.kernels.delta.naive import EPS
-from palimpsest.memory.parts.stack import Layer, Stack
-from palimpsest.memory.parts.tables import check_tables, normal_per_head, read, times_as_logits, written
+from palimpsest.memory.parts.learners import Learners, answer, surprise
+from palimpsest.memory.parts.stack import Stack
+from palimpsest.memory.parts.tables import check_tables, times_as_logits, written
 from palimpsest.refusals import check_integer
 
 TIMES_AT_START = (10.0, 500.0)
@@ -89,20 +87,13 @@ class Titans(Stack):
         super().__init__(input_size, output_size, layers)
 
 
-class TitansLayer(Layer):
+class TitansLayer(Learners):
     """H memories."""
 
+    state_type = TitansState
+
     def __init__(self, size: int, heads: int, key_size: int, hidden_size: int, value_size: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(size, heads * key_size, bias=False)
-        self.key = nn.Linear(size, heads * key_size, bias=False)
-        self.value = nn.Linear(size, heads * value_size, bias=False)
-        self.rates = nn.Linear(size, 3 * heads)
-        """Alpha, eta and theta before the sigmoid."""
-        self.gate = nn.Linear(size, heads * value_size)
-        self.leave = nn.Linear(heads * value_size, size, bias=False)
-        self.A = nn.Parameter(torch.randn(heads, key_size, hidden_size) * key_size**-0.5)
-        self.B = nn.Parameter(torch.randn(heads, hidden_size, value_size) * hidden_size**-0.5)
+        super().__init__(size, heads, key_size, hidden_size, value_size, num_rates=3)
         with torch.no_grad():
             alpha, eta, theta = self.rates.bias.chunk(3)
             alpha.copy_(-times_as_logits(*TIMES_AT_START, heads))
@@ -113,59 +104,19 @@ class TitansLayer(Layer):
         """The weights to start with, and no momentum."""
         return tuple(each.new_zeros(batch_size, *each.shape) for each in (self.A, self.B) * 2)
 
-    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The equations."""
-        found, _, after = self.one(self.tokens(x), state)
-        return self.leaving(found, x), after
+    def rates_of(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Alpha, theta and eta."""
+        alpha, eta, theta = self.rates(x).sigmoid().chunk(3, -1)
+        return alpha, theta, eta
 
-    def scan(self, x: Tensor, start: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Step by step, all rows and heads at once; the maps of the inputs are done for all steps at once."""
-        tokens = self.tokens(x)
-        fresh, now = TitansState(*self.initial_state(start.shape[1])), TitansState(*state)
-        reads, errors = [], []
-        for opens, *token in zip(start.unbind(), *(each.unbind() for each in tokens)):
-            found, error, now = self.one(tuple(token), reset(now, fresh, opens))
-            reads.append(found)
-            errors.append(error)
-        self.watched = {
-            "surprise": torch.stack(errors).detach().square().sum(-1),
-            "keep": 1 - tokens[3].detach(),
-            "rate": tokens[5].detach(),
-        }
-        return self.leaving(torch.stack(reads), x), now
-
-    def tokens(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Queries and keys [..., H, K], values [..., H, V], and alpha, eta and theta [..., H]."""
-        heads = len(self.A)
-        q, k, v = (functional.silu(map_(x)).unflatten(-1, (heads, -1)) for map_ in (self.query, self.key, self.value))
-        q, k = (each * torch.rsqrt(square(each) + EPS) for each in (q, k))
-        return q, k, v, *self.rates(x).sigmoid().chunk(3, -1)
-
-    def one(self, token: tuple[Tensor, ...], state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, TitansState]:
-        """What is read and the error before, [B, H, V] each, and the next state."""
+    def learn(self, token: tuple[Tensor, ...], state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, TitansState]:
+        """A step of gradient descent with momentum."""
         q, k, v, *rates = token
         A, B, momentum_A, momentum_B = state
-        alpha, eta, theta = (each[..., None, None] for each in rates)
-        inner, outer = self.A + A, self.B + B
-        a = read(inner, k)
-        gate = a.sigmoid()
-        hidden = a * gate
-        error = read(outer, hidden) - v
-        back = (outer @ error.unsqueeze(-1)).squeeze(-1) * (gate + hidden * (1 - gate))
-        # both gradients are products of two vectors, and so are their lengths
-        length = square(k) * square(back) + square(hidden) * square(error)
-        theta = theta * torch.rsqrt(1 + length).unsqueeze(-1)
-        momentum_A = eta * momentum_A - theta * written(k, back)
-        momentum_B = eta * momentum_B - theta * written(hidden, error)
+        alpha, theta, eta = (each[..., None, None] for each in rates)
+        new = surprise(self.A + A, self.B + B, k, v)
+        theta = theta * new.scale.unsqueeze(-1)
+        momentum_A = eta * momentum_A - theta * written(k, new.back)
+        momentum_B = eta * momentum_B - theta * written(new.hidden, new.slope)
         A, B = (1 - alpha) * A + momentum_A, (1 - alpha) * B + momentum_B
-        found = read(self.B + B, functional.silu(read(self.A + A, q)))
-        return found, error, TitansState(A, B, momentum_A, momentum_B)
-
-    def leaving(self, found: Tensor, x: Tensor) -> Tensor:
-        """What is added to the stream [..., D], from what is read [..., H, V]."""
-        return self.leave(normal_per_head(found) * functional.silu(self.gate(x)))
-
-
-def square(x: Tensor) -> Tensor:
-    """The squared length [..., 1] of vectors [..., N]."""
-    return x.square().sum(-1, keepdim=True)
+        return answer(self.A + A, self.B + B, q), new.error, TitansState(A, B, momentum_A, momentum_B)

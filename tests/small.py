@@ -32,13 +32,34 @@ SMALL: dict[str, dict] = {
     "elmur": dict(output_size=6, num_layers=2, num_slots=4, num_heads=2, blend=0.3),
     "dnc": dict(output_size=6, num_layers=2, num_slots=4, slot_size=3, num_reads=2),
     "titans": dict(output_size=6, num_layers=2, hidden_size=3, **TABLES),
+    "miras": dict(output_size=6, num_layers=2, hidden_size=3, **TABLES),
+    "aler": dict(output_size=6, num_layers=2, num_slots=3, slot_size=4, temperature=0.7),
+    "larimar": dict(output_size=6, num_layers=2, num_slots=4, slot_size=3),
+    "memoria": dict(
+        output_size=6,
+        num_layers=2,
+        num_heads=2,
+        engram_size=3,
+        short_term=3,
+        long_term=4,
+        remind_short=2,
+        remind_long=2,
+        search_depth=1,
+        lifespan=9,
+        extension=1.5,
+    ),
     "none": dict(output_size=6),
 }
 
 VARIANTS: dict[str, tuple[str, dict]] = {
     "hcam-two-chunks": ("hcam", dict(num_chunks=3, top_k=2, detach=False)),
     "sat-adaptive": ("sat", dict(allocator="adaptive")),
+    "hcam-surprise": ("hcam", dict(borders="surprise", gamma=0.3, num_chunks=3, top_k=2)),
+    "gtrxl-selective": ("gtrxl", dict(selective=True)),
+    "miras-moneta": ("miras", dict(variant="moneta")),
+    "miras-memora": ("miras", dict(variant="memora")),
     "gla-fixed": ("gla", dict(decay="fixed")),
+    "sat-lru": ("sat", dict(allocator="lru")),
     "sat-place": ("sat", dict(layout="place", read="hierarchical")),
 }
 """Other forms of a registered memory that the laws hold for too: case -> (name, what differs from `SMALL`)."""

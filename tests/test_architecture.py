@@ -41,12 +41,13 @@ GROUND = [
     "agents.slips",
 ]
 ROOMS = [
-    f"agents.{room}"
-    for room in ("files", "workers", "policy", "evaluation", "learn", "off_policy", "run", "launch", "sweep")
+    f"agents.{room}" for room in ("files", "workers", "policy", "evaluation", "learn", "off_policy", "run", "sweep")
 ]
+WORLDS, COMMAND, LAUNCH = "agents.worlds", "agents.command", "agents.launch"
 
 MAY_IMPORT: dict[str, list[str]] = {
     "refusals": [],
+    "imports": [],
     "cache_folder": [],
     "source_stamp": [],
     "machine_code": ["cache_folder", "source_stamp"],
@@ -66,21 +67,25 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.environments": ["envs"],
     "agents.files": [*GROUND],
     "agents.workers": [*GROUND],
-    "agents.policy": [*GROUND, "agents.files", "agents.workers", "memory", "memory.base", "memory.kernels", ARITHMETIC],
-    "agents.evaluation": [*GROUND, "agents.files", "agents.workers", "envs", "memory", "memory.base"],
+    "agents.policy": [*GROUND, *ROOMS[:2], "memory", "memory.base", "memory.kernels", ARITHMETIC],
+    "agents.evaluation": [*GROUND, *ROOMS[:2], "envs", "memory", "memory.base"],
     "agents.learn": [*GROUND, *ROOMS[:4], "envs", "memory", "memory.base", "memory.kernels", ARITHMETIC],
     "agents.off_policy": [*GROUND, *ROOMS[:5]],
-    "agents.run": [*GROUND, *ROOMS[:6], "envs", "memory"],
-    "agents.launch": [*GROUND, *ROOMS[:7]],
+    WORLDS: [*GROUND, "envs"],
+    "agents.run": [*GROUND, WORLDS, *ROOMS[:6], "envs", "memory"],
+    LAUNCH: [*GROUND, *ROOMS[:7], "memory"],
     "agents.sweep": [*GROUND, *ROOMS[:7], "envs"],
+    "agents.tune": [*GROUND, *ROOMS, "memory"],
+    "agents.zoo": ["agents.learn", "agents.run", "envs"],
+    COMMAND: ["agents.run"],
     "agents": ["agents.masks", *ROOMS, "short_names"],
-    "train": ["agents.files", "agents.run", "agents.launch", "agents.sweep", ""],
+    "train": ["agents.files", "agents.run", "agents.sweep", "agents.tune", "agents.zoo", COMMAND, LAUNCH, ""],
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],
 }
 """Part -> the parts it may import, besides itself and `COMMON_GROUND`. A module is in the part of the longest name."""
 
-COMMON_GROUND = {"refusals", "machine_code"}
+COMMON_GROUND = {"refusals", "imports", "machine_code"}
 """What every part may import."""
 
 FACES = ("", "agents", "memory.kernels")
@@ -187,6 +192,12 @@ def test_a_part_knows_only_its_own_libraries():
         if found - allowed:
             wrong[module] = found - allowed
     assert not wrong, "see ALLOWED_FOREIGN"
+
+
+def test_no_module_needs_a_library_of_one_system_alone():
+    of_one_system = {"fcntl", "grp", "msvcrt", "posix", "pwd", "resource", "termios", "winreg"}
+    wrong = {module: found for module in MODULES if (found := set(imported(tree_of(module))) & of_one_system)}
+    assert not wrong
 
 
 def test_a_file_of_envs_that_needs_sb3_says_so():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +63,7 @@ def play(
     seed: int = EVALUATION_SEED,
     max_steps: int | None = None,
     use_masking: bool = True,
+    watch: Callable[[int], None] | None = None,
 ) -> Episodes:
     """Play `episodes` episodes in waves: each wave resets every row and plays one episode in each.
 
@@ -73,12 +75,19 @@ def play(
         seed: seed of the first row in the first wave.
         max_steps: steps after which an episode is stopped and counted as failed; None for the environment's limit.
         use_masking: whether the environment's action masks are used, if it has them and `predict` takes them.
+        watch: called after every step with the number of episodes that have ended.
     """
     model = masked(model, env, use_masking)
     waves = []
     for first in range(0, episodes, env.num_envs):
         env.seed(seed + first)
-        waves.append(_wave(model, env, min(env.num_envs, episodes - first), deterministic, max_steps))
+        count = min(env.num_envs, episodes - first)
+
+        def ended(playing: int, before: int = first + count) -> None:
+            if watch is not None:
+                watch(before - playing)
+
+        waves.append(_wave(model, env, count, deterministic, max_steps, ended))
     return _in_a_row(waves)
 
 
@@ -107,7 +116,15 @@ def _in_a_row(waves: list[Episodes]) -> Episodes:
     )
 
 
-def _wave(model: Any, env: VecEnv, count: int, deterministic: bool, max_steps: int | None) -> Episodes:
+def _wave(
+    model: Any,
+    env: VecEnv,
+    count: int,
+    deterministic: bool,
+    max_steps: int | None,
+    watch: Callable[[int], None],
+) -> Episodes:
+    """One episode in each of the first `count` rows. `watch` gets the number of those that are not over."""
     B = env.num_envs
     returns, lengths, successes = np.zeros(B), np.zeros(B, np.int64), np.full(B, np.nan)
     stalled = np.zeros(B, bool)
@@ -138,6 +155,7 @@ def _wave(model: Any, env: VecEnv, count: int, deterministic: bool, max_steps: i
             stopped |= playing & ~start & (lengths >= max_steps)
         successes[stopped] = 0.0
         playing &= ~start & ~stopped
+        watch(int(playing.sum()))
     return Episodes(returns[:count], lengths[:count], successes[:count], stalled[:count], log.answers())
 
 

@@ -175,7 +175,9 @@ def read_tree(
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write beside, sync, rename, sync the directory: `path` holds all of `content` or what it held before.
+    """Write beside, sync, rename, and sync the directory where the system can.
+
+    `path` then holds all of `content`; whatever goes wrong, it holds what it held before.
 
     Raises:
         OSError: a full disk, a lost directory; it names `path`, which holds what it held before.
@@ -192,11 +194,12 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             with contextlib.suppress(OSError):
                 beside.unlink()
             raise
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        if hasattr(os, "O_DIRECTORY"):  # Windows opens no directories
+            directory = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
 

@@ -9,6 +9,7 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
+from palimpsest import memory
 from palimpsest.agents.evaluation.play import play_together, summary
 from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.run.callbacks import CheckpointCallback, EvaluationCallback
@@ -23,6 +24,7 @@ def follow(config: TrainConfig) -> None:
     assert directory is not None
     checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints, config.algo)
     env, evaluation_env = make_env(config), None
+    memory.register_from(config.memory)
     try:
         set_threads(config)
         model = checkpoints.load(env, config.device) if config.resume else None

@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from palimpsest.agents.launch.follow import follow, on_device, remedy
-from palimpsest.agents.run import experiment
+from palimpsest.agents.run import closing, experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.resume import Interrupted, RunFailed
 from palimpsest.agents.run.runs import Run
@@ -67,7 +67,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
         except WorkerLost as error:
             raise RunFailed(f"{_fault(followers) or error}. {remedy(config)}") from error
     if close:
-        experiment.close_run(run, console or Console())
+        closing.close(run, console or Console())
     return run
 
 

@@ -22,8 +22,12 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def train(config: TrainConfig, console: Console | None = None, close: bool = True) -> Run | None:
+def train(
+    config: TrainConfig, console: Console | None = None, close: bool = True, engine: str = "processes"
+) -> Run | None:
     """`experiment.train` with as many workers as the configuration says; arguments and errors are the same.
+
+    `engine` is what starts them, one of `agents.run.presets.ENGINES`.
 
     Returns:
         The run; None in a process of torchrun that is not the first, and with the engine ray.
@@ -36,7 +40,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
     rank, size = world()
     if size > 1:
         return join(dataclasses.replace(config, workers=size), rank, console, close)
-    if config.engine == "ray":
+    if engine == "ray":
         from palimpsest.agents.launch import cluster
 
         cluster.train(config)

@@ -7,6 +7,7 @@ command line has it, it is a field of `Hyperparameters`, with the default of the
 
 from __future__ import annotations
 
+import importlib
 import math
 import typing
 from collections.abc import Callable, Mapping
@@ -19,9 +20,11 @@ import numpy as np
 from palimpsest.agents.device import check_device
 from palimpsest.refusals import (
     FLAG,
+    MOST_UNITS,
     NAMED,
     Allowed,
     check,
+    choice,
     integer,
     is_flag,
     is_integer,
@@ -79,6 +82,45 @@ class Hyperparameters:
     """Scale observations by their running moments: those of a Box of floats with bounds beyond -1 to 1."""
     normalize_returns: Annotated[bool, FLAG] = True
     """Scale the returns that the critic predicts by the moments of the latest rollout's; rewards stay as they are."""
+
+
+ACTIVATIONS = {
+    "tanh": "palimpsest.agents.policy.layers:Tanh",
+    **{name.lower(): f"torch.nn:{name}" for name in ("ReLU", "LeakyReLU", "ELU", "GELU", "SiLU")},
+}
+"""Name on the command line -> class of what follows each layer."""
+
+WIDTHS = integer(1, MOST_UNITS)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Arguments of the policy that the command line has, beside the memory's and `width`."""
+
+    encoder_arch: tuple[Annotated[int, WIDTHS], ...] | None = None
+    """Widths of the encoder's layers, before the memory; none for no layer. Default: one of `width`."""
+    net_arch: tuple[Annotated[int, WIDTHS], ...] | None = None
+    """Widths of each head's layers, after the memory. Default: one of `width`."""
+    activation: Annotated[str, choice(ACTIVATIONS)] = "tanh"
+    """What follows each of these layers."""
+    ortho_init: Annotated[bool, FLAG] = True
+    """Begin from orthogonal weights."""
+    log_std_init: Annotated[float | None, number(-100, 100)] = None
+    """Logarithm of the actions' standard deviation at first, where actions are a Box. Default: 0; -1 with `use_sde`."""
+
+    def layers(self, width: int) -> dict[str, Any]:
+        """These as arguments of a policy, without those that are its defaults."""
+        module, _, cls = ACTIVATIONS[self.activation].partition(":")
+        given = {
+            "activation_fn": None if self.activation == "tanh" else getattr(importlib.import_module(module), cls),
+            "ortho_init": None if self.ortho_init else False,
+            "log_std_init": self.log_std_init,
+        }
+        return {
+            "encoder_arch": [width] if self.encoder_arch is None else list(self.encoder_arch),
+            "net_arch": [width] if self.net_arch is None else list(self.net_arch),
+            **{name: value for name, value in given.items() if value is not None},
+        }
 
 
 def allowed_of(cls: type) -> dict[str, Allowed]:

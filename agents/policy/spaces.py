@@ -28,7 +28,8 @@ def check_spaces(observations: spaces.Space, actions: spaces.Space) -> None:
     if nested or not read:
         raise ValueError(
             "the observation space must be Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of them; got "
-            f"{observations}: wrap the environment in FlattenObservation, or in one that builds such a space"
+            f"{observations}: wrap the environment in FlattenObservation (--wrapper flatten), or in one that builds "
+            "such a space"
         )
     check_action_space(actions)
 

@@ -21,6 +21,16 @@ from palimpsest.agents.workers.group import here
 
 EVALUATION_FIELDS = ("step", "success", "return_mean", "return_std", "length_mean", "episodes", "stalled")
 
+Watch = Callable[[dict[str, Any]], None]
+"""Called with the row of an evaluation. An exception that it raises ends the training."""
+
+LOGGED = {
+    "success": ("success", "success_rate"),
+    "return_mean": ("return_mean", "mean_reward"),
+    "length_mean": ("length_mean", "mean_ep_length"),
+}
+"""What is logged of an evaluation -> names under `eval/`, ours and SB3's."""
+
 IN_A_ROW = 3
 """Evaluations that must reach the goals one after the other until a run counts as solved."""
 
@@ -69,6 +79,7 @@ class EvaluationCallback(BetweenIterations):
         on_best: called after an evaluation that beats all earlier ones, by success, then by return.
         success: training ends when `IN_A_ROW` evaluations in a row reach this success; None to go on.
         mean_return: the same for the mean return. With both, both must be reached.
+        watch: called after each evaluation with its row.
     """
 
     def __init__(
@@ -79,8 +90,10 @@ class EvaluationCallback(BetweenIterations):
         on_best: Callable[[dict[str, Any]], None] | None = None,
         success: float | None = None,
         mean_return: float | None = None,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(every)
+        self.watch = watch
         self.evaluate = evaluate
         self.path = path
         self.on_best = on_best
@@ -102,17 +115,25 @@ class EvaluationCallback(BetweenIterations):
         rows = [*read_evaluations(self.path), shown]
         write_evaluations(self.path, rows)
         self.solved = self._is_solved(rows)
-        for name in ("success", "return_mean", "length_mean"):
+        for name, logged in LOGGED.items():
             if result[name] is not None:
-                self.logger.record(f"eval/{name}", result[name])
+                for each in logged:
+                    self.logger.record(f"eval/{each}", result[name])
         score = _score(row)
         if self.best is None or score > self.best:
             self.best = score
             if self.on_best is not None:
                 self.on_best(row)
+        if self.watch is not None:
+            self.watch(row)
 
     def _on_step(self) -> bool:
         return not self.solved
+
+    def _on_training_end(self) -> None:
+        super()._on_training_end()
+        if self.every:
+            self.logger.dump(self.num_timesteps)  # no rollout follows that would write the last evaluation
 
     def _is_solved(self, rows: list[dict[str, str]]) -> bool:
         return len(rows) >= IN_A_ROW and reached(self.goals, rows[-IN_A_ROW:])

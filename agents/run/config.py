@@ -22,8 +22,9 @@ import tomli_w
 
 from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
-from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters
+from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters, Network
 from palimpsest.agents.run.presets import ALGORITHMS, usual
+from palimpsest.agents.worlds.vectors import VECS
 from palimpsest.refusals import (
     FLAG,
     MOST_UNITS,
@@ -47,9 +48,6 @@ Arguments = dict[str, Any]
 
 Axes = dict[str, str]
 """The axes of a grid as the command line gives them: KEY=A,B,C."""
-
-ENGINES = ("processes", "ray")
-"""What starts the workers of a training, or the runs of a sweep."""
 
 STEPS = 10**15
 """The largest number of environment steps that is allowed."""
@@ -106,9 +104,14 @@ class Task(Checked):
     """The environment, the memory, the length of training, the device and the run directory."""
 
     env: str = "Palimpsest/EndlessTMaze-v0"
-    """Any registered gymnasium id, or "module:id" to import the module that registers it."""
+    """Any registered gymnasium id, or module:id to import a module, from here or installed, that registers it."""
     env_args: Arguments = field(default_factory=dict)
     """Arguments of the environment."""
+    wrapper: tuple[str, ...] = ()
+    """Wrappers, innermost first, may be repeated: flatten, frame-stack=N, time-limit=N, previous-action-reward,
+    keep-observations=N,N, minigrid-image, minigrid-pixels, module:Wrapper."""
+    vec: Annotated[str | None, choice(VECS)] = None
+    """Environments that are not ours step in this process (dummy, the default) or in one each (subproc, async)."""
     previous_action_reward: bool = False
     """Add the previous action and reward to the observations, in training and in evaluation."""
     antialias: bool = False
@@ -118,7 +121,7 @@ class Task(Checked):
     fully_observed: bool = False
     """Show the hidden state beside the observation: the twin of a task in which nothing must be remembered."""
     memory: str = "rewrite"
-    """Name of a memory; the command `list` shows all."""
+    """Name of a memory; the command `list` shows all. Or module:name of your own."""
     memory_args: Arguments = field(default_factory=dict)
     """Arguments of the memory."""
     algo: Annotated[str, choice(ALGORITHMS)] = "ppo"
@@ -142,20 +145,26 @@ class Task(Checked):
     run_dir: Path | None = None
     """Directory to create and write to. Default: a new one under runs/."""
     resume: Path | None = None
-    """Run directory to continue, with its configuration and from its last checkpoint."""
+    """Run directory to continue from its last checkpoint, as configured. More --total-timesteps prolong it."""
+    start_from: Path | None = None
+    """A run, checkpoint or model.zip whose weights a new run starts from."""
 
 
 @dataclass(frozen=True)
-class TrainConfig(Hyperparameters, Task):
+class TrainConfig(Hyperparameters, Network, Task):
     """A training run."""
 
     num_minibatches: Annotated[int | None, integer(1)] = None
     """Minibatches per pass. A minibatch holds all steps of some environments, so the number must divide `num_envs`.
     Default: about one for every four environments."""
+    batch_size: Annotated[int | None, integer(1, STEPS)] = None
+    """Samples per minibatch, in place of `num_minibatches`; below n_steps also the length of a rollout's segments."""
     anneal: bool = True
     """Lower the learning rate linearly to 0 over the run."""
     anneal_entropy: bool = True
     """Lower the entropy's weight linearly to 0 over the run."""
+    anneal_clip_range: bool = False
+    """Lower the clip range linearly to 0 over the run."""
     width: Annotated[int, integer(1, MOST_UNITS)] = 64
     """Width of the encoder's layer and of each head's layer."""
     solved: Annotated[float | None, FRACTION] = None
@@ -170,26 +179,27 @@ class TrainConfig(Hyperparameters, Task):
     """Environment steps between checkpoints; 0 writes only the last."""
     keep_checkpoints: Annotated[int, integer(1)] = 3
     """Number of latest checkpoints to keep; older ones are deleted."""
+    closing_episodes: Annotated[int, integer(0, EPISODES)] = 200
+    """Episodes of each test after the last step; 0 for no tests."""
     progress: bool = True
     """Show the progress bar."""
     workers: Annotated[int, integer(1, 4096)] = 1
-    """Processes that train together, each with its share of the environments: the number must divide `num_envs`. They
-    give what one gives, to rounding. Under torchrun their number is torchrun's."""
-    engine: Annotated[str, choice(ENGINES)] = "processes"
-    """What starts the workers: processes of this machine, or ray for Ray Train (the extra "cluster")."""
+    """Processes that train together and give what one gives, to rounding; a divisor of `num_envs` (docs/scaling.md)."""
 
     UNSAVED: ClassVar[frozenset[str]] = frozenset({"run_dir", "resume"})
     """Fields that are not saved: they say where a run is, not what it does."""
 
     FREE_ON_RESUME: ClassVar[frozenset[str]] = frozenset(
-        {"device", "progress", "run_dir", "resume", "workers", "engine"}
+        {"device", "progress", "run_dir", "resume", "closing_episodes", "workers"}
     )
-    """Fields that may change when a run is resumed. Any other change would make it another run."""
+    """Fields that may change when a run is resumed. `total_timesteps` may grow. Any other change would make it another
+    run."""
 
     OF_PPO: ClassVar[tuple[str, ...]] = (
         *("n_steps", "n_epochs", "gae_lambda", "ent_coef", "clip_range", "target_kl", "min_advantage_std", "vf_coef"),
         *("max_grad_norm", "normalize_returns", "num_minibatches", "anneal_entropy", "carry_over"),
-        *("use_sde", "sde_sample_freq", "workers", "engine"),
+        *("use_sde", "sde_sample_freq", "batch_size", "anneal_clip_range", "ortho_init", "log_std_init"),
+        "workers",
     )
     """Fields that are without effect with another algorithm."""
 
@@ -202,6 +212,8 @@ class TrainConfig(Hyperparameters, Task):
                 "keep_observations must hold one index or more; got none; leave --keep-observations out to keep all"
             )
         if self.num_minibatches is not None:
+            if self.batch_size is not None:
+                raise ValueError(f"batch_size={self.batch_size} says what num_minibatches says; leave one of them out")
             check_divides("num_minibatches", self.num_minibatches, "num_envs", self.num_envs)
         check_divides("workers", self.workers, "num_envs", self.num_envs)
         if self.seed + self.num_envs > EVALUATION_SEED:
@@ -214,6 +226,9 @@ class TrainConfig(Hyperparameters, Task):
                 f"a resumed run keeps its directory, {str(self.resume)!r}; got run_dir {str(self.run_dir)!r}; "
                 "leave run_dir out"
             )
+        if self.start_from is not None:
+            # a run that is resumed from another folder must find it
+            object.__setattr__(self, "start_from", self.start_from.absolute())
 
     def _check_algorithm(self) -> None:
         if self.algo == "ppo":
@@ -236,7 +251,7 @@ class TrainConfig(Hyperparameters, Task):
             object.__setattr__(self, "share_memory", chosen.share_memory)
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", chosen.learning_rate)
-        if self.num_minibatches is None and self.algo == "ppo":
+        if self.num_minibatches is None and self.batch_size is None and self.algo == "ppo":
             object.__setattr__(self, "num_minibatches", math.gcd(max(1, self.num_envs // 4), self.num_envs))
 
     @property
@@ -252,6 +267,8 @@ class TrainConfig(Hyperparameters, Task):
     @property
     def minibatch_size(self) -> int:
         """Samples in one minibatch, `batch_size` of `MemoryPPO`."""
+        if self.batch_size is not None:
+            return self.batch_size
         assert self.num_minibatches is not None
         return self.rollout_size // self.num_minibatches
 
@@ -268,8 +285,9 @@ class TrainConfig(Hyperparameters, Task):
     def new_run_dir(self, root: Path = Path("runs"), now: datetime | None = None) -> Path:
         """A path that does not exist yet: root/env-memory-seed-date-time, with a number appended if needed."""
         stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
-        env = re.sub(r"[^A-Za-z0-9.]+", "-", self.env.rpartition("/")[2].rpartition(":")[2])
-        name = f"{env}-{self.memory}-{self.seed}-{stamp}"
+        own = (self.env.rpartition("/")[2].rpartition(":")[2], self.memory.rpartition(":")[2])
+        env, memory = (re.sub(r"[^A-Za-z0-9.]+", "-", name) for name in own)
+        name = f"{env}-{memory}-{self.seed}-{stamp}"
         path, count = root / name, 1
         while path.exists():
             count += 1
@@ -319,10 +337,10 @@ class TrainConfig(Hyperparameters, Task):
 
 @dataclass(frozen=True)
 class EvaluateConfig(Checked):
-    """An evaluation of a finished run."""
+    """An evaluation of an agent."""
 
     run_dir: Path
-    """The directory of the run."""
+    """The directory of a run, or a model's file: a checkpoint, best.zip or model.zip."""
     episodes: Annotated[int, integer(1, EPISODES)] = 200
     """Episodes to play, each from its own seed and with a fresh memory."""
     env: str | None = None

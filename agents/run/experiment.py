@@ -1,4 +1,4 @@
-"""Train and evaluate as a configuration says. A run directory holds everything about a run.
+"""Train as a configuration says. A run directory holds everything about a run.
 
 config.toml  versions.json  events.out.tfevents.*  checkpoints/  best.zip  model.zip  evaluations.csv
 learning_curve.png  closing.json
@@ -9,58 +9,46 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from gymnasium import spaces
 from rich.console import Console
-from rich.table import Table
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from palimpsest.agents.environments import chance_level, closing_settings, make_environments
+from palimpsest import memory
+from palimpsest.agents.environments import chance_level
 from palimpsest.agents.evaluation.play import play_together, summary
+from palimpsest.agents.evaluation.plots import learning_curve
 from palimpsest.agents.files.archive import remove_parts, write_atomically
+from palimpsest.agents.files.lock import locked
+from palimpsest.agents.files.versions import versions
 from palimpsest.agents.learn.hyperparameters import Hyperparameters
 from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, SavedAlgorithm
+from palimpsest.agents.run import closing
 from palimpsest.agents.run.callbacks import (
     CheckpointCallback,
     EvaluationCallback,
     LogCallback,
     ProgressCallback,
+    Watch,
     cut_evaluations,
 )
-from palimpsest.agents.run.config import CONFIG_FILE, EvaluateConfig, TrainConfig
-from palimpsest.agents.run.grids import grid
-from palimpsest.agents.run.listing import plus_minus, reach
-from palimpsest.agents.run.plots import learning_curve
+from palimpsest.agents.run.config import CONFIG_FILE, TrainConfig
 from palimpsest.agents.run.presets import LOG_STD_INIT, TARGET_KL, TARGET_KL_OF_A_BOX, algorithm_class, replaying
 from palimpsest.agents.run.program import COMMAND
-from palimpsest.agents.run.resume import (
-    Checkpoints,
-    Interrupted,
-    RunFailed,
-    StopSignals,
-    locked,
-    run_logger,
-    use_logger,
-)
-from palimpsest.agents.run.runs import Run
-from palimpsest.agents.run.runs import evaluate as evaluate_model
+from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, run_logger, use_logger
+from palimpsest.agents.run.runs import Run, environments, give_weights
 from palimpsest.agents.workers.group import here
+from palimpsest.agents.worlds.vectors import most_rows
 from palimpsest.refusals import closest, refuse
-
-PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba", "numpy", "minigrid")
 
 COLUMNS_PER_THREAD = 64
 """Columns of a minibatch for each thread of torch. With fewer columns one more thread does not pay off:
@@ -69,31 +57,19 @@ docs/performance.md."""
 
 def make_env(config: TrainConfig) -> VecEnv:
     """The training environments of a configuration; ValueError for an unknown id or argument."""
-    return _environments(config, config.num_envs // here().size, here().rank)
+    return environments(config, config.num_envs // here().size, here().rank)
 
 
 def evaluation_environments(config: TrainConfig) -> VecEnv:
     """The environments in which this worker plays its share of the episodes of an evaluation."""
-    return SavedAlgorithm._wrap_env(_environments(config, min(-(-config.eval_episodes // here().size), 128)))
-
-
-def _environments(config: TrainConfig, num_envs: int, rank: int = 0) -> VecEnv:
-    return make_environments(
-        config.env,
-        num_envs,
-        config.seed + rank * num_envs,
-        config.env_args,
-        previous_action_reward=config.previous_action_reward,
-        keep_observations=config.keep_observations,
-        antialias=config.antialias,
-        fully_observed=config.fully_observed,
-    )
+    rows = most_rows(config.env, config.wrapper, config.vec, 128, 128, config.num_envs)
+    return SavedAlgorithm._wrap_env(environments(config, min(-(-config.eval_episodes // here().size), rows)))
 
 
 def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> SavedAlgorithm:
     """The agent of a configuration; ValueError if the memory, an argument or a space does not fit."""
     set_threads(config)
-    return algorithm_class(config.algo)(
+    model = algorithm_class(config.algo)(
         policy_name(env.observation_space),
         env,
         **_arguments(config, isinstance(env.action_space, spaces.Box)),
@@ -101,6 +77,9 @@ def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> SavedAlgor
         seed=config.seed,
         device=config.device,
     )
+    if config.start_from is not None:
+        give_weights(model, config.start_from)
+    return model
 
 
 def preset(memory: str = "rewrite", num_envs: int = 16, **changes: Any) -> dict[str, Any]:
@@ -130,6 +109,7 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
 
     `continuous` says whether actions are a Box.
     """
+    memory.register_from(config.memory)
 
     def annealed(value: float | None, falls: bool) -> float | Schedule:
         assert value is not None
@@ -139,8 +119,7 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
         "memory": config.memory,
         "memory_kwargs": config.memory_args,
         "share_memory": config.share_memory,
-        "encoder_arch": [config.width],
-        "net_arch": [config.width],
+        **config.layers(config.width),
     }
     shared = {"learning_rate": annealed(config.learning_rate, config.anneal), "policy_kwargs": policy_kwargs}
     if config.algo != "ppo":
@@ -148,11 +127,12 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
         return shared | replaying(config.algo, config.num_envs) | config.algo_args
     hyperparameters = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(Hyperparameters)}
     hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)
+    hyperparameters["clip_range"] = annealed(config.clip_range, config.anneal_clip_range)
     usual_kl = TARGET_KL_OF_A_BOX if continuous else TARGET_KL
     hyperparameters["target_kl"] = (usual_kl if config.target_kl is None else config.target_kl) or None
     hyperparameters["use_sde"] = config.use_sde and continuous
     if hyperparameters["use_sde"]:
-        policy_kwargs["log_std_init"] = LOG_STD_INIT
+        policy_kwargs.setdefault("log_std_init", LOG_STD_INIT)
     return hyperparameters | shared | {"batch_size": config.minibatch_size, "memory_carry_over": config.carry_over}
 
 
@@ -175,13 +155,14 @@ def policy_name(space: spaces.Space) -> str:
     return "MlpMemoryPolicy"
 
 
-def train(config: TrainConfig, console: Console | None = None, close: bool = True) -> Run:
+def train(config: TrainConfig, console: Console | None = None, close: bool = True, watch: Watch | None = None) -> Run:
     """Train as configured, or resume the run in `config.resume`. Everything is written to the run directory.
 
     Args:
         config: the configuration.
         console: where to print progress and the final table; default standard output.
-        close: test the finished agent, in the settings that the environment declares too, and print the table.
+        close: test the finished agent (`agents.run.closing.close`).
+        watch: called with the row of each evaluation. An exception that it raises ends the training.
 
     Raises:
         ValueError: the configuration does not fit (then no directory is made), or another process uses the directory.
@@ -199,6 +180,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
     env = make_env(config)
     evaluation_env = None
     held = ExitStack()
+    memory.register_from(config.memory)
     try:
         if config.resume is None:
             model = make_model(config, env)
@@ -210,13 +192,19 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
             set_threads(config)
             held.enter_context(locked(directory))
             # A run without a checkpoint starts again from its configuration. It then repeats itself exactly.
+            if not checkpoints.paths() and (directory / "model.zip").exists():
+                raise ValueError(
+                    f"{str(directory)!r} has finished and holds no checkpoint to continue from; start a new run with "
+                    f"--from {directory}"
+                )
             model = checkpoints.load(env, config.device) or make_model(config, env)
             remove_parts(directory)
             cut_evaluations(directory / "evaluations.csv", model.num_timesteps)
             console.print(f"{directory} continues from step {model.num_timesteps:,}", highlight=False, soft_wrap=True)
+            _prolong(config, directory, model, console)
         evaluation_env = evaluation_environments(config)
         with StopSignals() as signals:
-            _learn(config, directory, model, evaluation_env, checkpoints, signals, console)
+            _learn(config, directory, model, evaluation_env, checkpoints, signals, console, watch)
     finally:
         held.close()
         env.close()
@@ -224,8 +212,21 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
             evaluation_env.close()
     run = Run(directory, config, model)
     if close:
-        close_run(run, console)
+        closing.close(run, console)
     return run
+
+
+def _prolong(config: TrainConfig, directory: Path, model: SavedAlgorithm, console: Console) -> None:
+    """Write down that a resumed run has become longer, and say so. Its model is then no longer the final one."""
+    before = TrainConfig.load(directory).total_timesteps
+    if config.total_timesteps == before:
+        return
+    write_atomically(directory / CONFIG_FILE, config.to_toml().encode())
+    (directory / "model.zip").unlink(missing_ok=True)
+    falls = "; what falls to 0 over a run goes on from where the longer run would be now" if config.anneal else ""
+    console.print(
+        f"prolonged from {before:,} to {config.total_timesteps:,} steps{falls}", highlight=False, soft_wrap=True
+    )
 
 
 def _learn(
@@ -236,6 +237,7 @@ def _learn(
     checkpoints: Checkpoints,
     signals: StopSignals,
     console: Console,
+    watch: Watch | None,
 ) -> None:
     use_logger(model, run_logger(directory, model.num_timesteps))
     progress = ProgressCallback(config.whole_timesteps, console)
@@ -247,6 +249,7 @@ def _learn(
         on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
         success=config.solved,
         mean_return=config.solved_return,
+        watch=watch,
     )
     callbacks = CallbackList(
         [
@@ -258,6 +261,8 @@ def _learn(
     )
     try:
         left = config.total_timesteps - model.num_timesteps
+        if left > 0 and evaluation.solved:
+            console.print("its last evaluations reach its goals: nothing is left to train", highlight=False)
         if left > 0 and not evaluation.solved:
             model.learn(left, callbacks, sys.maxsize if off_policy else 1, reset_num_timesteps=False)
         model.save(directory / "model.zip", exclude=PLACE_IN_ROLLOUT)
@@ -278,120 +283,6 @@ def _draw(config: TrainConfig, directory: Path, env: VecEnv) -> None:
     if evaluations.exists():
         title = f"{config.agent} on {config.env.rpartition('/')[2]}"
         learning_curve(evaluations, directory / "learning_curve.png", title, chance_level(env))
-
-
-def close_run(run: Run, console: Console) -> None:
-    """Test the finished agent in its training setting and in the harder settings that the environment declares."""
-    config = run.config
-    settings: list[dict[str, Any]] = [{}]
-    env = _environments(config, 1)
-    settings += closing_settings(env)
-    env.close()
-    table = Table(
-        "setting", "success", "chance", "mean return", "episodes", title="Greedy actions, episodes unseen in training"
-    )
-    results = []
-    for setting in settings:
-        result = evaluate_model(run, env_args=setting)
-        results.append(result)
-        label = " ".join(f"{key}={value}" for key, value in setting.items()) or "as trained"
-        table.add_row(
-            label,
-            plus_minus(result["success"], result["success_se"]),
-            "-" if result["chance"] is None else f"{result['chance']:.3g}",
-            f"{result['return_mean']:.2f}",
-            str(result["episodes"]),
-        )
-    (run.directory / "closing.json").write_text(json.dumps(results, indent=2) + "\n")
-    console.print(table)
-    if results[0]["memory"] is not None:
-        console.print(f"the training setting tests {reach(results[0]['memory'])}", highlight=False, soft_wrap=True)
-    console.print(f"watch: tensorboard --logdir {run.directory}", highlight=False, soft_wrap=True)
-
-
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate a run as configured. If `config.json` is set, the result is also written there."""
-    result = evaluate_model(
-        config.run_dir,
-        config.env,
-        config.episodes,
-        config.deterministic,
-        config.env_args,
-        seed=config.first_seed,
-        device=config.device,
-        max_steps=config.max_steps,
-        use_masking=config.use_masking,
-    )
-    _write_json(config.json, result)
-    return result
-
-
-def evaluate_grid(
-    config: EvaluateConfig, run_dirs: Sequence[Path], axes: Mapping[str, Sequence[Any]]
-) -> list[dict[str, Any]]:
-    """Evaluate several runs in every setting of a grid. If `config.json` is set, the result is also written there.
-
-    Args:
-        config: the options of every evaluation; its `run_dir` is not used.
-        run_dirs: one or more.
-        axes: argument of the environment -> values. Empty for one cell, the training setting.
-
-    Returns:
-        The cells, see `agents.run.grids.grid`. The file holds {"runs": directories, "cells": cells}.
-    """
-    cells = grid(
-        run_dirs,
-        axes,
-        config.env,
-        config.env_args,
-        config.device,
-        episodes=config.episodes,
-        deterministic=config.deterministic,
-        seed=config.first_seed,
-        max_steps=config.max_steps,
-        use_masking=config.use_masking,
-    )
-    _write_json(config.json, {"runs": list(map(str, run_dirs)), "cells": cells})
-    return cells
-
-
-def _write_json(path: Path | None, result: Any) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
-
-
-def versions() -> dict[str, Any]:
-    """The record of a run: versions of Python and of packages, machine, threads, commit and command line."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
-        "threads": torch.get_num_threads(),
-        "commit": _commit(),
-        "command": sys.argv,
-        **found,
-    }
-
-
-def _commit() -> str | None:
-    root = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def _write_origin(config: TrainConfig, directory: Path) -> None:

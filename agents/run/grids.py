@@ -12,11 +12,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from palimpsest.agents.evaluation.statistics import estimate_iqm, mean_and_error
 from palimpsest.agents.run.config import TrainConfig
-from palimpsest.agents.run.runs import Run, evaluate, load_run
+from palimpsest.agents.run.runs import Run, evaluate, load_agent
 
-MAY_DIFFER = frozenset(
-    {"seed", "device", "threads", "progress", "eval_every", "eval_episodes", "checkpoint_every", "keep_checkpoints"}
-)
+MAY_DIFFER = frozenset({"seed", "device", "threads", "vec", "progress", "eval_every", "eval_episodes"}) | {
+    "checkpoint_every",
+    "keep_checkpoints",
+    "closing_episodes",
+}
 """Fields that may differ between averaged runs. Apart from the seed they do not change the training."""
 
 
@@ -31,14 +33,15 @@ def grid(
     """Test every model in every combination of settings.
 
     Args:
-        models_or_runs: one or more. Runs of one configuration with different seeds give a standard error over seeds.
+        models_or_runs: one or more, or their paths. Runs of one configuration with different seeds give a standard
+            error over seeds.
         axes: argument of the environment -> the values to test, as those of `agents.run.key_values.GRIDS`. Without axes
             there is one cell.
         env_id: as for `evaluate`.
         env_args: further arguments, the same in every cell.
         device: device of the models that are loaded from run directories.
         **options: `episodes`, `deterministic`, `seed`, `max_steps`, `previous_action_reward`, `keep_observations`,
-            `antialias`, `fully_observed` and `use_masking` of `evaluate`.
+            `antialias`, `fully_observed`, `use_masking`, `wrapper` and `vec` of `evaluate`.
 
     Returns:
         One dict per cell; the last axis changes fastest. Its keys are setting (axis -> value), those of `over_runs`,
@@ -50,7 +53,7 @@ def grid(
     """
     env_args = dict(env_args or {})
     check_axes(axes, env_args)
-    models = [load_run(Path(m), device) if isinstance(m, str | Path) else m for m in models_or_runs]
+    models = [load_agent(Path(m), device) if isinstance(m, str | Path) else m for m in models_or_runs]
     check_alike([model for model in models if isinstance(model, Run)])
     cells = []
     for values in itertools.product(*axes.values()):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections.abc
+import decimal
 import json
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -67,6 +69,7 @@ def environment_arguments(env_id: str, arguments: Mapping[str, Any]) -> dict[str
 
 def memory_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments for the memory registered under `name`; see `environment_arguments`."""
+    memory.register_from(name)
     memory.entry(name)
     return _arguments(arguments, memory.memory_class(name), f"memory {name!r}")
 
@@ -210,8 +213,10 @@ def read_value(text: str, kind: Any) -> Any:
         if text.lower() not in _TRUTH:
             raise ValueError
         return _TRUTH[text.lower()]
-    if origin in (int, float):
-        return origin(text)
+    if origin is int:
+        return _integer(text)
+    if origin is float:
+        return float(text)
     if origin is Path and not text.strip():
         raise ValueError
     if origin in (str, Path):
@@ -219,6 +224,19 @@ def read_value(text: str, kind: Any) -> Any:
     if origin in _SEQUENCES:
         return _read_sequence(text, kind)
     return _literal(text)
+
+
+def _integer(text: str) -> int:
+    """The integer of "1000000", "1_000_000" or "1e6"; ValueError for another text."""
+    try:
+        return int(text)
+    except ValueError:
+        if re.fullmatch(r"[+-]?\d+(\.\d+)?[eE]\+?\d{1,2}", text) is None:
+            raise
+    exact = decimal.Decimal(text)
+    if exact != exact.to_integral_value():
+        raise ValueError
+    return int(exact)
 
 
 def _read_sequence(text: str, kind: Any) -> Any:

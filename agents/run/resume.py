@@ -1,16 +1,12 @@
-"""Resume a run exactly where it stopped: its checkpoints, its state beside the model, its lock, and stop signals."""
+"""Resume a run exactly where it stopped: its checkpoints, its state beside the model, and stop signals."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,8 +26,6 @@ from palimpsest.agents.run.presets import algorithm_class
 from palimpsest.agents.run.program import COMMAND
 from palimpsest.agents.workers.group import here
 from palimpsest.agents.workers.rows import of_all, own
-
-LOCK = "lock"
 
 
 class Interrupted(Exception):
@@ -230,29 +224,6 @@ def reset_environments(model: SavedAlgorithm) -> None:
     if isinstance(model, RememberingAlgorithm):
         model._last_memory_starts = np.ones(model.n_envs, dtype=bool)
         model._return_so_far = np.zeros(model.n_envs)
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Lock a run directory; ValueError with the other process's id if another process has locked it.
-
-    The system releases the lock when its process ends, whatever ended it. A lock file that is left behind blocks
-    nobody.
-    """
-    with (directory / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read(20).strip()
-            raise ValueError(
-                f"{str(directory)!r} is in use by another process{f', {holder}' if holder.isdigit() else ''}; wait for "
-                "it, or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
 
 
 class StopSignals:

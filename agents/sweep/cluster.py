@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from palimpsest.agents.run.resume import Interrupted, StopSignals
-from palimpsest.agents.sweep.processes import POLL_SECONDS, Ended
-from palimpsest.agents.sweep.suite import PlannedRun
+from palimpsest.agents.sweep.processes import POLL_SECONDS, Attempt, Ended
+from palimpsest.agents.sweep.suite import Named
 
 RETRIES = 3
 """How often Ray starts a run again whose worker has died."""
 
 
 def run_all(
-    runs: Sequence[PlannedRun],
+    runs: Iterable[Named],
     folder: Path,
     workers: int,
     ended: Ended,
-    tick: Callable[[list[PlannedRun]], None],
+    tick: Callable[[list[Any]], None],
+    attempt: Attempt,
     address: str | None = None,
+    most_at_once: int | None = None,
 ) -> int | None:
     """Do all runs, as `processes.run_all` does.
 
@@ -33,7 +36,9 @@ def run_all(
         workers: the most runs at a time on this machine. A cluster runs as many as it has CPUs.
         ended: called after each run, in this process.
         tick: called about twice a second with the runs that have not ended.
+        attempt: does a run, on a worker.
         address: of a cluster that runs already; None starts Ray on this machine.
+        most_at_once: the most runs that Ray is given at a time; None for all, so that a cluster can grow.
 
     Raises:
         ValueError: Ray is not installed.
@@ -46,11 +51,16 @@ def run_all(
     local: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **local)
     try:
-        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt)
-        waiting = {task.options(name=run.name).remote(run, folder.absolute()): run for run in runs}
+        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_quiet)
+        left, waiting = iter(runs), dict[Any, Named]()
         told = False
         with StopSignals() as signals:
-            while waiting:
+            while True:
+                if signals.number is None:
+                    for run in islice(left, None if most_at_once is None else most_at_once - len(waiting)):
+                        waiting[task.options(name=run.name).remote(run, folder.absolute(), attempt)] = run
+                if not waiting:
+                    break
                 done, _ = ray.wait(list(waiting), timeout=POLL_SECONDS)
                 for reference in done:
                     run = waiting.pop(reference)
@@ -70,9 +80,7 @@ def run_all(
         ray.shutdown()
 
 
-def _attempt(run: PlannedRun, folder: Path) -> None:
-    from palimpsest.agents.sweep.work import attempt
-
+def _quiet(run: Named, folder: Path, attempt: Attempt) -> None:
     try:
         attempt(run, folder)
     except Interrupted:  # the sweep asked for it

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from palimpsest.agents.run.config import ENGINES, Checked
+from palimpsest.agents.run.config import Checked
+from palimpsest.agents.run.presets import ENGINES
 from palimpsest.refusals import choice, integer
 
 

@@ -1,6 +1,6 @@
 """Suites: which environments, memories, settings and seeds a sweep trains, read from a TOML file.
 
-Importing this module imports no torch. `checked` does, because it makes each environment once.
+Importing this module imports no torch. `check_runs` does, because it makes each environment once.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
-from palimpsest.agents.environments import EVALUATION_SEED, make_environments
+from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.run.config import EPISODES, RETURN, Arguments, Checked, TrainConfig
 from palimpsest.agents.run.key_values import environment_arguments, memory_arguments
 from palimpsest.refusals import NAMED, check, closest, integer, refuse
 
-BY_THE_SWEEP = frozenset(
-    {"env", "env_args", "memory", "seed", "threads", "progress", "run_dir", "resume", "workers", "engine"}
-)
+BY_THE_SWEEP = frozenset({"env", "env_args", "memory", "seed", "threads", "progress", "run_dir", "resume"}) | {
+    "closing_episodes",  # a suite has `episodes`
+    "workers",
+}
 """Fields of a training that a suite sets elsewhere, or that the sweep sets."""
 
 TRAINABLE = [spec.name for spec in dataclasses.fields(TrainConfig) if spec.name not in BY_THE_SWEEP]
@@ -111,6 +112,14 @@ class Suite(Checked):
                 raise ValueError(f"memory.{key} is for a memory of the suite{closest(key, known)}: {', '.join(known)}")
 
 
+class Named(Protocol):
+    """A run that an engine can do."""
+
+    @property
+    def name(self) -> str:
+        """The name of its files, unique in the sweep."""
+
+
 @dataclass(frozen=True)
 class PlannedRun:
     """One training of a sweep and its tests."""
@@ -145,6 +154,8 @@ def load(path: Path) -> list[PlannedRun]:
 
 def check_runs(runs: Sequence[PlannedRun]) -> None:
     """Refuse runs whose environments or memories cannot be made as they are asked for; the message names the run."""
+    from palimpsest.agents.run.runs import environments
+
     made: set[str] = set()
     for run in runs:
         config = run.config
@@ -154,26 +165,14 @@ def check_runs(runs: Sequence[PlannedRun]) -> None:
                 memory_arguments(config.memory, config.memory_args)
             for test in ({}, *run.tests):
                 env_args = {**config.env_args, **test}
-                key = repr((config.env, sorted(env_args.items()), config.fully_observed, config.keep_observations))
+                seen = (config.fully_observed, config.keep_observations, config.wrapper, config.vec)
+                key = repr((config.env, sorted(env_args.items()), *seen))
                 if key not in made:
                     made.add(key)
                     environment_arguments(config.env, env_args)
-                    _make_once(config, env_args)
+                    environments(dataclasses.replace(config, env_args=env_args), 1).close()
         except ValueError as error:
             raise ValueError(f"{run.name}: {error}") from None
-
-
-def _make_once(config: TrainConfig, env_args: Arguments) -> None:
-    make_environments(
-        config.env,
-        1,
-        config.seed,
-        env_args,
-        config.previous_action_reward,
-        config.keep_observations,
-        config.antialias,
-        config.fully_observed,
-    ).close()
 
 
 def label(env: str, env_args: Mapping[str, Any]) -> str:

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from palimpsest.agents.files.lock import locked
 from palimpsest.agents.run.config import CONFIG_FILE, TrainConfig
 from palimpsest.agents.run.program import COMMAND
-from palimpsest.agents.run.resume import Interrupted, RunFailed, locked
+from palimpsest.agents.run.resume import Interrupted, RunFailed
 from palimpsest.agents.sweep import report, table
 from palimpsest.agents.sweep.config import SweepConfig
 from palimpsest.agents.sweep.suite import PlannedRun, check_runs, load
-from palimpsest.agents.sweep.work import Places, finished, steps_done
+from palimpsest.agents.sweep.work import Places, attempt, finished, steps_done
 
 
 def sweep(config: SweepConfig, console: Console | None = None) -> None:
@@ -75,10 +76,10 @@ def _run(config: SweepConfig, watch: _Watch) -> int | None:
     if config.engine == "ray":
         from palimpsest.agents.sweep import cluster
 
-        return cluster.run_all(left, watch.folder, workers, watch.ended, watch.tick, config.address)
+        return cluster.run_all(left, watch.folder, workers, watch.ended, watch.tick, attempt, config.address)
     from palimpsest.agents.sweep import processes
 
-    return processes.run_all(left, watch.folder, workers, watch.ended, watch.tick)
+    return processes.run_all(left, watch.folder, workers, watch.ended, watch.tick, attempt)
 
 
 class _Watch:

@@ -6,8 +6,9 @@ import dataclasses
 import json
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -17,21 +18,24 @@ from palimpsest import envs
 from palimpsest.agents.environments import EVALUATION_SEED, innermost
 from palimpsest.agents.evaluation.play import play, summary
 from palimpsest.agents.files.archive import one_line, write_atomically
+from palimpsest.agents.files.lock import LOCK
 from palimpsest.agents.run import experiment
 from palimpsest.agents.run.callbacks import reached, read_evaluations
 from palimpsest.agents.run.config import CONFIG_FILE, Arguments
-from palimpsest.agents.run.resume import LOCK, Checkpoints, Interrupted
+from palimpsest.agents.run.resume import Checkpoints, Interrupted
 from palimpsest.agents.run.runs import MOST_ROWS, Run, evaluate, load_run
-from palimpsest.agents.sweep.suite import PlannedRun
+from palimpsest.agents.sweep.suite import Named, PlannedRun
 from palimpsest.agents.sweep.table import Row
 
 SHOWN_VERSIONS = ("commit", "palimpsest-rl", "python", "torch", "stable-baselines3", "gymnasium", "numba", "numpy")
+
+RunT = TypeVar("RunT", bound=Named)
 
 
 class Places:
     """Where a run's files are in a sweep's folder."""
 
-    def __init__(self, folder: Path, run: PlannedRun) -> None:
+    def __init__(self, folder: Path, run: Named) -> None:
         self.directory = folder / "runs" / run.name
         """The run directory, as `palimpsest train` makes it."""
         self.result = folder / "results" / f"{run.name}.json"
@@ -50,7 +54,12 @@ class Places:
 
 
 def attempt(run: PlannedRun, folder: Path) -> None:
-    """Do what is left of a run. An error is written to its files; this function raises only `Interrupted`.
+    """Do what is left of a run; see `guarded`."""
+    guarded(_work, run, folder)
+
+
+def guarded(work: Callable[[RunT, Places, Console], None], run: RunT, folder: Path) -> None:
+    """Do `work`, which is given a console that prints to the run's log. An error is written to the run's files.
 
     Raises:
         Interrupted: a signal stopped the run, which is left with a checkpoint.
@@ -60,7 +69,7 @@ def attempt(run: PlannedRun, folder: Path) -> None:
     places.error.unlink(missing_ok=True)
     with places.log.open("a", buffering=1) as log:
         try:
-            _work(run, places, Console(file=log, width=120))
+            work(run, places, Console(file=log, width=120))
         except Interrupted:
             raise
         except KeyboardInterrupt:

@@ -1,17 +1,20 @@
-"""Slot allocation: four strategies that choose the slot of an entry, and the readable entries over a sequence.
+"""Slot allocation: six strategies that choose the slot of an entry, and the readable entries over a sequence.
 
 When all slots are full, a new entry replaces
 
     fifo  the oldest entry,
     lifo  the newest,
     mvfo  the oldest entry of the most visited place that has one,
-    lvfo  the oldest entry of the least visited place that has one.
+    lvfo  the oldest entry of the least visited place that has one,
+    lru   the entry that was attended the longest time ago,
+    lfu   the entry that was attended the fewest times; of equals the oldest, for lru too.
 
 The visits of a place are the entries ever stored from it in this episode. The new entry counts after the replacement.
-Ties go to the lowest index. None of this depends on the contents of entries, so it is computed for a whole sequence
-before any entry is read. The kernels work on integers and run on the CPU for every device.
+Ties go to the lowest index. An input attends to one entry before it, that of the highest score; storing an entry counts
+for lru as attending to it. Only for lru and lfu does this depend on contents, and they need scores. With the others it
+is computed for a whole sequence before any entry is read. The kernels run on the CPU for every device.
 
-Source: arXiv 2402.15160.
+Source: arXiv 2402.15160; lru and lfu: arXiv 2401.04881, where more than one entry is attended at a time.
 """
 
 from __future__ import annotations
@@ -23,10 +26,15 @@ from numpy.typing import NDArray
 
 from palimpsest.machine_code import njit
 
-STRATEGIES = ("fifo", "lifo", "mvfo", "lvfo")
+STRATEGIES = ("fifo", "lifo", "mvfo", "lvfo", "lru", "lfu")
 """Names of the strategies. A `strategy` tensor holds indices into this tuple."""
 
+BY_ATTENTION = STRATEGIES.index("lru")
+"""The strategies from this one on need scores."""
+
 Integers = NDArray[np.int64]
+
+NO_SCORES = np.empty((0, 0, 0))
 
 
 class Slots(NamedTuple):
@@ -42,10 +50,19 @@ class Slots(NamedTuple):
     """[B], inputs read in this episode; 0 for a fresh state."""
     strategy: Integers
     """[B], index into `STRATEGIES`."""
+    attended: Integers
+    """[B, S], the step at which an entry was last attended or stored; counted for lru and lfu only, as the next."""
+    attentions: Integers
+    """[B, S], how often it was attended."""
 
 
 def allocate(
-    slots: Slots, place: Integers, start: NDArray[np.bool_], strategy: Integers, by_place: bool
+    slots: Slots,
+    place: Integers,
+    start: NDArray[np.bool_],
+    strategy: Integers,
+    by_place: bool,
+    scores: NDArray[np.float64] = NO_SCORES,
 ) -> tuple[Integers, Integers]:
     """Choose the slot of every entry of a sequence, and update `slots` in place to the end of the sequence.
 
@@ -55,6 +72,8 @@ def allocate(
         start: [T, B], true where an episode starts: the slots are emptied before the entry is stored.
         strategy: [T, B], index into `STRATEGIES`; read at the first input of an episode and kept.
         by_place: whether every place has its own S // P slots, in the order of places; otherwise all share S slots.
+        scores: [B, T, S + T], of each input for what the slots held before the sequence, then for the inputs' entries;
+            read in rows whose strategy is lru or lfu.
 
     Returns:
         The slot of every entry, and its step in its episode, counted from 0, [T, B] each.
@@ -63,7 +82,7 @@ def allocate(
         ValueError: a place is out of range, or a strategy at the first input of an episode.
     """
     slot, now = np.empty_like(place), np.empty_like(place)
-    t, b = _allocate(*slots, place, start, strategy, by_place, slot, now)
+    t, b = _allocate(*slots, place, start, strategy, by_place, scores, slot, now)
     if t >= 0:
         P = slots.visits.shape[1]
         if not 0 <= place[t, b] < P:
@@ -74,26 +93,41 @@ def allocate(
 
 
 @njit(cache=True)
-def _allocate(time, held, visits, steps, strategy, place, start, chosen, by_place, slot, now):
+def _allocate(
+    time, held, visits, steps, strategy, attended, attentions, place, start, chosen, by_place, scores, slot, now
+):
     """Fill `slot` and `now`. Returns the first (t, b) with a value out of range, or (-1, -1)."""
     T, B = place.shape
     S, P = time.shape[1], visits.shape[1]
+    key = np.empty(S, dtype=np.int64)  # which of the S + T scores is that of the entry in each slot
     for b in range(B):
+        key[:] = np.arange(S)
         for t in range(T):
             if start[t, b]:
                 time[b] = -1
                 held[b] = 0
                 visits[b] = 0
                 steps[b] = 0
+                attended[b] = 0
+                attentions[b] = 0
             if steps[b] == 0:
-                if not 0 <= chosen[t, b] < 4:
+                if not 0 <= chosen[t, b] < 6:
                     return t, b
                 strategy[b] = chosen[t, b]
             p = place[t, b]
             if not 0 <= p < P:
                 return t, b
             first, end = (p * (S // P), (p + 1) * (S // P)) if by_place else (0, S)
-            s = _choose(time[b], held[b], visits[b], strategy[b], first, end)
+            s = _choose(time[b], held[b], visits[b], attended[b], attentions[b], strategy[b], first, end)
+            if strategy[b] >= 4:
+                time[b, s] = -1
+                best = _attended(time[b], scores[b, t], key)
+                if best >= 0:
+                    attended[b, best] = steps[b]
+                    attentions[b, best] += 1
+                attended[b, s] = steps[b]
+                attentions[b, s] = 0
+                key[s] = S + t
             time[b, s] = steps[b]
             held[b, s] = p
             visits[b, p] += 1
@@ -104,11 +138,29 @@ def _allocate(time, held, visits, steps, strategy, place, start, chosen, by_plac
 
 
 @njit(cache=True)
-def _choose(time, held, visits, strategy, first, end):
+def _attended(time, scores, key):
+    """The slot of the entry with the highest score, the oldest of equals; -1 where there is none."""
+    best = -1
+    for s in range(len(time)):
+        if time[s] >= 0:
+            more = 0.0 if best < 0 else scores[key[s]] - scores[key[best]]
+            if best < 0 or more > 0 or (more == 0 and time[s] < time[best]):
+                best = s
+    return best
+
+
+@njit(cache=True)
+def _choose(time, held, visits, attended, attentions, strategy, first, end):
     """The slot, from `first` to `end` - 1, of a row's next entry: an empty one, or one that the strategy replaces."""
     for s in range(first, end):
         if time[s] < 0:
             return s
+    if strategy >= 4:
+        count, best = attended if strategy == 4 else attentions, first
+        for s in range(first, end):
+            if count[s] < count[best] or (count[s] == count[best] and time[s] < time[best]):
+                best = s
+        return best
     only = -1
     if strategy >= 2:
         sign = 1 if strategy == 2 else -1

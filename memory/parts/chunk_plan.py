@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from palimpsest.memory.kernels.arithmetic.dispatch import refuse_tracing
 
@@ -43,6 +44,9 @@ class ChunkPlan(NamedTuple):
     """[P], their list indices."""
     content: Tensor
     """[R * C], the token at every place of every chunk, an index into the P * C stored tokens, then [B * E]."""
+    length: Tensor
+    """[R], inputs in every chunk; C for a stored one, whose length the plan does not know. Places after them repeat the
+    last one."""
     kept: Tensor
     """[B] bool, whether no episode starts in the row during the scan."""
     untouched: Tensor
@@ -55,70 +59,92 @@ class ChunkPlan(NamedTuple):
     """[B * C], the token at each place of the running chunk at the end, an index into [B * E]."""
     running_filled: Tensor
     """[B, C, 1] bool, whether such a place holds an input."""
-    steps: Tensor
-    """[B], inputs read in the episode, at the end of the scan."""
+    rest: Tensor
+    """[B], inputs in the running chunk at the end."""
+    total: Tensor
+    """[B], chunks finished in the last episode at the end."""
 
 
-def plan_chunks(start: Tensor, steps: Tensor, C: int, N: int) -> ChunkPlan:
+def plan_chunks(
+    start: Tensor, place: Tensor, finished: Tensor, C: int, N: int, opens: Tensor | None = None
+) -> ChunkPlan:
     """Plan a scan.
 
     Args:
         start: [T, B] bool, true where an episode starts; T is 1 or more.
-        steps: [B], inputs that each row has read in its episode before the scan.
-        C: chunk size.
+        place: [B], inputs in each row's running chunk before the scan, 0 to C - 1.
+        finished: [B], chunks that each row has finished in its episode before the scan.
+        C: largest size of a chunk.
         N: number of chunks that a row can store.
+        opens: [T, B] bool, true where a chunk begins although the one before may not be full; None where none does.
     """
     refuse_tracing()
     T, B = start.shape
     device = start.device
     E = C - 1 + T
     start = start.T
+    border = start if opens is None else start | opens.T
     time, slots, places = (torch.arange(size, device=device) for size in (T, N, C))
-    opened = torch.where(start, time, -1).cummax(1).values
-    position = torch.where(opened >= 0, time - opened, steps[:, None] + time)  # [B, T], in the episode
-    place, number = position % C, position // C
-    full = place == C - 1
-
     goes_on = ~start[:, 0]
-    fill = torch.where(goes_on, steps % C, 0)
+    fill = torch.where(goes_on, place, 0)
+    begun = torch.where(border, time, -1).cummax(1).values
+    place = torch.where(begun >= 0, time - begun, fill[:, None] + time) % C
+    # chunks are finished before the scan's first input, where that is a border, or after one of its inputs
+    ends = (place == C - 1) | functional.pad(border[:, 1:] & ~start[:, 1:], (0, 1))
+    ends = torch.cat([(border[:, :1] & goes_on[:, None]) & (fill > 0)[:, None], ends], 1)
+    done = ends.cumsum(1)  # [B, T + 1], before each input and at the end
+    opened = torch.where(start, time, -1).cummax(1).values
+    opened = torch.cat([opened, opened[:, -1:]], 1)
+    number = torch.where(opened >= 0, done - done.gather(1, opened.clamp(min=0)), finished[:, None] + done)
+
     slot_before = fill[:, None] + torch.arange(1 - C, 0, device=device)  # [B, C - 1]
     begin = torch.arange(B, device=device)[:, None] * E + C - 1 + time - place
 
-    stored = torch.where(goes_on, (steps // C).clamp(max=N), 0)
-    done = full.cumsum(1)
+    stored = torch.where(goes_on, finished.clamp(max=N), 0)
     size = stored + done[:, -1]
-    end = (size.cumsum(0) - size + stored)[:, None] + done - full.long()  # [B, T], behind the newest finished chunk
-    finished = number.clamp(max=N)
+    base = (size.cumsum(0) - size)[:, None]
+    end = base + stored[:, None] + done  # behind the newest finished chunk
+    readable = number.clamp(max=N)
 
     row, nth = (slots < stored[:, None]).nonzero(as_tuple=True)
-    stored_index = (size.cumsum(0) - size)[row] + nth
-    new_row, new_time = full.nonzero(as_tuple=True)
-    new_index = end[new_row, new_time]
+    stored_index = base[row, 0] + nth
+    new_row, new_time = ends.nonzero(as_tuple=True)
+    new_index = end[new_row, new_time] - 1
     P, Q = len(row), len(new_row)
+    new_length = torch.cat([fill[:, None], place + 1], 1)[new_row, new_time]
     content = torch.empty(P + Q, C, dtype=torch.int64, device=device)
     content[stored_index] = torch.arange(P * C, device=device).view(P, C)
-    content[new_index] = (P * C + new_row * E + new_time)[:, None] + places
+    last = C - 2 + new_time  # the token of its last input
+    content[new_index] = (P * C + new_row * E)[:, None] + torch.minimum(
+        (last - new_length + 1)[:, None] + places, last[:, None]
+    )
+    length = torch.full((P + Q,), C, dtype=torch.int64, device=device)
+    length[new_index] = new_length
 
     kept = ~start.any(1)
-    last, new_number = position[:, -1] + 1, number[new_row, new_time]
-    final = (new_time >= opened[new_row, -1]) & (new_number >= (last // C - N)[new_row])
-    rest = (last % C)[:, None]
+    # the number of a chunk is how many were finished before it
+    new_number = torch.cat([finished[:, None], number[:, :T]], 1)[new_row, new_time]
+    total = number[:, T]
+    final = (new_time > opened[new_row, -1]) & (new_number >= (total - N)[new_row])
+    rest = ((place[:, -1] + 1) % C)[:, None]
     token = torch.arange(B, device=device)[:, None] * E + (E - rest + places).clamp(max=E - 1)
     return ChunkPlan(
         place=torch.cat([slot_before.clamp(min=0), place], 1),
         filled=(slot_before >= 0)[..., None],
         local_first=begin.reshape(-1, 1),
         local_length=(place + 1).view(-1, 1),
-        oldest=(end - finished).view(-1),
-        finished=finished.reshape(-1),
-        stored=(row, ((steps // C - stored)[row] + nth) % N),
+        oldest=(end[:, :T] - readable[:, :T]).reshape(-1),
+        finished=readable[:, :T].reshape(-1),
+        stored=(row, ((finished - stored)[row] + nth) % N),
         stored_index=stored_index,
         content=content.view(-1),
+        length=length,
         kept=kept,
         untouched=kept & (done[:, -1] == 0),
         final=(new_row[final], new_number[final] % N),
         final_index=new_index[final],
         running=token.view(-1),
         running_filled=(places < rest)[..., None],
-        steps=last,
+        rest=rest[:, 0],
+        total=total,
     )

@@ -94,8 +94,7 @@ class ReadLayer(nn.Module):
     def forward(self, h: Tensor, seen: View) -> Tensor:
         """Map the stream h [G, C, D] to that of the next layer. Each step attends to its readable keys in `seen`."""
         n = self.norm(h)
-        H = self.num_heads
-        weights = _scores(self.query(n), self.key.weight, H, seen)
+        weights = _scores(self.query(n), self.key.weight, self.num_heads, seen)
         if seen.among is None:
             weights = weights.softmax(-1)
         else:
@@ -103,6 +102,10 @@ class ReadLayer(nn.Module):
             weights = by_place(weights, place_scores.squeeze(2), seen.readable, seen.among, self.top_k)
         h = h + self.out(_means(weights, self.value.weight, seen))
         return h + self.mlp(self.norm_mlp(h))
+
+    def scores(self, h: Tensor, seen: View) -> Tensor:
+        """Scores [G, C, H, J] of each step and head for the entries."""
+        return _scores(self.query(self.norm(h)), self.key.weight, self.num_heads, seen)
 
 
 def by_place(scores: Tensor, place_scores: Tensor, readable: Tensor, among: Tensor, top_k: int) -> Tensor:

@@ -24,7 +24,7 @@ class StrategyValues(nn.Module):
         num_tasks: number of tasks; 1 or more.
         hidden_size: units of the hidden layer.
         learning_rate: Adam's step size.
-    Source: arXiv 2402.15160 and its public code (64 units; epsilon from 1.0 to 0.2).
+    Source: arXiv 2402.15160 and its public code (64 units; epsilon from 1.0 to 0.2), there of four strategies.
     """
 
     W1: Tensor
@@ -51,11 +51,11 @@ class StrategyValues(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def forward(self, task: Tensor) -> Tensor:
-        """Values [N, 4] of the four strategies for `task` [N] int64."""
+        """Values [N, 6] of the six strategies for `task` [N] int64."""
         return self._values(self._weights(), task)
 
     def choose(self, task: Any, epsilon: float, rng: np.random.Generator) -> Tensor:
-        """Choose strategies: with probability `epsilon` any of the four, else the best; ties go to the lowest index.
+        """Choose strategies: with probability `epsilon` any of the six, else the best; ties go to the lowest index.
 
         Args:
             task: [N] integers, 0 to num_tasks - 1.
@@ -79,7 +79,7 @@ class StrategyValues(nn.Module):
 
         Args:
             task: [N] integers, 0 to num_tasks - 1.
-            strategy: [N] integers, 0 to 3: the strategies that were used.
+            strategy: [N] integers, 0 to 5: the strategies that were used.
             value: [N], the returns of their episodes. With N = 0 nothing changes.
 
         Returns:

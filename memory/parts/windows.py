@@ -71,6 +71,27 @@ class Window:
         flat = functional.pad(bands, (0, self.Q)).flatten(-2)
         return flat[..., : self.Q * (self.M + self.Q)].unflatten(-1, (self.Q, self.M + self.Q))
 
+    def masked(self, scores: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the inputs between a query and a key mask the key: sum of max(0, their score for it).
+
+        Args:
+            scores: [B, blocks, Q, M + Q] of one head. An input does not mask itself.
+            before: [B, M], how far the inputs before the sequence are masked by one another.
+
+        Returns:
+            The mask of each query and key, of the shape of the scores, and that of the last M inputs [B, M] after all.
+        """
+        M, Q = self.M, self.Q
+        queries, keys = torch.arange(Q, device=scores.device).unsqueeze(1), torch.arange(M + Q, device=scores.device)
+        through = scores.relu().masked_fill(~self.seen | (keys == queries + M), 0)
+        after = through.cumsum(2)
+        # the first M keys of a block are the last M of those that the block before brought
+        carried = torch.cat([before.unsqueeze(1), after[:, :-1, -1, Q:]], 1)
+        carried = functional.pad(carried, (0, Q)).unsqueeze(2)
+        last = (after[:, -1, -1] + carried[:, -1, 0]).narrow(1, Q - self.padding, M)
+        # of an episode that is over the masks may be NaN
+        return (after - through + carried).masked_fill(~self.seen, 0), last
+
     def by_distance(self, weights: Tensor) -> Tensor:
         """Mean weight at distances 0 to M, over all queries but the padding, of [B, heads, blocks, Q, M + Q]."""
         B, heads, _, Q, _ = weights.shape

@@ -11,7 +11,8 @@ import dataclasses
 import pytest
 
 from palimpsest import train
-from palimpsest.agents.run import experiment
+from palimpsest.agents.command.parsing import NAMES
+from palimpsest.agents.run import closing, experiment
 from palimpsest.agents.run.config import TrainConfig
 
 WORDS = ["", "1\n2", "a\0b", "\x1b[31m", "ø" * 300]
@@ -24,8 +25,21 @@ PAIRS = [*WORDS, "=", "a=1", "a\n=1", "a b=1", "self=1", "input_size=3", "render
 
 TRAIN: dict[str, list[str]] = {
     "config": [*PATH, "nowhere", "file", "file/x", "/", "."],
+    "zoo_config": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml"],
+    "zoo_key": NAME,
     "env": NAME,
     "env_args": [*PAIRS, "corridors=", "corridors=nan", "corridors=1.0", "corridors=" + "9" * 5000, "regime=x"],
+    "wrapper": [
+        *NAME,
+        "flaten",
+        "frame-stack",
+        "frame-stack=0",
+        "frame-stack=1.5",
+        "flatten=2",
+        "os:nothing",
+        "os:sep",
+    ],
+    "vec": [*NAME, "Subproc", "none", "dummy", "subproc", "async"],
     "previous_action_reward": SWITCH,
     "antialias": SWITCH,
     "keep_observations": [*INTEGER, "3", "0 0"],
@@ -43,12 +57,20 @@ TRAIN: dict[str, list[str]] = {
     "threads": [*INTEGER, "0", "1025"],
     "run_dir": [*PATH, ".", "..", "/", "file", "file/x", "taken"],
     "resume": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml", "/dev/null"],
+    "start_from": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml", "/dev/null", "run"],
     "n_steps": [*INTEGER, "0"],
     "n_epochs": [*INTEGER, "0"],
+    "batch_size": [*INTEGER, "0"],
     "num_minibatches": [*INTEGER, "0", "3", "65"],
     "learning_rate": [*NUMBER, "-1e-9", "11"],
     "anneal": SWITCH,
     "anneal_entropy": SWITCH,
+    "anneal_clip_range": SWITCH,
+    "encoder_arch": [*INTEGER, "0", "65537"],
+    "net_arch": [*INTEGER, "0", "65537"],
+    "activation": [*NAME, "ReLU", "nn.ReLU"],
+    "ortho_init": SWITCH,
+    "log_std_init": [*NUMBER, "101"],
     "gamma": [*NUMBER, "1.0001"],
     "gae_lambda": [*NUMBER, "1.0001"],
     "ent_coef": NUMBER,
@@ -68,6 +90,7 @@ TRAIN: dict[str, list[str]] = {
     "eval_episodes": [*INTEGER, "0"],
     "checkpoint_every": INTEGER,
     "keep_checkpoints": [*INTEGER, "0"],
+    "closing_episodes": INTEGER,
     "progress": SWITCH,
     "workers": [*INTEGER, "0", "3", "4097"],
     "engine": [*NAME, "Ray", "threads"],
@@ -94,6 +117,21 @@ SWEEP: dict[str, list[str]] = {
     "address": ["auto", "", "x"],
     "dry_run": SWITCH,
 }
+TUNE: dict[str, list[str]] = {
+    "trials": [*INTEGER, "0"],
+    "study": [*WORDS[:4], "x://y", "a" * 501, "."],
+    "study_name": [*WORDS[:4], "a" * 501],
+    "out": PATH,
+    "space": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml"],
+    "metric": [*NAME, "Success", "reward"],
+    "seeds_per_trial": [*INTEGER, "0"],
+    "pruner": [*NAME, "Median", "hyperband"],
+    "jobs": [*INTEGER, "0", "1025"],
+    "engine": [*NAME, "Ray", "processes"],
+    "address": ["auto", "", "x"],
+    "run_dir": ["x"],
+    "resume": ["run"],
+}
 REPORT: dict[str, list[str]] = {
     "source": [*PATH, "nowhere", "file", "file/x", "/", ".", "empty.toml"],
     "out": PATH,
@@ -113,8 +151,9 @@ def _directory(tmp_path, monkeypatch):
     def reached(*arguments):
         raise AssertionError("a bad flag reached the work")
 
-    for name in ("_learn", "evaluate", "evaluate_grid"):
-        monkeypatch.setattr(experiment, name, reached)
+    monkeypatch.setattr(experiment, "_learn", reached)
+    for name in ("evaluate", "evaluate_grid"):
+        monkeypatch.setattr(closing, name, reached)
 
 
 def assert_refused(argv: list[str], name: str, value: str, capsys, tmp_path) -> None:
@@ -137,11 +176,12 @@ def test_every_flag_has_a_row():
     assert set(TRAIN) == fields(train.TrainCommand)
     assert set(EVALUATE) == fields(train.EvaluateCommand)
     assert set(SWEEP) == fields(train.SweepCommand)
+    assert set(TUNE) >= fields(train.TuneCommand) - fields(train.TrainCommand)
     assert set(REPORT) == fields(train.ReportCommand)
 
 
 def words(name: str, value: str) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
+    flag = f"--{NAMES.get(name, name).replace('_', '-')}"
     if name.endswith("_args") or name == "grid":
         return [flag, value]
     return [f"{flag}={value}"]
@@ -173,6 +213,13 @@ def test_sweeping_and_reporting_refuse(command, rows, capsys, tmp_path):
         for value in values:
             words_given = [value] if name in ("suite", "source") else ["empty.toml", *words(name, value)]
             assert_refused([command, *words_given], name, value, capsys, tmp_path)
+
+
+@pytest.mark.parametrize("name", TUNE)
+def test_tuning_refuses(name, capsys, tmp_path):
+    pytest.importorskip("optuna")
+    for value in TUNE[name]:
+        assert_refused(["tune", *words(name, value)], name, value, capsys, tmp_path)
 
 
 @pytest.mark.parametrize("words", [["x"], [""], ["1\n2"], ["--x"], ["-x"], ["a\0b"], ["list", "list"], ["ø" * 300]])

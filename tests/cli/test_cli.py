@@ -12,10 +12,11 @@ import pytest
 
 import palimpsest
 from palimpsest import envs, memory, train
+from palimpsest.agents.command.parsing import NAMES
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.files.archive import CorruptFile
 from palimpsest.agents.launch import start
-from palimpsest.agents.run import experiment
+from palimpsest.agents.run import closing
 from palimpsest.agents.run.config import EvaluateConfig, TrainConfig
 from palimpsest.agents.run.presets import usual
 
@@ -29,8 +30,8 @@ def started(tmp_path, monkeypatch):
     """An empty working directory; the configurations that would have been trained or evaluated."""
     monkeypatch.chdir(tmp_path)
     seen = []
-    monkeypatch.setattr(start, "train", seen.append)
-    monkeypatch.setattr(experiment, "evaluate", lambda config: seen.append(config) or {"success": 0.5})
+    monkeypatch.setattr(start, "train", lambda config, engine: seen.append(config))
+    monkeypatch.setattr(closing, "evaluate", lambda config: seen.append(config) or {"success": 0.5})
     return seen
 
 
@@ -47,7 +48,7 @@ def refused(argv, capsys, code=2):
 
 BAD = [
     ("trian", "unknown command 'trian'.*did you mean 'train'"),
-    ("x", "unknown command 'x'; known: train, evaluate, sweep, report, list"),
+    ("x", "unknown command 'x'; known: train, evaluate, sweep, tune, report, list"),
     ("list all", "list takes no arguments"),
     ("--lerning-rate 1", "'--lerning-rate'.*did you mean '--learning-rate'"),
     ("train extra", "unknown argument 'extra'"),
@@ -58,6 +59,17 @@ BAD = [
     ("--env no_such_module:CartPole-v1", "module of environment .* cannot be imported"),
     ("--memory lsmt", "unknown memory 'lsmt'.*'lstm'"),
     ("--memory __import__", "unknown memory"),
+    ("--memory no_such_module:mine", "module of memory .* cannot be imported: no module 'no_such_module'"),
+    ("--memory os:mine", "module 'os' has no memory 'mine'"),
+    ("--env os:CartPoll-v1", "did you mean 'CartPole-v1'.*'os' must call gymnasium.register"),
+    ("--env nothing.py:Mine-v0", "must read module:name, .*without .py"),
+    ("--wrapper", "Missing value for argument '--wrapper'"),
+    ("--wrapper --seed 3", "Missing value for argument '--wrapper'"),
+    ("--vec sync", "vec must be one of 'dummy', 'subproc', 'async', or None; got 'sync'"),
+    ("--total-timesteps 1.5", "--total-timesteps must be an integer; got '1.5'"),
+    ("--total-timesteps 1.5e0", "--total-timesteps must be an integer; got '1.5e0'"),
+    ("--from nowhere", "cannot read the configuration 'nowhere'"),
+    ("--from a --resume b", "cannot read the configuration 'b'"),
     ("--env-args corridors", "KEY=VALUE.*'corridors'"),
     ("--env-args corridors 10", "KEY=VALUE.*'corridors'"),
     ("--env-args corridors=1 corridors=2", "twice"),
@@ -113,10 +125,12 @@ def bad_values(name):
         return ["x", "", "nan", "-inf", "-1e-9", "1,5", "None"]  # inf is no clipping
     if name == "solved_return":
         return ["x", "", "nan", "inf", "1e10", "-1e10", "1,5", "None"]
+    if name == "log_std_init":
+        return ["x", "", "nan", "inf", "101", "-101", "1,5", "None"]
     if name == "sde_sample_freq":
         return ["x", "", "1.5", "nan", "-2", "9" * 40, "None"]  # -1 is once per rollout
     if int in kinds:
-        return ["x", "", "1.5", "nan", "inf", "-1", "9" * 40, "1e3", "0x10", "None", "$(id)", "1 2"]
+        return ["x", "", "1.5", "nan", "inf", "-1", "9" * 40, "1e39", "1.5e0", "1e-3", "0x10", "None", "$(id)", "1 2"]
     if float in kinds:
         return ["x", "", "nan", "inf", "-1e-9", "1e400", "1e300", "1,5", "None", "__import__('os')"]
     return []
@@ -135,10 +149,12 @@ def test_every_number_is_refused_where_it_does_not_fit(name, value, started, cap
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in TRAIN_FIELDS if HINTS[n] not in (bool, bool | None) and not n.endswith("_args")]
+    "name",  # --net-arch alone is no layer
+    [n for n in TRAIN_FIELDS if HINTS[n] not in (bool, bool | None) and not n.endswith(("_args", "_arch"))],
 )
 def test_every_flag_needs_its_value(name, started, capsys):
-    assert f"--{name.replace('_', '-')}" in refused([f"--{name.replace('_', '-')}"], capsys)
+    flag = f"--{NAMES.get(name, name).replace('_', '-')}"
+    assert flag in refused([flag], capsys)
     assert started == []
 
 
@@ -176,6 +192,12 @@ def test_every_flag_reaches_the_configuration(started):
         n_steps=16,
         learning_rate=3e-4,
     )
+
+
+def test_integers_may_be_written_as_people_write_them(started):
+    for word in ("1e6", "1E6", "1_000_000", "1000000", "1.0e6", "0.001e+9"):
+        assert trained(["--total-timesteps", word], started).total_timesteps == 1_000_000
+    assert trained(["--env-args", "corridors=2e1"], started).env_args == {"corridors": 20}
 
 
 def test_environments_of_others(started):
@@ -280,10 +302,10 @@ def test_an_existing_run_directory_is_refused_and_left_alone(started, capsys, tm
 
 @pytest.mark.parametrize("error", [ValueError("a\nproblem"), OSError("a problem"), CorruptFile("a problem")])
 def test_the_exit_code_tells_whether_the_run_had_begun(error, started, capsys, monkeypatch, tmp_path):
-    def before(config):
+    def before(config, engine):
         raise error
 
-    def after(config):
+    def after(config, engine):
         config.run_dir.mkdir()
         raise error
 
@@ -296,7 +318,7 @@ def test_the_exit_code_tells_whether_the_run_had_begun(error, started, capsys, m
 
 
 def test_interrupted(started, capsys, monkeypatch):
-    def interrupt(config):
+    def interrupt(config, engine):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(start, "train", interrupt)
@@ -357,7 +379,7 @@ def test_exit_codes_of_evaluation(error, code, finished, capsys, monkeypatch):
     def fail(config):
         raise error
 
-    monkeypatch.setattr(experiment, "evaluate", fail)
+    monkeypatch.setattr(closing, "evaluate", fail)
     assert str(error) in refused(["evaluate", "run"], capsys, code=code)
 
 
@@ -398,7 +420,7 @@ def test_help_names_every_field_with_its_meaning(capsys, monkeypatch):
     assert not stop.value.code
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for name in [*TRAIN_FIELDS, "config"]:
-        assert f"--{name.replace('_', '-')}" in shown
+        assert f"--{NAMES.get(name, name).replace('_', '-')}" in shown
     for meaning in ("Discount factor per step.", "Minibatches per pass", "KEY=VALUE", "evaluate --help"):
         assert meaning in shown
 

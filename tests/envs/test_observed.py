@@ -8,7 +8,8 @@ import pytest
 from faces import same
 
 from palimpsest import envs
-from palimpsest.agents.environments import chance_level, longest_horizon, make_environments
+from palimpsest.agents.environments import chance_level, longest_horizon
+from palimpsest.agents.worlds.vectors import make_environments
 from palimpsest.envs.observed import Observed, numbers
 from palimpsest.envs.wrappers import FullyObserved
 

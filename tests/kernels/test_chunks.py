@@ -39,7 +39,7 @@ def test_a_read_is_attention_to_chunks(dtype, C, D, H):
     B, X, J = 5, 9, 3
     query, code, contents = (torch.randn(*size, dtype=dtype) for size in ((B, D), (C, D), (X, C, D)))
     key, value = (torch.randn(D, D, dtype=dtype) / math.sqrt(D) for _ in range(2))
-    which, length = torch.randint(X, (B, J)), torch.randint(1, C + 1, (B,))
+    which, length = torch.randint(X, (B, J)), torch.randint(1, C + 1, (B, J))
     weight = torch.rand(B, J, dtype=dtype)
     weight[0], weight[1, 1:] = 0, 0
     query = query.t().contiguous().t()  # another layout
@@ -54,7 +54,7 @@ def test_nan_in_one_row_stays_there(dtype):
     query, contents = torch.randn(3, 8, dtype=dtype), torch.randn(3, 4, 8, dtype=dtype)
     contents[1, 2, 5] = torch.nan
     same = torch.eye(8, dtype=dtype)
-    which, length, weight = torch.arange(3)[:, None], torch.full((3,), 4), torch.ones(3, 1, dtype=dtype)
+    which, length, weight = torch.arange(3)[:, None], torch.full((3, 1), 4), torch.ones(3, 1, dtype=dtype)
     given = query, same, same, torch.zeros(4, 8, dtype=dtype), contents, which, length, weight, 2
     for read in both_forms(read_chunks, *given):
         assert read.isfinite().all(1).tolist() == [True, False, True]

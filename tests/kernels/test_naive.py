@@ -107,5 +107,5 @@ def test_reading_chunks_by_hand():
     query, key, value = tensor([math.log(3)]), tensor([1]), tensor([2])
     contents, code = tensor([7, 7], [0, 1])[..., None], tensor(1, 1)[:, None]
     given = query, key, value, code, contents, torch.tensor([[1, 0]])
-    read = read_chunks_naive(*given, torch.tensor([2]), tensor([1, 0.5]), 1)
+    read = read_chunks_naive(*given, torch.tensor([[2, 2]]), tensor([1, 0.5]), 1)
     assert_close(read, tensor([2 * (0.25 * 1 + 0.75 * 2) + 0.5 * 2 * 8]), **EXACT)

@@ -27,7 +27,7 @@ def sequence(module, T, B, start="sparse"):
     x = torch.randn(T, B, FEATURES, dtype=module.dtype)
     flags = {"sparse": torch.rand(T, B) < 0.15, "everywhere": torch.ones(T, B) > 0, "nowhere": torch.zeros(T, B) > 0}
     place = torch.randint(module.num_places, (T, B))
-    return x, flags[start], place, torch.randint(4, (T, B))
+    return x, flags[start], place, torch.randint(6, (T, B))
 
 
 def used_state(module, B, steps=7):

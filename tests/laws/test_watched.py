@@ -24,8 +24,8 @@ from palimpsest.memory.kernels import torch_only
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
 
 B, T = 3, 9
-UNTRACEABLE = {"hcam", "hcam-two-chunks", "sat", "sat-adaptive", "sat-place"}
-UNTRACEABLE_SCANS = UNTRACEABLE | {"lstm", "gru", "rnn"}
+UNTRACEABLE = {"hcam", "hcam-two-chunks", "hcam-surprise", "sat", "sat-adaptive", "sat-lru", "sat-place"}
+UNTRACEABLE_SCANS = UNTRACEABLE | {"lstm", "gru", "rnn", "aler"}
 
 
 class Called(nn.Module):
@@ -115,6 +115,9 @@ TWO_BATCHES = [
     "elmur",
     "dnc",
     "titans",
+    "miras",
+    "larimar",
+    "memoria",
     "none",
 ]
 

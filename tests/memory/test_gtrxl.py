@@ -66,11 +66,11 @@ def reference(module, x, window=None):
         q = {n.removeprefix(f"layers.{number}."): v for n, v in p.items() if n.startswith(f"layers.{number}.")}
         W_k, W_v = np.split(q["key_value.weight"], 2)
         normed = [norm(q, "attention_norm", e) for e in stream]
-        weights = np.zeros((H, len(x), len(x)))
+        weights, masked = np.zeros((H, len(x), len(x))), np.zeros(len(x))
         after = []
         for t in range(len(x)):
             seen = range(0 if window is None else max(0, t - window), t + 1)
-            read = []
+            read, masks = [], masked[seen].copy()
             for head in range(H):
                 rows = slice(head * D // H, (head + 1) * D // H)
                 query = q["query.weight"][rows] @ normed[t]
@@ -79,7 +79,10 @@ def reference(module, x, window=None):
                     content = (query + q["content_bias"][head]) @ (W_k[rows] @ normed[j])
                     place = q["position.weight"][rows] @ sinusoid(t - j, D)
                     scores.append((content + (query + q["position_bias"][head]) @ place) / math.sqrt(D // H))
-                a = np.exp(scores) / np.exp(scores).sum()
+                scores = np.array(scores)
+                if head == 0 and module.selective:
+                    masked[seen[:-1]] += np.maximum(scores[:-1], 0)
+                a = np.exp(scores - masks) / np.exp(scores - masks).sum()
                 weights[head, t, seen] = a
                 read.append(sum(w * (W_v[rows] @ normed[j]) for w, j in zip(a, seen)))
             merged = q["merge.weight"] @ np.concatenate(read)
@@ -109,11 +112,11 @@ def test_equals_one_long_attention_window(form, memory_length):
 
 
 @FORMS
-@pytest.mark.parametrize("cls", [GTrXL, TransformerXL])
+@pytest.mark.parametrize(("cls", "selective"), [(GTrXL, False), (TransformerXL, False), (GTrXL, True)])
 @pytest.mark.parametrize("memory_length", [1, 5, 20])
-def test_equals_a_sliding_window(form, cls, memory_length):
+def test_equals_a_sliding_window(form, cls, selective, memory_length):
     """Longer than the window and than a block of queries; each episode by itself."""
-    module = small(cls, memory_length=memory_length)
+    module = small(cls, memory_length=memory_length, selective=selective)
     x = torch.randn(70, 1, 3, dtype=torch.float64)
     start = never(70, 1)
     start[[19, 40]] = True
@@ -270,3 +273,18 @@ def test_wrong_arguments_are_refused():
     for argument in ("num_layers", "num_heads", "memory_length"):
         with pytest.raises(ValueError, match=f"{argument} must be an integer, 1 to 1,048,576; got 0"):
             GTrXL(4, **{argument: 0})
+
+
+@FORMS
+def test_a_mask_is_handed_on_from_scan_to_scan(form):
+    """Any cut of an episode, through blocks that are full and blocks that are not, gives what one pass gives."""
+    module = small(memory_length=4, selective=True)
+    x = torch.randn(60, 2, 3, dtype=torch.float64)
+    whole, last = GTrXL.scan(module, x, never(60, 2), module.initial_state(2))
+    state, ys = module.initial_state(2), []
+    for part in x.split([2, 17, 33, 8]):
+        y, state = form(module, part, never(len(part), 2), state)
+        ys.append(y)
+    assert_close(torch.cat(ys), whole, **tolerance(torch.float64))
+    assert_close(tuple(state), tuple(last), **tolerance(torch.float64))
+    assert (last.masked > 0).any()

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import tolerance
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 from palimpsest.memory import Memory
 from palimpsest.memory.hcam import HCAM
 from palimpsest.memory.parts.chunk_plan import plan_chunks
+from palimpsest.memory.parts.surprise import Surprises, borders
 
 EXACT = tolerance(torch.float64)
 
@@ -45,13 +47,37 @@ def heads_attend(query, content, key_map, value_map, heads):
     return torch.cat(reads)
 
 
+def surprising(x, C, gamma):
+    """The inputs of x [T, F] that surprise."""
+    past, found = [], []
+    for t in range(1, len(x)):
+        s = ((x[t] - x[t - 1]) ** 2).mean()
+        if len(past) > 1:
+            weights = (1 - 1 / C) ** np.arange(len(past))[::-1]
+            mean = np.average(past, weights=weights)
+            deviation = np.sqrt(np.average((np.array(past) - mean) ** 2, weights=weights))
+            found += [t] if s > 1.01 * mean + gamma * deviation else []
+        past.append(s)
+    return found
+
+
 def plain_hcam(module, x):
     """One episode x [T, F] by the module's equations: chunks are lists, nothing is batched."""
     running = [[] for _ in module.layers]
     finished = [[] for _ in module.layers]
     code, D, ys = module.sinusoid, module.output_size, []
-    for x_t in x:
+    events = surprising(x.detach().numpy(), module.chunk_size, module.gamma) if module.borders == "surprise" else []
+
+    def close(run, chunks):
+        chunks.append([c.detach() for c in run] if module.detach else list(run))
+        run.clear()
+        del chunks[: -module.num_chunks]
+
+    for t, x_t in enumerate(x):
         x_t = module.embed(x_t)
+        for run, chunks in zip(running, finished):
+            if t in events and run:
+                close(run, chunks)
         for layer, run, chunks in zip(module.layers, running, finished):
             h = layer.norm(x_t)
             run.append(h)
@@ -76,15 +102,22 @@ def plain_hcam(module, x):
                     mem = mem + scores[m].exp() / total * read
             x_t = layer.output(x_t, local, mem)
             if len(run) == module.chunk_size:
-                chunks.append([c.detach() for c in run] if module.detach else list(run))
-                run.clear()
-                del chunks[: -module.num_chunks]
+                close(run, chunks)
         ys.append(x_t)
     return torch.stack(ys)
 
 
 @pytest.mark.parametrize("detach", [True, False])
-@pytest.mark.parametrize("sizes", [{}, dict(chunk_size=1), dict(top_k=4, num_layers=1), dict(chunk_size=4, top_k=1)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        dict(chunk_size=1),
+        dict(top_k=4, num_layers=1),
+        dict(chunk_size=4, top_k=1),
+        dict(chunk_size=4, borders="surprise", gamma=0.3),
+    ],
+)
 @pytest.mark.parametrize("form", ["scan", "steps"])
 def test_read_equals_a_plain_loop_over_chunks(form, sizes, detach):
     module = hcam(detach=detach, **sizes)
@@ -262,13 +295,37 @@ def test_memory_is_linear_in_time():
 def test_plan_of_a_worked_example():
     """The table in memory.parts.chunk_plan."""
     start = torch.tensor([0, 0, 0, 0, 0, 1, 0, 0, 0])[:, None] > 0
-    plan = plan_chunks(start, torch.tensor([4]), C=3, N=2)
+    plan = plan_chunks(start, torch.tensor([1]), torch.tensor([1]), C=3, N=2)
     assert plan.place[0, 2:].tolist() == [1, 2, 0, 1, 2, 0, 1, 2, 0]
     assert plan.finished.tolist() == [1, 1, 2, 2, 2, 0, 0, 0, 1]
     assert plan.local_length[:, 0].tolist() == [2, 3, 1, 2, 3, 1, 2, 3, 1]
     assert plan.filled[0, :, 0].tolist() == [False, True]
-    assert plan.steps.tolist() == [4]
+    assert plan.rest.tolist() == plan.total.tolist() == [1]
     assert not plan.kept.item()
+
+
+def test_plan_with_borders_that_come_sooner():
+    """A chunk of two is closed before the scan's first input; then borders after one and after two inputs."""
+    border = torch.tensor([1, 1, 0, 1, 0, 0, 0])[:, None] > 0
+    plan = plan_chunks(border & False, torch.tensor([2]), torch.tensor([1]), C=3, N=2, opens=border)
+    assert plan.place[0].tolist() == [0, 1, 0, 0, 1, 0, 1, 2, 0]
+    assert plan.finished.tolist() == [2, 2, 2, 2, 2, 2, 2]
+    assert plan.oldest.tolist() == [0, 1, 1, 2, 2, 2, 3]
+    assert plan.length.tolist() == [3, 2, 1, 2, 3]
+    # one stored chunk of three tokens, then tokens 0 and 1 before the scan and its inputs from 2 on
+    assert plan.content.view(5, 3).tolist() == [[0, 1, 2], [3, 4, 4], [5, 5, 5], [6, 7, 7], [8, 9, 10]]
+    assert (plan.rest.item(), plan.total.item()) == (1, 5)
+
+
+def test_what_changes_more_than_lately_begins_an_event():
+    """Steps of one size surprise nobody, whatever their rounding errors; one of another size does, once."""
+    x = torch.arange(12.0)[:, None, None] * 0.1 + torch.where(torch.arange(12) > 6, 5.0, 0.0)[:, None, None]
+    none = torch.zeros(1, dtype=torch.int64)
+    fresh = Surprises(none, torch.zeros(1, 1), torch.zeros(1), torch.zeros(1))
+    found, after = borders(x, nowhere(12), fresh, 8, 1.0)
+    assert found[:, 0].nonzero()[:, 0].tolist() == [7]
+    assert after.steps.tolist() == [12]
+    assert after.last.item() == x[-1].item()
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_the_names_of_the_design():
     assert memory.names() == [
         *("rewrite", "ffm", "hcam", "sat", "lstm", "gru", "rnn", "gtrxl", "shm"),
         *("mingru", "s5", "mamba", "linear", "gla", "mlstm", "cmru", "based", "mom"),
-        *("deltaproduct", "trxl", "elmur", "dnc", "titans"),
+        *("deltaproduct", "trxl", "elmur", "dnc", "titans", "miras", "aler", "larimar", "memoria"),
         "none",
     ]
 

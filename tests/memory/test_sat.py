@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from palimpsest.memory import Memory
 from palimpsest.memory.parts.allocation import Slots, allocate, reads
+from palimpsest.memory.parts.place_attention import time_code
 from palimpsest.memory.sat import STRATEGIES, SpatiallyAwareTransformer, StrategyValues
 
 FEATURES = 5
@@ -56,7 +57,8 @@ def found_held(place, start, strategy, capacity, num_places, by_place, chunk):
     T, B = place.shape
     S = capacity // num_places * num_places if by_place else capacity
     slots = Slots(
-        np.full((B, S), -1), np.zeros((B, S), int), np.zeros((B, num_places), int), np.zeros(B, int), np.zeros(B, int)
+        np.full((B, S), -1),
+        *(np.zeros(size, int) for size in ((B, S), (B, num_places), B, B, (B, S), (B, S))),
     )
     slot, _ = allocate(slots, place, start, strategy, by_place)
     plan = reads(np.zeros((B, S), bool), slot, start, chunk)
@@ -164,7 +166,7 @@ def plain_read(module, query, entries, top_k):
 @pytest.mark.parametrize(
     ("kwargs", "top_k"),
     [
-        *((dict(allocator=name), 0) for name in STRATEGIES),
+        *((dict(allocator=name), 0) for name in STRATEGIES[:4]),
         (dict(layout="place", allocator="lifo"), 0),
         (dict(layout="place", read="hierarchical", top_k=1), 1),
         (dict(layout="place", read="hierarchical", top_k=2, allocator="lifo"), 2),
@@ -192,7 +194,40 @@ def test_reads_equal_plain_attention(kwargs, top_k):
                 assert_close(y[t, b], plain_read(module, e[t, b], entries, top_k), **EXACT)
 
 
-@pytest.mark.parametrize("s", range(4))
+@pytest.mark.parametrize("allocator", ["lru", "lfu"])
+@pytest.mark.parametrize("form", ["scan", "steps"])
+def test_what_is_attended_stays(form, allocator):
+    """Step by step, with the scores of every input for every entry; over the borders of chunks."""
+    module = make(allocator=allocator)
+    T, B = 75, 2
+    x, start, place, _ = sequence(module, T, B)
+    start[0] = True
+    run = module.scan if form == "scan" else lambda *arguments: Memory.scan(module, *arguments)
+    with torch.no_grad():
+        y, last = run(x, start, module.initial_state(B), place)
+        e = module.encode(x) + module.place_embedding[place]
+        m = module.norm(e)
+        layer = module.layers[0]
+        for b in range(B):
+            uses = {}
+            for t in range(T):
+                uses = {} if start[t, b] else uses
+                if len(uses) == 7:
+                    by = 0 if allocator == "lru" else 1
+                    del uses[min(uses, key=lambda s: (uses[s][by], s))]
+                query = layer.query(layer.norm(e[t, b])).view(2, -1)
+                held = {s: torch.cat([m[s, b], time_code(torch.tensor(t - s), x.dtype)]) for s in uses}
+                scores = {s: (query * layer.key(entry).view(2, -1)).sum().item() for s, entry in held.items()}
+                if scores:
+                    best = max(scores, key=scores.get)
+                    uses[best] = (t, uses[best][1] + 1)
+                uses[t] = (t, 0)
+                entries = [(m[s, b], t - s, place[s, b].item()) for s in sorted(uses)]
+                assert_close(y[t, b], plain_read(module, e[t, b], entries, 0), **EXACT)
+            assert sorted(last.attentions[b].tolist()) == sorted(count for _, count in uses.values())
+
+
+@pytest.mark.parametrize("s", range(6))
 def test_adaptive_with_a_constant_strategy_is_the_fixed_allocator(s):
     adaptive, fixed = make(allocator="adaptive"), make(allocator=STRATEGIES[s])
     fixed.load_state_dict({k: v for k, v in adaptive.state_dict().items() if not k.startswith("strategy_values")})
@@ -293,7 +328,7 @@ def test_diagnostics_show_occupancy_and_strategies():
     module.scan(x, start, module.initial_state(2), place, torch.tensor([[3, 1]] * 3))
     shown = module.diagnostics()
     assert shown["occupancy"].tolist() == [2 / 8, 1 / 8, 3 / 8]
-    assert shown["strategy"].tolist() == [0, 1, 0, 1]
+    assert shown["strategy"].tolist() == [0, 1, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -303,6 +338,7 @@ def test_diagnostics_show_occupancy_and_strategies():
         (dict(num_places=1, allocator="mvfo"), 7, 7),
         (dict(num_places=1, allocator="lifo"), 7, math.inf),
         (dict(allocator="mvfo"), 7, math.inf),
+        (dict(num_places=1, allocator="lru"), 7, math.inf),
         (dict(allocator="adaptive"), 7, math.inf),
         (dict(layout="place"), 2, math.inf),
         (dict(layout="place", num_places=1), 7, 7),
@@ -313,7 +349,7 @@ def test_context(kwargs, K, K_eff):
     assert make(**kwargs).context() == (K, K_eff)
 
 
-def test_values_learn_the_best_of_four_strategies_in_each_of_four_tasks():
+def test_values_learn_the_best_strategy_in_each_of_four_tasks():
     rng = np.random.default_rng(0)
     values = StrategyValues(num_tasks=4, learning_rate=0.01)
     best = np.array([2, 0, 3, 1])
@@ -323,20 +359,20 @@ def test_values_learn_the_best_of_four_strategies_in_each_of_four_tasks():
         reward = (strategy.numpy() == best[task]) + rng.normal(scale=0.5, size=8)
         values.update(task, strategy, reward)
     assert values.choose(np.arange(4), 0.0, rng).tolist() == best.tolist()
-    expected = nn.functional.one_hot(torch.from_numpy(best), 4).float()
+    expected = nn.functional.one_hot(torch.from_numpy(best), 6).float()
     assert (values(torch.arange(4)) - expected).abs().max() < 0.25
 
 
 def test_update_is_adam_on_the_chosen_value():
     rng = np.random.default_rng(0)
     values = StrategyValues(num_tasks=3, hidden_size=6, learning_rate=0.02).double()
-    network = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4)).double()
+    network = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 6)).double()
     with torch.no_grad():
         for parameter, weight in zip(network.parameters(), (values.W1, values.b1, values.W2, values.b2)):
             parameter.copy_(weight)
     adam = torch.optim.Adam(network.parameters(), lr=0.02)
     for _ in range(20):
-        task, strategy = torch.from_numpy(rng.integers(3, size=5)), torch.from_numpy(rng.integers(4, size=5))
+        task, strategy = torch.from_numpy(rng.integers(3, size=5)), torch.from_numpy(rng.integers(6, size=5))
         value = torch.from_numpy(rng.normal(size=5))
         loss = (network(torch.eye(3).double()[task])[torch.arange(5), strategy] - value).square().mean()
         adam.zero_grad()
@@ -356,8 +392,8 @@ def test_choose_explores_evenly_and_breaks_ties_low():
     values.b2[2:] = 1.0
     task = np.zeros(8000, dtype=np.int64)
     assert set(values.choose(task, 0.0, rng).tolist()) == {2}
-    shares = torch.bincount(values.choose(task, 0.4, rng), minlength=4) / 8000
-    assert_close(shares, torch.tensor([0.1, 0.1, 0.7, 0.1]), rtol=0, atol=0.02)
+    shares = torch.bincount(values.choose(task, 0.6, rng), minlength=6) / 8000
+    assert_close(shares, torch.tensor([0.1, 0.1, 0.5, 0.1, 0.1, 0.1]), rtol=0, atol=0.02)
 
 
 def test_values_are_saved_with_their_optimiser_and_are_no_parameters():
@@ -389,7 +425,7 @@ def test_values_are_saved_with_their_optimiser_and_are_no_parameters():
         (dict(layout="place", allocator="adaptive"), "'fifo' and 'lifo'; got 'adaptive'"),
         (dict(read="hierarchical"), "needs layout='place'; got layout='flat'"),
         (dict(num_heads=3), "num_heads must be a divisor of output_size=8, such as 1, 2, 4, 8; got 3"),
-        (dict(allocator="lru"), "'fifo', 'lifo', 'mvfo', 'lvfo', 'adaptive'; got 'lru'"),
+        (dict(allocator="mru"), "'lvfo', 'lru', 'lfu', 'adaptive'; got 'mru'"),
         (dict(layout="grid"), "'flat', 'place'; got 'grid'"),
         (dict(read="deep"), "'flat', 'hierarchical'; got 'deep'"),
         (dict(num_places=0), "num_places must be .* got 0"),
@@ -423,14 +459,18 @@ def test_bad_places_and_strategies_are_refused():
     refused("place is missing: num_places=3", None, strategy)
     refused(r"place must be \[6, 2\] int64; got \[2\] torch.int64", place[0], strategy)
     refused(r"place must be \[(6, )?2\] int64; got \[(6, )?2\] torch.float32", place.float(), strategy)
-    refused("strategy is missing: .*0 fifo, 1 lifo, 2 mvfo, 3 lvfo", place, None)
-    refused("strategy must be one of 0 fifo, 1 lifo, 2 mvfo, 3 lvfo; got 7 at input 0", place, strategy * 0 + 7)
+    refused("strategy is missing: .*0 fifo, 1 lifo, 2 mvfo, 3 lvfo, 4 lru, 5 lfu", place, None)
+    refused(
+        "strategy must be one of 0 fifo, 1 lifo, 2 mvfo, 3 lvfo, 4 lru, 5 lfu; got 7 at input 0",
+        place,
+        strategy * 0 + 7,
+    )
     refused("strategy must have the shape of place", place, strategy.float())
     values = module.strategy_values
     with pytest.raises(ValueError, match="task must be 0 to num_tasks - 1 = 0"):
         values.choose([1], 0.0, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="strategy must be 0 to 3"):
-        values.update([0], [4], [1.0])
+    with pytest.raises(ValueError, match="strategy must be 0 to 5"):
+        values.update([0], [6], [1.0])
     with pytest.raises(ValueError, match=r"must be \[N\] each; got \[1\], \[2\], \[1\]"):
         values.update([0], [1, 2], [1.0])
     with pytest.raises(ValueError, match="learning_rate must be a number above 0; got 0"):

@@ -1,46 +1,28 @@
 """Titans against its equations, with gradients found by complex steps, and what it learns at test time."""
 
-import numpy as np
 import pytest
 import torch
+from learners import answer, leaving, shortened, surprise, tokens
 from small import SMALL, make_small
-from stacks import assert_follows, normal, sigmoid, silu
+from stacks import assert_follows, sigmoid
 
 from palimpsest.memory.titans import TitansLayer
 
-H, K, E, V = (SMALL["titans"][name] for name in ("num_heads", "key_size", "hidden_size", "value_size"))
-
-
-def answer(A, B, k):
-    return B.T @ silu(A.T @ k)
-
-
-def surprise(A, B, k, v):
-    """The gradient of half of the squared error, by complex steps, which need no difference and round nothing off."""
-    weights = [A.astype(complex), B.astype(complex)]
-    gradients = [np.zeros_like(A), np.zeros_like(B)]
-    for each, gradient in zip(weights, gradients):
-        for at in np.ndindex(*each.shape):
-            each[at] += 1e-30j
-            gradient[at] = (((answer(*weights, k) - v) ** 2).sum() / 2).imag / 1e-30
-            each[at] = each[at].real
-    return gradients
+H = SMALL["titans"]["num_heads"]
 
 
 def layer(p, x, state):
-    q, k, v = (silu(p.linear(name, x)).reshape(H, -1) for name in ("query", "key", "value"))
-    q, k = (each / np.sqrt((each**2).sum(1, keepdims=True) + 1e-6) for each in (q, k))
+    q, k, v = tokens(p, x, H)
     alpha, eta, theta = sigmoid(p.linear("rates", x)).reshape(3, H)
     found = []
     for h in range(H):
         weights = [p[name][h] + state[i][h] for i, name in enumerate("AB")]
-        gradients = surprise(*weights, k[h], v[h])
-        length = np.sqrt(1 + sum((each**2).sum() for each in gradients))
-        for i, gradient in enumerate(gradients):
-            state[2 + i][h] = eta[h] * state[2 + i][h] - theta[h] * gradient / length
+        gradients = surprise(*weights, lambda A, B, h=h: ((answer(A, B, k[h]) - v[h]) ** 2).sum() / 2)
+        for i, gradient in enumerate(shortened(gradients)):
+            state[2 + i][h] = eta[h] * state[2 + i][h] - theta[h] * gradient
             state[i][h] = (1 - alpha[h]) * state[i][h] + state[2 + i][h]
         found.append(answer(*(p[name][h] + state[i][h] for i, name in enumerate("AB")), q[h]))
-    return p.linear("leave", normal(np.stack(found), 1e-2).ravel() * silu(p.linear("gate", x))), state
+    return leaving(p, x, found), state
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

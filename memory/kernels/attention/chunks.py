@@ -59,7 +59,7 @@ def read_chunks(
         code: [C, D], of the places in a chunk.
         contents: [X, C, D], all chunks, without code.
         which: [B, J] int64, the chunks that a row reads.
-        length: [B] int64, how many places of each chunk it reads, 1 to C; the others must hold finite numbers.
+        length: [B, J] int64, how many places of each chunk it reads, 1 to C; the others must hold finite numbers.
         weight: [B, J], the weight of each chunk; a chunk of weight 0 must hold finite numbers.
         num_heads: H, which divides D.
 

@@ -64,11 +64,11 @@ def read_chosen(query, key, value, code, contents, which, length, weight, read, 
             content = contents[which[b, j]]
             multiply_transposed(toward[b], content, score, False)
             for h in range(H):
-                row, seen = score[h], score[h, : length[b]]
+                row, seen = score[h], score[h, : length[b, j]]
                 for i in range(C):
                     row[i] += shift[b, h, i]
                 _softmax(seen)
-                row[length[b] :] = 0
+                row[length[b, j] :] = 0
                 for i in range(C):
                     row[i] *= counts
                     total[b, h, i] += row[i]

@@ -68,8 +68,8 @@ def read_chunks_naive(
     reads = []
     for b, q in enumerate(query.unflatten(1, (num_heads, -1))):
         read = torch.zeros_like(q)
-        for chunk, counts in zip(which[b], weight[b]):
-            placed = (contents[chunk] + code)[: int(length[b])]
+        for chunk, counts, long in zip(which[b], weight[b], length[b]):
+            placed = (contents[chunk] + code)[: int(long)]
             keys, values = ((placed @ w.T).unflatten(1, (num_heads, -1)) for w in (key, value))
             read = read + counts * _attend(q, keys, values)
         reads.append(read.flatten())

@@ -39,7 +39,7 @@ def torch_read(
     toward = torch.einsum("bhe,hed->bhd", query.view(B, H, -1), key.view(H, -1, D))
     content = contents.index_select(0, which.flatten()).view(B, J * C, D)
     score = (toward @ content.mT).view(B, H, J, C) + (toward @ code.T)[:, :, None]
-    unread = torch.arange(C, device=query.device) >= length[:, None]
-    prob = score.masked_fill(unread[:, None, None], -math.inf).softmax(-1) * weight[:, None, :, None]
+    unread = torch.arange(C, device=query.device) >= length[:, :, None]
+    prob = score.masked_fill(unread[:, None], -math.inf).softmax(-1) * weight[:, None, :, None]
     mixed = prob.view(B, H, J * C) @ content + prob.sum(2) @ code
     return torch.einsum("bhd,hed->bhe", mixed, value.view(H, -1, D)).reshape(B, D)

@@ -15,11 +15,11 @@ from palimpsest import envs
 from palimpsest.agents import MemoryPPO, evaluate
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.evaluation.play import STALL_STEPS, play, summary
+from palimpsest.agents.evaluation.plots import learning_curve
 from palimpsest.agents.run.callbacks import read_evaluations
+from palimpsest.agents.run.closing import evaluate as evaluate_run
 from palimpsest.agents.run.config import EvaluateConfig, TrainConfig
-from palimpsest.agents.run.experiment import evaluate as evaluate_run
 from palimpsest.agents.run.experiment import train
-from palimpsest.agents.run.plots import learning_curve
 
 MAZE = "Palimpsest/EndlessTMaze-v0"
 

@@ -13,7 +13,7 @@ from worlds import Counter, Fatal, Guarded
 from palimpsest.agents import MaskableEvalCallback, evaluate, evaluate_policy, grid
 from palimpsest.agents.evaluation.masked import Masked, masked
 from palimpsest.agents.evaluation.play import play
-from palimpsest.agents.run import experiment
+from palimpsest.agents.run import closing, experiment
 from palimpsest.agents.run.config import EvaluateConfig, TrainConfig
 
 ID = "Test/Guarded-v0"
@@ -126,10 +126,10 @@ def test_a_run_trains_and_is_evaluated_with_masks(tmp_path):
     run = experiment.train(config, Console(quiet=True))
     assert run.model.rollout_buffer.action_masks is not None
     asked = dict(run_dir=tmp_path / "run", episodes=40, deterministic=False, device="cpu")
-    assert experiment.evaluate(EvaluateConfig(**asked))["length_mean"] == 4
-    (cell,) = experiment.evaluate_grid(EvaluateConfig(**asked), [tmp_path / "run"], {"last": [2]})
+    assert closing.evaluate(EvaluateConfig(**asked))["length_mean"] == 4
+    (cell,) = closing.evaluate_grid(EvaluateConfig(**asked), [tmp_path / "run"], {"last": [2]})
     assert cell["results"][0]["length_mean"] == 3
     with pytest.raises(Fatal):
-        experiment.evaluate(EvaluateConfig(**asked, use_masking=False))
+        closing.evaluate(EvaluateConfig(**asked, use_masking=False))
     with pytest.raises(Fatal):
-        experiment.evaluate_grid(EvaluateConfig(**asked, use_masking=False), [tmp_path / "run"], {"last": [2]})
+        closing.evaluate_grid(EvaluateConfig(**asked, use_masking=False), [tmp_path / "run"], {"last": [2]})

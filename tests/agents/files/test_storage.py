@@ -17,16 +17,12 @@ import pytest
 from rich.console import Console
 
 from palimpsest.agents.files.archive import read_tree, write_atomically, write_tree
+from palimpsest.agents.files.lock import locked
 from palimpsest.agents.run import callbacks, experiment
 from palimpsest.agents.run.config import TrainConfig
-from palimpsest.agents.run.resume import Checkpoints, RunFailed, locked
+from palimpsest.agents.run.resume import Checkpoints, RunFailed
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(autouse=True)
-def _no_closing_tests(monkeypatch):
-    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
 
 
 def config(directory: Path, **kwargs) -> TrainConfig:
@@ -42,6 +38,7 @@ def config(directory: Path, **kwargs) -> TrainConfig:
         width=8,
         eval_every=0,
         checkpoint_every=64,
+        closing_episodes=0,
         progress=False,
         run_dir=directory,
         device="cpu",
@@ -142,7 +139,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 sys.path[:0] = {paths}
-from palimpsest.agents.run.resume import locked
+from palimpsest.agents.files.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -185,7 +185,6 @@ def test_other_files_are_refused(tmp_path):
 
 def test_a_run_keeps_its_last_good_checkpoint_and_the_dump(tmp_path, monkeypatch, capsys):
     """From the run directory on: exit code, one line, the command that it names."""
-    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
     calls = {"steps": 0}
     original = experiment.make_env
 
@@ -207,7 +206,8 @@ def test_a_run_keeps_its_last_good_checkpoint_and_the_dump(tmp_path, monkeypatch
     monkeypatch.setattr(experiment, "make_env", make_env)
     run = tmp_path / "run"
     flags = "--num-envs 2 --n-steps 8 --num-minibatches 1 --memory gru --memory-args output_size=4 --no-progress "
-    flags += "--eval-every 0 --checkpoint-every 16 --total-timesteps 160 --env-args corridors=1 length=3 --device cpu"
+    flags += "--eval-every 0 --checkpoint-every 16 --total-timesteps 160 --env-args corridors=1 length=3 --device cpu "
+    flags += "--closing-episodes 0"
     assert train.main(["--run-dir", str(run), *flags.split()]) == 1
     assert [path.name for path in Checkpoints(run / "checkpoints", 3).paths()] == [
         "000000000016.zip",

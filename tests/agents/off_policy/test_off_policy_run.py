@@ -14,6 +14,7 @@ from small import small_arguments
 from palimpsest import train
 from palimpsest.agents import evaluate, preset
 from palimpsest.agents.files.archive import read_tree
+from palimpsest.agents.launch import start
 from palimpsest.agents.run import callbacks, experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.experiment import make_env, make_model
@@ -23,16 +24,22 @@ OFF_POLICY = sorted(set(ALGORITHMS) - {"ppo"})
 
 
 @pytest.fixture(autouse=True)
-def _no_end(monkeypatch):
-    """The closing evaluations and the picture take longer than these trainings and change nothing of them."""
-    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+def _no_picture(monkeypatch):
+    """It takes longer than these trainings and changes nothing of them."""
     monkeypatch.setattr(experiment, "_draw", lambda config, directory, env: None)
 
 
 def config(directory: Path, algo: str, **kwargs) -> TrainConfig:
     small = dict(buffer_size=200, learning_starts=60, batch_size=2, sequence_length=4, burn_in=2, n_steps=2)
     defaults = dict(env="Palimpsest/TMaze-v0", env_args={"length": 3}, memory="gru", total_timesteps=240, num_envs=2)
-    defaults |= dict(memory_args=small_arguments("gru"), width=8, eval_every=80, eval_episodes=4, checkpoint_every=80)
+    defaults |= dict(
+        memory_args=small_arguments("gru"),
+        width=8,
+        eval_every=80,
+        eval_episodes=4,
+        checkpoint_every=80,
+        closing_episodes=0,
+    )
     defaults |= dict(progress=False, run_dir=directory, device="cpu", algo=algo, algo_args=small)
     return TrainConfig(**{**defaults, **kwargs})
 
@@ -112,7 +119,7 @@ def test_bad_flags_are_refused_in_a_line(argv, said, tmp_path, monkeypatch, caps
 def test_flags_reach_the_configuration(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []
-    monkeypatch.setattr(experiment, "train", seen.append)
+    monkeypatch.setattr(start, "train", lambda config, engine: seen.append(config))
     assert train.main(["--algo", "dqn", "--algo-args", "train_freq=1,episode", "tau=0.5", "prioritized=true"]) == 0
     assert seen[0].algo_args == {"train_freq": (1, "episode"), "tau": 0.5, "prioritized": True}
     assert seen[0].share_memory is True

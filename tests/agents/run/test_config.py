@@ -19,25 +19,26 @@ TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in TRAIN_FIELDS if not n.endswith("_args") and n not in ("run_dir", "resume")]
+    "name", [n for n in TRAIN_FIELDS if not n.endswith("_args") and n not in ("run_dir", "resume", "start_from")]
 )
 @pytest.mark.parametrize("value", [None, "x", [1], b"1", -1, 10**40, float("nan")], ids=repr)
 def test_the_constructor_refuses_the_same(name, value):
-    own_default = ("learning_rate", "target_kl", "num_minibatches", "share_memory", "keep_observations")
-    if value is None and name in (*own_default, "solved", "solved_return"):
+    own_default = ("learning_rate", "target_kl", "num_minibatches", "share_memory", "keep_observations", "vec")
+    also_none = ("solved", "solved_return", "encoder_arch", "net_arch", "log_std_init", "batch_size")
+    if value is None and name in (*own_default, *also_none):
         assert TrainConfig(**{name: value}) == TrainConfig()
         return
     if (name == "threads" and value is None) or (value == "x" and name in ("env", "memory")):
         assert getattr(TrainConfig(**{name: value}), name) == value
         return
-    if name == "solved_return" and value == -1:
-        assert TrainConfig(solved_return=value).solved_return == -1.0
+    if name in ("solved_return", "log_std_init") and value == -1:
+        assert getattr(TrainConfig(**{name: value}), name) == -1.0
         return
     if name == "sde_sample_freq" and value == -1:
         assert TrainConfig(sde_sample_freq=value).sde_sample_freq == -1
         return
-    if name == "keep_observations" and value == [1]:
-        assert TrainConfig(keep_observations=value).keep_observations == (1,)
+    if name in ("keep_observations", "encoder_arch", "net_arch") and value == [1]:
+        assert getattr(TrainConfig(**{name: value}), name) == (1,)
         return
     if name == "max_grad_norm" and value == 10**40:
         assert TrainConfig(max_grad_norm=value).max_grad_norm == 1e40  # as good as no clipping, which is allowed
@@ -58,6 +59,8 @@ def test_new_run_directories_are_never_taken_ones(tmp_path):
     now = datetime(2030, 1, 2, 3, 4, 5)
     first = TrainConfig(env="module:Some/Thing-v0", seed=7).new_run_dir(tmp_path, now)
     assert first.name == "Thing-v0-rewrite-7-20300102-030405"
+    mine = TrainConfig(env="mine:Some/Thing-v0", memory="my_module:mine", seed=7).new_run_dir(tmp_path, now)
+    assert mine.name == "Thing-v0-mine-7-20300102-030405"
     first.mkdir()
     second = TrainConfig(env="Some/Thing-v0", seed=7).new_run_dir(tmp_path, now)
     assert second.name == f"{first.name}-2"
@@ -85,6 +88,9 @@ def test_a_configuration_survives_toml(args, gamma, seed, anneal, threads, env):
 def test_where_a_run_is_is_no_part_of_its_file():
     config = TrainConfig(run_dir=Path("a"), resume=Path("a"))
     assert TrainConfig.from_toml(config.to_toml()) == TrainConfig()
+    config = TrainConfig(start_from=Path("a"), wrapper=("flatten",), vec="async")
+    assert config.start_from == Path("a").absolute()
+    assert TrainConfig.from_toml(config.to_toml()) == config
 
 
 def test_derived_sizes():

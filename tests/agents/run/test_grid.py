@@ -30,6 +30,7 @@ def config(directory: Path, **kwargs) -> TrainConfig:
         num_envs=8,
         n_steps=32,
         eval_every=0,
+        closing_episodes=0,
         run_dir=directory,
         device="cpu",
         progress=False,
@@ -40,10 +41,8 @@ def config(directory: Path, **kwargs) -> TrainConfig:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("grid")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "_close", lambda run, console: None)
-        for seed in (0, 1, 2):
-            experiment.train(config(root / f"seed{seed}", seed=seed), Console(quiet=True))
+    for seed in (0, 1, 2):
+        experiment.train(config(root / f"seed{seed}", seed=seed), Console(quiet=True))
     return [root / f"seed{seed}" for seed in (0, 1, 2)]
 
 
@@ -166,7 +165,9 @@ def test_wrong_grids_get_one_line(runs, words, message, capsys, tmp_path, monkey
 
 
 def test_the_previous_action_and_reward_are_part_of_a_run(tmp_path, monkeypatch):
-    run = experiment.train(config(tmp_path / "run", previous_action_reward=True), Console(quiet=True))
+    run = experiment.train(
+        config(tmp_path / "run", previous_action_reward=True, closing_episodes=2), Console(quiet=True)
+    )
     assert TrainConfig.load(run.directory).previous_action_reward
     assert run.model.observation_space.shape == (3 + 3 + 1,)
     result = evaluate(run.directory, episodes=8)
@@ -229,7 +230,6 @@ def test_a_run_with_other_observations_resumes_as_if_it_had_never_stopped(seen, 
     from test_resume import assert_same_run, train_and_die
     from test_resume import config as tiny
 
-    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
     quiet = Console(quiet=True)
     experiment.train(tiny(tmp_path / "whole", **seen), quiet)
     train_and_die(monkeypatch, 200, tiny(tmp_path / "killed", **seen))

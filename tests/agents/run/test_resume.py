@@ -18,15 +18,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from palimpsest import envs, memory
 from palimpsest.agents.files.archive import read_tree, write_tree
+from palimpsest.agents.files.lock import locked
 from palimpsest.agents.run import callbacks, experiment, resume
 from palimpsest.agents.run.config import TrainConfig
-from palimpsest.agents.run.resume import Checkpoints, Interrupted, locked
+from palimpsest.agents.run.resume import Checkpoints, Interrupted
 
 
 @pytest.fixture(autouse=True)
-def _no_end(monkeypatch):
-    """The closing evaluations and the picture take longer than these trainings and change nothing of them."""
-    monkeypatch.setattr(experiment, "_close", lambda run, console: None)
+def _no_picture(monkeypatch):
+    """It takes longer than these trainings and changes nothing of them."""
     monkeypatch.setattr(experiment, "_draw", lambda config, directory, env: None)
 
 
@@ -44,6 +44,7 @@ def config(directory: Path, name: str = "gru", **kwargs) -> TrainConfig:
         eval_every=128,
         eval_episodes=4,
         checkpoint_every=64,
+        closing_episodes=0,
         progress=False,
         run_dir=directory,
         device="cpu",

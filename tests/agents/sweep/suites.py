@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from palimpsest.agents.sweep.work import attempt
-
 HEAD = """
 memories = ["none"]
 seeds = [0]
@@ -38,7 +36,7 @@ def write(folder: Path, text: str, name: str = "tiny") -> Path:
     return path
 
 
-def one_by_one(runs, folder, workers, ended, tick):
+def one_by_one(runs, folder, workers, ended, tick, attempt):
     """An engine, as `processes.run_all`."""
     for run in runs:
         tick([run])

@@ -1,0 +1,4 @@
+"""How the words of a command line become a configuration.
+
+Imports `agents.run`. Only the command line imports it.
+"""

@@ -1,0 +1,143 @@
+"""Vector environments of an id: our worlds as one batch, others as rows in this process or in one process each."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from palimpsest import envs
+from palimpsest.agents.environments import environment_spec
+from palimpsest.agents.worlds.wrappers import wrapped
+from palimpsest.refusals import MOST, check, check_integer, check_keys, choice
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+    from stable_baselines3.common.vec_env import VecEnv
+
+VECS = ("dummy", "subproc", "async")
+"""Rows in this process (SB3's DummyVecEnv), or in one process each: SB3's SubprocVecEnv, gymnasium's AsyncVectorEnv."""
+
+
+def make_environments(
+    env_id: str,
+    num_envs: int,
+    seed: int,
+    env_args: Mapping[str, Any],
+    previous_action_reward: bool = False,
+    keep_observations: Sequence[int] | None = None,
+    antialias: bool = False,
+    fully_observed: bool = False,
+    wrapper: Sequence[str] = (),
+    vec: str | None = None,
+) -> VecEnv:
+    """Rows of an environment, with what a run does to the observations.
+
+    Args:
+        env_id: a registered gymnasium id.
+        num_envs: B, 1 or more.
+        seed: row i is reset with seed + i.
+        env_args: the environment's arguments.
+        previous_action_reward: add them to the observations (`envs.joined.Joined`).
+        keep_observations: the numbers of an observation that are kept (`envs.kept.Kept`); None for all.
+        antialias: mark the first observation of an episode, beside the previous action (`envs.joined.Joined`).
+        fully_observed: show the hidden state beside the observation (`envs.observed.Observed`).
+        wrapper: names of gymnasium wrappers for each row (`agents.worlds.wrappers`), the innermost first.
+        vec: one of `VECS`; None for rows in this process.
+
+    Raises:
+        ValueError: an unknown id, an argument that does not fit, spaces that do not allow it, `antialias` without
+            `previous_action_reward`, `fully_observed` with an environment that is not ours, or `vec` with one that is.
+    """
+    if antialias and not previous_action_reward:
+        raise ValueError("antialias marks where no previous action is; it needs previous_action_reward")
+    if vec is not None:
+        check("vec", vec, choice(VECS))
+    from palimpsest.envs.wrappers import VecKeepObservations, VecPreviousActionReward
+
+    if vec is not None and is_one_batch(env_id, wrapper):
+        raise ValueError(
+            f"vec={vec!r} is for environments of others: all rows of {env_id!r} are one batch, which is faster; leave "
+            "vec out"
+        )
+    if wrapper or vec not in (None, "dummy"):
+        venv = _rows(Row(env_id, dict(env_args), tuple(wrapper), fully_observed), num_envs, vec)
+        venv.seed(seed)
+    else:
+        venv = envs.make_vec(env_id, num_envs, seed=seed, fully_observed=fully_observed, **env_args)
+    if keep_observations is not None:
+        venv = VecKeepObservations(venv, keep_observations)
+    return VecPreviousActionReward(venv, antialias) if previous_action_reward else venv
+
+
+def is_one_batch(env_id: str, wrapper: Sequence[str] = ()) -> bool:
+    """Whether the rows are one batched world of ours, which has no single environments to wrap."""
+    return env_id.rpartition(":")[2] in envs.ids() and not wrapper
+
+
+def most_rows(env_id: str, wrapper: Sequence[str], vec: str | None, batch: int, others: int, processes: int) -> int:
+    """The rows to play episodes in: `batch` of a batched world, `others` in this process, or `processes`."""
+    if is_one_batch(env_id, wrapper):
+        return batch
+    return processes if vec in ("subproc", "async") else others
+
+
+@dataclass(frozen=True)
+class Row:
+    """Makes one environment. It can be sent to another process, which imports the modules that it names."""
+
+    env_id: str
+    env_args: dict[str, Any]
+    wrapper: tuple[str, ...]
+    fully_observed: bool
+    monitored: bool = True
+    """Whether it keeps the statistics of its episodes itself."""
+
+    def __call__(self) -> gym.Env:
+        """The environment in its wrappers, without text keys."""
+        import gymnasium
+        from stable_baselines3.common.monitor import Monitor
+
+        from palimpsest.envs.text import DropText, has_text
+        from palimpsest.envs.wrappers import FullyObserved
+
+        environment_spec(self.env_id)  # imports its module, or says that there is none
+        env = gymnasium.make(self.env_id, **self.env_args)
+        env = wrapped(FullyObserved(env) if self.fully_observed else env, self.wrapper)
+        if has_text(env.observation_space):
+            env = DropText(env)
+        return Monitor(env) if self.monitored else env
+
+
+def _rows(row: Row, num_envs: int, vec: str | None) -> VecEnv:
+    from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+    from palimpsest.envs.sb3 import VectorEnvAdaptor
+
+    check_integer("num_envs", num_envs, 1, MOST)
+    _check_arguments(row)
+    if vec == "async":
+        one = Row(row.env_id, row.env_args, row.wrapper, row.fully_observed, monitored=False)
+        return VectorEnvAdaptor(AsyncVectorEnv([one] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP))
+    if vec == "subproc":
+        row().close()  # what does not fit is said here; a worker would only die of it
+        if "forkserver" in multiprocessing.get_all_start_methods():
+            # these are imported once, not in each process
+            multiprocessing.set_forkserver_preload([SubprocVecEnv.__module__, "gymnasium.envs"])
+        try:
+            return SubprocVecEnv([row] * num_envs)
+        except (EOFError, ConnectionError) as error:
+            raise ChildProcessError(
+                f"a process of {row.env_id!r} ended as it began, as said above; try vec='dummy', which needs none"
+            ) from error
+    return DummyVecEnv([row] * num_envs)
+
+
+def _check_arguments(row: Row) -> None:
+    from gymnasium.envs.registration import load_env_creator
+
+    creator = environment_spec(row.env_id).entry_point
+    if creator is not None:
+        check_keys(row.env_id, row.env_args, load_env_creator(creator) if isinstance(creator, str) else creator)
