@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +21,13 @@ from palimpsest import __version__
 from palimpsest.agents.command.parsing import Usage, or_usage, parse, value_of
 from palimpsest.agents.run.config import Axes, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.key_values import Given, algorithm_arguments, environment_arguments, memory_arguments
-from palimpsest.agents.run.presets import usual
+from palimpsest.agents.run.presets import ENGINES, usual
 from palimpsest.agents.run.program import PROGRAM
 from palimpsest.agents.sweep.config import SweepConfig
+from palimpsest.agents.tune.config import ENGINES as TRIAL_ENGINES
 from palimpsest.agents.tune.config import TuneConfig
 from palimpsest.imports import from_here
-from palimpsest.refusals import closest
+from palimpsest.refusals import choice, closest
 
 TrainT = TypeVar("TrainT", bound="TrainCommand")
 
@@ -63,7 +65,10 @@ class TrainCommand(TrainConfig):
     start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """A run, checkpoint or model.zip whose weights a new run starts from. Its configuration gives the defaults."""
 
-    UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"config", "zoo_config", "zoo_key"}
+    engine: Annotated[str, choice(ENGINES)] = "processes"
+    """What starts the workers: processes of this machine, or ray for Ray Train (the extra "cluster")."""
+
+    UNSAVED: ClassVar[frozenset[str]] = TrainConfig.UNSAVED | {"engine", "config", "zoo_config", "zoo_key"}
 
     def __post_init__(self) -> None:
         or_usage(super().__post_init__)
@@ -116,6 +121,9 @@ class TuneCommand(TrainCommand, TuneConfig):
 
     run_dir: Annotated[Path | None, tyro.conf.Suppress] = None
     resume: Annotated[Path | None, tyro.conf.Suppress] = None
+    # that of trials, not of a training's workers
+    engine: Annotated[str, choice(TRIAL_ENGINES)] = "pool"
+    """pool for processes on this machine, or ray for a Ray cluster (the extra "cluster")."""
 
     UNSAVED: ClassVar[frozenset[str]] = TrainCommand.UNSAVED | {spec.name for spec in dataclasses.fields(TuneConfig)}
 
@@ -175,7 +183,7 @@ def _configured(cls: type[TrainT], argv: list[str]) -> tuple[TrainT, TrainConfig
 
 
 def _train(argv: list[str]) -> int:
-    _, config, saved = _configured(TrainCommand, argv)
+    command, config, saved = _configured(TrainCommand, argv)
     if config.resume is not None:
         if not config.resume.is_dir():
             raise Usage(f"--resume must name a run's directory; got {str(config.resume)!r}")
@@ -184,14 +192,15 @@ def _train(argv: list[str]) -> int:
         config = dataclasses.replace(config, run_dir=config.run_dir or config.new_run_dir())
     directory = config.resume or config.run_dir
     assert directory is not None
-    if config.resume is None and (directory.exists() or directory.is_symlink()):
+    first = os.environ.get("RANK", "0") == "0"
+    if config.resume is None and first and (directory.exists() or directory.is_symlink()):
         raise Usage(f"run directory {str(directory)!r} exists; choose another --run-dir, or leave it out")
 
-    from palimpsest.agents.run import experiment
+    from palimpsest.agents.launch import start
     from palimpsest.agents.run.resume import Interrupted, RunFailed
 
     try:
-        experiment.train(config)
+        start.train(config, engine=command.engine)
     except (Interrupted, RunFailed) as stop:
         return _fail(stop, stop.exit_code)
     except (ValueError, OSError, FloatingPointError) as error:

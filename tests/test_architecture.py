@@ -40,8 +40,11 @@ GROUND = [
     "agents.observation_checks",
     "agents.slips",
 ]
-ROOMS = [f"agents.{room}" for room in ("files", "policy", "evaluation", "learn", "off_policy", "run", "sweep")]
+ROOMS = [
+    f"agents.{room}" for room in ("files", "workers", "policy", "evaluation", "learn", "off_policy", "run", "sweep")
+]
 WORLDS, COMMAND, WATCH, EXPORT = "agents.worlds", "agents.command", "agents.watch", "agents.export"
+LAUNCH = "agents.launch"
 
 MAY_IMPORT: dict[str, list[str]] = {
     "refusals": [],
@@ -64,20 +67,33 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.slips": [],
     "agents.environments": ["envs"],
     "agents.files": [*GROUND],
-    "agents.policy": [*GROUND, "agents.files", "memory", "memory.base", "memory.kernels", ARITHMETIC],
-    "agents.evaluation": [*GROUND, "agents.files", "envs", "memory", "memory.base"],
-    "agents.learn": [*GROUND, *ROOMS[:3], "envs", "memory", "memory.base", "memory.kernels", ARITHMETIC],
-    "agents.off_policy": [*GROUND, *ROOMS[:4]],
+    "agents.workers": [*GROUND],
+    "agents.policy": [*GROUND, *ROOMS[:2], "memory", "memory.base", "memory.kernels", ARITHMETIC],
+    "agents.evaluation": [*GROUND, *ROOMS[:2], "envs", "memory", "memory.base"],
+    "agents.learn": [*GROUND, *ROOMS[:4], "envs", "memory", "memory.base", "memory.kernels", ARITHMETIC],
+    "agents.off_policy": [*GROUND, *ROOMS[:5]],
     WORLDS: [*GROUND, "envs"],
-    "agents.run": [*GROUND, WORLDS, *ROOMS[:5], "envs", "memory"],
-    "agents.sweep": [*GROUND, *ROOMS[:6], "envs"],
+    "agents.run": [*GROUND, WORLDS, *ROOMS[:6], "envs", "memory"],
+    LAUNCH: [*GROUND, *ROOMS[:7], "memory"],
+    "agents.sweep": [*GROUND, *ROOMS[:7], "envs"],
     "agents.tune": [*GROUND, *ROOMS, "memory"],
     "agents.zoo": ["agents.learn", "agents.run", "envs"],
     COMMAND: ["agents.run"],
-    WATCH: [*GROUND, WORLDS, *ROOMS[1:3], "agents.run", "envs", "memory.base", ARITHMETIC],
-    EXPORT: [*GROUND, WORLDS, *ROOMS[:6], "memory.base"],
+    WATCH: [*GROUND, WORLDS, *ROOMS[2:4], "agents.run", "envs", "memory.base", ARITHMETIC],
+    EXPORT: [*GROUND, WORLDS, *ROOMS[:7], "memory.base"],
     "agents": ["agents.masks", *ROOMS, EXPORT, "short_names"],
-    "train": ["agents.files", "agents.run", "agents.sweep", "agents.tune", "agents.zoo", COMMAND, WATCH, EXPORT, ""],
+    "train": [
+        "agents.files",
+        "agents.run",
+        "agents.sweep",
+        "agents.tune",
+        "agents.zoo",
+        COMMAND,
+        LAUNCH,
+        WATCH,
+        EXPORT,
+        "",
+    ],
     "__main__": ["train"],
     "": ["agents", "envs", "memory"],
 }

@@ -14,6 +14,7 @@ from palimpsest.agents.environments import EVALUATION_SEED, longest_horizon
 from palimpsest.agents.evaluation.masked import masked
 from palimpsest.agents.evaluation.success import AnswerLog, Answers, joined, success_by
 from palimpsest.agents.tree import tree_map
+from palimpsest.agents.workers.group import here
 
 STALL_STEPS = 500
 """An episode has stalled after this many consecutive repeats of one observation and action, and after as many as the
@@ -88,6 +89,14 @@ def play(
 
         waves.append(_wave(model, env, count, deterministic, max_steps, ended))
     return _in_a_row(waves)
+
+
+def play_together(model: Any, env: VecEnv, episodes: int) -> Episodes:
+    """Greedy episodes as `play` plays them, each worker its share of them; every worker gets all results."""
+    workers = here()
+    first, last = (episodes * rank // workers.size for rank in (workers.rank, workers.rank + 1))
+    mine = play(model, env, last - first, seed=EVALUATION_SEED + first) if last > first else None
+    return _in_a_row([played for played in workers.objects(mine) if played is not None])
 
 
 def _in_a_row(waves: list[Episodes]) -> Episodes:

@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
 from palimpsest.agents.tree import tree_map
+from palimpsest.agents.workers.group import Alone
 from palimpsest.machine_code import njit
 
 
@@ -30,6 +31,10 @@ class Minibatch(NamedTuple):
     action_masks: Tensor | None = None
     episode_start: Tensor | None = None
     """Where episodes begin; None where memories are never carried over, so that `memory_start` says it."""
+    share: float = 1.0
+    """How much of the minibatch these segments are; the other workers have the rest."""
+    whole_advantages: Tensor | None = None
+    """[T, all segments of the minibatch]; None for `advantages`."""
 
 
 @njit(cache=True)
@@ -98,6 +103,8 @@ class MemoryRolloutBuffer:
         strategies: whether the memory's allocation strategy is stored.
         sequence_length: L, 1 to T; None for T, whole columns.
         carries_over: whether `memory_start` may differ from `episode_starts`, so that minibatches hold both.
+        workers: who fill the buffer. Each adds the steps of its own rows, `n_envs` / size of them, and `gather` brings
+            the others'.
     """
 
     def __init__(
@@ -112,7 +119,11 @@ class MemoryRolloutBuffer:
         strategies: bool = False,
         sequence_length: int | None = None,
         carries_over: bool = False,
+        workers: Alone | None = None,
     ) -> None:
+        self.workers = workers or Alone()
+        self.own = self.workers.rows(n_envs // self.workers.size)
+        """The rows whose steps are added here."""
         self.buffer_size = buffer_size
         self.n_envs = n_envs
         self.device = get_device(device)
@@ -148,7 +159,7 @@ class MemoryRolloutBuffer:
         self.rewards = np.zeros((T, B), np.float32)
         self.episode_starts = np.zeros((T, B), bool)
         self.states: list[Any] = []
-        """The memory's state, a tree of [B, ...], before each segment so far."""
+        """The memory's state, a tree of [B, ...], before each segment so far; while steps are added, of own rows."""
         self.pos = 0
 
     @property
@@ -230,54 +241,77 @@ class MemoryRolloutBuffer:
         strategy: Tensor | None = None,
         action_masks: Tensor | None = None,
     ) -> None:
-        """Store step `pos` of all rows; each argument [B, ...]."""
-        t, columns = self.pos, self.columns
+        """Store step `pos` of all own rows; each argument [B, ...]."""
+        t, own, columns = self.pos, self.own, self.columns
         assert t < self.buffer_size, "add was called on a full rollout"
 
         def put(into: Tensor, value: Tensor) -> None:
-            into[t] = value.view_as(into[t])
+            here = into[t, own]
+            here.copy_(value.view_as(here))
 
         tree_map(put, columns.observations, observations)
         put(columns.actions, actions)
-        columns.old_values[t] = values
-        columns.old_log_prob[t] = log_probs
-        columns.memory_start[t] = torch.from_numpy(memory_start)
+        columns.old_values[t, own] = values
+        columns.old_log_prob[t, own] = log_probs
+        columns.memory_start[t, own] = torch.from_numpy(memory_start)
         if columns.episode_start is not None:
-            columns.episode_start[t] = torch.from_numpy(episode_starts)
+            columns.episode_start[t, own] = torch.from_numpy(episode_starts)
         if columns.strategy is not None:
             assert strategy is not None
-            columns.strategy[t] = strategy
+            columns.strategy[t, own] = strategy
         if columns.action_masks is not None:
             assert action_masks is not None
-            columns.action_masks[t] = action_masks
-        self.rewards[t] = rewards
-        self.episode_starts[t] = episode_starts
+            columns.action_masks[t, own] = action_masks
+        self.rewards[t, own] = rewards
+        self.episode_starts[t, own] = episode_starts
         self.pos += 1
 
+    def gather(self) -> None:
+        """Bring the other workers' steps, and the states before their segments."""
+        workers = self.workers
+        if workers.size == 1:
+            return
+        columns = _tensors(self.columns._replace(state=None))
+        for leaves in (columns, [torch.from_numpy(each) for each in (self.rewards, self.episode_starts)]):
+            parts = workers.gather([leaf[:, self.own] for leaf in leaves])  # [size, T, B / size, ...] each
+            for leaf, part in zip(leaves, parts):
+                leaf.copy_(part.transpose(0, 1).flatten(1, 2))
+        self.states = self._of_all_rows(self.states)
+        self.columns = self.columns._replace(state=self.states[0])
+
+    def _of_all_rows(self, states: list[Any]) -> list[Any]:
+        """Trees of [B, ...] from the workers' trees, of their own rows each."""
+        parts = iter(self.workers.gather(_tensors(tuple(states))))
+        return list(tree_map(lambda _: next(parts).flatten(0, 1), tuple(states)))
+
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
-        """Advantages by GAE, and returns as their sum with the values.
+        """Advantages of own rows by GAE, and returns as their sum with the values.
 
         Args:
-            last_values: [B], of the observation after the last step.
-            dones: [B] bool, whether that observation opens an episode.
+            last_values: [B] of own rows, of the observation after the last step.
+            dones: [B] bool of own rows, whether that observation opens an episode.
         """
+        rewards, values, starts = (
+            np.ascontiguousarray(each[:, self.own]) for each in (self.rewards, self.values, self.episode_starts)
+        )
         advantages = generalized_advantages(
-            self.rewards,
-            self.values,
-            self.episode_starts,
+            rewards,
+            values,
+            starts,
             _array(last_values).reshape(-1),
             np.asarray(dones, dtype=bool),
             self.gamma,
             self.gae_lambda,
         )
         columns = self.columns
-        columns.advantages.copy_(torch.from_numpy(advantages))
+        columns.advantages[:, self.own] = torch.from_numpy(advantages).to(self.device)
         torch.add(columns.advantages, columns.old_values, out=columns.returns)
 
     def get(self, batch_size: int | None, rng: np.random.Generator) -> Iterator[Minibatch]:
         """Every segment once, batch_size // L at a time (1 or more; None for all), in an order drawn from `rng`.
 
-        Segments of a shorter end of the columns come in minibatches of their own, of as many samples.
+        Segments of a shorter end of the columns come in minibatches of their own, of as many samples. Of several
+        workers each gets its part of every minibatch: every size-th segment, whoever added its steps.
         """
         assert self.full, "the rollout is not complete"
         L, B = self.sequence_length, self.n_envs
@@ -290,47 +324,44 @@ class MemoryRolloutBuffer:
             chosen += [(rest, segments) for segments in ends.split(max(1, batch_size // rest))]
             chosen = [chosen[i] for i in rng.permutation(len(chosen))]
         for length, segments in chosen:
-            yield self._segments(length, segments)
+            yield self._part(length, segments)
+
+    def _part(self, length: int, segments: Tensor) -> Minibatch:
+        """Own part of the minibatch of `segments` [b]."""
+        rank, size = self.workers.rank, self.workers.size
+        if size == 1:
+            return self._segments(length, segments)
+        mine = segments[rank::size]
+        # where none is left, any one does, and counts nothing
+        part = self._segments(length, mine if len(mine) else segments[:1])
+        advantages = self._picked(length, segments)(self.columns.advantages)
+        return part._replace(share=len(mine) / len(segments), whole_advantages=advantages)
 
     def refresh_states(self, state_after: Callable[[Minibatch], Any]) -> None:
         """Compute the states before segments again, in the order of steps, from the one before the first step.
 
         Args:
-            state_after: gives the memory's state, a tree of [B, ...] without graph, after one segment of all rows.
+            state_after: gives the memory's state, a tree of [b, ...] without graph, after one segment of b rows.
         """
-        rows = torch.arange(self.n_envs, device=self.device)
+        rows = torch.arange(self.n_envs, device=self.device)[self.own]
         for cut in range(1, len(self.states)):
             before = (cut - 1) * self.n_envs + rows
-            self.states[cut] = state_after(self._segments(self.sequence_length, before))
+            self.states[cut] = self._of_all_rows([state_after(self._segments(self.sequence_length, before))])[0]
 
     def _segments(self, length: int, segments: Tensor) -> Minibatch:
         """The first `length` steps of segments [b], which are numbered row by row within each cut of the columns."""
+        pick = self._picked(length, segments)
+        columns = self.columns._replace(state=None)
+        picked = tree_map(lambda leaf: pick(leaf) if isinstance(leaf, Tensor) else leaf, columns)
+        return picked._replace(state=self._states_before(segments // self.n_envs, segments % self.n_envs))
+
+    def _picked(self, length: int, segments: Tensor) -> Callable[[Tensor], Tensor]:
+        """What takes the steps [length, b, ...] of segments [b] from all steps [T, B, ...]."""
         cuts, rows = segments // self.n_envs, segments % self.n_envs
         if self.sequence_length == self.buffer_size:
-
-            def pick(sequence: Tensor) -> Tensor:
-                return sequence.index_select(1, rows)
-
-        else:
-            steps = cuts * self.sequence_length + torch.arange(length, device=self.device).unsqueeze(1)
-
-            def pick(sequence: Tensor) -> Tensor:
-                return sequence[steps, rows]
-
-        columns = self.columns
-        return Minibatch(
-            tree_map(pick, columns.observations),
-            pick(columns.actions),
-            pick(columns.old_values),
-            pick(columns.old_log_prob),
-            pick(columns.advantages),
-            pick(columns.returns),
-            pick(columns.memory_start),
-            self._states_before(cuts, rows),
-            None if columns.strategy is None else pick(columns.strategy),
-            None if columns.action_masks is None else pick(columns.action_masks),
-            None if columns.episode_start is None else pick(columns.episode_start),
-        )
+            return lambda sequence: sequence.index_select(1, rows)
+        steps = cuts * self.sequence_length + torch.arange(length, device=self.device).unsqueeze(1)
+        return lambda sequence: sequence[steps, rows]
 
     def _states_before(self, cuts: Tensor, rows: Tensor) -> Any:
         """The memory's state [b, ...] before segments: of each, its cut and its row."""
@@ -349,6 +380,12 @@ class MemoryRolloutBuffer:
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.numpy(force=True)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    found: list[Any] = []
+    tree_map(found.append, tree)
+    return [leaf for leaf in found if isinstance(leaf, Tensor)]
 
 
 def _shape(space: spaces.Space) -> tuple[int, ...]:

@@ -11,13 +11,15 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
 from palimpsest.agents.environments import declares
+from palimpsest.agents.learn.buffers import Minibatch
 from palimpsest.agents.tree import tree_map
+from palimpsest.agents.workers.group import Alone
 from palimpsest.memory.base import Memory
 
 TEXT_FORMATS = ("stdout", "log", "json", "csv")
 
 
-def record_memory(logger: Logger, memories: list[Memory], observations: Any, env: VecEnv | None) -> None:
+def record_memory(logger: Logger, memories: list[Memory], batch: Minibatch, env: VecEnv | None, workers: Alone) -> None:
     """Log each memory's diagnostics under `memory/` (and `memory_critic/` for a second one).
 
     A quantity with a value per step gets three means: over all steps, over steps that show an event (by the
@@ -25,25 +27,52 @@ def record_memory(logger: Logger, memories: list[Memory], observations: Any, env
 
     Args:
         logger: a logger of SB3.
-        memories: the memories of the policy, right after a scan of `observations`.
-        observations: tree of [T, B, ...] that they scanned.
+        memories: the memories of the policy, right after a scan of `batch`.
+        batch: this worker's part of the last minibatch.
         env: the training environments.
+        workers: who have the other parts. Quantities with a value per step are those of all parts; of the others,
+            scalars and distributions are means over the parts, images are of the first.
     """
+    found = {
+        f"{prefix}/{name}": value
+        for prefix, memory in zip(("memory", "memory_critic"), memories, strict=False)
+        for name, value in memory.diagnostics().items()
+    }
     events = None
-    for prefix, memory in zip(("memory", "memory_critic"), memories, strict=False):
-        for name, value in memory.diagnostics().items():
-            key = f"{prefix}/{name}"
-            if value.ndim == 0:
-                logger.record(key, value.item())
-            elif value.ndim == 1:
-                logger.record(f"{key}_mean", value.float().mean().item())
-                logger.record(key, value.float().cpu(), exclude=TEXT_FORMATS)
-            elif value.ndim == 2:
-                image = (value.float().clamp(0, 1) * 255).byte().cpu().numpy()
-                logger.record(key, Image(image, "HW"), exclude=TEXT_FORMATS)
-            else:
-                events = event_mask(env, observations) if events is None else events
-                _record_steps(logger, key, value.float(), events.to(value.device))
+    if any(value.ndim > 2 for value in found.values()):
+        events = event_mask(env, batch.observations)
+    if workers.size > 1:
+        found, events = _of_all(workers, found, events, batch.share)
+    for key, value in found.items():
+        if value.ndim == 0:
+            logger.record(key, value.item())
+        elif value.ndim == 1:
+            logger.record(f"{key}_mean", value.float().mean().item())
+            logger.record(key, value.float().cpu(), exclude=TEXT_FORMATS)
+        elif value.ndim == 2:
+            image = (value.float().clamp(0, 1) * 255).byte().cpu().numpy()
+            logger.record(key, Image(image, "HW"), exclude=TEXT_FORMATS)
+        else:
+            assert events is not None
+            _record_steps(logger, key, value.float(), events.to(value.device))
+
+
+def _of_all(
+    workers: Alone, found: dict[str, Tensor], events: Tensor | None, share: float
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Quantities by name, and the event mask, of the parts of all workers; see `record_memory`."""
+    mine = {key: value.detach().cpu() for key, value in found.items()}
+    parts = [part for part in workers.objects((share, mine, events)) if part[0]]
+
+    def joined(key: str) -> Tensor:
+        values = [values[key] for _, values, _ in parts]
+        if values[0].ndim > 2:
+            return torch.cat(values, 1)
+        if values[0].ndim == 2:
+            return values[0]
+        return torch.stack([value * share for value, (share, _, _) in zip(values, parts)]).sum(0)
+
+    return {key: joined(key) for key in found}, None if events is None else torch.cat([part[2] for part in parts], 1)
 
 
 def _record_steps(logger: Logger, key: str, value: Tensor, events: Tensor) -> None:

@@ -57,7 +57,7 @@ def ppo_loss(
     """
     values, log_prob, entropy, reconstruction = evaluated(policy, batch)
     ratio = (log_prob - batch.old_log_prob).exp()
-    clip, advantages = weights.clip_range, _normalized(batch.advantages, weights)
+    clip, advantages = weights.clip_range, _normalized(batch, weights)
     policy_loss = -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip)).mean()
     if weights.clip_range_vf is not None:
         change = (values - batch.old_values).clamp(-weights.clip_range_vf, weights.clip_range_vf)
@@ -78,8 +78,13 @@ def ppo_loss(
     return loss, {name: value.detach() for name, value in record.items()}
 
 
-def _normalized(advantages: Tensor, weights: LossWeights) -> Tensor:
-    """Advantages [T, b] at mean 0 and standard deviation 1, unless they are a single number or left as they are."""
-    if not weights.normalize_advantage or advantages.numel() == 1:
+def _normalized(batch: Minibatch, weights: LossWeights) -> Tensor:
+    """Advantages [T, b], where the minibatch's have mean 0 and standard deviation 1.
+
+    They are left as they are if the minibatch has a single one, or if `weights` say so.
+    """
+    advantages = batch.advantages
+    whole = advantages if batch.whole_advantages is None else batch.whole_advantages
+    if not weights.normalize_advantage or whole.numel() == 1:
         return advantages
-    return (advantages - advantages.mean()) / (advantages.std() + 1e-8).clamp(min=weights.min_advantage_std)
+    return (advantages - whole.mean()) / (whole.std() + 1e-8).clamp(min=weights.min_advantage_std)

@@ -28,6 +28,7 @@ from palimpsest.agents.policy.policies import (
 )
 from palimpsest.agents.policy.policy_file import OUR_CLASSES, blamed, names_of, no_larger_than
 from palimpsest.agents.tree import tree_map
+from palimpsest.agents.workers.rows import own
 from palimpsest.envs.sb3 import watch_workers
 from palimpsest.envs.sb3_wrappers import VecDropText
 from palimpsest.refusals import Allowed, check, closest
@@ -247,6 +248,8 @@ def load_model(
         )
     if force_reset:
         tree = {name: value for name, value in tree.items() if name not in PLACE_IN_ROLLOUT}
+    else:
+        tree |= {name: own(tree[name]) for name in PLACE_IN_ROLLOUT & tree.keys()}
     if env is not None:
         check_environment(env)
         env = cls._wrap_env(maybe_make_env(env, 0), tree.get("verbose", 0))

@@ -33,6 +33,7 @@ from palimpsest.agents.policy.policies import (
 )
 from palimpsest.agents.policy.policy_kwargs import check_policy, check_policy_kwargs
 from palimpsest.agents.policy.spaces import check_spaces
+from palimpsest.agents.workers.gradient import add_up
 
 SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 
@@ -185,6 +186,7 @@ class MemoryPPO(RememberingAlgorithm):
 
     def _setup_model(self) -> None:
         check_policy_kwargs(self.policy_class, self.policy_kwargs)
+        self._prepare_division()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.rng = np.random.default_rng(self.seed)
@@ -203,7 +205,8 @@ class MemoryPPO(RememberingAlgorithm):
             device=self.device,
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
-            n_envs=self.n_envs,
+            n_envs=self.whole_envs,
+            workers=self.workers,
             strategies=self._strategy_values is not None,
             sequence_length=self._segment_length(),
             carries_over=self.policy.mark_starts,
@@ -308,7 +311,7 @@ class MemoryPPO(RememberingAlgorithm):
             self.memory_aux_coef,
         )
         limit = None if self.target_kl is None else DivergenceLimit(self.policy.optimizer, self.target_kl)
-        columns = self.rollout_buffer.columns
+        columns, workers = self.rollout_buffer.columns, self.workers
         if self.policy.return_scale is not None:
             self.policy.return_scale.update(columns.returns)
         parameters = list(self.policy.parameters())
@@ -319,16 +322,22 @@ class MemoryPPO(RememberingAlgorithm):
                 self.rollout_buffer.refresh_states(functools.partial(state_after, self.policy))
             for batch in self.rollout_buffer.get(self.batch_size, self.rng):
                 loss, record = ppo_loss(self.policy, batch, weights)
+                if workers.size > 1:
+                    # one message a step: the divergence, which may end the passes, comes with the gradient
+                    self.policy.optimizer.zero_grad()
+                    (loss * batch.share).backward()
+                    record = add_up(workers, parameters, record, batch.share)
                 records.append(record)
                 if limit is not None:
                     check_update(self, record["approx_kl"], batch, weights)
                     if limit.check(float(record["approx_kl"])):
                         break
-                self.policy.optimizer.zero_grad()
-                loss.backward()
+                if workers.size == 1:
+                    self.policy.optimizer.zero_grad()
+                    loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
                 record["grad_norm"] = norm
-                check_update(self, record["approx_kl"] + loss.detach() + norm, batch, weights)
+                check_update(self, record["approx_kl"] + record["loss"] + norm, batch, weights)
                 self.policy.optimizer.step()
             self._n_updates += 1
             if limit is not None and limit.passed:
@@ -337,15 +346,16 @@ class MemoryPPO(RememberingAlgorithm):
         if limit is not None:
             if not limit.passed:
                 with torch.no_grad():
-                    limit.check(float(ppo_loss(self.policy, batch, weights)[1]["approx_kl"]))
+                    record = ppo_loss(self.policy, batch, weights)[1]
+                limit.check(float(add_up(workers, [], record, batch.share)["approx_kl"]))
             self.logger.record("train/rejected_steps", int(limit.rejected))
         if self.policy.observation_scales is not None:
             # only now, so that the update saw what acting saw
             self.policy.observation_scales.update(columns.observations)
         check_parameters(self.policy, self.num_timesteps)
         self._record_update(records, clip_range, clip_range_vf)
-        self.logger.record("time/update_steps_per_s", rate(self.n_steps * self.n_envs, began))
-        record_memory(self.logger, self.policy.memories(), batch.observations, self.env)
+        self.logger.record("time/update_steps_per_s", rate(self.n_steps * self.whole_envs, began))
+        record_memory(self.logger, self.policy.memories(), batch, self.env, workers)
 
     def _record_update(self, records: list[dict[str, Tensor]], clip_range: float, clip_range_vf: float | None) -> None:
         for name in sorted(set().union(*records)):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -30,9 +32,10 @@ from palimpsest.agents.observation_checks import outside_space
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.spaces import task_of
 from palimpsest.agents.tree import tree_map
+from palimpsest.agents.workers.algorithm import DividedAlgorithm, Ends
 
 
-class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
+class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
     """An on-policy algorithm of SB3's whose rollouts hold whole columns of steps and the memory before the first.
 
     Its subclass sets the attributes below and defines `train`.
@@ -50,6 +53,10 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
     _gives_state_up = False
     """Whether the step under way was given `_last_state` to write into."""
 
+    def attributes(self) -> dict[str, Any]:
+        """The attributes as a file holds them: those of an agent that trained alone."""
+        return super().attributes() | {"n_envs": self.whole_envs}
+
     @property
     def _strategy_values(self) -> Any:
         """What an adaptive allocator chooses by; None for every other memory."""
@@ -64,6 +71,9 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         fresh = reset_num_timesteps or self._last_obs is None
+        if self.workers.rank and not self._custom_logger:
+            self.set_logger(Logger(None, []))
+        self.workers.share(list(self.policy.state_dict().values()))
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if fresh or self._last_state is None:
             self._last_state = self.policy.initial_state(self.n_envs)
@@ -90,10 +100,11 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
         for memory in policy.memories():
             memory.redraw(self.rng)
         if self.use_sde:
-            policy.reset_noise(env.num_envs)
+            self._reset_noise()
         rollout_buffer.reset()
+        ends: Ends = []
         try:
-            finished = self._collect(env, callback, rollout_buffer, n_rollout_steps)
+            finished = self._collect(env, callback, rollout_buffer, n_rollout_steps, ends)
         finally:
             # what ended the rollout in the middle of a step must not leave a state that the step has written into
             self._last_state, self._gives_state_up = self.recall(), False
@@ -110,25 +121,37 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
                 **self._opens(self._last_episode_starts),
             )
         rollout_buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)  # type: ignore[arg-type]
+        rollout_buffer.gather()
+        self._note_episodes(ends)
         check_rollout(self)
         self._warn_outside()
         callback.update_locals(locals())
         callback.on_rollout_end()
-        self.logger.record("time/rollout_steps_per_s", rate(n_rollout_steps * env.num_envs, began))
+        self.logger.record("time/rollout_steps_per_s", rate(n_rollout_steps * self.whole_envs, began))
         return True
 
     def _collect(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: MemoryRolloutBuffer, n_rollout_steps: int
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: MemoryRolloutBuffer,
+        n_rollout_steps: int,
+        ends: Ends,
     ) -> bool:
-        """The steps of a rollout; False if the callback stops it. Callbacks find RecurrentPPO's names in `locals`."""
+        """The steps of a rollout; False if the callback stops it. Callbacks find RecurrentPPO's names in `locals`.
+
+        `ends` gets the steps at which episodes ended, and their infos.
+        """
         policy, lstm_states, reused = self.policy, self._last_state, self._reuses_state
+        workers = self.workers
+        counts: Callable[[], list[int]] | None = None
         given_up = {"keep_state": False} if reused else {}
         if reused:
             # each step may write into the state that it is given; `_last_state` may be somebody else's
             lstm_states = self._last_state = tree_map(torch.clone, lstm_states)
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                policy.reset_noise(env.num_envs)
+                self._reset_noise()
             if rollout_buffer.at_segment:
                 rollout_buffer.begin_segment(tree_map(torch.clone, lstm_states) if reused else lstm_states)
             assert self._last_obs is not None
@@ -143,7 +166,7 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
                 action_masks = self._last_action_masks = get_action_masks(env, self.num_timesteps)
                 masks["action_masks"] = self._to_device(action_masks)
             self._gives_state_up = reused
-            with torch.no_grad(), explained_step(self):
+            with torch.no_grad(), explained_step(self), self._own_draws():
                 chosen, values, log_probs, lstm_states = policy(
                     obs_tensor,
                     lstm_states,
@@ -157,16 +180,19 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
             clipped_actions = self._to_env(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             check_rewards(rewards, self.num_timesteps)
-            self.num_timesteps += env.num_envs
+            self.num_timesteps += self.whole_envs
 
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
 
             ended = np.flatnonzero(dones)
+            if workers.size > 1 and self.memory_carry_over:
+                # on its way while this step is stored
+                counts = workers.counts(ended.size)
             self._note_ends(obs_tensor, rewards, ended)
             if ended.size:
-                self._update_info_buffer([infos[row] for row in ended], np.ones(ended.size, dtype=bool))
+                self._note_ended(n_steps, [infos[row] for row in ended], ends)
                 rewards = self._bootstrap(rewards, lstm_states, infos, ended, strategy)
             rollout_buffer.add(
                 obs_tensor,
@@ -181,7 +207,7 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
             )
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
-            self._last_memory_starts = self._restart(dones, ended)
+            self._last_memory_starts = self._restart(dones, ended, counts)
             self._last_state, self._gives_state_up = lstm_states, False
         return True
 
@@ -197,11 +223,12 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
         segment = len(buffer.states) - 1
         state, columns = buffer.states[segment], buffer.columns
         for t in range(segment * buffer.sequence_length, buffer.pos):
-            obs = tree_map(lambda leaf, t=t: leaf[t], columns.observations)
-            strategy = None if columns.strategy is None else columns.strategy[t]
-            opens = {} if columns.episode_start is None else {"episode_start": columns.episode_start[t]}
+            at = t, buffer.own
+            obs = tree_map(lambda leaf, at=at: leaf[at], columns.observations)
+            strategy = None if columns.strategy is None else columns.strategy[at]
+            opens = {} if columns.episode_start is None else {"episode_start": columns.episode_start[at]}
             with torch.no_grad():
-                state = policy.next_state(obs, state, columns.memory_start[t], strategy, **opens)
+                state = policy.next_state(obs, state, columns.memory_start[at], strategy, **opens)
         return tree_map(torch.clone, state)
 
     def _warn_outside(self) -> None:
@@ -221,7 +248,7 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
         found = outside_space(self.observation_space, buffer.columns.observations, skip)
         if found is not None:
             self._told_of_outside = True
-            step = self.num_timesteps - (buffer.pos - found.place[0]) * self.n_envs
+            step = self.num_timesteps - (buffer.pos - found.place[0]) * buffer.n_envs
             warnings.warn(f"{found.at(step, 2)}; correct the space or the environment (said once)", stacklevel=2)
 
     @property
@@ -249,12 +276,20 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
             return self.policy.unscale_action(actions)
         return np.clip(actions, self.action_space.low, self.action_space.high)
 
-    def _restart(self, dones: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """[B] bool: which memories begin anew at the next step, the carried ones left out."""
-        if self.memory_carry_over == 0.0 or not ended.size:
+    def _restart(
+        self, dones: np.ndarray, ended: np.ndarray, counts: Callable[[], list[int]] | None = None
+    ) -> np.ndarray:
+        """[B] bool: which memories begin anew at the next step, the carried ones left out.
+
+        `counts` gives how many rows ended at each of several workers. One number is drawn for each, in order of rows.
+        """
+        if self.memory_carry_over == 0.0 or not (ended.size or counts):
             return dones
+        each = counts() if counts else [ended.size]
+        before = sum(each[: self.workers.rank])
+        drawn = self.rng.random(sum(each))[before : before + ended.size]
         starts = dones.copy()
-        starts[ended] = self.rng.random(ended.size) >= self.memory_carry_over
+        starts[ended] = drawn >= self.memory_carry_over
         return starts
 
     def _bootstrap(
@@ -293,12 +328,13 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
         if self._last_strategy is None:
             self._last_strategy = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
         rows = np.flatnonzero(self._last_memory_starts)
-        if rows.size:
+        tasks = self.workers.objects(task_of(obs, self.n_envs)[rows])
+        if sum(map(len, tasks)):
             first, last = self.strategy_epsilon
             epsilon = last + (first - last) * self._current_progress_remaining
-            choice = values.choose(task_of(obs, self.n_envs)[rows], epsilon, self.rng)
+            choice = values.choose(torch.cat(tasks), epsilon, self.rng).split([len(task) for task in tasks])
             kept = self._last_strategy.clone()
-            kept[rows] = torch.as_tensor(choice, device=self.device)
+            kept[rows] = choice[self.workers.rank].to(self.device)
             self._last_strategy = kept
         return self._last_strategy
 
@@ -310,10 +346,12 @@ class RememberingAlgorithm(SavedAlgorithm, OnPolicyAlgorithm):
         assert self._return_so_far is not None
         assert self._last_strategy is not None
         self._return_so_far += rewards
-        if ended.size:
-            task = task_of(obs, self.n_envs)[ended]
-            returns = torch.as_tensor(self._return_so_far[ended], dtype=torch.float32)
-            loss = values.update(task, self._last_strategy[ended], returns)
+        task = task_of(obs, self.n_envs)[ended]
+        returns = torch.as_tensor(self._return_so_far[ended], dtype=torch.float32)
+        found = self.workers.objects((task, self._last_strategy[ended], returns))
+        task, strategy, returns = (torch.cat(each) for each in zip(*found))
+        if len(task):
+            loss = values.update(task, strategy, returns)
             self.logger.record_mean("memory/strategy_value_loss", float(loss))
             self._return_so_far[ended] = 0.0
 

@@ -16,6 +16,7 @@ from stable_baselines3.common import distributions as sb3
 from torch import Tensor
 from torch.nn import functional
 
+from palimpsest.agents.workers.draws import normal_like, switched, uniform
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels, is_watched
 
@@ -117,12 +118,12 @@ class Categorical(_Remade, sb3.CategoricalDistribution):
         logits = self._logits
         # Apple's processors have no float64
         device = torch.device("cpu") if logits.device.type == "mps" else logits.device
-        uniform = torch.rand(len(logits), dtype=torch.float64, device=device)
+        numbers = uniform(len(logits), device)
         if logits.requires_grad or not has_kernels(logits):
-            actions = invert(logits.detach().to(device), uniform).to(logits.device)
+            actions = invert(logits.detach().to(device), numbers).to(logits.device)
             return actions, self.log_prob(actions)
         actions, log_prob = torch.empty(len(logits), dtype=torch.int64), logits.new_empty(len(logits))
-        check_drawn(logits, invert_into(logits.numpy(), uniform.numpy(), actions.numpy(), log_prob.numpy()))
+        check_drawn(logits, invert_into(logits.numpy(), numbers.numpy(), actions.numpy(), log_prob.numpy()))
         return actions, log_prob
 
     def mode(self) -> Tensor:
@@ -268,7 +269,7 @@ class Bernoulli(_Remade, sb3.BernoulliDistribution):
 
     def sample(self) -> Tensor:
         """[N, n] floats."""
-        return self._logits.detach().sigmoid().bernoulli()
+        return switched(self._logits.detach().sigmoid())
 
     def mode(self) -> Tensor:
         """[N, n] floats; 0 where both are equally likely."""
@@ -302,7 +303,7 @@ class DiagGaussian(_Remade, sb3.DiagGaussianDistribution):
 
     def sample(self) -> Tensor:
         """[N, n], with a gradient to means and deviations."""
-        return torch.addcmul(self._mean, torch.randn_like(self._mean), self._log_std.exp())
+        return torch.addcmul(self._mean, normal_like(self._mean), self._log_std.exp())
 
     def mode(self) -> Tensor:
         """[N, n], the means."""

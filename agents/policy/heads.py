@@ -25,6 +25,7 @@ from palimpsest.agents.policy.extractors import ObservingPolicy, only_flattens
 from palimpsest.agents.policy.layers import Tanh
 from palimpsest.agents.policy.memory_pair import Both
 from palimpsest.agents.policy.scales import ReturnScale
+from palimpsest.agents.workers.draws import uniform
 from palimpsest.machine_code import njit
 from palimpsest.memory.base import Memory
 from palimpsest.memory.kernels.arithmetic.addresses import array_at
@@ -178,11 +179,11 @@ def act(
     """
     B, n, real = len(latent_pi), len(heads.biases_pi[-1]), heads.biases_vf[-1].dtype
     latent_pi, latent_vf = latent_pi.contiguous(), latent_vf.contiguous()
-    uniform, actions = torch.rand(B, dtype=torch.float64), np.empty(B, np.int64)
+    numbers, actions = uniform(B), np.empty(B, np.int64)
     logits, values, log_prob = np.empty((B, n), real), np.empty(B, real), np.empty(B, real)
     # as the kernel reads them, whatever was given
     masks = None if action_masks is None else action_masks.bool().expand(B, n).contiguous()
-    read = latent_pi.data_ptr(), latent_vf.data_ptr(), uniform.data_ptr(), 0 if masks is None else masks.data_ptr()
+    read = latent_pi.data_ptr(), latent_vf.data_ptr(), numbers.data_ptr(), 0 if masks is None else masks.data_ptr()
     undrawable = _act(*read, *heads, logits, values, actions, log_prob)
     if undrawable >= 0:
         check_drawn(torch.from_numpy(logits), undrawable)

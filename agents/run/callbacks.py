@@ -17,6 +17,7 @@ from stable_baselines3.common.utils import safe_mean
 
 from palimpsest.agents.files.archive import write_atomically
 from palimpsest.agents.run.resume import Interrupted, StopSignals
+from palimpsest.agents.workers.group import here
 
 EVALUATION_FIELDS = ("step", "success", "return_mean", "return_std", "length_mean", "episodes", "stalled")
 
@@ -99,11 +100,16 @@ class EvaluationCallback(BetweenIterations):
         self.goals = {"success": success, "return_mean": mean_return}
         rows = read_evaluations(path)
         self.best = max((_score(row) for row in rows), default=None)
-        self.solved = self._is_solved(rows)
+        self.solved = here().of_first(self._is_solved(rows))
 
     def work(self) -> None:
-        """Evaluate now."""
+        """Evaluate now. All workers do; worker 0 notes what all have found."""
         result = self.evaluate()
+        if here().rank == 0:
+            self._note(result)
+        self.solved = here().of_first(self.solved)
+
+    def _note(self, result: Mapping[str, Any]) -> None:
         row = {"step": self.num_timesteps, **{name: result[name] for name in EVALUATION_FIELDS[1:]}}
         shown = {name: "" if value is None else str(value) for name, value in row.items()}
         rows = [*read_evaluations(self.path), shown]
@@ -188,9 +194,11 @@ class CheckpointCallback(BetweenIterations):
         self.save()
 
     def _on_rollout_start(self) -> None:
-        if self.signals.number is not None:
+        # a signal that one worker got stops all, before the same rollout
+        number = max(here().counts(self.signals.number or 0)())
+        if number:
             self.save()
-            raise Interrupted(self.signals.number)
+            raise Interrupted(number)
         super()._on_rollout_start()
 
     def _on_training_end(self) -> None:

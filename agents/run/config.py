@@ -183,12 +183,14 @@ class TrainConfig(Hyperparameters, Network, Task):
     """Episodes of each test after the last step; 0 for no tests."""
     progress: bool = True
     """Show the progress bar."""
+    workers: Annotated[int, integer(1, 4096)] = 1
+    """Processes that train together and give what one gives, to rounding; a divisor of `num_envs` (docs/scaling.md)."""
 
     UNSAVED: ClassVar[frozenset[str]] = frozenset({"run_dir", "resume"})
     """Fields that are not saved: they say where a run is, not what it does."""
 
     FREE_ON_RESUME: ClassVar[frozenset[str]] = frozenset(
-        {"device", "progress", "run_dir", "resume", "closing_episodes"}
+        {"device", "progress", "run_dir", "resume", "closing_episodes", "workers"}
     )
     """Fields that may change when a run is resumed. `total_timesteps` may grow. Any other change would make it another
     run."""
@@ -197,6 +199,7 @@ class TrainConfig(Hyperparameters, Network, Task):
         *("n_steps", "n_epochs", "gae_lambda", "ent_coef", "clip_range", "target_kl", "min_advantage_std", "vf_coef"),
         *("max_grad_norm", "normalize_returns", "num_minibatches", "anneal_entropy", "carry_over"),
         *("use_sde", "sde_sample_freq", "batch_size", "anneal_clip_range", "ortho_init", "log_std_init"),
+        "workers",
     )
     """Fields that are without effect with another algorithm."""
 
@@ -212,6 +215,7 @@ class TrainConfig(Hyperparameters, Network, Task):
             if self.batch_size is not None:
                 raise ValueError(f"batch_size={self.batch_size} says what num_minibatches says; leave one of them out")
             check_divides("num_minibatches", self.num_minibatches, "num_envs", self.num_envs)
+        check_divides("workers", self.workers, "num_envs", self.num_envs)
         if self.seed + self.num_envs > EVALUATION_SEED:
             raise ValueError(
                 f"seed + num_envs must be at most {EVALUATION_SEED}, where the seeds of evaluation begin; "

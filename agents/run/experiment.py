@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,14 @@ import torch
 from gymnasium import spaces
 from rich.console import Console
 from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
-from torch.utils.tensorboard import SummaryWriter
 
 from palimpsest import memory
 from palimpsest.agents.environments import chance_level
-from palimpsest.agents.evaluation.play import play, summary
+from palimpsest.agents.evaluation.play import play_together, summary
 from palimpsest.agents.evaluation.plots import learning_curve
 from palimpsest.agents.files.archive import remove_parts, write_atomically
 from palimpsest.agents.files.lock import locked
@@ -48,10 +45,11 @@ from palimpsest.agents.run.callbacks import (
 from palimpsest.agents.run.config import CONFIG_FILE, TrainConfig
 from palimpsest.agents.run.presets import LOG_STD_INIT, TARGET_KL, TARGET_KL_OF_A_BOX, algorithm_class, replaying
 from palimpsest.agents.run.program import COMMAND
-from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, use_logger
+from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, run_logger, use_logger
 from palimpsest.agents.run.runs import Run, environments, give_weights
+from palimpsest.agents.workers.group import here
 from palimpsest.agents.worlds.vectors import most_rows
-from palimpsest.refusals import closest
+from palimpsest.refusals import closest, refuse
 
 COLUMNS_PER_THREAD = 64
 """Columns of a minibatch for each thread of torch. With fewer columns one more thread does not pay off:
@@ -60,7 +58,13 @@ docs/speed.md."""
 
 def make_env(config: TrainConfig) -> VecEnv:
     """The training environments of a configuration; ValueError for an unknown id or argument."""
-    return environments(config, config.num_envs)
+    return environments(config, config.num_envs // here().size, here().rank)
+
+
+def evaluation_environments(config: TrainConfig) -> VecEnv:
+    """The environments in which this worker plays its share of the episodes of an evaluation."""
+    rows = most_rows(config.env, config.wrapper, config.vec, 128, 128, config.num_envs)
+    return SavedAlgorithm._wrap_env(environments(config, min(-(-config.eval_episodes // here().size), rows)))
 
 
 def make_model(config: TrainConfig, env: VecEnv, verbose: int = 0) -> SavedAlgorithm:
@@ -136,7 +140,7 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
 def set_threads(config: TrainConfig) -> None:
     """Set torch's number of threads. By default it is one per COLUMNS_PER_THREAD columns of a minibatch."""
     if config.algo == "ppo":
-        columns = config.minibatch_size // config.n_steps
+        columns = config.minibatch_size // config.n_steps // here().size
     else:
         columns = (replaying(config.algo, config.num_envs) | config.algo_args)["batch_size"]
     wanted = columns // COLUMNS_PER_THREAD
@@ -167,6 +171,8 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
         Interrupted: a signal stopped the run. The last checkpoint is intact.
         RunFailed: a disk or the environments' processes failed. The last checkpoint is intact.
     """
+    if config.workers != here().size:
+        refuse("workers", f"{here().size} here; agents.launch.start.train starts more", config.workers)
     console = console or Console()
     directory = config.resume or config.run_dir or config.new_run_dir()
     if config.resume is None and directory.exists():
@@ -192,13 +198,12 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
                     f"{str(directory)!r} has finished and holds no checkpoint to continue from; start a new run with "
                     f"--from {directory}"
                 )
-            model = checkpoints.load(env, config.device) if checkpoints.paths() else make_model(config, env)
+            model = checkpoints.load(env, config.device) or make_model(config, env)
             remove_parts(directory)
             cut_evaluations(directory / "evaluations.csv", model.num_timesteps)
             console.print(f"{directory} continues from step {model.num_timesteps:,}", highlight=False, soft_wrap=True)
             _prolong(config, directory, model, console)
-        rows = most_rows(config.env, config.wrapper, config.vec, 128, 128, config.num_envs)
-        evaluation_env = SavedAlgorithm._wrap_env(environments(config, min(config.eval_episodes, rows)))
+        evaluation_env = evaluation_environments(config)
         with StopSignals() as signals:
             _learn(config, directory, model, evaluation_env, checkpoints, signals, console, watch)
     finally:
@@ -240,7 +245,7 @@ def _learn(
     progress = ProgressCallback(config.whole_timesteps, console)
     off_policy = config.algo != "ppo"
     evaluation = EvaluationCallback(
-        lambda: summary(play(model, evaluation_env, config.eval_episodes)),
+        lambda: summary(play_together(model, evaluation_env, config.eval_episodes)),
         directory / "evaluations.csv",
         config.eval_every,
         on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
@@ -273,20 +278,6 @@ def _learn(
         with suppress(OSError):  # a disk that fails here has failed above, where the error is reported
             model.logger.close()
             _draw(config, directory, evaluation_env)
-
-
-def run_logger(directory: Path, step: int) -> Logger:
-    """A logger that writes TensorBoard events to `directory` and hides older events after `step` (`purge_step`)."""
-    earlier = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
-    # TensorBoard reads the files of a directory in the order of their names. A name begins with the second in which the
-    # file was made, so two files must not share a second. A file with a later time, from another clock, is ignored.
-    while str(int(time.time())) in earlier:
-        time.sleep(0.05)
-    board = TensorBoardOutputFormat(str(directory))
-    if earlier:
-        board.writer.close()
-        board.writer = SummaryWriter(str(directory), purge_step=step + 1)
-    return Logger(str(directory), [board])
 
 
 def _draw(config: TrainConfig, directory: Path, env: VecEnv) -> None:

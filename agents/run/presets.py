@@ -19,6 +19,10 @@ def algorithm_class(name: str) -> Any:
     return getattr(importlib.import_module(module), cls)
 
 
+ENGINES = ("processes", "ray")
+"""What starts the workers of a training, or the runs of a sweep."""
+
+
 class Preset(NamedTuple):
     """The hyperparameters whose best values differ between memories."""
 

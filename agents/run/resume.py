@@ -5,22 +5,27 @@ from __future__ import annotations
 import random
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
+from torch.utils.tensorboard import SummaryWriter
 
 from palimpsest.agents.environments import innermost
 from palimpsest.agents.files.archive import CorruptFile, remove_parts
-from palimpsest.agents.learn.model_file import SavedAlgorithm, load_model, save_model
+from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, SavedAlgorithm, load_model, save_model
 from palimpsest.agents.learn.rollout import RememberingAlgorithm
 from palimpsest.agents.off_policy.algorithm import OffPolicyMemoryAlgorithm
 from palimpsest.agents.run.presets import algorithm_class
 from palimpsest.agents.run.program import COMMAND
+from palimpsest.agents.workers.group import here
+from palimpsest.agents.workers.rows import of_all, own
 
 
 class Interrupted(Exception):
@@ -65,15 +70,22 @@ class Checkpoints:
         return f"{kept}; fix the cause and continue with: {COMMAND} --resume {run}"
 
     def save(self, model: SavedAlgorithm) -> None:
-        """Write a checkpoint with the number of steps as its name, then delete the oldest ones beyond `keep`."""
+        """Write a checkpoint with the number of steps as its name, then delete the oldest ones beyond `keep`.
+
+        It holds the whole: every worker gives its rows, and worker 0 writes.
+        """
+        extra = {"alive": alive_state(model), **whole_place(model)}
+        if here().rank:
+            return
         self.directory.mkdir(exist_ok=True)
-        alive = {"alive": alive_state(model)}
-        save_model(model, self.directory / f"{model.num_timesteps:012d}.zip", extra=alive)
+        save_model(model, self.directory / f"{model.num_timesteps:012d}.zip", extra=extra)
         for old in self.paths()[: -self.keep]:
             old.unlink()
 
-    def load(self, env: VecEnv, device: str) -> SavedAlgorithm:
+    def load(self, env: VecEnv, device: str) -> SavedAlgorithm | None:
         """The model of the newest intact checkpoint, with its environments in the state of that moment.
+
+        None if there is no checkpoint. With several workers all load what worker 0 has found.
 
         A torn or altered checkpoint is skipped with a message on standard error, and the one before it is tried. Parts
         of files that a killed process left are removed.
@@ -81,12 +93,22 @@ class Checkpoints:
         Raises:
             ValueError: no checkpoint is intact.
         """
+        workers = here()
+        if workers.rank:
+            path = workers.of_first(None)
+            return None if path is None else restore(path, env, device, self.algo)
         remove_parts(self.directory)
-        for path in reversed(self.paths()):
+        paths = self.paths()
+        if not paths:
+            return workers.of_first(None)
+        for path in reversed(paths):
             try:
-                return restore(path, env, device, self.algo)
+                model = restore(path, env, device, self.algo)
             except CorruptFile as error:
                 print(f"skipped: {error}", file=sys.stderr)
+            else:
+                workers.of_first(path)
+                return model
         raise ValueError(f"{str(self.directory)!r} holds no intact checkpoint; start a new run with --config")
 
 
@@ -95,12 +117,14 @@ def alive_state(model: SavedAlgorithm) -> dict[str, Any]:
     assert model.env is not None
     logger = model.logger
     world = innermost(model.env)
+    streams = here().objects((np.random.get_state(), random.getstate()))  # noqa: NPY002  foreign environments may draw
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": np.random.get_state(),  # noqa: NPY002  foreign environments may draw from it
-        "python": random.getstate(),
-        "env": world.snapshot() if hasattr(world, "snapshot") else None,
+        "numpy": streams[0][0],
+        "python": streams[0][1],
+        "others": streams[1:],
+        "env": of_all(world.snapshot() if hasattr(world, "snapshot") else None),
         "replay": model.replay.contents() if isinstance(model, OffPolicyMemoryAlgorithm) else None,
         "records": {
             name: (value, logger.name_to_count[name], logger.name_to_excluded[name])
@@ -121,21 +145,58 @@ def restore(path: Path, env: VecEnv, device: str, algo: str = "ppo") -> SavedAlg
     assert model.env is not None
     world = innermost(model.env)
     if alive["env"] is not None and hasattr(world, "snapshot"):
-        world.restore(alive["env"])
+        world.restore(own(alive["env"]))
     else:
         reset_environments(model)
     if isinstance(model, OffPolicyMemoryAlgorithm):
         model.replay.restore(alive["replay"])
     torch.set_rng_state(alive["torch"].cpu())
     if torch.cuda.is_available() and alive["cuda"]:
-        torch.cuda.set_rng_state_all([state.cpu() for state in alive["cuda"]])
-    np.random.set_state(alive["numpy"])  # noqa: NPY002
-    random.setstate(alive["python"])
+        if here().size == 1:
+            torch.cuda.set_rng_state_all([state.cpu() for state in alive["cuda"]])
+        else:
+            torch.cuda.set_rng_state(alive["cuda"][0].cpu(), model.device)
+    _restore_streams(model, alive)
     model.set_logger(Logger(None, []))
     for name, record in alive.get("records", {}).items():
         for store, part in zip(_stores(model.logger), record, strict=True):
             store[name] = part
     return model
+
+
+def whole_place(model: SavedAlgorithm) -> dict[str, Any]:
+    """The model's place in the environments of all workers, by attribute; empty where it trains alone."""
+    if here().size == 1:
+        return {}
+    place = {name: getattr(model, name) for name in PLACE_IN_ROLLOUT if hasattr(model, name)}
+    return of_all(place | {"_last_state": model.recall()})
+
+
+def _restore_streams(model: SavedAlgorithm, alive: dict[str, Any]) -> None:
+    """Restore numpy's and Python's global streams, which are each worker's own."""
+    workers, streams = here(), [(alive["numpy"], alive["python"]), *alive.get("others", ())]
+    if len(streams) == workers.size or workers.rank == 0:
+        state, python_state = streams[workers.rank]
+        np.random.set_state(state)  # noqa: NPY002
+        random.setstate(python_state)
+    else:
+        seed = (model.seed or 0) + model.num_timesteps + workers.rows(model.n_envs).start
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+
+
+def run_logger(directory: Path, step: int) -> Logger:
+    """A logger that writes TensorBoard events to `directory` and hides older events after `step` (`purge_step`)."""
+    earlier = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
+    # TensorBoard reads the files of a directory in the order of their names. A name begins with the second in which the
+    # file was made, so two files must not share a second. A file with a later time, from another clock, is ignored.
+    while str(int(time.time())) in earlier:
+        time.sleep(0.05)
+    board = TensorBoardOutputFormat(str(directory))
+    if earlier:
+        board.writer.close()
+        board.writer = SummaryWriter(str(directory), purge_step=step + 1)
+    return Logger(str(directory), [board])
 
 
 def use_logger(model: SavedAlgorithm, logger: Logger) -> None:
@@ -153,8 +214,9 @@ def _stores(logger: Logger) -> tuple[dict[str, Any], ...]:
 def reset_environments(model: SavedAlgorithm) -> None:
     """Start new episodes, with fresh memories, in environments whose state cannot be restored."""
     assert model.env is not None
-    iteration = model.num_timesteps // (model.n_steps * model.n_envs)  # type: ignore[attr-defined]
-    seed = (model.seed or 0) + iteration
+    workers = here()
+    iteration = model.num_timesteps // (model.n_steps * model.n_envs * workers.size)  # type: ignore[attr-defined]
+    seed = (model.seed or 0) + iteration + workers.rows(model.n_envs).start
     print(f"these environments cannot be restored; they are reset with seeds from {seed} on", file=sys.stderr)
     model.env.seed(seed)
     model._last_obs = model.env.reset()  # type: ignore[assignment]
@@ -172,6 +234,9 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
+        # only the main thread may watch signals, and Ray Train works in another
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._note)
         return self

@@ -96,12 +96,12 @@ def load_agent(path: Path, device: str = "auto") -> Run | SavedAlgorithm:
     return Run(place.directory, place.config, _intact(place, lambda file: algorithm.load(file, device=device)))
 
 
-def environments(config: TrainConfig, num_envs: int) -> VecEnv:
-    """Rows of a configuration's environment, with what it does to the observations."""
+def environments(config: TrainConfig, num_envs: int, rank: int = 0) -> VecEnv:
+    """Rows of a configuration's environment, with what it does to the observations: those of worker `rank`."""
     return make_environments(
         config.env,
         num_envs,
-        config.seed,
+        config.seed + rank * num_envs,
         config.env_args,
         config.previous_action_reward,
         config.keep_observations,

@@ -9,9 +9,8 @@ from typing import Annotated, ClassVar
 import tyro
 
 from palimpsest.agents.run.config import Checked
+from palimpsest.agents.run.presets import ENGINES
 from palimpsest.refusals import choice, integer
-
-ENGINES = ("processes", "ray")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from palimpsest.agents.run.key_values import environment_arguments, memory_argum
 from palimpsest.refusals import NAMED, check, closest, integer, refuse
 
 BY_THE_SWEEP = frozenset({"env", "env_args", "memory", "seed", "threads", "progress", "run_dir", "resume"}) | {
-    "closing_episodes"  # a suite has `episodes`
+    "closing_episodes",  # a suite has `episodes`
+    "workers",
 }
 """Fields of a training that a suite sets elsewhere, or that the sweep sets."""
 

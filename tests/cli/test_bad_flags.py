@@ -94,6 +94,8 @@ TRAIN: dict[str, list[str]] = {
     "keep_checkpoints": [*INTEGER, "0"],
     "closing_episodes": INTEGER,
     "progress": SWITCH,
+    "workers": [*INTEGER, "0", "3", "4097"],
+    "engine": [*NAME, "Ray", "threads"],
 }
 EVALUATE: dict[str, list[str]] = {
     "run_dir": [*PATH, "nowhere", "file", "file/x", "/", "."],

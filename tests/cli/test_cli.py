@@ -15,7 +15,8 @@ from palimpsest import envs, memory, train
 from palimpsest.agents.command.parsing import NAMES
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.files.archive import CorruptFile
-from palimpsest.agents.run import closing, experiment
+from palimpsest.agents.launch import start
+from palimpsest.agents.run import closing
 from palimpsest.agents.run.config import EvaluateConfig, TrainConfig
 from palimpsest.agents.run.presets import usual
 
@@ -29,7 +30,7 @@ def started(tmp_path, monkeypatch):
     """An empty working directory; the configurations that would have been trained or evaluated."""
     monkeypatch.chdir(tmp_path)
     seen = []
-    monkeypatch.setattr(experiment, "train", seen.append)
+    monkeypatch.setattr(start, "train", lambda config, engine: seen.append(config))
     monkeypatch.setattr(closing, "evaluate", lambda config: seen.append(config) or {"success": 0.5})
     return seen
 
@@ -301,26 +302,26 @@ def test_an_existing_run_directory_is_refused_and_left_alone(started, capsys, tm
 
 @pytest.mark.parametrize("error", [ValueError("a\nproblem"), OSError("a problem"), CorruptFile("a problem")])
 def test_the_exit_code_tells_whether_the_run_had_begun(error, started, capsys, monkeypatch, tmp_path):
-    def before(config):
+    def before(config, engine):
         raise error
 
-    def after(config):
+    def after(config, engine):
         config.run_dir.mkdir()
         raise error
 
-    monkeypatch.setattr(experiment, "train", before)
+    monkeypatch.setattr(start, "train", before)
     assert "a problem" in refused(["--run-dir", "new"], capsys, code=2)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(experiment, "train", after)
+    monkeypatch.setattr(start, "train", after)
     assert "a problem" in refused(["--run-dir", "new"], capsys, code=1)
     assert (tmp_path / "new").is_dir()
 
 
 def test_interrupted(started, capsys, monkeypatch):
-    def interrupt(config):
+    def interrupt(config, engine):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "train", interrupt)
+    monkeypatch.setattr(start, "train", interrupt)
     assert "interrupted" in refused([], capsys, code=130)
 
 

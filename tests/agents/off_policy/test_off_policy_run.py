@@ -14,6 +14,7 @@ from small import small_arguments
 from palimpsest import train
 from palimpsest.agents import evaluate, preset
 from palimpsest.agents.files.archive import read_tree
+from palimpsest.agents.launch import start
 from palimpsest.agents.run import callbacks, experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.experiment import make_env, make_model
@@ -118,7 +119,7 @@ def test_bad_flags_are_refused_in_a_line(argv, said, tmp_path, monkeypatch, caps
 def test_flags_reach_the_configuration(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []
-    monkeypatch.setattr(experiment, "train", seen.append)
+    monkeypatch.setattr(start, "train", lambda config, engine: seen.append(config))
     assert train.main(["--algo", "dqn", "--algo-args", "train_freq=1,episode", "tau=0.5", "prioritized=true"]) == 0
     assert seen[0].algo_args == {"train_freq": (1, "episode"), "tau": 0.5, "prioritized": True}
     assert seen[0].share_memory is True

@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 
 from palimpsest import train
+from palimpsest.agents.launch import start
 from palimpsest.agents.run import experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.zoo.hyperparameters import _POLICY_READERS, _READERS, REFUSED, load
@@ -200,7 +201,7 @@ def test_schedules_are_read():
 
 def test_the_command_line_trains_as_the_file_says(path, monkeypatch, capsys):
     configs = []
-    monkeypatch.setattr(experiment, "train", configs.append)
+    monkeypatch.setattr(start, "train", lambda config, engine: configs.append(config))
     zoo = ["train", "--zoo-config", "zoo.yml"]
     assert train.main([*zoo, "--env", "Palimpsest/CartPoleNoVel-v0", "--gamma", "0.5"]) == 0
     (config,) = configs
