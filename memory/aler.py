@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.memory.kernels.outer.scan import outer_scan
-from palimpsest.memory.parts.episode_steps import episode_steps
-from palimpsest.memory.parts.hashed import gumbel
 from palimpsest.memory.parts.stack import Layer, Stack
+from palimpsest.memory.parts.steps import episode_steps, gumbel
 from palimpsest.memory.parts.tables import read, written
 from palimpsest.memory.recurrent import LSTM, CellState
 from palimpsest.refusals import check_integer, check_number

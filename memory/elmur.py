@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Panel
-from palimpsest.memory.parts.episode_steps import episode_steps
 from palimpsest.memory.parts.stack import Layer, Stack
+from palimpsest.memory.parts.steps import episode_steps
 from palimpsest.memory.parts.windows import Window, attend
 from palimpsest.refusals import check_divides, check_integer, check_number
 

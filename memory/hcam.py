@@ -29,6 +29,7 @@ from palimpsest.memory.kernels.arithmetic.dispatch import is_watched, refuse_tra
 from palimpsest.memory.kernels.attention.chunks import choose_chunks, read_chunks
 from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates
 from palimpsest.memory.kernels.attention.torch_slices import softmax_where
+from palimpsest.memory.parts.chunk_layer import ChunkLayer, sinusoid
 from palimpsest.memory.parts.chunk_plan import plan_chunks
 from palimpsest.memory.parts.surprise import Surprises, borders
 from palimpsest.refusals import check_choice, check_divides, check_flag, check_integer, check_number, refuse
@@ -66,33 +67,6 @@ class EventState(NamedTuple):
     """[B], of `memory.parts.surprise`."""
     square: Tensor
     """[B]."""
-
-
-class ChunkLayer(nn.Module):
-    """The maps of one layer. Query, key and value maps have no biases; `merge` holds both output maps side by side,
-    so that its bias is the local attention's and mem is zero where nothing is read.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.local_query = nn.Linear(width, width, bias=False)
-        self.local_key = nn.Linear(width, width, bias=False)
-        self.local_value = nn.Linear(width, width, bias=False)
-        self.score_query = nn.Linear(width, width, bias=False)
-        self.score_key = nn.Linear(width, width, bias=False)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
-        self.merge = nn.Linear(2 * width, width)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
-        )
-
-    def output(self, x: Tensor, local: Tensor, mem: Tensor) -> Tensor:
-        """The residual stream x [..., D] plus local plus mem, then the residual MLP."""
-        x = x + self.merge(torch.cat([local, mem], -1))
-        return x + self.mlp(x)
 
 
 class HCAM(Memory):
@@ -421,10 +395,3 @@ class HCAM(Memory):
         shown["read_entropy"] = torch.special.entr(weight).sum() / count
         shown["read_age"] = (age * weight).sum() / count
         return shown
-
-
-def sinusoid(length: int, width: int) -> Tensor:
-    """[length, width]: sines, then cosines, of place / 10000^(2 i / width)."""
-    rate = 10_000 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angle = torch.arange(length, dtype=torch.float64)[:, None] * rate
-    return torch.cat([angle.sin(), angle.cos()], 1)[:, :width].to(torch.get_default_dtype())

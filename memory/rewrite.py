@@ -42,7 +42,7 @@ from palimpsest.memory.kernels.arithmetic.as_built import Arrays, AsBuilt
 from palimpsest.memory.kernels.delta.layer import DeltaSizes, delta_layer, delta_layer_torch, delta_weights
 from palimpsest.memory.kernels.delta.step import NORM_EPS, step_layers
 from palimpsest.memory.kernels.delta.turning import turns
-from palimpsest.memory.parts.episode_steps import episode_steps
+from palimpsest.memory.parts.steps import episode_steps
 from palimpsest.memory.parts.tables import head_names, side_by_side
 from palimpsest.refusals import check_flag, check_integer
 

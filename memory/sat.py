@@ -29,11 +29,10 @@ from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory, Panel
 from palimpsest.memory.kernels.arithmetic.dispatch import is_watched, refuse_tracing
-from palimpsest.memory.parts.allocation import BY_ATTENTION, STRATEGIES, Slots, allocate, reads
-from palimpsest.memory.parts.episode_steps import episode_steps
-from palimpsest.memory.parts.place_attention import RATES, ReadLayer, time_code, view
+from palimpsest.memory.parts.allocation import BY_ATTENTION, STRATEGIES, Slots, allocate, allocate_step, reads
+from palimpsest.memory.parts.place_attention import RATES, ReadLayer, checked_places, time_code, view
+from palimpsest.memory.parts.steps import episode_steps
 from palimpsest.memory.parts.strategy_values import StrategyValues
-from palimpsest.memory.parts.torch_allocation import allocate_step
 from palimpsest.refusals import check_choice, check_divides, check_integer
 
 __all__ = ["STRATEGIES", "SATState", "SpatiallyAwareTransformer", "StrategyValues"]
@@ -190,7 +189,7 @@ class SpatiallyAwareTransformer(Memory):
         self, x: Tensor, state: SATState, place: Tensor | None, strategy: Tensor | None, keep_state: bool
     ) -> tuple[Tensor, SATState]:
         B = self.check_step(x, state)
-        place = self._places(place, B, None)
+        place = checked_places(place, self.num_places, (B,), x)
         if is_watched():
             by_place, strategy = self.layout == "place", self._recorded_strategy(place[0])
             slots, slot, now = allocate_step(state[1:6], place[0], strategy, by_place)
@@ -222,7 +221,7 @@ class SpatiallyAwareTransformer(Memory):
             ValueError: as `step`, or shapes do not fit.
         """
         T, B = self.check_sequence(x, start, state)
-        place = self._places(place, B, T)
+        place = checked_places(place, self.num_places, (T, B), x)
         if T == 0:
             return x.new_empty(0, B, self.output_size), state
         C = min(CHUNK, T)
@@ -299,20 +298,6 @@ class SpatiallyAwareTransformer(Memory):
             Panel("dropped: age of the entry in steps", dropped, None, places),
             Panel("age of the entry in each slot", age, None, tuple(f"slot {i + 1}" for i in range(len(time)))),
         ]
-
-    def _places(self, place: Tensor | None, B: int, T: int | None) -> Tensor:
-        """`place` of a sequence, or of a single step if T is None, as [T, B]."""
-        size = (B,) if T is None else (T, B)
-        if place is None:
-            if self.num_places > 1:
-                raise ValueError(
-                    f"place is missing: num_places={self.num_places} needs it, int64 {list(size)}; "
-                    "give it, or set num_places=1"
-                )
-            place = torch.zeros(size, dtype=torch.int64, device=self.device)
-        if place.shape != size or place.dtype != torch.int64:
-            raise ValueError(f"place must be {list(size)} int64; got {list(place.shape)} {place.dtype}")
-        return place.view(-1, B)
 
     def _allocate(
         self,

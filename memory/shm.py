@@ -19,8 +19,7 @@ from torch.nn import functional
 from palimpsest.memory.base import Context, Memory, Panel
 from palimpsest.memory.kernels.outer.hadamard import hadamard_scan
 from palimpsest.memory.kernels.outer.torch_hadamard import hadamard_step
-from palimpsest.memory.parts.episode_steps import episode_steps
-from palimpsest.memory.parts.hashed import bits_of
+from palimpsest.memory.parts.steps import bits_of, episode_steps
 from palimpsest.refusals import check_integer
 
 

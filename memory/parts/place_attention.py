@@ -163,3 +163,16 @@ def _rotated(code: Tensor, turn: Tensor) -> Tensor:
     """Rotate a code [G, C, H, 16] of times into one of ages, or back. The map is its own inverse and transpose."""
     rotated = torch.view_as_complex(code.unflatten(-1, (RATES, 2))).conj() * turn
     return torch.view_as_real(rotated).flatten(-2)
+
+
+def checked_places(place: Tensor | None, num_places: int, size: tuple[int, ...], like: Tensor) -> Tensor:
+    """`place` of a sequence of size [T, B], or of a single step of size [B], as [T, B]; on the device of `like`."""
+    if place is None:
+        if num_places > 1:
+            raise ValueError(
+                f"place is missing: num_places={num_places} needs it, int64 {list(size)}; give it, or set num_places=1"
+            )
+        place = torch.zeros(size, dtype=torch.int64, device=like.device)
+    if place.shape != size or place.dtype != torch.int64:
+        raise ValueError(f"place must be {list(size)} int64; got {list(place.shape)} {place.dtype}")
+    return place.view(-1, size[-1])

@@ -15,7 +15,7 @@ import pytest
 import tyro
 
 from palimpsest import agents, envs, memory, train
-from palimpsest.agents.run import experiment
+from palimpsest.agents.launch import start
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.memory import registry
 
@@ -116,7 +116,7 @@ def words_of(command: str) -> list[str]:
 
 
 COMMANDS = [(page, command) for page in sorted(PAGES.keys() - NEED_THEIR_MODULE) for command in commands(PAGES[page])]
-FROM_A_RUN = {"--resume", "--config", "--from", "--zoo-config"}
+FROM_A_RUN = {"--resume", "--config", "--from"}
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command}" for page, command in COMMANDS])
@@ -127,7 +127,8 @@ def test_a_command_of_a_page_is_allowed(page, command, tmp_path, monkeypatch, ca
         return
     monkeypatch.chdir(tmp_path)
     trained: list[TrainConfig] = []
-    monkeypatch.setattr(experiment, "train", trained.append)
+    monkeypatch.setattr(start, "train", lambda config, engine: trained.append(config))
+    Path("ppo_lstm.yml").write_text("CartPoleNoVel-v1:\n  policy: MlpLstmPolicy\n")
     given = FROM_A_RUN & set(words)
     for flag in given:
         run_dir = Path(words[words.index(flag) + 1])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from palimpsest import memory, train
+from palimpsest.agents.command.parsing import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "watching.md").read_text(encoding="utf-8")
@@ -36,7 +37,7 @@ def test_the_commands_are_allowed():
     assert {words[0] for words in commands} == {"palimpsest"}
     for _, command, *words in commands:
         if command in train.ROOMS:
-            parsed = train._parse(train._named(train.ROOMS[command]), words)
+            parsed = parse(train._named(train.ROOMS[command]), words)
             assert parsed.run == Path("runs/maze")
     assert [words[1] for words in commands].count("play") == 6
 

@@ -17,7 +17,7 @@ from palimpsest.memory.kernels.delta.layer_loops import BLOCK_ROWS
 from palimpsest.memory.kernels.delta.loops import SEGMENT
 from palimpsest.memory.kernels.delta.naive import gated_delta_naive
 from palimpsest.memory.kernels.delta.turning import turns
-from palimpsest.memory.parts.episode_steps import episode_steps
+from palimpsest.memory.parts.steps import episode_steps
 
 
 def chunked(*args, **kwargs):

@@ -11,7 +11,7 @@ from test_shm import splitmix64
 from torch.testing import assert_close
 
 from palimpsest import memory
-from palimpsest.memory.parts.hashed import gumbel
+from palimpsest.memory.parts.steps import gumbel
 
 N, W, TAU = (SMALL["aler"][name] for name in ("num_slots", "slot_size", "temperature"))
 

@@ -12,7 +12,7 @@ from palimpsest.memory import Memory
 from palimpsest.memory.kernels.outer.hadamard import hadamard_scan
 from palimpsest.memory.kernels.outer.naive import hadamard_naive
 from palimpsest.memory.kernels.outer.torch_hadamard import torch_hadamard_scan
-from palimpsest.memory.parts.episode_steps import episode_steps
+from palimpsest.memory.parts.steps import episode_steps
 from palimpsest.memory.shm import SHM, row_of
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

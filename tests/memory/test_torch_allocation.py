@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from palimpsest.memory.parts.allocation import STRATEGIES, Slots, allocate
-from palimpsest.memory.parts.torch_allocation import allocate_step
+from palimpsest.memory.parts.allocation import STRATEGIES, Slots, allocate, allocate_step
 
 S, P, B, T = 6, 3, 4, 40
 

@@ -1,9 +1,25 @@
-"""Numbers that look random and are a function of a saved salt, so that the update sees what acting saw."""
+"""Steps of an episode, and numbers that look random and are a function of a step and of a saved salt.
+
+With such numbers an update sees what acting saw.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def episode_steps(start: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Steps since the episode's start: before each input [T, B], and after the last one [B].
+
+    Args:
+        start: [T, B] bool.
+        before: [B] int64, steps of the episode before the first input; ignored where an episode starts there.
+    """
+    now = torch.arange(len(start), device=start.device).unsqueeze(1)
+    # the time of the episode's step 0, which is negative for an episode that began before the sequence
+    opened = torch.cat([-before.unsqueeze(0), torch.where(start, now, -before - 1)]).cummax(0).values
+    return now - opened[1:], len(start) - opened[-1]
 
 
 def bits_of(salt: Tensor, t: Tensor) -> Tensor:
