@@ -14,6 +14,7 @@ from rich.table import Table
 
 from palimpsest.agents.environments import closing_settings
 from palimpsest.agents.files.archive import write_atomically
+from palimpsest.agents.files.model_card import write_model_card
 from palimpsest.agents.run.config import EvaluateConfig
 from palimpsest.agents.run.grids import grid
 from palimpsest.agents.run.listing import plus_minus, reach
@@ -25,7 +26,7 @@ from palimpsest.agents.run.runs import evaluate as evaluate_model
 def close(run: Run, console: Console) -> None:
     """Test the finished agent in its training setting and in the harder settings that the environment declares.
 
-    Each test has `closing_episodes` episodes; there is none where that is 0.
+    Each test has `closing_episodes` episodes; there is none where that is 0. The model card then shows the tests.
     """
     episodes = run.config.closing_episodes
     if episodes:
@@ -38,6 +39,7 @@ def close(run: Run, console: Console) -> None:
                 soft_wrap=True,
             )
             raise
+        write_model_card(run.directory)
     console.print(f"watch: tensorboard --logdir {run.directory}", highlight=False, soft_wrap=True)
 
 

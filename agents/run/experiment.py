@@ -212,9 +212,9 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
         if evaluation_env is not None:
             evaluation_env.close()
     run = Run(directory, config, model)
+    write_model_card(directory)
     if close:
         closing.close(run, console)
-    write_model_card(directory)
     return run
 
 

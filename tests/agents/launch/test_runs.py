@@ -120,3 +120,9 @@ def test_a_number_that_does_not_divide_the_environments_is_refused():
 def test_workers_are_ppo_s():
     with pytest.raises(ValueError, match="workers is an argument of ppo"):
         TrainConfig(algo="dqn", workers=2, num_envs=4)
+
+
+def test_the_card_of_two_workers_shows_the_closing_test(tmp_path):
+    asked = config(tmp_path / "run", total_timesteps=64, closing_episodes=3)
+    start.train(asked, Console(quiet=True))
+    assert "`closing.json`" in (tmp_path / "run" / "README.md").read_text()
