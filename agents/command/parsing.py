@@ -53,7 +53,8 @@ def parse(cls: type[ConfigT], argv: list[str], default: ConfigT | None = None) -
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise Usage(f"{_first_paragraph(complaint.getvalue())}; see {PROGRAM} {name} --help") from None
+        said = _first_paragraph(complaint.getvalue()).removeprefix(f"{cls.__name__}: ")
+        raise Usage(f"{said}; see {PROGRAM} {name} --help") from None
     if unknown:
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]
         flags = [f"--{NAMES.get(field.name, field.name).replace('_', '-')}" for field in fields]
