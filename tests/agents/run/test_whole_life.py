@@ -14,6 +14,7 @@ from test_resume import assert_same_run, config, curves, parameters, quiet, trai
 from palimpsest import envs, train
 from palimpsest.agents import MemoryDQN, MemoryPPO, MemorySAC, evaluate
 from palimpsest.agents.files.archive import CorruptFile
+from palimpsest.agents.launch import start
 from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.run import closing, experiment
 from palimpsest.agents.run.config import TrainConfig
@@ -106,7 +107,7 @@ def test_weights_that_do_not_fit_are_refused(run, tmp_path, capsys):
 
 def test_the_other_runs_configuration_gives_the_defaults(run, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(experiment, "train", seen.append)
+    monkeypatch.setattr(start, "train", lambda config, engine: seen.append(config))
     monkeypatch.chdir(run.parent)
     for which in ("run", "run/best.zip", "run/checkpoints/000000000384.zip"):
         assert train.main(["--from", which, "--env-args", "corridors=3", "--run-dir", "new"]) == 0
