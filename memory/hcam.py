@@ -208,7 +208,7 @@ class HCAM(Memory):
 
         after = state._replace(running=running.unflatten(0, (B, L)))
         full = at == C - 1
-        if is_watched():
+        if is_watched() and not isinstance(after, EventState):
             return x, self._stored_by_selection(after, full, finished % N)._replace(steps=state.steps + 1)
         after = self._stored(after, full, finished, torch.full_like(at, C), keep_state)
         if isinstance(after, EventState):

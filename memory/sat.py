@@ -190,9 +190,10 @@ class SpatiallyAwareTransformer(Memory):
     ) -> tuple[Tensor, SATState]:
         B = self.check_step(x, state)
         place = checked_places(place, self.num_places, (B,), x)
-        if is_watched():
-            by_place, strategy = self.layout == "place", self._recorded_strategy(place[0])
-            slots, slot, now = allocate_step(state[1:6], place[0], strategy, by_place)
+        alone = STRATEGIES.index(self.allocator) if self.strategy_values is None else BY_ATTENTION
+        if is_watched() and alone < BY_ATTENTION:
+            fixed = torch.full_like(place[0], alone)
+            slots, slot, now = allocate_step(state[1:6], place[0], fixed, self.layout == "place")
             slots = (*slots, state.attended, state.attentions)
         else:
             start = np.zeros((1, B), dtype=np.bool_)
@@ -357,12 +358,6 @@ class SpatiallyAwareTransformer(Memory):
             for i, s in enumerate(_on(x, slot)):
                 held[rows, s] = stored[:, i]
             yield slot, times
-
-    def _recorded_strategy(self, place: Tensor) -> Tensor:
-        """The strategy [B] of one input; lru and lfu, which "adaptive" may choose, are not recorded."""
-        if self.strategy_values is not None or STRATEGIES.index(self.allocator) >= BY_ATTENTION:
-            refuse_tracing()
-        return torch.full_like(place, STRATEGIES.index(self.allocator))
 
     def _slot_places(self) -> Tensor:
         """[S], the place of each slot, with layout="place"."""

@@ -94,7 +94,7 @@ def test_compiled_heads_read_no_mask_beyond_its_end():
 def test_no_rounding_leads_beyond_the_actions(uniform, monkeypatch):
     """Sums of the same numbers may differ in their last bits between loops, which are compiled apart."""
     policy = policy_for([7])
-    monkeypatch.setattr(torch, "rand", lambda B, dtype: torch.full((B,), uniform, dtype=dtype))
+    monkeypatch.setattr(torch, "rand", lambda B, dtype, device: torch.full((B,), uniform, dtype=dtype))
     with torch.no_grad():
         for _ in range(50):
             actions = policy(torch.randn(64, 3), policy.initial_state(64))[0]
