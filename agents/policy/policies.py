@@ -138,8 +138,8 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
             self.memory_critic = memories.make(self.memory_name, width, **self.memory_kwargs)
         check_place(self.memory, self.memory_name, self.observation_space)
         # of the size of what the encoder gives out: a smaller one is learned too late
-        marks = torch.randn(1 if self.shares_memory else 2, width)
-        self.start_mark = nn.Parameter(marks) if self.mark_starts else None
+        marks = 1 if self.shares_memory else 2
+        self.start_mark = nn.Parameter(torch.randn(marks, width)) if self.mark_starts else None
         if self.reconstruct:
             self.decoder = nn.Linear(self.memory.output_size, flatdim(self.observation_space))
         super()._build(lr_schedule)
