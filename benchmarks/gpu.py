@@ -3,7 +3,7 @@
     benchmarks/gpu.sh FOLDER                 # says what must be installed
     python benchmarks/gpu.py FOLDER --page   # the page again, from the figures that are there
 
-The parts are in `gpu_parts`. This file imports the standard library alone, so that whatever fails there is written down.
+The parts are in `gpu_parts`. This file imports the standard library alone, so that what fails there is written down.
 """
 
 from __future__ import annotations
@@ -144,7 +144,16 @@ def _scans(lines: list[dict[str, Any]]) -> list[str]:
             if "error" in line:
                 noted.append(f"- {memory}, T = {T}{', bfloat16' if autocast else ''}: {line['error']}")
         rows.append(row)
-    head = ["T", "memory", "tokens/s, float32", "x nn.LSTM", "peak, GiB", "tokens/s, bfloat16", "x nn.LSTM", "peak, GiB"]
+    head = [
+        "T",
+        "memory",
+        "tokens/s, float32",
+        "x nn.LSTM",
+        "peak, GiB",
+        "tokens/s, bfloat16",
+        "x nn.LSTM",
+        "peak, GiB",
+    ]
     return ["## Scans", text, table(head, rows), *(["Not measured:", "\n".join(noted)] if noted else [])]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 DEVICE = torch.device("meta")
 
@@ -46,6 +45,12 @@ class Elsewhere(Tensor):
         """As Tensor's, whose work no mode sees."""
         return torch.tensor(data, **{"dtype": self.dtype, **kwargs}).to(DEVICE)
 
+    def numpy(self, *, force: bool = False) -> Any:
+        """As Tensor's on CUDA."""
+        if not force:
+            raise TypeError("can't convert a tensor of another device to numpy; use Tensor.cpu() first")
+        return self.detach().cpu().numpy()
+
     def __repr__(self, **_: Any) -> str:
         return f"Elsewhere({self.held!r})"
 
@@ -61,29 +66,34 @@ class _Mode(TorchDispatchMode):
 
 def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """An operation by the CPU, on tensors of one device."""
-    leaves, shape = tree_flatten((args, kwargs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    there = [each for each in tensors if isinstance(each, Elsewhere)]
+    met: list[Tensor] = []
+    given, named = _held(args, met), {name: _held(each, met) for name, each in kwargs.items()}
+    there = {id(each.held): each for each in met if isinstance(each, Elsewhere)}
     # a number may come from the CPU
-    here = [each for each in tensors if not isinstance(each, Elsewhere) and (each.ndim or each.device == DEVICE)]
+    here = [each for each in met if not isinstance(each, Elsewhere) and (each.ndim or each.device == DEVICE)]
     if there and here and function not in TAKES_BOTH:
-        raise RuntimeError(f"{function} got tensors of two devices: {[(type(t).__name__, t.shape) for t in tensors]}")
+        raise RuntimeError(f"{function} got tensors of two devices: {[(type(t).__name__, t.shape) for t in met]}")
     asked = kwargs.get("device")
-    device = DEVICE if asked is None and there else torch.device(asked or "cpu")
-    given, named = tree_unflatten([leaf.held if isinstance(leaf, Elsewhere) else leaf for leaf in leaves], shape)
     if asked is not None:
-        named = {**named, "device": torch.device("cpu")}
+        named["device"] = torch.device("cpu")
     result = function(*given, **named)
-    if device != DEVICE:
-        return result
-    known = {id(each.held): each for each in there}
+    sent = torch.device(asked) == DEVICE if asked is not None else bool(there)
+    return _sent(result, there) if sent else result
 
-    def sent(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return known[id(leaf)] if id(leaf) in known else Elsewhere(leaf.resolve_conj().resolve_neg())
 
-    return tree_map(sent, result)
+def _held(tree: Any, met: list[Tensor]) -> Any:
+    """`tree` with the tensors that have the numbers; those that it had are added to `met`."""
+    if isinstance(tree, Tensor):
+        met.append(tree)
+        return tree.held if isinstance(tree, Elsewhere) else tree
+    return type(tree)(_held(each, met) for each in tree) if type(tree) in (list, tuple) else tree
+
+
+def _sent(tree: Any, known: dict[int, Elsewhere]) -> Any:
+    """`tree` with tensors of the device; what was changed in place is what it was."""
+    if isinstance(tree, Tensor):
+        return known[id(tree)] if id(tree) in known else Elsewhere(tree.resolve_conj().resolve_neg())
+    return type(tree)(_sent(each, known) for each in tree) if type(tree) in (list, tuple) else tree
 
 
 @contextmanager

@@ -6,7 +6,6 @@ On a device that is not there (`elsewhere`) they draw the CPU's random numbers, 
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces
 from small import VARIANTS, small_policy
 from stable_baselines3.common.vec_env import DummyVecEnv

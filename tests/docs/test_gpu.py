@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
-import gpu
-import gpu_parts
+import gpu  # noqa: E402
+import gpu_parts  # noqa: E402
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_every_part_writes_lines_of_which_the_page_is_made(options):
     lines = gpu.read(options.folder)
     assert not [line for line in lines if "error" in line]
     scans = {(line["memory"], line["T"], line["autocast"]) for line in lines if line["part"] == "scans"}
-    assert scans == {(name, T, cast) for name in (gpu_parts.PLAIN, "rewrite") for T in (4, 8) for cast in (False, True)}
+    assert scans == {(name, T, cast) for name in (gpu_parts.PLAIN, "mingru") for T in (4, 8) for cast in (False, True)}
     assert all(line["acting_s"] > 0 < line["updating_s"] for line in lines if line["part"] == "loops")
     lines.append(dict(part="tests", test="t.py::test_a", outcome="failed", error="E 1 != 2"))
     lines.append(dict(part="scans", memory="dnc", T=8, B=3, H=16, autocast=False, error="OutOfMemoryError: 3 GiB"))
@@ -56,7 +56,16 @@ def test_an_error_is_a_line_and_stops_nothing(options, monkeypatch):
 
 def test_the_script_runs_its_parts_in_processes(tmp_path):
     folder = tmp_path / "found"
-    command = [str(ROOT / "benchmarks" / "gpu.sh"), str(folder), "--device", "cpu", "--tiny", "--only", "machine", "tests"]
+    command = [
+        str(ROOT / "benchmarks" / "gpu.sh"),
+        str(folder),
+        "--device",
+        "cpu",
+        "--tiny",
+        "--only",
+        "machine",
+        "tests",
+    ]
     environment = {**os.environ, "PYTHON": sys.executable, "COMMIT": "abc"}
     subprocess.run(command, env=environment, check=True, timeout=300)
     lines = [json.loads(line) for line in (folder / "figures.jsonl").read_text().splitlines()]

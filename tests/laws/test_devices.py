@@ -16,7 +16,7 @@ from palimpsest.memory import Memory
 from palimpsest.memory.kernels import torch_only
 
 each_case = pytest.mark.parametrize("case", cases())
-T, B = 20, 3
+T, B = 12, 3
 
 
 def given(module):
@@ -49,8 +49,10 @@ def values_and_gradients(module, x, start, place, strategy, state):
 
 
 @each_case
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_scan_equals_that_on_the_cpu(device, case, dtype):
+    if device.type != "cuda" and dtype == torch.float32:
+        pytest.skip("the CPU's own float32 computes there")
     module = make_small(case, dtype)
     x, start, place, strategy, state = given(module)
     there = copy.deepcopy(module).to(device)
@@ -67,15 +69,21 @@ def test_scan_equals_that_on_the_cpu(device, case, dtype):
             # sums over time: relative to their size
             size = mine.abs().max().clamp(min=1)
             assert_close(its.cpu() / size, mine / size, **tolerance(dtype))
+    shown, expected = there.diagnostics(), module.diagnostics()
+    assert shown.keys() == expected.keys()
+    for name, value in expected.items():
+        assert_close(shown[name].cpu(), value, **tolerance(dtype))
 
 
 @each_case
 def test_steps_equal_the_scan_there(device, case):
-    module = make_small(case).to(device)
-    x, start, place, strategy, state = (moved(each, device) for each in given(make_small(case)))
+    module = make_small(case)
+    x, start, place, strategy, state = given(module)
+    sequence = [moved(each, device) for each in (x[:5], start[:5], state, place[:5], strategy[:5])]
+    module = module.to(device)
     with torch.no_grad():
-        y, last = module.scan(x, start, state, place, strategy)
-        stepped, after = Memory.scan(module, x, start, state, place, strategy)
+        y, last = module.scan(*sequence)
+        stepped, after = Memory.scan(module, *sequence)
     for each, initial in zip(after, module.initial_state(B), strict=True):
         assert (each.device, each.dtype) == (initial.device, initial.dtype)
         assert each.device.type == device.type
@@ -85,8 +93,9 @@ def test_steps_equal_the_scan_there(device, case):
 
 @each_case
 def test_a_state_goes_through_arrays_and_a_memory_acts_in_place(device, case):
-    module = make_small(case).to(device)
-    x, _, place, strategy, state = (moved(each, device) for each in given(make_small(case)))
+    module = make_small(case)
+    x, _, place, strategy, state = (moved(each, device) for each in given(module))
+    module = module.to(device)
     arrays = [each.numpy(force=True) for each in state]
     with torch.no_grad():
         y, after = module.step(x[0], state, place[0], strategy[0])
@@ -95,16 +104,3 @@ def test_a_state_goes_through_arrays_and_a_memory_acts_in_place(device, case):
     assert_close(its.cpu(), y.cpu(), rtol=0, atol=0)
     assert_close([s.cpu() for s in advanced], [s.cpu() for s in after], rtol=0, atol=0)
 
-
-@each_case
-def test_what_is_shown_of_a_scan_is_the_cpus(device, case):
-    module = make_small(case)
-    x, start, place, strategy, state = given(module)
-    there = copy.deepcopy(module).to(device)
-    with torch_only():
-        module.scan(x, start, state, place, strategy)
-    there.scan(*(moved(each, device) for each in (x, start, state, place, strategy)))
-    shown = there.diagnostics()
-    assert shown.keys() == module.diagnostics().keys()
-    for name, value in module.diagnostics().items():
-        assert_close(shown[name].cpu(), value, **tolerance(torch.float64))
