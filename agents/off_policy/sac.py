@@ -272,8 +272,9 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
             ent_coef = ent_coef.to(self.device)
             losses = sac_losses(policy, self.critic_target, batch, ent_coef, self.burn_in, self.n_steps, self.gamma)
             at = self.num_timesteps
-            clip_and_step(policy.critic_parameters, losses.critic, policy.critic_optimizer, math.inf, at)
+            # the actor's gradient passes through the critics as they were
             clip_and_step(policy.actor_parameters, losses.actor, policy.actor_optimizer, math.inf, at)
+            clip_and_step(policy.critic_parameters, losses.critic, policy.critic_optimizer, math.inf, at)
             record = {"ent_coef": ent_coef, "actor_loss": losses.actor, "critic_loss": losses.critic}
             record["entropy"] = losses.entropy
             if learned:
