@@ -35,7 +35,7 @@ ENV = "Palimpsest/EndlessTMaze-v0"
 PLAIN = "nn.LSTM, no resets"
 LONGEST_PASS = 2.0
 """Seconds that a pass may be expected to take; a slower one is left out."""
-TESTS = ("tests/laws/test_devices.py", "tests/agents/test_other_devices.py", "tests/kernels/test_decay_kernel.py")
+TESTS = ("tests/laws/test_devices.py", "tests/agents/test_other_devices.py", "tests/laws/test_autocast.py")
 
 Options = argparse.Namespace
 

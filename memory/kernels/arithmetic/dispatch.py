@@ -114,7 +114,7 @@ def in_full_precision(recurrence: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         tensors = [each for arg in args for each in (arg if isinstance(arg, tuple) else (arg,)) if _has_floats(each)]
         device = tensors[0].device.type
-        if not torch.is_autocast_enabled(device):
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return recurrence(*args, **kwargs)
         widest = functools.reduce(torch.promote_types, (each.dtype for each in tensors))
 
