@@ -116,6 +116,7 @@ def acts_the_same(model, tmp_path, device, **masks):
     obs = model.env.reset()
     for home in (device, "cpu"):
         other = type(model).load(tmp_path / "model", device=home)
+        other.policy.compiled = False
         state = its = None
         for start in (np.ones(model.n_envs, bool), None, None):
             action, state = model.predict(obs, state, start, deterministic=True, **masks)
