@@ -161,6 +161,8 @@ def _means(weights: Tensor, value: Tensor, seen: View) -> Tensor:
 
 def _rotated(code: Tensor, turn: Tensor) -> Tensor:
     """Rotate a code [G, C, H, 16] of times into one of ages, or back. The map is its own inverse and transpose."""
+    # under autocast a code is bfloat16, which no complex number is made of
+    code = code.to(turn.real.dtype)
     rotated = torch.view_as_complex(code.unflatten(-1, (RATES, 2))).conj() * turn
     return torch.view_as_real(rotated).flatten(-2)
 
