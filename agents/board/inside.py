@@ -66,7 +66,7 @@ def _part(title: str, value: Tensor) -> Map | Bars:
     if value.ndim == 1:
         return Bars(title, value.numpy(force=True))
     if value.ndim == 2:
-        return Map(title, value.numpy(force=True), "columns")
+        return Map(title, value.numpy(force=True), f"rows: {len(value)}, columns")
     return Map(f"{title}, of one row", value[:, 0].flatten(1).T.numpy(force=True), "steps of the last sequence")
 
 
