@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 
 from palimpsest.agents.drawing import FAINT, FRAME, GROUND, LINE_COLOUR, MARKED, colour_table, coloured, stretch, write
 
-WIDTH, MARGIN, TITLE, SCALE = 640, 12, 20, 64
-"""Pixels of a picture's width, of its margin, of a title's height, and of what is right of a map."""
+WIDTH, MARGIN, TITLE, SCALE = 480, 12, 20, 64
+"""Pixels of a picture's width, about that of its card in TensorBoard, of its margin, of a title's height, and of what is right of a map."""
 INNER = WIDTH - 2 * MARGIN - SCALE
 
 
@@ -102,7 +102,7 @@ def _bars(pen: ImageDraw.ImageDraw, values: np.ndarray, span: tuple[float, float
     write(pen, MARGIN, y + height + 4, f"by index, 0 to {len(values) - 1}", 11, FAINT)
 
 
-def heads(weights: np.ndarray, marks: np.ndarray, steps: str, size: int = 148) -> np.ndarray:
+def heads(weights: np.ndarray, marks: np.ndarray, steps: str, size: int = 106) -> np.ndarray:
     """A map [T, T] for each head of `weights` [N, T, T], in shares of the head's largest; four to a line.
 
     Args:
@@ -115,7 +115,7 @@ def heads(weights: np.ndarray, marks: np.ndarray, steps: str, size: int = 148) -
     lines = -(-N // 4)
     image = Image.new("RGB", (WIDTH, 2 * MARGIN + 2 * TITLE + lines * (size + TITLE + 8)), GROUND)
     pen = ImageDraw.Draw(image)
-    write(pen, MARGIN, MARGIN, "How much of what was written at a step (column) is read at a later one (row)", 13)
+    write(pen, MARGIN, MARGIN, "What was written at a step (column), read at a later one (row)", 13)
     below = np.tri(T, dtype=bool)
     for i, head in enumerate(weights):
         x, y = MARGIN + i % 4 * (size + 8), MARGIN + 2 * TITLE + i // 4 * (size + TITLE + 8)
@@ -155,13 +155,13 @@ def curve(name: str, found: Sequence[tuple[int, Mapping[str, Any]]]) -> np.ndarr
         shade = min(150 + 20 * age, 235)
         colour = LINE_COLOUR if age == 0 else (shade, shade, shade)
         if len(points) > 1:
-            pen.line(points, fill=colour, width=1 if age else 2)
+            pen.line(points, fill=colour, width=2 if age else 3)
         for x, level in points if age == 0 else ():
             pen.ellipse((x - 4, level - 4, x + 4, level + 4), fill=colour)
     for i, label in enumerate(labels):
         kind = found[-1][1][label]
         (x, low), (_, high) = (at(i, kind["success"] + sign * kind["success_se"]) for sign in (-1, 1))
-        pen.line((x, low, x, high), fill=LINE_COLOUR)
+        pen.line((x, low, x, high), fill=LINE_COLOUR, width=2)
         if len(labels) <= 24 or i % (len(labels) // 12) == 0:
             write(pen, x, y + body + 6, label, 11, FAINT, "ma")
     write(pen, MARGIN, height - TITLE - 2, "grey: earlier evaluations", 11, FAINT)
