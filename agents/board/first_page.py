@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -30,6 +31,10 @@ COMPARED: dict[str, str | float] = {
 }
 """Name of a hyperparameter -> a value of its type. TensorBoard takes the columns of all runs from one of them, so every
 run names the same."""
+
+FIRST = frozenset({"env", "memory", "seed", "algo", "learning_rate"})
+"""The columns that TensorBoard shows unasked; others are a click away. It takes those first that are said to differ,
+and shows five."""
 
 METRICS = (
     "closing/success",
@@ -86,6 +91,11 @@ def write_hparams(writer: SummaryWriter, given: Mapping[str, Any]) -> None:
     shown = {name: _plain(value) for name, value in given.items() if value is not None}
     metrics = dict.fromkeys(METRICS, 0.0)
     columns, begun = hparams(COMPARED | shown, metrics)[0], hparams(shown, metrics)[1]
+    plugin = columns.value[0].metadata.plugin_data
+    data = HParamsPluginData.FromString(plugin.content)
+    for column in data.experiment.hparam_infos:
+        column.differs = column.name in FIRST
+    plugin.content = data.SerializeToString()
     for summary in (columns, begun):
         writer._get_file_writer().add_summary(summary)
 

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 from palimpsest.agents.drawing import FAINT, FRAME, GROUND, LINE_COLOUR, MARKED, colour_table, coloured, stretch, write
 
 WIDTH, MARGIN, TITLE, SCALE = 480, 12, 20, 64
-"""Pixels of a picture's width, about that of its card in TensorBoard, of its margin, of a title's height, and of what is right of a map."""
+"""Pixels of a picture's width, of its margin, of a title's height, and of what is right of a map. TensorBoard shows a
+picture some 350 pixels wide."""
 INNER = WIDTH - 2 * MARGIN - SCALE
 
 

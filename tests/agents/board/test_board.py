@@ -16,7 +16,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from palimpsest import envs, memory
 from palimpsest.agents import MemoryDQN, MemoryPPO, TensorBoardCallback
-from palimpsest.agents.board.first_page import COMPARED, METRICS, layout
+from palimpsest.agents.board.first_page import COMPARED, FIRST, METRICS, layout
 from palimpsest.agents.board.inside import distributions, pictures, states
 from palimpsest.agents.run import callbacks, experiment
 from palimpsest.agents.run.config import TrainConfig
@@ -69,6 +69,7 @@ def compared(found: EventAccumulator) -> tuple[set[str], dict[str, object]]:
     )
     values = {name: getattr(value, value.WhichOneof("kind")) for name, value in begun.hparams.items()}
     assert {info.name.tag for info in columns.metric_infos} == set(METRICS)
+    assert {info.name for info in columns.hparam_infos if info.differs} == FIRST
     return {info.name for info in columns.hparam_infos}, values
 
 
