@@ -63,7 +63,8 @@ class TrainCommand(TrainConfig):
     """Whether actor and critic share one memory or have one each. Default: the memory's preset."""
 
     start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """A run, checkpoint or model.zip whose weights a new run starts from. Its configuration gives the defaults."""
+    """A run, checkpoint, model.zip or shelf:NAME whose weights a new run starts from. Its configuration gives the
+    defaults."""
 
     engine: Annotated[str, choice(ENGINES)] = "processes"
     """What starts the workers: processes of this machine, or ray for Ray Train (the extra "cluster")."""
@@ -90,7 +91,7 @@ class EvaluateCommand(EvaluateConfig):
     """Evaluate the agent of a run, or of several runs that differ only in their seed, in one or in many settings."""
 
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR|MODEL")]
-    """The directory of a run, finished or not, or a model's file: a checkpoint, best.zip or model.zip."""
+    """The directory of a run, finished or not, a model's file (a checkpoint, best.zip or model.zip), or shelf:NAME."""
     more: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN_DIR ...]")] = ()
     """Further runs, with other seeds. The output is then the mean over runs and its standard error."""
     grid: Axes = dataclasses.field(default_factory=dict)

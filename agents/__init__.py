@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from palimpsest.agents.board.callback import TensorBoardCallback
     from palimpsest.agents.evaluation.masked import MaskableEvalCallback, evaluate_policy
     from palimpsest.agents.export.exporting import export_policy
     from palimpsest.agents.learn.ppo import MemoryPPO
@@ -34,6 +35,7 @@ __all__ = [
     "MemorySAC",
     "MlpMemoryPolicy",
     "MultiInputMemoryPolicy",
+    "TensorBoardCallback",
     "evaluate",
     "evaluate_policy",
     "export_policy",
@@ -55,6 +57,7 @@ _LAZY = {
     "MemoryDQN": "palimpsest.agents.off_policy.dqn",
     "MemoryPPO": "palimpsest.agents.learn.ppo",
     "MemorySAC": "palimpsest.agents.off_policy.sac",
+    "TensorBoardCallback": "palimpsest.agents.board.callback",
 }
 
 

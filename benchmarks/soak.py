@@ -31,12 +31,13 @@ import tyro
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from palimpsest import envs, memory
+from palimpsest.agents.board.events import run_logger
 from palimpsest.agents.evaluation.play import play, summary
 from palimpsest.agents.files.versions import versions
 from palimpsest.agents.run.callbacks import CheckpointCallback, EvaluationCallback
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.experiment import make_env, make_model
-from palimpsest.agents.run.resume import Checkpoints, StopSignals, run_logger
+from palimpsest.agents.run.resume import Checkpoints, StopSignals
 from palimpsest.envs.actions import random_actions
 
 LIMIT = 0.01

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from palimpsest import memory
 from palimpsest.agents.files.archive import PART, read_tree

@@ -27,6 +27,7 @@ ROOMS: dict[str, tuple[float, float, str]] = {
     "agents/watch": (2.8, 6.2, "an episode as pictures,\ninfluence, probes"),
     "agents/export": (0.9, 6.2, "a step as a file,\nchecked against predict"),
     "agents/run": (5.0, 6, "configuration, run directory,\nresume, evaluation, tables"),
+    "agents/board": (2.8, 5.3, "TensorBoard's first page,\nhistograms, pictures"),
     "agents/off_policy": (7.2, 5.5, "MemoryDQN, MemorySAC,\nreplay of sequences"),
     "agents/learn": (5.0, 5, "MemoryPPO, rollout, loss,\nmodel file, failures"),
     "agents/policy": (3.9, 4, "encoder, memory pair,\nheads, distributions"),

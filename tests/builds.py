@@ -35,6 +35,7 @@ def modules_of_the_tree() -> set[str]:
     """Every file that must be installed, as a path in site-packages."""
     folders = [path for name in ("agents", "envs", "memory") for path in (ROOT / name).rglob("*.py")]
     beside = [*(ROOT / "palimpsest").glob("*.py"), ROOT / "palimpsest" / "py.typed"]
+    beside += [path for path in (ROOT / "palimpsest" / "shelf").rglob("*") if path.is_file()]
     return {f"palimpsest/{path.relative_to(ROOT)}" for path in [*folders, ROOT / "train.py"]} | {
         str(path.relative_to(ROOT)) for path in beside
     }

@@ -39,12 +39,13 @@ GROUND = [
     "agents.masks",
     "agents.observation_checks",
     "agents.slips",
+    "agents.drawing",
 ]
 ROOMS = [
     f"agents.{room}" for room in ("files", "workers", "policy", "evaluation", "learn", "off_policy", "run", "sweep")
 ]
 WORLDS, COMMAND, WATCH, EXPORT = "agents.worlds", "agents.command", "agents.watch", "agents.export"
-LAUNCH = "agents.launch"
+LAUNCH, BOARD = "agents.launch", "agents.board"
 
 MAY_IMPORT: dict[str, list[str]] = {
     "refusals": [],
@@ -65,6 +66,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.masks": ["agents.environments"],
     "agents.observation_checks": [],
     "agents.slips": [],
+    "agents.drawing": [],
     "agents.environments": ["envs"],
     "agents.files": [*GROUND],
     "agents.workers": [*GROUND],
@@ -73,7 +75,8 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.learn": [*GROUND, *ROOMS[:4], "envs", "memory", "memory.base", "memory.kernels", ARITHMETIC],
     "agents.off_policy": [*GROUND, *ROOMS[:5]],
     WORLDS: [*GROUND, "envs"],
-    "agents.run": [*GROUND, WORLDS, *ROOMS[:6], "envs", "memory"],
+    BOARD: [*GROUND, *ROOMS[:6], "memory.base", ARITHMETIC],
+    "agents.run": [*GROUND, WORLDS, BOARD, *ROOMS[:6], "envs", "memory"],
     LAUNCH: [*GROUND, *ROOMS[:7], "memory"],
     "agents.sweep": [*GROUND, *ROOMS[:7], "envs"],
     "agents.tune": [*GROUND, *ROOMS, "memory"],
@@ -81,7 +84,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     COMMAND: ["agents.run"],
     WATCH: [*GROUND, WORLDS, *ROOMS[2:4], "agents.run", "envs", "memory.base", ARITHMETIC],
     EXPORT: [*GROUND, WORLDS, *ROOMS[:7], "memory.base"],
-    "agents": ["agents.masks", *ROOMS, EXPORT, "short_names"],
+    "agents": ["agents.masks", *ROOMS, BOARD, EXPORT, "short_names"],
     "train": [
         "agents.files",
         "agents.run",

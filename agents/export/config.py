@@ -23,7 +23,7 @@ class ExportCommand(Checked):
     """The function that does the command, as "module:function"."""
 
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
-    """A run directory, or a model of one: best.zip, a checkpoint."""
+    """A run directory, a model of one (best.zip, a checkpoint), or shelf:NAME."""
     format: Annotated[str, choice(FORMATS)] = "onnx"
     """onnx (the extra "export"), or torch for a program of torch.export."""
     out: Path | None = None

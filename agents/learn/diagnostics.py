@@ -1,12 +1,13 @@
-"""Write a memory's diagnostics of its last scan to the logger."""
+"""A memory's diagnostics of its last scan, and their means for the logger."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.logger import Image, Logger
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
@@ -16,28 +17,29 @@ from palimpsest.agents.tree import tree_map
 from palimpsest.agents.workers.group import Alone
 from palimpsest.memory.base import Memory
 
-TEXT_FORMATS = ("stdout", "log", "json", "csv")
+
+def by_memory(memories: Sequence[Memory]) -> Iterator[tuple[str, str, Tensor]]:
+    """Group, name and value of each quantity: `memory`, or `memory_critic` for a second memory."""
+    for group, memory in zip(("memory", "memory_critic"), memories, strict=False):
+        for name, value in memory.diagnostics().items():
+            yield group, name, value
 
 
 def record_memory(logger: Logger, memories: list[Memory], batch: Minibatch, env: VecEnv | None, workers: Alone) -> None:
-    """Log each memory's diagnostics under `memory/` (and `memory_critic/` for a second one).
+    """Log means of each memory's diagnostics under `memory/` (and `memory_critic/` for a second one).
 
-    A quantity with a value per step gets three means: over all steps, over steps that show an event (by the
-    environment's `event_mask`), and over the other steps. They show how a gate reacts to events.
+    A quantity with a value per step gets three: over all steps, over steps that show an event (by the environment's
+    `event_mask`), and over the other steps. They show how a gate reacts to events. Images have no mean that tells
+    anything; `agents.board` shows them, and distributions.
 
     Args:
         logger: a logger of SB3.
         memories: the memories of the policy, right after a scan of `batch`.
         batch: this worker's part of the last minibatch.
         env: the training environments.
-        workers: who have the other parts. Quantities with a value per step are those of all parts; of the others,
-            scalars and distributions are means over the parts, images are of the first.
+        workers: who have the other parts; the means are those of all parts.
     """
-    found = {
-        f"{prefix}/{name}": value
-        for prefix, memory in zip(("memory", "memory_critic"), memories, strict=False)
-        for name, value in memory.diagnostics().items()
-    }
+    found = {f"{group}/{name}": value for group, name, value in by_memory(memories) if value.ndim != 2}
     events = None
     if any(value.ndim > 2 for value in found.values()):
         events = event_mask(env, batch.observations)
@@ -48,10 +50,6 @@ def record_memory(logger: Logger, memories: list[Memory], batch: Minibatch, env:
             logger.record(key, value.item())
         elif value.ndim == 1:
             logger.record(f"{key}_mean", value.float().mean().item())
-            logger.record(key, value.float().cpu(), exclude=TEXT_FORMATS)
-        elif value.ndim == 2:
-            image = (value.float().clamp(0, 1) * 255).byte().cpu().numpy()
-            logger.record(key, Image(image, "HW"), exclude=TEXT_FORMATS)
         else:
             assert events is not None
             _record_steps(logger, key, value.float(), events.to(value.device))
@@ -68,8 +66,6 @@ def _of_all(
         values = [values[key] for _, values, _ in parts]
         if values[0].ndim > 2:
             return torch.cat(values, 1)
-        if values[0].ndim == 2:
-            return values[0]
         return torch.stack([value * share for value, (share, _, _) in zip(values, parts)]).sum(0)
 
     return {key: joined(key) for key in found}, None if events is None else torch.cat([part[2] for part in parts], 1)

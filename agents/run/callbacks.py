@@ -15,6 +15,7 @@ from rich.text import Text
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import safe_mean
 
+from palimpsest.agents.evaluation.intervals import BetweenIterations
 from palimpsest.agents.files.archive import write_atomically
 from palimpsest.agents.run.resume import Interrupted, StopSignals
 from palimpsest.agents.workers.group import here
@@ -33,40 +34,6 @@ LOGGED = {
 
 IN_A_ROW = 3
 """Evaluations that must reach the goals one after the other until a run counts as solved."""
-
-
-class BetweenIterations(BaseCallback):
-    """Calls `work` every `every` environment steps, and at the end of training.
-
-    The call comes before the first rollout that starts at or after a multiple of `every`, never inside a rollout.
-
-    Args:
-        every: environment steps; 0 for never.
-    """
-
-    def __init__(self, every: int) -> None:
-        super().__init__()
-        self.every = every
-        self._last = 0
-
-    def work(self) -> None:
-        """The work. A subclass defines it."""
-        raise NotImplementedError
-
-    def _on_training_start(self) -> None:
-        self._last = self.num_timesteps
-
-    def _on_rollout_start(self) -> None:
-        if self.every and self.num_timesteps // self.every > self._last // self.every:
-            self.work()
-        self._last = self.num_timesteps
-
-    def _on_training_end(self) -> None:
-        if self.every:
-            self.work()
-
-    def _on_step(self) -> bool:
-        return True
 
 
 class EvaluationCallback(BetweenIterations):
@@ -132,8 +99,14 @@ class EvaluationCallback(BetweenIterations):
 
     def _on_training_end(self) -> None:
         super()._on_training_end()
-        if self.every:
-            self.logger.dump(self.num_timesteps)  # no rollout follows that would write the last evaluation
+        if not self.every:
+            return
+        # No rollout follows that would write the last evaluation. What the last update recorded is left out: its curves
+        # have a point at this step, of the update before.
+        for store in (self.logger.name_to_value, self.logger.name_to_count, self.logger.name_to_excluded):
+            for name in [name for name in store if not name.startswith("eval/")]:
+                del store[name]
+        self.logger.dump(self.num_timesteps)
 
     def _is_solved(self, rows: list[dict[str, str]]) -> bool:
         return len(rows) >= IN_A_ROW and reached(self.goals, rows[-IN_A_ROW:])

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from palimpsest.agents.board.events import write_closing
 from palimpsest.agents.environments import closing_settings
 from palimpsest.agents.files.archive import write_atomically
 from palimpsest.agents.files.model_card import write_model_card
@@ -50,8 +51,8 @@ def _test(run: Run, console: Console, episodes: int) -> None:
     table = Table("setting", "success", "chance", "mean return", "episodes", "seconds")
     table.title = "Greedy actions, episodes unseen in training"
     results: list[dict[str, Any]] = []
-    for setting in settings:
-        label = " ".join(f"{key}={value}" for key, value in setting.items()) or "as trained"
+    labels = [" ".join(f"{key}={value}" for key, value in setting.items()) or "as trained" for setting in settings]
+    for setting, label in zip(settings, labels):
         with _Watch(console, f"test {len(results) + 1} of {len(settings)}, {label}", episodes) as watch:
             result = evaluate_model(run, episodes=episodes, env_args=setting, watch=watch.see)
         results.append(result)
@@ -64,6 +65,7 @@ def _test(run: Run, console: Console, episodes: int) -> None:
             f"{watch.seconds:.1f}",
         )
     (run.directory / "closing.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_closing(run.directory, results, labels, run.model.num_timesteps)
     console.print(table)
     if results[0]["memory"] is not None:
         console.print(f"the training setting tests {reach(results[0]['memory'])}", highlight=False, soft_wrap=True)

@@ -22,6 +22,7 @@ import tomli_w
 
 from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
+from palimpsest.agents.files import shelf
 from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters, Network
 from palimpsest.agents.run.presets import ALGORITHMS, usual
 from palimpsest.agents.worlds.vectors import VECS
@@ -147,7 +148,7 @@ class Task(Checked):
     resume: Path | None = None
     """Run directory to continue from its last checkpoint, as configured. More --total-timesteps prolong it."""
     start_from: Path | None = None
-    """A run, checkpoint or model.zip whose weights a new run starts from."""
+    """A run, checkpoint, model.zip or shelf:NAME whose weights a new run starts from."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ class TrainConfig(Hyperparameters, Network, Task):
                 f"a resumed run keeps its directory, {str(self.resume)!r}; got run_dir {str(self.run_dir)!r}; "
                 "leave run_dir out"
             )
-        if self.start_from is not None:
+        if self.start_from is not None and not shelf.on_shelf(self.start_from):
             # a run that is resumed from another folder must find it
             object.__setattr__(self, "start_from", self.start_from.absolute())
 
@@ -326,6 +327,7 @@ class TrainConfig(Hyperparameters, Network, Task):
             ValueError: the file cannot be read, or `from_toml` refuses it. The message names the file.
         """
         check("the configuration's path", path, PATH)
+        path = shelf.taken(path)
         path = path / CONFIG_FILE if path.is_dir() else path
         try:
             return cls.from_toml(path.read_text(encoding="utf-8"))
@@ -340,7 +342,7 @@ class EvaluateConfig(Checked):
     """An evaluation of an agent."""
 
     run_dir: Path
-    """The directory of a run, or a model's file: a checkpoint, best.zip or model.zip."""
+    """The directory of a run, a model's file (a checkpoint, best.zip or model.zip) or shelf:NAME."""
     episodes: Annotated[int, integer(1, EPISODES)] = 200
     """Episodes to play, each from its own seed and with a fresh memory."""
     env: str | None = None

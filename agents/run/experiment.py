@@ -24,6 +24,9 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from palimpsest import memory
+from palimpsest.agents.board.callback import TensorBoardCallback
+from palimpsest.agents.board.events import run_logger
+from palimpsest.agents.board.first_page import COMPARED
 from palimpsest.agents.environments import chance_level
 from palimpsest.agents.evaluation.play import play_together, summary
 from palimpsest.agents.evaluation.plots import learning_curve
@@ -45,7 +48,7 @@ from palimpsest.agents.run.callbacks import (
 from palimpsest.agents.run.config import CONFIG_FILE, TrainConfig
 from palimpsest.agents.run.presets import LOG_STD_INIT, TARGET_KL, TARGET_KL_OF_A_BOX, algorithm_class, replaying
 from palimpsest.agents.run.program import COMMAND
-from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, run_logger, use_logger
+from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, use_logger
 from palimpsest.agents.run.runs import Run, environments, give_weights
 from palimpsest.agents.workers.group import here
 from palimpsest.agents.worlds.vectors import most_rows
@@ -244,8 +247,9 @@ def _learn(
     use_logger(model, run_logger(directory, model.num_timesteps))
     progress = ProgressCallback(config.whole_timesteps, console)
     off_policy = config.algo != "ppo"
+    board = _board(config)
     evaluation = EvaluationCallback(
-        lambda: summary(play_together(model, evaluation_env, config.eval_episodes)),
+        lambda: board.seen(summary(play_together(model, evaluation_env, config.eval_episodes))),
         directory / "evaluations.csv",
         config.eval_every,
         on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
@@ -256,6 +260,7 @@ def _learn(
     callbacks = CallbackList(
         [
             *([LogCallback()] if off_policy else []),
+            board,
             evaluation,
             CheckpointCallback(lambda: checkpoints.save(model), config.checkpoint_every, signals),
             *([progress] if config.progress else []),
@@ -278,6 +283,14 @@ def _learn(
         with suppress(OSError):  # a disk that fails here has failed above, where the error is reported
             model.logger.close()
             _draw(config, directory, evaluation_env)
+
+
+def _board(config: TrainConfig) -> TensorBoardCallback:
+    """What TensorBoard shows beside scalars, at every evaluation."""
+    left_out = config.OF_PPO if config.algo != "ppo" else ()
+    compared = {name: getattr(config, name) for name in COMPARED if name not in left_out}
+    text = "\n".join(f"    {line}" for line in config.to_toml().splitlines())
+    return TensorBoardCallback(config.eval_every, compared, {"configuration": text})
 
 
 def _draw(config: TrainConfig, directory: Path, env: VecEnv) -> None:

@@ -9,13 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from palimpsest import envs, memory
+from palimpsest.agents.files import shelf
+from palimpsest.agents.run.program import PROGRAM
 
 WIDTH = 128
 """F, features per input of each listed memory."""
 
 
 def show(console: Console | None = None) -> None:
-    """Print the environments and the memories, each with one line of explanation."""
+    """Print the environments, the memories and the trained agents, each with one line of explanation."""
     console = console or Console()
     table = Table("environment", "meaning", title="Environments (any other gymnasium id works too)")
     for row in environment_rows():
@@ -24,6 +26,11 @@ def show(console: Console | None = None) -> None:
     title = f"Memories (with their defaults, reading {WIDTH} features)"
     table = Table("memory", "meaning", "source", "erases", "state", "cost per step", "parameters", title=title)
     for row in memory_rows():
+        table.add_row(*row)
+    console.print(table)
+    title = f"Trained agents ({PROGRAM} play shelf:NAME)"
+    table = Table("agent", "environment", "memory", "steps", "success", "mean return", title=title)
+    for row in shelf_rows():
         table.add_row(*row)
     console.print(table)
 
@@ -46,6 +53,16 @@ def memory_rows() -> list[list[str]]:
         parameters = sum(part.numel() for part in made.parameters())
         erases = "yes" if entry.erases else "no"
         rows.append([name, entry.meaning, entry.source or "-", erases, f"{state:,}", entry.cost, f"{parameters:,}"])
+    return rows
+
+
+def shelf_rows() -> list[list[str]]:
+    """Name, environment, memory, steps of training, success and mean return of each agent of the shelf."""
+    rows = []
+    for name, entry in shelf.entries().items():
+        figure = entry["figures"][0]
+        reached = [plus_minus(figure.get("success"), None), f"{figure['return_mean']:.2f}"]
+        rows.append([f"shelf:{name}", entry["task"], entry["memory"], f"{entry['steps']:,}", *reached])
     return rows
 
 

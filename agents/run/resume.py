@@ -6,16 +6,14 @@ import random
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
-from torch.utils.tensorboard import SummaryWriter
 
 from palimpsest.agents.environments import innermost
 from palimpsest.agents.files.archive import CorruptFile, remove_parts
@@ -183,20 +181,6 @@ def _restore_streams(model: SavedAlgorithm, alive: dict[str, Any]) -> None:
         seed = (model.seed or 0) + model.num_timesteps + workers.rows(model.n_envs).start
         np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)
-
-
-def run_logger(directory: Path, step: int) -> Logger:
-    """A logger that writes TensorBoard events to `directory` and hides older events after `step` (`purge_step`)."""
-    earlier = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
-    # TensorBoard reads the files of a directory in the order of their names. A name begins with the second in which the
-    # file was made, so two files must not share a second. A file with a later time, from another clock, is ignored.
-    while str(int(time.time())) in earlier:
-        time.sleep(0.05)
-    board = TensorBoardOutputFormat(str(directory))
-    if earlier:
-        board.writer.close()
-        board.writer = SummaryWriter(str(directory), purge_step=step + 1)
-    return Logger(str(directory), [board])
 
 
 def use_logger(model: SavedAlgorithm, logger: Logger) -> None:

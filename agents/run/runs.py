@@ -17,6 +17,7 @@ from palimpsest import memory
 from palimpsest.agents.environments import EVALUATION_SEED, chance_level
 from palimpsest.agents.evaluation.horizons import describe_test
 from palimpsest.agents.evaluation.play import check_spaces, play, summary
+from palimpsest.agents.files import shelf
 from palimpsest.agents.files.archive import CorruptFile, read_contents
 from palimpsest.agents.learn.model_file import CLASSES, SavedAlgorithm, read_parameters
 from palimpsest.agents.run.config import CONFIG_FILE, EPISODES, PATH, TrainConfig
@@ -55,12 +56,13 @@ class Place:
 
 
 def find(path: Path) -> Place:
-    """Where the agent is that a path names: a run directory, or a model's file in one or elsewhere.
+    """Where the agent is that a path names: a run directory, a model's file in one or elsewhere, or `shelf:NAME`.
 
     Raises:
         ValueError: there is no such agent, or the run's configuration cannot be read.
     """
     check("the path", path, PATH)
+    path = shelf.taken(path)
     file = path if os.path.isfile(path) else Path(f"{path}.zip")
     if not path.is_dir() and os.path.isfile(file):
         if not zipfile.is_zipfile(file):

@@ -20,7 +20,7 @@ class Watched(Checked):
     """The function that does the command, as "module:function"."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run directory, or a model of one: best.zip, a checkpoint."""
+    """A run directory, a model of one (best.zip, a checkpoint), or shelf:NAME."""
     env: str | None = None
     """Any registered gymnasium id. Default: the environment of the run."""
     env_args: Arguments = field(default_factory=dict)

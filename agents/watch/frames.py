@@ -5,15 +5,23 @@ Every frame is drawn by numpy and Pillow on a copy of one background. Colours ar
 
 from __future__ import annotations
 
-import functools
 import math
-from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from palimpsest.agents.drawing import (
+    FAINT,
+    FRAME,
+    GROUND,
+    LINE_COLOUR,
+    MARKED,
+    colour_table,
+    coloured,
+    stretch,
+    write,
+)
 from palimpsest.agents.watch.player import Moment
 from palimpsest.memory.base import Panel
 
@@ -31,8 +39,7 @@ UNDER = 150
 """Pixels of the part under world and memory."""
 MOST_BARS = 7
 
-INK, FAINT, GROUND, EMPTY, FRAME = (25, 25, 25), (110, 110, 110), (255, 255, 255), (244, 244, 244), (170, 170, 170)
-CHOSEN, OTHER, LINE_COLOUR = (214, 96, 32), (150, 170, 200), (36, 105, 190)
+EMPTY, OTHER = (244, 244, 244), (150, 170, 200)
 
 
 class Box(NamedTuple):
@@ -85,12 +92,7 @@ class Track:
 
     def pixels(self) -> np.ndarray:
         """The colours [N, columns, 3] uint8."""
-        low, high = self.limits
-        colours = colour_table(low < 0)
-        share = np.nan_to_num((self.image - low) / (high - low))
-        picture = colours[np.clip(share * 255, 0, 255).astype(np.uint8)]
-        picture[~np.isfinite(self.image)] = EMPTY if self.panel.values.ndim == 1 else FRAME
-        return picture
+        return coloured(self.image, *self.limits, EMPTY if self.panel.values.ndim == 1 else FRAME)
 
 
 class Frames:
@@ -130,15 +132,15 @@ class Frames:
         """The frame of the next moment, [height, width, 3] uint8."""
         image = self.background.copy()
         pen = ImageDraw.Draw(image)
-        _text(pen, WIDTH - MARGIN, 8, f"episode {moment.episode}, step {moment.step}", 14, anchor="ra")
+        write(pen, WIDTH - MARGIN, 8, f"episode {moment.episode}, step {moment.step}", 14, anchor="ra")
         self._world(image, pen, moment)
         for track, panel, box in zip(self.tracks, moment.panels, self.boxes):
             track.add(panel, moment.step)
             low, high = track.limits
-            _paste(image, track.pixels(), box)
-            _paste(image, colour_table(low < 0)[np.arange(255, -1, -1)[:, None]], _scale(box))
-            _text(pen, box.x + box.width + 22, box.y - 2, f"{high:.3g}", 11)
-            _text(pen, box.x + box.width + 22, box.y + box.height - 11, f"{low:.3g}", 11)
+            stretch(image, track.pixels(), *box)
+            stretch(image, colour_table(low < 0)[np.arange(255, -1, -1)[:, None]], *_scale(box))
+            write(pen, box.x + box.width + 22, box.y - 2, f"{high:.3g}", 11)
+            write(pen, box.x + box.width + 22, box.y + box.height - 11, f"{low:.3g}", 11)
         self._actions(pen, moment)
         self._values(pen, moment)
         self._events(pen, moment.step)
@@ -147,14 +149,14 @@ class Frames:
     def _background(self) -> Image.Image:
         image = Image.new("RGB", self.size, GROUND)
         pen = ImageDraw.Draw(image)
-        _text(pen, MARGIN, 7, self.title, 15)
+        write(pen, MARGIN, 7, self.title, 15)
         for track, box in zip(self.tracks, self.boxes):
             over_time = track.panel.values.ndim == 1
-            _text(pen, box.x, box.y - TITLE + 1, track.panel.title + ("" if over_time else ", at this step"), 13)
+            write(pen, box.x, box.y - TITLE + 1, track.panel.title + ("" if over_time else ", at this step"), 13)
             _frame(pen, box)
             self._row_names(pen, track.panel, box)
             _frame(pen, _scale(box))
-        _text(pen, self.values.x, self.under.y + 1, "value: what the critic expects from here on", 13)
+        write(pen, self.values.x, self.under.y + 1, "value: what the critic expects from here on", 13)
         _frame(pen, self.values)
         return image
 
@@ -164,31 +166,31 @@ class Frames:
         rows = len(panel.values)
         if not panel.names:
             if panel.values.ndim == 1 and rows > 1:
-                _text(pen, box.x - 6, box.y + box.height // 2 - 7, f"{rows} numbers", 11, FAINT, "ra")
+                write(pen, box.x - 6, box.y + box.height // 2 - 7, f"{rows} numbers", 11, FAINT, "ra")
             return
         room = max(2, int(box.height / 10.5))
         for row in range(rows) if rows <= room else np.linspace(0, rows - 1, room).round().astype(int).tolist():
             middle = box.y + (row + 0.5) * box.height / rows
-            _text(pen, box.x - 6, round(middle), panel.names[row], 10, FAINT, "rm")
+            write(pen, box.x - 6, round(middle), panel.names[row], 10, FAINT, "rm")
 
     def _world(self, image: Image.Image, pen: ImageDraw.ImageDraw, moment: Moment) -> None:
         box = self.world
         if isinstance(moment.world, np.ndarray):
             _fit(image, moment.world, box)
         else:
-            _text(pen, box.x + box.width // 2, box.y + box.height // 2, self.note, 13, FAINT, "mm")
+            write(pen, box.x + box.width // 2, box.y + box.height // 2, self.note, 13, FAINT, "mm")
         y = box.y + box.height + 10
         names = [name for name, taken in zip(moment.scores.names, moment.scores.chosen) if taken]
         action = ", ".join(names) or " ".join(f"{number:.3g}" for number in np.ravel(moment.action))
         end = f"   the episode ends{'' if moment.end == 'end' else f': {moment.end}'}" if moment.end else ""
-        _text(pen, box.x, y, f"action    {action}", 14)
-        _text(pen, box.x, y + LINE + 2, f"reward   {moment.reward:+.3g}", 14)
-        _text(pen, box.x, y + 2 * LINE + 4, f"return    {moment.total:+.3g}{end}", 14)
+        write(pen, box.x, y, f"action    {action}", 14)
+        write(pen, box.x, y + LINE + 2, f"reward   {moment.reward:+.3g}", 14)
+        write(pen, box.x, y + 2 * LINE + 4, f"return    {moment.total:+.3g}{end}", 14)
 
     def _actions(self, pen: ImageDraw.ImageDraw, moment: Moment) -> None:
         """A bar per choice, from 0: the largest ones and what was taken where there are many."""
         scores, box = moment.scores, self.under
-        _text(pen, box.x, box.y + 1, scores.title, 13)
+        write(pen, box.x, box.y + 1, scores.title, 13)
         order = np.arange(len(scores.values))
         if len(order) > MOST_BARS:
             best = np.argsort(-np.abs(scores.values) - 1e9 * scores.chosen)[:MOST_BARS]
@@ -199,10 +201,10 @@ class Frames:
         for line, i in enumerate(order):
             y, value = bars.y + line * LINE, float(scores.values[i])
             end = bars.x + round(bars.width * (value - lowest) / (highest - lowest))
-            colour = CHOSEN if scores.chosen[i] else OTHER
+            colour = MARKED if scores.chosen[i] else OTHER
             pen.rectangle((min(zero, end), y + 2, max(zero, end), y + LINE - 3), fill=colour)
-            _text(pen, bars.x - 6, y + LINE // 2, scores.names[i][:13], 12, anchor="rm")
-            _text(pen, bars.x + bars.width + 6, y + LINE // 2, f"{value:.2f}", 12, anchor="lm")
+            write(pen, bars.x - 6, y + LINE // 2, scores.names[i][:13], 12, anchor="rm")
+            write(pen, bars.x + bars.width + 6, y + LINE // 2, f"{value:.2f}", 12, anchor="lm")
 
     def _values(self, pen: ImageDraw.ImageDraw, moment: Moment) -> None:
         """The value over the same steps as the panels, and the steps' numbers."""
@@ -224,13 +226,13 @@ class Frames:
         if len(points) > 1:
             pen.line(points, fill=LINE_COLOUR, width=2)
         x, y = points[-1]
-        pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=CHOSEN)
-        _text(pen, box.x + box.width + 6, box.y - 2, f"{high:.3g}", 11)
-        _text(pen, box.x + box.width + 6, box.y + box.height - 11, f"{low:.3g}", 11)
-        _text(pen, box.x - 6, box.y + box.height // 2, f"now {moment.value:.3g}", 12, anchor="rm")
+        pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=MARKED)
+        write(pen, box.x + box.width + 6, box.y - 2, f"{high:.3g}", 11)
+        write(pen, box.x + box.width + 6, box.y + box.height - 11, f"{low:.3g}", 11)
+        write(pen, box.x - 6, box.y + box.height // 2, f"now {moment.value:.3g}", 12, anchor="rm")
         for column in range(COLUMNS):
             if (first + column) % 5 == 0:
-                _text(
+                write(
                     pen,
                     box.x + round((column + 0.5) * CELL),
                     box.y + box.height + 4,
@@ -239,43 +241,19 @@ class Frames:
                     FAINT,
                     "ma",
                 )
-        _text(pen, box.x - 6, box.y + box.height + 4, "step", 11, FAINT, "ra")
+        write(pen, box.x - 6, box.y + box.height + 4, "step", 11, FAINT, "ra")
 
     def _events(self, pen: ImageDraw.ImageDraw, step: int) -> None:
         """Mark the steps that showed an event, under every panel that goes over time."""
         over_time = [box for track, box in zip(self.tracks, self.boxes) if track.panel.values.ndim == 1]
         first = max(0, step + 1 - COLUMNS)
         if self.events:
-            _text(pen, self.values.x + self.values.width, self.under.y + 2, "▲ an event is seen", 11, CHOSEN, "ra")
+            write(pen, self.values.x + self.values.width, self.under.y + 2, "▲ an event is seen", 11, MARKED, "ra")
         for event in self.events:
             x = over_time[0].x + round((event - first + 0.5) * CELL)
             for box in over_time if event >= first else ():
                 y = box.y + box.height + 2
-                pen.polygon([(x - 3, y + 5), (x + 3, y + 5), (x, y)], fill=CHOSEN)
-
-
-@functools.cache
-def colour_table(diverging: bool) -> np.ndarray:
-    """[256, 3] uint8: from light to dark, or blue over white to red."""
-    colours = matplotlib.colormaps["RdBu_r" if diverging else "YlGnBu"](np.arange(256))
-    return (colours[:, :3] * 255).round().astype(np.uint8)
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
-
-
-def _text(
-    pen: ImageDraw.ImageDraw,
-    x: float,
-    y: float,
-    text: str,
-    size: int,
-    colour: tuple[int, int, int] = INK,
-    anchor: str = "la",
-) -> None:
-    pen.text((x, y), text, colour, _font(size), anchor)
+                pen.polygon([(x - 3, y + 5), (x + 3, y + 5), (x, y)], fill=MARKED)
 
 
 def _frame(pen: ImageDraw.ImageDraw, box: Box) -> None:
@@ -285,12 +263,6 @@ def _frame(pen: ImageDraw.ImageDraw, box: Box) -> None:
 def _scale(box: Box) -> Box:
     """Where the colours of a panel are explained."""
     return Box(box.x + box.width + 6, box.y, 12, box.height)
-
-
-def _paste(image: Image.Image, pixels: np.ndarray, box: Box) -> None:
-    """Stretch pixels to a box: lines stay sharp; where there are more of them than room, neighbours are averaged."""
-    way = Image.Resampling.BOX if len(pixels) > box.height else Image.Resampling.NEAREST
-    image.paste(Image.fromarray(pixels).resize((box.width, box.height), way), (box.x, box.y))
 
 
 def _fit(image: Image.Image, pixels: np.ndarray, box: Box) -> None:

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from palimpsest.agents.drawing import colour_table
 from palimpsest.agents.watch.config import PlayCommand
-from palimpsest.agents.watch.frames import Frames, colour_table
+from palimpsest.agents.watch.frames import Frames
 from palimpsest.agents.watch.player import Moment, load_watched, make_watched, moments
 from palimpsest.memory.base import Panel
 

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "docs/export.md",
     "docs/from-recurrent-ppo.md",
     "docs/sweeps.md",
+    "docs/tensorboard.md",
     "docs/watching.md",
 }
 """Pages whose Python runs in tests of their own, which also look at what it prints."""

@@ -17,9 +17,10 @@ from small import small_arguments
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from palimpsest import envs, memory
+from palimpsest.agents.board.events import run_logger
 from palimpsest.agents.files.archive import read_tree, write_tree
 from palimpsest.agents.files.lock import locked
-from palimpsest.agents.run import callbacks, experiment, resume
+from palimpsest.agents.run import callbacks, experiment
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.resume import Checkpoints, Interrupted
 
@@ -94,7 +95,7 @@ def test_a_logger_that_goes_on_in_the_same_second_is_read_last(tmp_path):
     """TensorBoard reads files by name, and in one second the tenth writer of a process comes before the ninth."""
     before = tmp_path / f"events.out.tfevents.{int(time.time())}.zzz.1.0"
     before.touch()
-    resume.run_logger(tmp_path, 3).close()
+    run_logger(tmp_path, 3).close()
     assert len(list(tmp_path.iterdir())) > 1
     assert min(tmp_path.iterdir()) == before
 
