@@ -10,6 +10,8 @@ from divided import CASES, all_trained, deserted, refused, together, trained
 from palimpsest.agents.policy.distributions import Bernoulli, Categorical, DiagGaussian, MultiCategorical
 from palimpsest.agents.workers.draws import part_of
 
+pytestmark = pytest.mark.learning
+
 EVERY = sorted(CASES)
 FOUR = ("memory-rewrite", "gsde", "adaptive", "one-column")
 """Cases for four workers, of one row each."""
