@@ -103,4 +103,3 @@ def test_a_state_goes_through_arrays_and_a_memory_acts_in_place(device, case):
         its, advanced = module.advance(x[0], again, place[0], strategy[0])
     assert_close(its.cpu(), y.cpu(), rtol=0, atol=0)
     assert_close([s.cpu() for s in advanced], [s.cpu() for s in after], rtol=0, atol=0)
-
