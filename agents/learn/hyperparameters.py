@@ -124,10 +124,10 @@ class Network:
         }
 
 
-@functools.cache
-def hints_of(cls: type) -> dict[str, Any]:
-    """The annotations of a dataclass, which are texts: to evaluate them takes longer than to check the values."""
-    return typing.get_type_hints(cls, include_extras=True)
+hints_of: Callable[[type], dict[str, Any]] = functools.cache(
+    functools.partial(typing.get_type_hints, include_extras=True)
+)
+"""The annotations of a dataclass, which are texts: to evaluate them takes longer than to check the values."""
 
 
 def allowed_of(cls: type) -> dict[str, Allowed]:
