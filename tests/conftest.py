@@ -1,6 +1,8 @@
 """What every test shares: one thread, fixed seeds, one place for tolerances; and the fast tests' option."""
 
+import os
 import random
+import tempfile
 
 import gymnasium as gym
 import hypothesis
@@ -24,7 +26,13 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Stable-Baselines3 makes a folder for every logger, also for one that writes nothing
+    logs = tempfile.TemporaryDirectory(prefix="palimpsest-logs-")
+    config.add_cleanup(logs.cleanup)
+    os.environ["SB3_LOGDIR"] = logs.name
     if config.getoption("--no-machine-code"):
+        # a test that is skipped where it is has closed nothing yet
+        config.addinivalue_line("filterwarnings", "ignore:unclosed file:ResourceWarning")
         machine_code._Cache.load_overload = lambda *_: pytest.skip("needs machine code; `make test` runs it")
 
 

@@ -29,6 +29,7 @@ def run(code: str, *path: Path, **environment: str | Path) -> subprocess.Complet
     return subprocess.run(command, cwd=path[0], env=variables, check=True, capture_output=True, text=True)
 
 
+@pytest.mark.programs
 def test_a_kernel_is_compiled_again_once_what_it_calls_has_changed(tmp_path):
     def called() -> str:
         return run(CALL, tmp_path, ROOT).stdout
@@ -50,6 +51,7 @@ def test_a_kernel_is_compiled_again_once_what_it_calls_has_changed(tmp_path):
     assert called() == "1020 0\n"
 
 
+@pytest.mark.programs
 def test_named_tuples_of_one_name_are_told_apart(tmp_path):
     (tmp_path / "kernels.py").write_text(KERNEL.format("", "first", "x[0]"))
     for name in ("one", "two"):
@@ -115,6 +117,7 @@ def test_the_stamp_of_every_kernel_covers_what_it_calls():
         assert Path(sys.modules[called.__module__].__file__) in files, (kernel, called)
 
 
+@pytest.mark.programs
 def test_a_package_that_cannot_be_written_and_no_home(tmp_path):
     """A file named `__pycache__` stands for a disk that is read-only."""
     shutil.copytree(ROOT / "palimpsest", tmp_path / "palimpsest", ignore=shutil.ignore_patterns("__pycache__"))

@@ -7,6 +7,7 @@ command line has it, it is a field of `Hyperparameters`, with the default of the
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import typing
@@ -123,12 +124,17 @@ class Network:
         }
 
 
+hints_of: Callable[[type], dict[str, Any]] = functools.cache(
+    functools.partial(typing.get_type_hints, include_extras=True)
+)
+"""The annotations of a dataclass, which are texts: to evaluate them takes longer than to check the values."""
+
+
 def allowed_of(cls: type) -> dict[str, Allowed]:
     """Field of a dataclass -> the values that it allows, for fields with an `Allowed` in their annotation."""
-    hints = typing.get_type_hints(cls, include_extras=True)
     found = {
         name: [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Allowed)]
-        for name, hint in hints.items()
+        for name, hint in hints_of(cls).items()
     }
     return {name: parts[0] for name, parts in found.items() if parts}
 

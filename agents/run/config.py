@@ -23,7 +23,7 @@ import tomli_w
 from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.files import shelf
-from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters, Network
+from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters, Network, hints_of
 from palimpsest.agents.run.presets import ALGORITHMS, usual
 from palimpsest.agents.worlds.vectors import VECS
 from palimpsest.refusals import (
@@ -76,7 +76,7 @@ class Checked:
     """
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self), include_extras=True)
+        hints = hints_of(type(self))
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
             if value is not None or spec.default is not None:

@@ -7,11 +7,9 @@ import sys
 import typing
 from pathlib import Path
 
-import gymnasium
 import pytest
 
-import palimpsest
-from palimpsest import envs, memory, train
+from palimpsest import train
 from palimpsest.agents.command.parsing import NAMES
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.files.archive import CorruptFile
@@ -383,48 +381,6 @@ def test_exit_codes_of_evaluation(error, code, finished, capsys, monkeypatch):
     assert str(error) in refused(["evaluate", "run"], capsys, code=code)
 
 
-def test_list_shows_every_name_once_with_computed_numbers(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "250")
-    assert train.main(["list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    rows = {line.split("│")[1].strip(): line for line in lines if line.startswith("│")}
-    assert set(rows) == {*envs.ids(), *memory.names()}
-    lstm = memory.make("lstm", 128)
-    assert f"{sum(p.numel() for p in lstm.parameters()):,}" in rows["lstm"]
-    assert memory.entry("lstm").meaning in rows["lstm"]
-
-
-def test_help_imports_nothing_heavy():
-    code = (
-        "import sys\n"
-        "sys.argv = ['train.py']\n"
-        "import train\n"
-        "for line in ('--help', 'train --help', 'evaluate --help', 'sweep --help', 'report --help', '-h', "
-        "'list --help', '--version'):\n"
-        "    try:\n"
-        "        assert train.main(line.split()) == 0\n"
-        "    except SystemExit as stop:\n"
-        "        assert not stop.code\n"
-        "print(*(name in sys.modules for name in "
-        "('torch', 'numba', 'stable_baselines3', 'matplotlib', 'palimpsest.envs.core', 'ray')))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-2:] == [f"palimpsest {palimpsest.__version__}", "False " * 5 + "False"]
-    assert done.stdout.count("usage: train.py") == 7
-
-
-def test_help_names_every_field_with_its_meaning(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
-    with pytest.raises(SystemExit) as stop:
-        train.main(["--help"])
-    assert not stop.value.code
-    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for name in [*TRAIN_FIELDS, "config"]:
-        assert f"--{NAMES.get(name, name).replace('_', '-')}" in shown
-    for meaning in ("Discount factor per step.", "Minibatches per pass", "KEY=VALUE", "evaluate --help"):
-        assert meaning in shown
-
-
 def test_as_a_program(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "train.py", "--env", "CartPol-v1"], cwd=tmp_path, capture_output=True, text=True
@@ -435,7 +391,3 @@ def test_as_a_program(tmp_path):
     assert "did you mean 'CartPole-v1'" in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_our_ids_are_registered():
-    assert set(envs.ids()) <= set(gymnasium.registry)

@@ -110,6 +110,7 @@ def run(code: str):
     return made["model"]
 
 
+@pytest.mark.learning
 def test_the_second_script_runs_and_has_the_network_of_the_first():
     after = run(AFTER)
     assert after.num_timesteps == 32

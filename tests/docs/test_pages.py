@@ -168,6 +168,7 @@ def test_the_api_page_names_what_the_packages_offer():
             assert getattr(importlib.import_module(module), attribute) is getattr(package, attribute)
 
 
+@pytest.mark.programs
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason='needs the extra "docs"')
     pytest.importorskip("mkdocstrings", reason='needs the extra "docs"')

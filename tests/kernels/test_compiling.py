@@ -77,6 +77,7 @@ def test_a_caller_holds_no_copy_of_a_product():
     assert 'declare i32 @"palimpsest.memory.kernels.arithmetic.products._product' in code
 
 
+@pytest.mark.programs
 def test_a_later_process_finds_what_the_caller_calls(tmp_path):
     """Also where the caller was compiled from a kernel between the two that came from a file: the second time."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}

@@ -4,18 +4,14 @@
 """
 
 import copy
-import functools
-import io
 import math
-import pickle
 
 import pytest
 import torch
 from conftest import tolerance
-from small import FEATURES, GRADIENT_REACH, SMALL, VARIANTS, cases, make_small
+from small import FEATURES, GRADIENT_REACH, VARIANTS, cases, make_small
 from torch.testing import assert_close
 
-from palimpsest import memory
 from palimpsest.memory import Memory
 
 each_case = pytest.mark.parametrize("case", cases())
@@ -355,148 +351,3 @@ def _contiguous(value):
     if isinstance(value, torch.Tensor):
         return value.contiguous()
     return type(value)(*(s.contiguous() for s in value))
-
-
-@each_case
-def test_every_parameter_gets_a_gradient(case):
-    """A parameter without one is dead weight. Attention ignores what shifts all its scores, so biases may get zeros."""
-    module = make_small(case)
-    x, start, place, strategy = sequence(module, 20, 3)
-    module.scan(x, start, used_state(module, 3), place, strategy)[0].square().sum().backward()
-    for name, parameter in module.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        may_be_zero = parameter.ndim == 1 or (case in ONE_CHUNK and "score" in name)
-        assert may_be_zero or parameter.grad.any(), name
-
-
-ONE_CHUNK = {"hcam"}
-"""The weight of the only chunk read is 1 whatever its score."""
-
-
-@each_case
-@each_dtype
-def test_state_dict_preserves_outputs(case, dtype):
-    module, other = make_small(case, dtype), make_small(case, dtype)
-    x, start, place, strategy = sequence(module, 20, 3)
-    y, _ = module.scan(x, start, module.initial_state(3), place, strategy)
-    assert not torch.equal(other.scan(x, start, other.initial_state(3), place, strategy)[0], y)
-    file = io.BytesIO()
-    torch.save(module.state_dict(), file)
-    file.seek(0)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(other.scan(x, start, other.initial_state(3), place, strategy)[0], y)
-
-
-@each_case
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])
-def test_a_used_module_can_be_copied(case, duplicate):
-    """What diagnostics keep of the last scan must not stand in the way."""
-    module = make_small(case)
-    x, start, place, strategy = sequence(module, 20, 3)
-    y, _ = module.scan(x, start, module.initial_state(3), place, strategy)
-    other = duplicate(module)
-    assert torch.equal(other.scan(x, start, other.initial_state(3), place, strategy)[0], y)
-
-
-@each_case
-def test_diagnostics(case):
-    """Detached tensors that TensorBoard can show, before the first scan too; [T, B, N] is the last scan's."""
-    module = make_small(case)
-    x, start, place, strategy = sequence(module, 20, 3)
-    assert isinstance(module.diagnostics(), dict)
-    module.scan(x, start, module.initial_state(3), place, strategy)
-    for name, value in module.diagnostics().items():
-        assert isinstance(name, str)
-        assert not value.requires_grad
-        assert value.ndim <= 3, name
-        assert value.isfinite().all(), name
-        if value.ndim == 3:
-            assert value.shape[:2] == (20, 3), name
-        if value.ndim == 2:
-            assert value.amin() >= 0, name
-            assert value.amax() <= 1, name
-
-
-@each_case
-def test_bad_sequences_are_refused(case):
-    module = make_small(case)
-    x, start, place, strategy = sequence(module, 6, 3)
-    state = module.initial_state(3)
-    with pytest.raises(ValueError, match=r"start must be \[T, B\] = \[6, 3\] bool.*got \[6\] bool"):
-        module.scan(x, start[:, 0], state, place, strategy)
-    with pytest.raises(ValueError, match=r"start must be .*got \[5, 3\] bool"):
-        module.scan(x, start[1:], state, place, strategy)
-    with pytest.raises(ValueError, match=r"start must be .*got \[6, 3\] float32"):
-        module.scan(x, start.float(), state, place, strategy)
-    with pytest.raises(ValueError, match=rf"x must be \[T, B, F\] with F = {FEATURES}; got \[6, 3, 2\]"):
-        module.scan(x[..., :2], start, state, place, strategy)
-    with pytest.raises(ValueError, match="x must be"):
-        module.scan(x[0], start, state, place, strategy)
-
-
-@pytest.mark.parametrize("name", memory.names())
-@pytest.mark.parametrize("argument", ["input_size", "output_size"])
-@pytest.mark.parametrize("value", [0, -1, 2.5])
-def test_sizes_are_refused(name, argument, value):
-    arguments = {"input_size": FEATURES} | SMALL[name] | {argument: value}
-    with pytest.raises(ValueError, match=f"{argument}.*{value}"):
-        memory.make(name, **arguments)
-
-
-@pytest.mark.parametrize("name", memory.names())
-def test_defaults_build_a_memory_of_width_128(name):
-    module = memory.make(name, FEATURES)
-    assert (module.input_size, module.output_size) == (FEATURES, 128)
-    x, start, place, strategy = sequence(module, 2, 2)
-    y, _ = module.scan(x, start, module.initial_state(2), place, strategy)
-    assert y.shape == (2, 2, 128)
-    assert y.dtype == torch.float32
-
-
-@each_case
-def test_a_state_that_does_not_fit_is_refused(case):
-    """A kernel would read and write beyond its end, or read its bytes as another type."""
-    module = make_small(case)
-    x, start, place, strategy = sequence(module, 5, 4)
-    state = module.initial_state(4)
-    wrong = [module.initial_state(1), module.initial_state(9), (*state, x), list(state), None] if state else [(x,)]
-    if state:
-        wrong.append(type(state)(*(s.unsqueeze(-1) for s in state)))
-        wrong.append(type(state)(*(s.float() if s.is_floating_point() else s.int() for s in state)))
-    for given in wrong:
-        for gradient in (False, True):
-            with torch.set_grad_enabled(gradient):
-                with pytest.raises(ValueError, match=r"the state as initial_state\(4\), "):
-                    module.step(x[0], given, place[0], strategy[0])
-                for scan in (module.scan, functools.partial(Memory.scan, module)):
-                    with pytest.raises(ValueError, match=r"the state as initial_state\(4\), "):
-                        scan(x, start, given, place, strategy)
-
-
-@each_case
-def test_an_input_that_does_not_fit_is_refused(case):
-    module = make_small(case)
-    x, start, place, strategy = sequence(module, 5, 4)
-    state = module.initial_state(4)
-    for gradient in (False, True):
-        with torch.set_grad_enabled(gradient):
-            for odd in (x[..., :-1], torch.cat([x, x], -1)):
-                with pytest.raises(ValueError, match=rf"F = {FEATURES}; got"):
-                    module.step(odd[0], state, place[0], strategy[0])
-            with pytest.raises(ValueError, match=rf"F = {FEATURES}; got"):
-                module.step(x, state, place[0], strategy[0])
-            with pytest.raises(ValueError, match=r"x must be float64 .*; got float32"):
-                module.step(x[0].float(), state, place[0], strategy[0])
-            with pytest.raises(ValueError, match=r"x must be float64 .*; got float32"):
-                module.scan(x.float(), start, state, place, strategy)
-
-
-@each_case
-def test_what_fits_follows_the_module_to_another_type(case):
-    module = make_small(case)
-    for dtype in (torch.float64, torch.float32, torch.float64):
-        module.to(dtype)
-        x, _, place, strategy = sequence(module, 1, 4)
-        with torch.no_grad():
-            assert module.step(x[0], module.initial_state(4), place[0], strategy[0])[0].dtype == dtype

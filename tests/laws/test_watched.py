@@ -23,6 +23,8 @@ from palimpsest.agents.policy.policies import MlpMemoryPolicy
 from palimpsest.memory.kernels import torch_only
 from palimpsest.memory.kernels.arithmetic.dispatch import has_kernels
 
+pytestmark = pytest.mark.programs
+
 B, T = 3, 9
 UNTRACEABLE = ["hcam-surprise", "sat-adaptive", "sat-lru"]
 UNTRACEABLE_SCANS = {*UNTRACEABLE, "hcam", "hcam-two-chunks", "sat", "sat-place", "lstm", "gru", "rnn", "aler"}

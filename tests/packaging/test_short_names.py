@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from builds import ROOT, python
 
+pytestmark = pytest.mark.programs
+
 SHORT_FIRST = """
 import agents.run.config, envs, memory.kernels
 from agents import MemoryPPO

@@ -10,6 +10,8 @@ from builds import python, run
 
 import palimpsest
 
+pytestmark = pytest.mark.programs
+
 MINE = "import envs, agents, memory, train"
 OURS = "import palimpsest; from palimpsest.agents import MemoryPPO"
 TRAINS = """

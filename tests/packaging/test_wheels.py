@@ -14,6 +14,8 @@ from builds import LINKS, ROOT, build, copy_of_the_tree, modules_of_the_tree, py
 
 import palimpsest
 
+pytestmark = pytest.mark.programs
+
 
 def files_of(wheel: Path) -> set[str]:
     return {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}

@@ -21,6 +21,8 @@ from palimpsest.agents.export import check, exporting, formats
 from palimpsest.agents.export.formats import NotExported, read_torch
 from palimpsest.train import main
 
+pytestmark = pytest.mark.programs
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -14,6 +14,8 @@ from palimpsest import memory
 from palimpsest.agents import MemoryPPO, export_policy
 from palimpsest.agents.export.formats import NotExported
 
+pytestmark = pytest.mark.programs
+
 DOCS = Path(__file__).resolve().parents[3] / "docs/export.md"
 TABLE = dict(re.findall(r"^\| `(\w+)` \| (yes|no) \|", DOCS.read_text(), re.MULTILINE))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,20 @@ from divided import CASES, all_trained, deserted, refused, together, trained
 from palimpsest.agents.policy.distributions import Bernoulli, Categorical, DiagGaussian, MultiCategorical
 from palimpsest.agents.workers.draws import part_of
 
+pytestmark = pytest.mark.learning
+
 EVERY = sorted(CASES)
 FOUR = ("memory-rewrite", "gsde", "adaptive", "one-column")
 """Cases for four workers, of one row each."""
 
 NO_MEANS = {"memory/strategy_mean", "memory/read_age", "memory/read_entropy", "memory/memory_rms"}
 """What memories log of a scan that is no mean over its rows: workers log the mean of their parts'."""
+
+
+@functools.cache
+def alone(case: str) -> dict:
+    """What one worker gives."""
+    return trained(case)
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +56,16 @@ def assert_alike(whole: dict, divided: dict) -> None:
 
 @pytest.mark.parametrize("case", EVERY)
 def test_two_workers_give_what_one_gives(case, by_two):
-    assert_alike(trained(case), by_two[case])
+    assert_alike(alone(case), by_two[case])
 
 
 @pytest.mark.parametrize("case", FOUR)
 def test_four_workers_of_one_row_give_what_one_gives(case, by_four):
-    assert_alike(trained(case), by_four[case])
+    assert_alike(alone(case), by_four[case])
 
 
 def test_the_law_is_about_undone_steps_and_passes_that_end_early():
-    logs = trained("undone")["logs"]
+    logs = alone("undone")["logs"]
     assert logs[-1]["train/rejected_steps"] == 1
     assert logs[-1]["train/n_updates"] == 2 == len(logs) - 1
 
