@@ -10,13 +10,13 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
+from palimpsest.agents.off_policy.policy import ReplayPolicy
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
 from palimpsest.agents.policy.heads import in_its_form
 from palimpsest.agents.policy.memory_pair import Both, State
-from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 
 
-class MemoryQPolicy(MemoryActorCriticPolicy):
+class MemoryQPolicy(ReplayPolicy):
     """Q(s, a) of every action, from the two heads of an actor-critic policy: its logits are advantages A.
 
     Q(a) = V + A(a) - mean A (dueling, arXiv 1511.06581, eq. 9), or Q = A. The action of the largest value is that of
@@ -27,7 +27,7 @@ class MemoryQPolicy(MemoryActorCriticPolicy):
         action_space: Discrete.
         lr_schedule: learning rate by remaining progress (1 to 0).
         dueling: whether the values are a sum of the state's value and advantages.
-        **kwargs: those of `MemoryActorCriticPolicy`.
+        **kwargs: those of `ReplayPolicy`.
     """
 
     acts_by_values = True
@@ -65,8 +65,12 @@ class MemoryQPolicy(MemoryActorCriticPolicy):
             return advantages
         return self._critic(latent.critic).unsqueeze(-1) + advantages - advantages.mean(-1, keepdim=True)
 
+    def _to_values(self, predicted: Tensor) -> Tensor:
+        """As they are: values are learned from scaled rewards."""
+        return predicted
+
     def _judge(self, latent: Both) -> Tensor:
-        return self._q(latent)
+        return super()._to_values(self._q(latent))
 
     def predict(
         self,

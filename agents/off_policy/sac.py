@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.spaces.utils import flatdim
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
@@ -24,6 +25,7 @@ from palimpsest.agents.off_policy.algorithm import (
     follow,
     target_of,
 )
+from palimpsest.agents.off_policy.exploration import first_parts, pink
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
 from palimpsest.agents.off_policy.sac_policy import (
     CnnMemorySACPolicy,
@@ -71,7 +73,7 @@ class Losses(NamedTuple):
 class MemorySAC(OffPolicyMemoryAlgorithm):
     """SAC (arXiv 1812.05905) whose actor and critics remember; with Discrete actions as in arXiv 1910.07207.
 
-    The arguments are those of SB3's SAC in their order, and five more, by name alone. Actions are a Box or Discrete.
+    The arguments are those of SB3's SAC in their order, and seven more, by name alone. Actions are a Box or Discrete.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemorySACPolicy`.
@@ -109,6 +111,9 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         n_step: `n_steps` by the name that R2D2 gives it; None for `n_steps`.
         prioritized: whether sequences with large errors are drawn more often, and weighted less.
         normalize_observations: as in `MemoryDQN`.
+        normalize_returns: as in `MemoryDQN`. The entropy's weight is then one of scaled rewards.
+        pink_noise: whether the noise of a Box's actions, random ones too, is kept up over steps, see `pink`; otherwise
+            it is drawn anew in each. The actions of a step have the same distribution with both.
 
     Raises:
         ValueError: an argument out of range, a space or a memory that is not supported, a replay that is larger than
@@ -122,6 +127,7 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         "use_sde": Allowed("False, as a replay does not store its noise", lambda value: value is False),
         "sde_sample_freq": integer(-1),
         "use_sde_at_warmup": FLAG,
+        "pink_noise": FLAG,
     }
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpMemoryPolicy": MemorySACPolicy,
@@ -167,6 +173,8 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         n_step: int | None = None,
         prioritized: bool = False,
         normalize_observations: bool = False,
+        normalize_returns: bool = False,
+        pink_noise: bool = False,
     ) -> None:
         check_policy(policy, self.policy_aliases, MemorySACPolicy)
         check_arguments(self.allowed, locals())
@@ -197,10 +205,12 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
             burn_in=burn_in,
             prioritized=prioritized,
             normalize_observations=normalize_observations,
+            normalize_returns=normalize_returns,
         )
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
         self.target_update_interval = target_update_interval
+        self.pink_noise = pink_noise
         if _init_setup_model:
             self._setup_model()
 
@@ -249,12 +259,24 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         return self.policy.predict(observation, state, episode_start, deterministic)
 
     def _choose(self, obs: Any, state: Any, start: Tensor | None, warm: bool) -> tuple[np.ndarray, Any]:
-        drawn, after = self.policy.act(obs, state, start)
-        actions = drawn.numpy(force=True)
         if isinstance(self.action_space, spaces.Discrete):
+            drawn, after = self.policy.act(obs, state, start)
+            actions = drawn.numpy(force=True)
             return (self.rng.integers(self.action_space.n, size=actions.shape) if warm else actions), after
-        actions = actions.reshape(-1, *self.action_space.shape)  # type: ignore[misc]
-        return (self.rng.uniform(-1, 1, actions.shape).astype(np.float32) if warm else actions), after
+        noise = None
+        if self.pink_noise:
+            noise = torch.from_numpy(pink(self._exploration, self.rng)).to(self.device, torch.float32)
+        drawn, after = self.policy.act(obs, state, start, noise)
+        actions = drawn.numpy(force=True)
+        if warm and noise is None:
+            actions = self.rng.uniform(-1, 1, actions.shape).astype(np.float32)
+        elif warm:
+            # uniform too: the normal distribution's function of normal numbers
+            actions = torch.special.ndtr(noise).mul(2).sub(1).numpy(force=True)
+        return actions.reshape(-1, *self.action_space.shape), after  # type: ignore[misc]
+
+    def _first_exploration(self) -> np.ndarray:
+        return first_parts(self.n_envs, flatdim(self.action_space), self.rng)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update actor and critics `gradient_steps` times; nothing while the replay holds no whole sequence."""

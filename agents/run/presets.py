@@ -71,7 +71,9 @@ def replaying(algo: str, num_envs: int) -> dict[str, Any]:
     """
     shared = dict(buffer_size=100_000, learning_starts=1000, sequence_length=32, burn_in=8)
     if algo == "sac":
-        return shared | dict(batch_size=16, train_freq=1, gradient_steps=num_envs, tau=0.01)
+        return shared | dict(
+            batch_size=16, train_freq=1, gradient_steps=num_envs, tau=0.01, ent_coef="auto_0.1", pink_noise=True
+        )
     return shared | dict(
         batch_size=32,
         train_freq=max(1, 4 // num_envs),
@@ -80,4 +82,5 @@ def replaying(algo: str, num_envs: int) -> dict[str, Any]:
         target_update_interval=1000,
         exploration_fraction=0.2,
         exploration_final_eps=0.02,
+        longest_repeat=16,
     )
