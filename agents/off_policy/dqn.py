@@ -75,7 +75,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         replay_buffer_class: a `SequenceReplay`; None for that.
         replay_buffer_kwargs: further arguments of it.
         optimize_memory_usage: without effect: each observation is stored once in any case.
-        n_steps: steps that returns look ahead.
+        n_steps: steps that returns look ahead, up to the first action that the network would not take now.
         target_update_interval: environment steps between updates of the target network.
         exploration_fraction: share of the training over which the chance of a random action falls.
         exploration_initial_eps: that chance at the beginning.
@@ -328,7 +328,7 @@ def q_loss(
     """Huber loss of the TD errors, weighted by sequence, mean over the actions that were taken.
 
     The goal of Q(t, a) is r(t) + γ r(t + 1) + ... + γ^n V(t + n), see `targets.lookahead`, with V(t) the target
-    network's value of the best action.
+    network's value of the best action; it ends before the first action that is not the best.
 
     Args:
         network: it gets the gradient.
@@ -342,15 +342,17 @@ def q_loss(
     to_scale, from_scale = (rescale, unscale) if learning.value_rescaling else (same, same)
     with torch.no_grad():
         state = refreshed(network, before, batch.state, start_before)
-        ahead = target.q_scan(obs, refreshed(target, before, batch.state, start_before), start)
+        ahead = target.q_scan(batch.observations, batch.state, batch.memory_start, learning.burn_in)
     values = network.q_scan(obs, state, start)
+    taken = batch.actions[learning.burn_in :].unsqueeze(-1)
     with torch.no_grad():
         best = (values if learning.double_q else ahead).argmax(-1, keepdim=True)
         bootstraps = from_scale(ahead.gather(-1, best).squeeze(-1))
-        goals = to_scale(lookahead(bootstraps, rewards, terminated, acted, learning.gamma, learning.n_steps))
+        greedy = (taken == best).squeeze(-1)
+        goals = lookahead(bootstraps, rewards, terminated, acted, learning.gamma, learning.n_steps, greedy)
+        goals = to_scale(goals)
     L = len(goals)
-    actions = batch.actions[learning.burn_in :][:L].unsqueeze(-1)
-    chosen, counted = values[:L].gather(-1, actions).squeeze(-1), acted[:L]
+    chosen, counted = values[:L].gather(-1, taken[:L]).squeeze(-1), acted[:L]
     losses = functional.smooth_l1_loss(chosen, goals, reduction="none") * batch.weights
     loss = torch.where(counted, losses, 0.0).sum() / counted.sum().clamp(min=1)
     return loss, QErrors(chosen.detach(), (chosen - goals).detach(), counted)

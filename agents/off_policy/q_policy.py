@@ -54,9 +54,10 @@ class MemoryQPolicy(ReplayPolicy):
         return self._q(latent), state
 
     @in_its_form
-    def q_scan(self, obs: Observation, state: State, start: Tensor) -> Tensor:
-        """Values [T, B, A] of a sequence; arguments as in `state_after`."""
-        return self._q(self._scan(obs, state, start, None, None)[0])
+    def q_scan(self, obs: Observation, state: State, start: Tensor, burn_in: int = 0) -> Tensor:
+        """Values [T - burn_in, B, A] of a sequence after its first `burn_in` entries; else as `state_after`."""
+        latent, _ = self._scan(obs, state, start, None, None)
+        return self._q(Both(*(each[burn_in:] for each in latent)))
 
     def _q(self, latent: Both) -> Tensor:
         """Values [..., A] of what the memories gave out, [..., D] each."""

@@ -97,7 +97,7 @@ def plain_loss(policy, target, batch, learning):
     T, b = batch.acted.shape
     L, total, count = T - learning.n_steps, 0.0, 0
     for row in range(b):
-        q, bootstrap = [], []
+        q, bootstrap, greedy = [], [], []
         state = target_state = policy.initial_state(1)
         for t in range(T):
             if batch.memory_start[t, row]:
@@ -108,13 +108,14 @@ def plain_loss(policy, target, batch, learning):
             q.append(mine[0])
             best = int((mine if learning.double_q else its)[0].argmax())
             value = its[0, best].detach()
+            greedy.append(best == int(batch.actions[t, row]))
             bootstrap.append(unscale(value) if learning.value_rescaling else value)
         for t in range(L):
             if not batch.acted[t, row]:
                 continue
             goal, discount, end = 0.0, 1.0, t
             for _ in range(learning.n_steps):
-                if not batch.acted[end, row]:
+                if not batch.acted[end, row] or (end > t and not greedy[end]):
                     break
                 goal = goal + discount * batch.rewards[end, row]
                 discount *= 0.0 if batch.terminated[end, row] else learning.gamma
