@@ -38,7 +38,7 @@ def lookahead(
 
     U_0 = V, and U_k(t) = r(t) + gamma (1 - terminated(t)) U_{k-1}(t + 1); where an episode was truncated, U_k = V of
     its final observation, an entry without an action. With `greedy` a return also looks no further than the next action
-    that the policy would not take now (Watkins' Q(λ)), as that action's outcome is not the policy's: U_k(t) = V(t) there
+    that the policy would not take now (Watkins' Q(λ)), as what that brings is not the policy's: U_k(t) = V(t) there,
     for k < n.
 
     Args:

@@ -247,10 +247,9 @@ class TrainConfig(Hyperparameters, Network, Task):
 
     def _take_preset(self) -> None:
         chosen = usual(self.memory, self.algo)
-        if self.share_memory is None:
-            object.__setattr__(self, "share_memory", chosen.share_memory)
-        if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", chosen.learning_rate)
+        for name, value in chosen._asdict().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         if self.num_minibatches is None and self.batch_size is None and self.algo == "ppo":
             object.__setattr__(self, "num_minibatches", math.gcd(max(1, self.num_envs // 4), self.num_envs))
 

@@ -361,7 +361,9 @@ def test_rewards_are_scaled_by_the_returns_so_far(tmp_path):
     # what is told of values is on the scale of rewards
     state, start = model.policy.initial_state(40), batch.memory_start
     look = model.policy.look(batch.observations, state, start)
-    torch.testing.assert_close(look.judged, model.policy.q_scan(batch.observations, state, start) * std, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        look.judged, model.policy.q_scan(batch.observations, state, start) * std, rtol=1e-4, atol=1e-6
+    )
     model.save(tmp_path / "model")
     loaded = MemoryDQN.load(tmp_path / "model", device="cpu")
     assert torch.equal(loaded.policy.return_scale.std, model.policy.return_scale.std)
