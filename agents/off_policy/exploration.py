@@ -32,13 +32,18 @@ def pink(parts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def explored(
-    actions: np.ndarray, chance: float, choices: int, longest: int, repeated: np.ndarray, rng: np.random.Generator
+    actions: np.ndarray,
+    chance: np.ndarray | float,
+    choices: int,
+    longest: int,
+    repeated: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Actions [B], replaced by random ones that are repeated for some steps (εz-greedy, arXiv 2006.01782).
 
     Args:
         actions: [B] int64.
-        chance: that a row begins to repeat a random action in this step.
+        chance: [B] or one for all, that a row begins to repeat a random action in this step.
         choices: number of actions.
         longest: the most steps of a repetition; with 1 this is ε-greedy.
         repeated: [2, B] int64, the action that each row repeats and the steps that are left; changed in place.
