@@ -61,15 +61,17 @@ class Options:
     agents: tuple[Literal["replay", "sb3", "ppo"], ...] = ("replay", "sb3", "ppo")
     """MemoryDQN or MemorySAC, SB3's DQN or SAC without memory, MemoryPPO."""
     memory: str = "lstm"
+    units: int = 64
+    """`output_size` of the memory."""
     seeds: tuple[int, ...] = (0, 1, 2)
     episodes: int = 200
     out: Path = Path("docs/results/off_policy.jsonl")
     """Where the lines are kept."""
 
 
-def train(name: str, agent: str, memory: str, seed: int, episodes: int) -> dict[str, Any]:
+def train(name: str, agent: str, seed: int, options: Options) -> dict[str, Any]:
     """The line of one run."""
-    task = TASKS[name]
+    task, memory = TASKS[name], options.memory
     algo = task.algo if agent == "replay" else agent
     if agent == "sb3":
         env = envs.make_vec(task.env, 1, seed, **task.env_args)
@@ -80,6 +82,7 @@ def train(name: str, agent: str, memory: str, seed: int, episodes: int) -> dict[
             env=task.env,
             env_args=task.env_args,
             memory=memory,
+            memory_args={"output_size": options.units},
             algo=algo,
             total_timesteps=task.steps,
             seed=seed,
@@ -91,7 +94,7 @@ def train(name: str, agent: str, memory: str, seed: int, episodes: int) -> dict[
     model.learn(task.steps, log_interval=10**9)
     seconds = time.perf_counter() - began
     env.close()
-    result = evaluate(model, task.env, episodes, env_args=task.env_args)
+    result = evaluate(model, task.env, options.episodes, env_args=task.env_args)
     return {
         "task": name,
         "agent": agent,
@@ -100,7 +103,7 @@ def train(name: str, agent: str, memory: str, seed: int, episodes: int) -> dict[
         "seed": seed,
         "result": result[task.measure],
         "steps": task.steps,
-        "episodes": episodes,
+        "episodes": options.episodes,
         "seconds": round(seconds, 1),
         "versions": versions(),
         "machine": machine(),
@@ -118,7 +121,7 @@ def main(options: Options) -> None:
             for agent in options.agents:
                 key = name, agent, "none" if agent == "sb3" else options.memory, seed
                 if key not in done:
-                    done[key] = train(name, agent, options.memory, seed, options.episodes)
+                    done[key] = train(name, agent, seed, options)
                     with options.out.open("a") as file:
                         file.write(json.dumps(done[key]) + "\n")
     table = []

@@ -121,6 +121,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self.normalize_returns = normalize_returns
         self._last_state: Any = None
         self._next_state: Any = None
+        self._return_so_far = self._exploration = np.zeros(0)
 
     def _setup_model(self) -> None:
         parts = self._chosen_parts()

@@ -59,7 +59,7 @@ class QErrors(NamedTuple):
 class MemoryDQN(OffPolicyMemoryAlgorithm):
     """DQN (Nature 2015) whose Q-network remembers, with the parts of R2D2 (OpenReview r1lyTjAqYX) as arguments.
 
-    The arguments are those of SB3's DQN in their order, and twelve more, by name alone. Actions are Discrete.
+    The arguments are those of SB3's DQN in their order, and eleven more, by name alone. Actions are Discrete.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryQPolicy`.
@@ -101,8 +101,6 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
             returns; see `RewardScale`. It is part of the policy.
         longest_repeat: the most steps for which a random action is repeated, each with a probability that falls with
             the square of their number (εz-greedy, arXiv 2006.01782); 1 for never.
-        row_exploration: whether row i of B keeps a chance of random actions of 0.4^(1 + 7 i / (B - 1)) or more, so that
-            some rows explore to the end (Ape-X, arXiv 1803.00933).
 
     Raises:
         ValueError: an argument out of range, a space or a memory that is not supported, a replay that is larger than
@@ -118,7 +116,6 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         "dueling": FLAG,
         "value_rescaling": FLAG,
         "longest_repeat": integer(1),
-        "row_exploration": FLAG,
     }
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpMemoryPolicy": MemoryQPolicy,
@@ -167,7 +164,6 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         normalize_observations: bool = False,
         normalize_returns: bool = False,
         longest_repeat: int = 1,
-        row_exploration: bool = False,
     ) -> None:
         check_policy(policy, self.policy_aliases, MemoryQPolicy)
         check_arguments(self.allowed, locals())
@@ -210,7 +206,6 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         self.dueling = dueling
         self.value_rescaling = value_rescaling
         self.longest_repeat = longest_repeat
-        self.row_exploration = row_exploration
         self._n_calls = 0
         if _init_setup_model:
             self._setup_model()
@@ -274,20 +269,14 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
 
     def _choose(self, obs: Any, state: Any, start: Tensor | None, warm: bool) -> tuple[np.ndarray, Any]:
         values, after = self.policy.q_step(obs, state, start)
-        chance = 1.0 if warm else np.maximum(self.exploration_rate, self._least_exploration())
+        chance = 1.0 if warm else self.exploration_rate
         best = values.argmax(-1).numpy(force=True)
         return self._explored(best, chance, self.longest_repeat, self._exploration), after
-
-    def _least_exploration(self) -> np.ndarray | float:
-        """The smallest chance of a random action in each row, [B]."""
-        return 0.4 ** np.linspace(1, 8, self.n_envs) if self.row_exploration else 0.0
 
     def _first_exploration(self) -> np.ndarray:
         return np.zeros((2, self.n_envs), np.int64)
 
-    def _explored(
-        self, actions: np.ndarray, chance: np.ndarray | float, longest: int, repeated: np.ndarray
-    ) -> np.ndarray:
+    def _explored(self, actions: np.ndarray, chance: float, longest: int, repeated: np.ndarray) -> np.ndarray:
         """The actions [B], some of them replaced by random ones; see `explored`."""
         assert isinstance(self.action_space, spaces.Discrete)
         return explored(actions, chance, int(self.action_space.n), longest, repeated, self.rng)

@@ -33,7 +33,7 @@ def pink(parts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def explored(
     actions: np.ndarray,
-    chance: np.ndarray | float,
+    chance: float,
     choices: int,
     longest: int,
     repeated: np.ndarray,
@@ -43,7 +43,7 @@ def explored(
 
     Args:
         actions: [B] int64.
-        chance: [B] or one for all, that a row begins to repeat a random action in this step.
+        chance: that a row begins to repeat a random action in this step.
         choices: number of actions.
         longest: the most steps of a repetition; with 1 this is ε-greedy.
         repeated: [2, B] int64, the action that each row repeats and the steps that are left; changed in place.

@@ -213,16 +213,6 @@ def test_rows_explore_each_for_itself_and_remember_all_the_same():
     assert not torch.equal(model._last_state[0], model.policy.initial_state(B)[0])
 
 
-def test_some_rows_explore_to_the_end():
-    model = make(learning_starts=0, row_exploration=True, exploration_initial_eps=0.1, exploration_final_eps=0.1)
-    chances = []
-    model._explored = lambda actions, chance, *others: chances.append(chance) or actions
-    model.learn(12)
-    np.testing.assert_allclose(chances[-1], [0.4, 0.1, 0.1], rtol=1e-12)
-    model.exploration_rate = 0.0
-    np.testing.assert_allclose(model._least_exploration(), [0.4, 0.4**4.5, 0.4**8])
-
-
 def played(model):
     rng, state, start, taken = np.random.default_rng(0), None, np.ones(B, bool), []
     for _ in range(20):
