@@ -13,7 +13,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import stable_baselines3
@@ -57,7 +57,7 @@ Name = Literal["cartpole", "tmaze", "endless", "repeat", "pendulum", "mountain_c
 class Options:
     """What is trained."""
 
-    tasks: tuple[Name, ...] = tuple(TASKS)  # type: ignore[assignment]
+    tasks: tuple[Name, ...] = get_args(Name)
     agents: tuple[Literal["replay", "sb3", "ppo"], ...] = ("replay", "sb3", "ppo")
     """MemoryDQN or MemorySAC, SB3's DQN or SAC without memory, MemoryPPO."""
     memory: str = "lstm"

@@ -74,7 +74,8 @@ class Replay:
         """Keep the steps (observation, action, reward, ended) of a sequence, which may be short."""
         at = self.count % len(self.obs)
         n = len(part)
-        for array, column in zip((self.obs, self.actions, self.rewards, self.ended), zip(*part)):
+        arrays: list[np.ndarray] = [self.obs, self.actions, self.rewards, self.ended]
+        for array, column in zip(arrays, zip(*part)):
             array[at, :n], array[at, n:] = np.stack(column), 0
         self.mask[at, :n], self.mask[at, n:] = 1, 0
         self.state[:, at] = state
