@@ -61,7 +61,7 @@ class Options:
     workers: tuple[int, ...] = (1, 2, 4)
     """Numbers of workers. 1 and 2 must be among them."""
     carry_over: float = 0.9
-    """`memory_carry_over`; above 0 the workers tell each other at every step how many episodes ended."""
+    """`memory_carry_over`."""
     latency: float | None = None
     """Seconds of a small sum between two workers, for the predictions. Default: as measured here."""
     bandwidth: float | None = None
@@ -125,12 +125,10 @@ def watched(workers: Alone) -> Iterator[list[float]]:
     names = ("add", "gather", "objects")
     for name in names:
         setattr(workers, name, timed(getattr(workers, name)))
-    counts = workers.counts
-    workers.counts = lambda count: timed(counts(count))  # type: ignore[method-assign]
     try:
         yield waits
     finally:
-        for name in (*names, "counts"):
+        for name in names:
             delattr(workers, name)
 
 

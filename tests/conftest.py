@@ -37,6 +37,28 @@ def _seeds():
     torch.manual_seed(0)
 
 
+@pytest.fixture(
+    params=[
+        "elsewhere",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")],
+        ),
+    ]
+)
+def device(request, monkeypatch):
+    """A device that is not the CPU."""
+    if request.param == "cuda":
+        # cuDNN's recurrences round float32 otherwise
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        yield torch.device("cuda")
+    else:
+        from elsewhere import elsewhere
+
+        with elsewhere(monkeypatch) as there:
+            yield there
+
+
 @pytest.fixture(scope="module")
 def tiny_family():
     """The ids of `faces.TINIES` are registered."""

@@ -81,7 +81,7 @@ class Hyperparameters:
     normalize_observations: Annotated[bool, FLAG] = True
     """Scale observations by their running moments: those of a Box of floats with bounds beyond -1 to 1."""
     normalize_returns: Annotated[bool, FLAG] = True
-    """Scale the returns that the critic predicts by the moments of the latest rollout's; rewards stay as they are. With
+    """Scale the returns that the critic predicts by their mean and their largest spread; rewards stay as they are. With
     dqn and sac, divide the rewards by the standard deviation of all returns so far."""
 
 

@@ -74,8 +74,9 @@ class MemoryPPO(RememberingAlgorithm):
         normalize_observations: whether the policy scales observations by their running moments: those of a Box of
             floats, if it is no image and its bounds exceed -1 to 1. The moments are part of the policy and of its
             files; they change after each update. (VecNormalize's `norm_obs`, which cannot be forgotten.)
-        normalize_returns: whether the critic predicts returns scaled by the moments of the latest rollout's (value
-            normalisation, arXiv 2103.01955). Rewards and logged values keep their scale.
+        normalize_returns: whether the critic predicts returns scaled by the mean of the latest rollout's and the
+            largest standard deviation so far (value normalisation, arXiv 2103.01955). Rewards and logged values keep
+            their scale.
         sequence_length: L, steps of a segment. A rollout's columns are cut into segments. The memory's state before
             each is kept while acting; gradients through the memory reach back no further. By default as long as a
             column where batch_size >= n_steps, else as batch_size: as many updates as RecurrentPPO makes. Later passes
@@ -367,6 +368,8 @@ class MemoryPPO(RememberingAlgorithm):
         buffer = self.rollout_buffer
         variance = explained_variance(buffer.values.ravel(), buffer.returns.ravel())
         self.logger.record("train/explained_variance", float(variance))
+        self.logger.record("train/return_mean", float(buffer.returns.mean()))
+        self.logger.record("train/return_std", float(buffer.returns.std()))
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", self.policy.log_std.exp().mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -143,8 +142,6 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
         `ends` gets the steps at which episodes ended, and their infos.
         """
         policy, lstm_states, reused = self.policy, self._last_state, self._reuses_state
-        workers = self.workers
-        counts: Callable[[], list[int]] | None = None
         given_up = {"keep_state": False} if reused else {}
         if reused:
             # each step may write into the state that it is given; `_last_state` may be somebody else's
@@ -187,9 +184,6 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
                 return False
 
             ended = np.flatnonzero(dones)
-            if workers.size > 1 and self.memory_carry_over:
-                # on its way while this step is stored
-                counts = workers.counts(ended.size)
             self._note_ends(obs_tensor, rewards, ended)
             if ended.size:
                 self._note_ended(n_steps, [infos[row] for row in ended], ends)
@@ -207,7 +201,7 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
             )
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
-            self._last_memory_starts = self._restart(dones, ended, counts)
+            self._last_memory_starts = self._restart(dones)
             self._last_state, self._gives_state_up = lstm_states, False
         return True
 
@@ -276,21 +270,15 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
             return self.policy.unscale_action(actions)
         return np.clip(actions, self.action_space.low, self.action_space.high)
 
-    def _restart(
-        self, dones: np.ndarray, ended: np.ndarray, counts: Callable[[], list[int]] | None = None
-    ) -> np.ndarray:
+    def _restart(self, dones: np.ndarray) -> np.ndarray:
         """[B] bool: which memories begin anew at the next step, the carried ones left out.
 
-        `counts` gives how many rows ended at each of several workers. One number is drawn for each, in order of rows.
+        A number is drawn for every row of every worker at every step, so that none need know what ended elsewhere.
         """
-        if self.memory_carry_over == 0.0 or not (ended.size or counts):
+        if self.memory_carry_over == 0.0:
             return dones
-        each = counts() if counts else [ended.size]
-        before = sum(each[: self.workers.rank])
-        drawn = self.rng.random(sum(each))[before : before + ended.size]
-        starts = dones.copy()
-        starts[ended] = drawn >= self.memory_carry_over
-        return starts
+        drawn = self.rng.random(self.whole_envs)[self.workers.rows(self.n_envs)]
+        return dones & (drawn >= self.memory_carry_over)
 
     def _bootstrap(
         self, rewards: np.ndarray, state: Any, infos: list[dict[str, Any]], ended: np.ndarray, strategy: Tensor | None

@@ -365,13 +365,11 @@ def follow(target: nn.Module, network: nn.Module, tau: float) -> None:
 def clip_and_step(
     parameters: Iterable[Tensor], loss: Tensor, optimizer: Any, max_grad_norm: float, step: int
 ) -> Tensor:
-    """One step down the gradient of a loss, clipped to a norm; returns that norm before.
+    """One step down the gradient of a loss, which is there already, clipped to a norm; returns that norm before.
 
     Raises:
         NotFinite: the loss or the norm is not finite; no parameter has changed.
     """
-    optimizer.zero_grad()
-    loss.backward()
     norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     if not torch.isfinite(loss.detach() + norm):
         raise NotFinite(

@@ -304,6 +304,8 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         for _ in range(gradient_steps):
             batch = self._sample(batch_size)
             loss, seen = q_loss(self.policy, self.q_net_target, batch, learning)
+            self.policy.optimizer.zero_grad()
+            loss.backward()
             norms.append(clip_and_step(parameters, loss, self.policy.optimizer, self.max_grad_norm, self.num_timesteps))
             losses.append(loss.detach())
             replay.update_priorities(batch.items, seen.errors.numpy(force=True), seen.counted.numpy(force=True))

@@ -277,6 +277,10 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
             ent_coef = ent_coef.to(self.device)
             losses = sac_losses(policy, self.critic_target, batch, ent_coef, self.burn_in, self.n_steps, self.gamma)
             at = self.num_timesteps
+            policy.critic_optimizer.zero_grad()
+            policy.actor_optimizer.zero_grad()
+            # before any step, as the actor's gradient goes through the critics' weights
+            torch.autograd.backward((losses.critic, losses.actor))
             clip_and_step(policy.critic_parameters, losses.critic, policy.critic_optimizer, math.inf, at)
             clip_and_step(policy.actor_parameters, losses.actor, policy.actor_optimizer, math.inf, at)
             record = {"ent_coef": ent_coef, "actor_loss": losses.actor, "critic_loss": losses.critic}
@@ -285,6 +289,8 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
                 # -log pi + target, as in SB3, with the mean of -log pi
                 loss = policy.log_ent_coef * (losses.entropy - float(self.target_entropy))
                 record["ent_coef_loss"] = loss
+                policy.ent_coef_optimizer.zero_grad()
+                loss.sum().backward()
                 clip_and_step([policy.log_ent_coef], loss.sum(), policy.ent_coef_optimizer, math.inf, at)
             if step % self.target_update_interval == 0:
                 follow(self.critic_target, policy, self.tau)

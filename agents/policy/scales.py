@@ -109,15 +109,19 @@ def _needs_scale(space: spaces.Space, normalize_images: bool) -> bool:
 
 
 class ReturnScale(nn.Module):
-    """The mean and the standard deviation of the latest rollout's returns: the critic predicts (return - mean) / std.
+    """Mean and standard deviation of returns: the critic predicts (return - mean) / std.
 
-    Returns move as a whole while values are learned, as they are bootstrapped from values. Here values follow such a
-    move at once (MAPPO's value normalisation, arXiv 2103.01955). PopArt (arXiv 1602.07714) instead changes the
-    critic's last layer so that values stay, and the gradient has to learn every move: then values of returns of some
-    hundreds explain nothing in the first quarter of 100,000 steps (docs/notebook/defaults.md). The value loss is
-    divided by std squared, so that it does not drown the policy's in a memory that both train. A std below 1 counts as
-    1, and then the mean as 0: small returns, in which only noise may be left, are taken as they are. In between, the
-    mean counts by 1 - 1 / std.
+    The mean is that of the latest rollout. Returns move as a whole while values are learned, as they are bootstrapped
+    from values, and values must follow such a move at once (MAPPO's value normalisation, arXiv 2103.01955). PopArt
+    (arXiv 1602.07714) instead changes the critic's last layer so that values stay, and the gradient has to learn every
+    move: then values of returns of some hundreds explain nothing in the first quarter of 100,000 steps
+    (docs/notebook/defaults.md). The value loss is divided by std squared, so that it does not drown the policy's in a
+    memory that both train.
+
+    The std is the largest of any rollout so far. When a task is solved all returns are alike. A std that fell with them
+    would blow up what the critic still gets wrong, and with it the next returns. A std below 1 counts as 1, and then
+    the mean as 0: small returns, in which only noise may be left, are taken as they are. In between, the mean counts
+    by 1 - 1 / std.
     """
 
     mean: Tensor
@@ -138,7 +142,7 @@ class ReturnScale(nn.Module):
     def update(self, returns: Tensor) -> None:
         """Take the moments of a rollout's returns, [T, B]."""
         found = returns.to(self.mean.dtype)
-        self.std.copy_(found.std(correction=0).clamp(min=1.0))
+        self.std.copy_(torch.maximum(found.std(correction=0), self.std))
         self.mean.copy_(found.mean() * (1 - 1 / self.std))
 
 

@@ -195,7 +195,7 @@ class CheckpointCallback(BetweenIterations):
 
     def _on_rollout_start(self) -> None:
         # a signal that one worker got stops all, before the same rollout
-        number = max(here().counts(self.signals.number or 0)())
+        number = max(here().objects(self.signals.number or 0))
         if number:
             self.save()
             raise Interrupted(number)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,6 @@ class Alone:
     def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """[size, ...] of each tensor [...]: those of all workers, who have the same shapes, one type of device."""
         return [tensor.unsqueeze(0) for tensor in tensors]
-
-    def counts(self, count: int) -> Callable[[], list[int]]:
-        """Tell a number. The function that is returned waits for the numbers of all workers."""
-        return lambda: [count]
 
     def objects(self, mine: Any) -> list[Any]:
         """What each worker gives."""
@@ -94,20 +90,6 @@ class Together(Alone):
             torch.stack([part[i].clone().view(tensor.dtype).view(tensor.shape) for part in each])
             for i, tensor in enumerate(tensors)
         ]
-
-    def counts(self, count: int) -> Callable[[], list[int]]:
-        """Tell a number. The function that is returned waits for the numbers of all workers."""
-        found = torch.zeros(self.size, dtype=torch.int64)
-        found[self.rank] = count
-        with _explained():
-            told = dist.all_reduce(found, async_op=True)
-
-        def wait() -> list[int]:
-            with _explained():
-                told.wait()
-            return found.tolist()
-
-        return wait
 
     def objects(self, mine: Any) -> list[Any]:
         """What each worker gives."""

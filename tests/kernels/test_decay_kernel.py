@@ -35,9 +35,7 @@ def with_gradients(scan, x, alpha, omega, start, state):
     leaves = [v.detach().clone().requires_grad_() for v in (x, alpha, omega, state)]
     states, last = scan(leaves[0], leaves[1], leaves[2], start, leaves[3])
     weigh = torch.Generator().manual_seed(1)
-    loss = sum(
-        (v * torch.randn(v.shape, generator=weigh, dtype=torch.float64).to(v.dtype)).sum() for v in (states, last)
-    )
+    loss = sum((v * torch.randn(v.shape, generator=weigh, dtype=torch.float64).to(v)).sum() for v in (states, last))
     return [states.detach(), last.detach(), *torch.autograd.grad(loss, leaves)]
 
 

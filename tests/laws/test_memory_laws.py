@@ -454,33 +454,6 @@ def test_defaults_build_a_memory_of_width_128(name):
     assert y.dtype == torch.float32
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: the torch forms run there untested")
-@each_case
-def test_scan_on_cuda_equals_scan_on_the_cpu(case):
-    module = make_small(case)
-    x, start, place, strategy = sequence(module, 20, 3)
-    state = used_state(module, 3)
-    y, last = module.scan(x, start, state, place, strategy)
-    expected = torch.autograd.grad(y.square().sum(), list(module.parameters()), allow_unused=True)
-    there = copy.deepcopy(module).cuda()
-    x, start, place, strategy, state = (
-        x.cuda(),
-        start.cuda(),
-        place.cuda(),
-        strategy.cuda(),
-        type(state)(*(s.cuda() for s in state)),
-    )
-    y_there, last_there = there.scan(x, start, state, place, strategy)
-    gradients = torch.autograd.grad(y_there.square().sum(), list(there.parameters()), allow_unused=True)
-    assert_close(y_there.cpu(), y, **tolerance(torch.float64))
-    assert_close(tuple(s.cpu() for s in last_there), tuple(last), **tolerance(torch.float64))
-    for found, wanted in zip(gradients, expected):
-        assert (found is None) == (wanted is None)
-        if wanted is not None:
-            assert_close(found.cpu(), wanted, **tolerance(torch.float64))
-
-
 @each_case
 def test_a_state_that_does_not_fit_is_refused(case):
     """A kernel would read and write beyond its end, or read its bytes as another type."""

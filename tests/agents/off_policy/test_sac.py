@@ -256,3 +256,13 @@ def test_dicts_and_images_are_learned_from():
     model = make("discrete", env=worlds("discrete", 1, space), policy_class="MultiInputMemoryPolicy")
     model.learn(40)
     assert model._n_updates > 0
+
+
+def test_kernels_learn_as_torch_does():
+    """Not least: the actor's gradient goes through the critics' weights as they were before their step."""
+    learned = []
+    for compiled in (True, False):
+        model = make(policy=dict(net_arch=[8]))
+        model.policy.compiled = compiled
+        learned.append(torch.cat([each.flatten() for each in model.learn(26).policy.parameters()]).detach())
+    torch.testing.assert_close(*learned, rtol=0, atol=1e-5)

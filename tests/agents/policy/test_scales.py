@@ -80,13 +80,22 @@ def test_keys_of_a_dict_are_scaled_each_by_its_own_moments():
     assert out["flags"].eq(1).all()
 
 
-def test_values_follow_the_returns_of_the_latest_rollout():
+def test_values_follow_the_mean_of_the_latest_returns():
     scale, predicted = ReturnScale(), torch.tensor([-1.0, 0.0, 2.0])
-    for returns in (torch.randn(8, 4) * 300 + 500, torch.randn(8, 4) * 2 - 90):
+    for returns in (torch.randn(8, 4) * 2 - 90, torch.randn(8, 4) * 300 + 500):
         scale.update(returns)
         std = returns.std(correction=0)
         mean = returns.mean() * (1 - 1 / std)
         torch.testing.assert_close(scale(predicted), torch.stack([mean - std, mean, mean + 2 * std]))
+
+
+def test_the_spread_of_returns_never_falls():
+    scale, wide, narrow = ReturnScale(), torch.randn(8, 4) * 30 + 60, torch.full((8, 4), 99.0)
+    scale.update(wide)
+    scale.update(narrow)
+    std = wide.std(correction=0)
+    torch.testing.assert_close(scale.std, std)
+    torch.testing.assert_close(scale.mean, 99 * (1 - 1 / std))
 
 
 def test_small_returns_are_taken_as_they_are():
