@@ -282,6 +282,8 @@ def _given(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _done(work: Callable[[], Any]) -> int:
     """Do the work of a command and return its exit code."""
+    from gymnasium.error import DependencyNotInstalled
+
     from palimpsest.agents.files.archive import CorruptFile
     from palimpsest.agents.run.resume import Interrupted, RunFailed
 
@@ -291,7 +293,7 @@ def _done(work: Callable[[], Any]) -> int:
         return _fail(stop, stop.exit_code)
     except (CorruptFile, OSError) as error:
         return _fail(error, 1)
-    except ValueError as error:
+    except (ValueError, DependencyNotInstalled) as error:
         return _fail(error, 2)
     return 0
 

@@ -31,7 +31,7 @@ TOGETHER: tuple[tuple[str, ...], ...] = (
 )
 """The parts, in order. Those of one line run side by side: the CPU compiles its kernels while the GPU is tested."""
 
-SECONDS = {"machine": 60, "tests": 130, "compile": 130, "scans": 90, "loops": 60, "loops cpu": 90}
+SECONDS = {"machine": 60, "tests": 130, "compile": 130, "scans": 120, "loops": 60, "loops cpu": 130}
 """Time limits of the parts."""
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Panel, reset
+from palimpsest.memory.kernels.arithmetic.dispatch import in_full_precision
 from palimpsest.memory.parts.stack import Layer, Stack
 from palimpsest.refusals import check_integer
 
@@ -147,6 +148,7 @@ class DNCLayer(Layer):
         self.watched = {"allocation_gate": allocation, "write_gate": write}
         return self.leave(torch.stack(outs)), now
 
+    @in_full_precision
     def one(self, entered: Tensor, state: DNCState) -> tuple[Tensor, Tensor, DNCState]:
         """Controller and reads [B, D + R W], g_a and g_w [B, 2], and the next state, from W_x x + b [B, D]."""
         M, usage, write, reads, precedence, link = state

@@ -358,7 +358,8 @@ class Gate(nn.Module):
         r = (W_r + U_r).sigmoid()
         z = (W_z + U_z - self.b_g).sigmoid()
         h = (W_g + self.U_g(r * x)).tanh()
-        return torch.lerp(x, h, z), z.detach().mean(-1, keepdim=True)
+        # under autocast the stream stays in the type of the biases
+        return torch.lerp(x.to(z.dtype), h.to(z.dtype), z), z.detach().mean(-1, keepdim=True)
 
 
 class Sum(nn.Module):

@@ -194,7 +194,7 @@ class HCAM(Memory):
         for index, layer in enumerate(self.layers):
             own = rows * L + index
             h = layer.norm(x)
-            running = put(running, (own, at), h)
+            running = put(running, (own, at), h.to(running.dtype))
             maps = layer.local_key.weight, layer.local_value.weight, self.sinusoid
             query = layer.local_query(h + place_code)
             local = read_chunks(query, *maps, running, own[:, None], at[:, None] + 1, x.new_ones(B, 1), self.num_heads)
@@ -232,7 +232,7 @@ class HCAM(Memory):
     def _surprised(self, x: Tensor, start: Tensor, state: EventState) -> tuple[Tensor, EventState]:
         """Where x [T, B, F] surprises, [T, B] bool, and the state with what is known of surprises after it."""
         known = Surprises(state.steps, state.last, state.mean, state.square)
-        border, known = borders(x, start, known, self.chunk_size, self.gamma)
+        border, known = borders(x.to(state.last.dtype), start, known, self.chunk_size, self.gamma)
         return border, state._replace(steps=known.steps, last=known.last, mean=known.mean, square=known.square)
 
     def _stored(self, state: Any, ends: Tensor, finished: Tensor, length: Tensor, keep_state: bool) -> Any:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from palimpsest.memory.kernels.arithmetic.dispatch import in_full_precision
 from palimpsest.memory.kernels.delta.naive import EPS
 from palimpsest.memory.parts.learners import square
 from palimpsest.memory.parts.stack import Layer, Stack
@@ -129,6 +130,7 @@ class LarimarLayer(Layer):
         w, r = (each * torch.rsqrt(square(each) + EPS) for each in self.address(x).chunk(2, -1))
         return w, r, self.encode(x) - w @ self.prior, *self.rates(x).sigmoid().split(1, -1)
 
+    @in_full_precision
     def one(self, token: tuple[Tensor, ...], S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(M - M_0)^T r [B, W] after the step, how much was known of w [B, 1], and the next state.
 

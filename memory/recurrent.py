@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.kernels.arithmetic.as_built import Arrays, AsBuilt
+from palimpsest.memory.kernels.arithmetic.dispatch import in_full_precision
 from palimpsest.memory.kernels.cells import gated
 from palimpsest.refusals import check_integer
 
@@ -169,6 +170,7 @@ class LSTM(Recurrent):
         super().__init__(input_size, output_size, num_layers)
         self._keep_for(horizon)
 
+    @in_full_precision
     def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
         """One step of a layer."""
         return torch.lstm_cell(x, state, *weights)
@@ -196,6 +198,7 @@ class GRU(Recurrent):
         super().__init__(input_size, output_size, num_layers)
         self._keep_for(horizon)
 
+    @in_full_precision
     def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
         """One step of a layer."""
         return (torch.gru_cell(x, state[0], *weights),)
@@ -228,6 +231,7 @@ class RNN(Recurrent):
             nn.init.zeros_(bias_ih)
             nn.init.zeros_(bias_hh)
 
+    @in_full_precision
     def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
         """One step of a layer."""
         return (torch.rnn_tanh_cell(x, state[0], *weights),)

@@ -7,6 +7,7 @@ also where they decide what is computed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,6 +52,10 @@ class Elsewhere(Tensor):
             raise TypeError("can't convert a tensor of another device to numpy; use Tensor.cpu() first")
         return self.detach().cpu().numpy()
 
+    def data_ptr(self) -> int:
+        """What tells two tensors of a file apart."""
+        return self.held.data_ptr()
+
     def __repr__(self, **_: Any) -> str:
         return f"Elsewhere({self.held!r})"
 
@@ -70,7 +75,8 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     given, named = _held(args, met), {name: _held(each, met) for name, each in kwargs.items()}
     there = {id(each.held): each for each in met if isinstance(each, Elsewhere)}
     # a number may come from the CPU
-    here = [each for each in met if not isinstance(each, Elsewhere) and (each.ndim or each.device == DEVICE)]
+    here = [each for each in met if not isinstance(each, Elsewhere) and each.ndim]
+    assert all(each.device != DEVICE for each in here), "a tensor without numbers was made behind the mode"
     if there and here and function not in TAKES_BOTH:
         raise RuntimeError(f"{function} got tensors of two devices: {[(type(t).__name__, t.shape) for t in met]}")
     asked = kwargs.get("device")
@@ -96,11 +102,19 @@ def _sent(tree: Any, known: dict[int, Elsewhere]) -> Any:
     return type(tree)(_sent(each, known) for each in tree) if type(tree) in (list, tuple) else tree
 
 
+def _made(make: Any, data: Any, device: Any = None, **kwargs: Any) -> Tensor:
+    """`torch.tensor` and `torch.as_tensor`, whose work on a device no mode sees."""
+    made = make(data, **kwargs)
+    return made if device is None else made.to(device)
+
+
 @contextmanager
 def elsewhere(monkeypatch: Any) -> Iterator[torch.device]:
     """Within it the device is there; modules, whole policies too, move to it by `to`."""
     # as on CUDA, nobody records or watches
     monkeypatch.setattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+    for name in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, name, functools.partial(_made, getattr(torch, name)))
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:

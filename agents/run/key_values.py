@@ -56,13 +56,14 @@ def environment_arguments(env_id: str, arguments: Mapping[str, Any]) -> dict[str
             an environment whose module cannot be imported.
     """
     from gymnasium.envs.registration import load_env_creator
+    from gymnasium.error import DependencyNotInstalled
 
     spec = environment_spec(env_id)
     if spec.entry_point is None:
         raise ValueError(f"environment {env_id!r} has only a vectorised form; choose one with an entry point")
     try:
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-    except ImportError as error:
+    except (ImportError, DependencyNotInstalled) as error:
         raise ValueError(f"environment {env_id!r} cannot be imported: {error}; install its dependencies") from None
     return _arguments(arguments, creator, env_id, spec.kwargs)
 

@@ -104,6 +104,35 @@ def torch_only() -> Iterator[None]:
         decided.reset(token)
 
 
+def in_full_precision(recurrence: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a recurrence: under autocast it computes in the widest of its types, which is that of its state.
+
+    Autocast makes what surrounds it in half precision. A state that thousands of steps add to must not be.
+    """
+
+    @functools.wraps(recurrence)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        tensors = [each for arg in args for each in (arg if isinstance(arg, tuple) else (arg,)) if _has_floats(each)]
+        device = tensors[0].device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return recurrence(*args, **kwargs)
+        widest = functools.reduce(torch.promote_types, (each.dtype for each in tensors))
+
+        def widened(arg: Any) -> Any:
+            if type(arg) is tuple:
+                return tuple(map(widened, arg))
+            return arg.to(widest) if _has_floats(arg) else arg
+
+        with torch.autocast(device, enabled=False):
+            return recurrence(*map(widened, args), **kwargs)
+
+    return run
+
+
+def _has_floats(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate the `backward` of an autograd function: the gradients that it returns refuse to be differentiated.
 

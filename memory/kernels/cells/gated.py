@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.memory.kernels.arithmetic.as_built import Arrays
-from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
+from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels, in_full_precision
 from palimpsest.memory.kernels.arithmetic.products import pack
 from palimpsest.memory.kernels.arithmetic.threads import in_parts, part_borders
 from palimpsest.memory.kernels.cells import loops
@@ -80,6 +80,7 @@ def gru_scan(x: Tensor, start: Tensor, h: Tensor, weights: Weights) -> tuple[Ten
     return y, last[0]
 
 
+@in_full_precision
 def scan(
     cell: Cell, x: Tensor, start: Tensor, state: tuple[Tensor, ...], weights: Weights
 ) -> tuple[Tensor, tuple[Tensor, ...]]:

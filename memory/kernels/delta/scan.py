@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
+from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels, in_full_precision
 from palimpsest.memory.kernels.arithmetic.threads import over_rows
 from palimpsest.memory.kernels.delta.chunked import gated_delta_chunked
 from palimpsest.memory.kernels.delta.loops import SEGMENT, compiled
 from palimpsest.memory.kernels.delta.naive import gated_delta_naive
 
 
+@in_full_precision
 def gated_delta_scan(
     q: Tensor,
     k: Tensor,

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import OPTIONS
-from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
+from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels, in_full_precision
 from palimpsest.memory.kernels.arithmetic.threads import in_parts, over_rows, part_borders
 
 
+@in_full_precision
 def short_convolution(x: Tensor, weight: Tensor, start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """The equation above over a sequence: compiled on the CPU, where it is differentiable once; torch elsewhere.
 

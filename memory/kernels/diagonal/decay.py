@@ -24,11 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
+from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels, in_full_precision
 from palimpsest.memory.kernels.diagonal.decay_loops import decay_backward, decay_forward
 from palimpsest.memory.kernels.diagonal.torch_decay import rates, torch_decay_scan
 
 
+@in_full_precision
 def decay_scan(x: Tensor, alpha: Tensor, omega: Tensor, start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """S_t[m, c] = exp(-|alpha[m]|) exp(-i omega[c]) S_{t-1}[m, c] + x_t[m], with S_{t-1} = 0 where start_t is true.
 

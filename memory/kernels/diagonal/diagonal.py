@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
+from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels, in_full_precision
 from palimpsest.memory.kernels.arithmetic.threads import in_parts, over_rows, part_borders
 from palimpsest.memory.kernels.diagonal.diagonal_loops import backward, forward
 from palimpsest.memory.kernels.diagonal.torch_diagonal import torch_diagonal_scan
 
 
+@in_full_precision
 def diagonal_scan(a: Tensor, b: Tensor, start: Tensor, state: Tensor, paired: bool = False) -> tuple[Tensor, Tensor]:
     """h_t = a_t h_{t-1} + b_t with h_{t-1} = 0 where start_t is true. Gradients reach a, b and state.
 

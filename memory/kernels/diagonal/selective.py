@@ -23,7 +23,7 @@ from torch import Tensor
 
 from palimpsest.machine_code import njit
 from palimpsest.memory.kernels.arithmetic.compiling import INLINED, SUMS
-from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
+from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels, in_full_precision
 from palimpsest.memory.kernels.arithmetic.elementwise import exp
 from palimpsest.memory.kernels.arithmetic.threads import in_parts, over_rows, part_borders
 from palimpsest.memory.kernels.diagonal.torch_diagonal import torch_diagonal_scan
@@ -32,6 +32,7 @@ SEGMENT = 16
 """Steps between two tables that the forward pass keeps."""
 
 
+@in_full_precision
 def selective_scan(
     delta: Tensor, A: Tensor, value: Tensor, key: Tensor, query: Tensor, start: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from palimpsest.memory.kernels.arithmetic.dispatch import in_full_precision
+
 
 def torch_diagonal_scan(a: Tensor, b: Tensor, start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """h_t = a_t h_{t-1} + b_t with h_{t-1} = 0 where start_t is true.
@@ -71,6 +73,7 @@ def _join(a: Tensor, h: Tensor, start: Tensor) -> Tensor:
     return h
 
 
+@in_full_precision
 def max_plus_scan(a: Tensor, b: Tensor, start: Tensor, state: Tensor) -> Tensor:
     """h_t = max(a_t + h_{t-1}, b_t) with h_{t-1} = 0 where start_t is true: sums for products, maxima for sums.
 

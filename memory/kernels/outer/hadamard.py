@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
+from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels, in_full_precision
 from palimpsest.memory.kernels.outer.hadamard_loops import SEGMENT, backward, forward
 from palimpsest.memory.kernels.outer.torch_hadamard import torch_hadamard_scan
 
 
+@in_full_precision
 def hadamard_scan(
     theta: Tensor, calibrate: Tensor, value: Tensor, key: Tensor, query: Tensor, start: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels
+from palimpsest.memory.kernels.arithmetic.dispatch import differentiable_once, has_kernels, in_full_precision
 from palimpsest.memory.kernels.arithmetic.threads import over_rows
 from palimpsest.memory.kernels.outer.chunked import outer_chunked
 from palimpsest.memory.kernels.outer.loops import SEGMENT, compiled
 
 
+@in_full_precision
 def outer_scan(k: Tensor, v: Tensor, decay: Tensor, q: Tensor, start: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """The recurrence above over a sequence: compiled on the CPU, where it is differentiable once; chunked elsewhere.
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from palimpsest.memory.kernels.arithmetic.dispatch import in_full_precision
+
 SEGMENT = 16
 """Steps that the backward pass recomputes at a time, so that only the matrices between segments are kept."""
 
@@ -35,6 +37,7 @@ def _segment(M: Tensor, start: Tensor, *tokens: Tensor) -> tuple[Tensor, Tensor]
     return torch.stack(reads), M
 
 
+@in_full_precision
 def hadamard_step(
     theta: Tensor, calibrate: Tensor, value: Tensor, key: Tensor, query: Tensor, M: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from gymnasium.wrappers import FlattenObservation
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from palimpsest.agents.environments import longest_horizon
+from palimpsest.agents.run.key_values import environment_arguments
 from palimpsest.agents.worlds.vectors import VECS, Row, make_environments
 from palimpsest.agents.worlds.wrappers import found, wrapped
 from palimpsest.envs.sb3 import VectorEnvAdaptor
@@ -232,3 +233,15 @@ def test_the_other_names():
 def test_names_that_are_none_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         found(text)
+
+
+def test_a_world_whose_package_is_missing_is_told_in_one_line(here, monkeypatch):
+    """As those of gymnasium that need Box2D or MuJoCo."""
+    (here / "boxed_world.py").write_text(
+        "from gymnasium.error import DependencyNotInstalled\nraise DependencyNotInstalled('install box2d')\n"
+    )
+    gym.register("Boxed-v0", entry_point="boxed_world:Boxed")
+    monkeypatch.syspath_prepend(here)
+    with pytest.raises(ValueError, match="environment 'Boxed-v0' cannot be imported: install box2d"):
+        environment_arguments("Boxed-v0", {})
+    del gym.registry["Boxed-v0"]
