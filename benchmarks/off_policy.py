@@ -1,9 +1,10 @@
-"""Train MemoryDQN and MemorySAC with the command line's arguments and print the table of docs/off-policy.md.
+"""Train MemoryDQN and MemorySAC with the command line's defaults and print the table of docs/off-policy.md.
 
+Beside them learn SB3's DQN and SAC, which remember nothing, with SB3's defaults, and MemoryPPO with the command line's.
 Each line of JSON holds the result on episodes that training never saw, greedy, of one seed. Runs that are in the file
 are not repeated.
 
-    python benchmarks/off_policy.py --tasks cartpole tmaze pendulum --memories lstm none --seeds 0
+    python benchmarks/off_policy.py --tasks cartpole tmaze pendulum --agents replay sb3 ppo --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+import stable_baselines3
 import torch
 import tyro
 from measure import machine, markdown
 
+from palimpsest import envs
 from palimpsest.agents import evaluate
 from palimpsest.agents.files.versions import versions
 from palimpsest.agents.run.config import TrainConfig
@@ -36,56 +39,66 @@ class Task:
     measure: str = "return_mean"
     """What of an evaluation the bar is about."""
     env_args: dict[str, Any] = field(default_factory=dict)
-    changes: dict[str, Any] = field(default_factory=dict)
-    """Fields of `TrainConfig` besides."""
 
 
 TASKS = {
     "cartpole": Task("Palimpsest/CartPoleNoVel-v0", "dqn", 50_000, 475),
     "tmaze": Task("Palimpsest/EndlessTMaze-v0", "dqn", 50_000, 0.98, "success", {"corridors": 1, "length": 10}),
-    "pendulum": Task("Palimpsest/PendulumNoVel-v0", "sac", 20_000, -200, changes={"gamma": 0.98}),
+    "endless": Task("Palimpsest/EndlessTMaze-v0", "dqn", 100_000, 0.98, "success", {"corridors": 3, "length": 5}),
+    "repeat": Task("Palimpsest/POPGym-RepeatPrevious-Easy-v0", "dqn", 100_000, 0.95),
+    "pendulum": Task("Palimpsest/PendulumNoVel-v0", "sac", 20_000, -200),
     "mountain_car": Task("Palimpsest/MountainCarContinuousNoVel-v0", "sac", 50_000, 90),
 }
+
+Name = Literal["cartpole", "tmaze", "endless", "repeat", "pendulum", "mountain_car"]
 
 
 @dataclass(frozen=True)
 class Options:
     """What is trained."""
 
-    tasks: tuple[Literal["cartpole", "tmaze", "pendulum", "mountain_car"], ...] = ("cartpole", "tmaze", "pendulum")
-    memories: tuple[str, ...] = ("lstm",)
-    seeds: tuple[int, ...] = (0,)
-    num_envs: int = 8
+    tasks: tuple[Name, ...] = get_args(Name)
+    agents: tuple[Literal["replay", "sb3", "ppo"], ...] = ("replay", "sb3", "ppo")
+    """MemoryDQN or MemorySAC, SB3's DQN or SAC without memory, MemoryPPO."""
+    memory: str = "lstm"
+    units: int = 64
+    """`output_size` of the memory."""
+    seeds: tuple[int, ...] = (0, 1, 2)
     episodes: int = 200
     out: Path = Path("docs/results/off_policy.jsonl")
     """Where the lines are kept."""
 
 
-def train(name: str, memory: str, seed: int, options: Options) -> dict[str, Any]:
+def train(name: str, agent: str, seed: int, options: Options) -> dict[str, Any]:
     """The line of one run."""
-    task = TASKS[name]
-    config = TrainConfig(
-        env=task.env,
-        env_args=task.env_args,
-        memory=memory,
-        memory_args={"output_size": 64},
-        algo=task.algo,
-        total_timesteps=task.steps,
-        num_envs=options.num_envs,
-        seed=seed,
-        device="cpu",
-        **task.changes,
-    )
-    env = make_env(config)
-    model = make_model(config, env)
+    task, memory = TASKS[name], options.memory
+    algo = task.algo if agent == "replay" else agent
+    if agent == "sb3":
+        env = envs.make_vec(task.env, 1, seed, **task.env_args)
+        cls = getattr(stable_baselines3, task.algo.upper())
+        model, memory, algo = cls("MlpPolicy", env, seed=seed, device="cpu"), "none", f"SB3's {task.algo}"
+    else:
+        config = TrainConfig(
+            env=task.env,
+            env_args=task.env_args,
+            memory=memory,
+            memory_args={"output_size": options.units},
+            algo=algo,
+            total_timesteps=task.steps,
+            seed=seed,
+            device="cpu",
+        )
+        env = make_env(config)
+        model = make_model(config, env)
     began = time.perf_counter()
-    model.learn(task.steps)
+    model.learn(task.steps, log_interval=10**9)
     seconds = time.perf_counter() - began
     env.close()
     result = evaluate(model, task.env, options.episodes, env_args=task.env_args)
     return {
         "task": name,
-        "algo": task.algo,
+        "agent": agent,
+        "algo": algo,
         "memory": memory,
         "seed": seed,
         "result": result[task.measure],
@@ -102,20 +115,22 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    done = {(line["task"], line["memory"], line["seed"]): line for line in lines}
+    done = {(line["task"], line["agent"], line["memory"], line["seed"]): line for line in lines}
     for seed in options.seeds:
         for name in options.tasks:
-            for memory in options.memories:
-                if (name, memory, seed) not in done:
-                    row = done[name, memory, seed] = train(name, memory, seed, options)
+            for agent in options.agents:
+                key = name, agent, "none" if agent == "sb3" else options.memory, seed
+                if key not in done:
+                    done[key] = train(name, agent, seed, options)
                     with options.out.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
+                        file.write(json.dumps(done[key]) + "\n")
     table = []
-    for name, memory in sorted({key[:2] for key in done}):
-        rows = [row for key, row in sorted(done.items()) if key[:2] == (name, memory)]
+    for name, agent, memory in sorted({key[:3] for key in done}, key=lambda key: (list(TASKS).index(key[0]), key[1:])):
+        rows = [row for key, row in sorted(done.items()) if key[:3] == (name, agent, memory)]
         task, seconds = TASKS[name], float(np.median([row["seconds"] for row in rows]))
-        found = ", ".join(f"{row['result']:.4g}" for row in rows)
-        table.append([task.env, task.algo, memory, f"{task.steps:,}", found, f"{task.bar:g}", seconds])
+        found = ", ".join(f"{row['result']:.4g} ({row['seed']})" for row in rows)
+        where = task.env.rpartition("/")[2] + "".join(f", {key} {value}" for key, value in task.env_args.items())
+        table.append([where, rows[0]["algo"], memory, f"{task.steps:,}", found, f"{task.bar:g}", seconds])
     print(markdown(["environment", "algorithm", "memory", "steps", "by seed", "bar", "seconds"], table))
 
 

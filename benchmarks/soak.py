@@ -22,7 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -57,6 +57,8 @@ class Options:
     """Environment steps of each training."""
     memories: tuple[str, ...] = ("rewrite", "ffm", "hcam", "sat", "lstm")
     """Memories to train."""
+    off_policy: tuple[Literal["dqn", "sac"], ...] = ("dqn", "sac")
+    """Algorithms with a replay, each of which trains the last of these memories."""
     out: Path | None = None
     """A JSON file for the figures and the samples."""
 
@@ -177,19 +179,26 @@ class Sampler(BaseCallback):
         self.samples.append((self.num_timesteps, resident()))
 
 
-def training(name: str, steps: int) -> Part:
-    """Train as `train.py` does, but with more frequent evaluations and checkpoints, and with TensorBoard."""
+def training(name: str, steps: int, algo: str = "ppo") -> Part:
+    """Train as `train.py` does, but with more frequent evaluations and checkpoints, and with TensorBoard.
+
+    A replay is small enough to be full before the warm-up ends.
+    """
     began = time.perf_counter()
+    steps = max(steps, 10 * 2048)
     config = TrainConfig(
         memory=name,
         env_args={"corridors": 3, "length": 5},
-        total_timesteps=max(steps, 10 * 2048),
+        total_timesteps=steps,
         num_envs=32,
-        n_steps=64,
-        num_minibatches=4,
-        n_epochs=1,
         device="cpu",
         progress=False,
+        algo=algo,
+        **(
+            dict(n_steps=64, num_minibatches=4, n_epochs=1)
+            if algo == "ppo"
+            else dict(algo_args={"buffer_size": min(steps // 10, 100_000)})
+        ),
     )
     every = max(config.rollout_size, config.total_timesteps // 50)
     venv, test = make_env(config), make_env(config)
@@ -198,7 +207,7 @@ def training(name: str, steps: int) -> Part:
         directory = Path(place)
         model = make_model(config, venv)
         model.set_logger(run_logger(directory, 0))
-        checkpoints = Checkpoints(directory / "checkpoints", 3)
+        checkpoints = Checkpoints(directory / "checkpoints", 3, algo)
         evaluation = EvaluationCallback(
             lambda: summary(play(model, test, 20, max_steps=200)),
             directory / "evaluations.csv",
@@ -208,20 +217,22 @@ def training(name: str, steps: int) -> Part:
         saving = CheckpointCallback(lambda: checkpoints.save(model), every, signals)
         model.learn(config.total_timesteps, CallbackList([evaluation, saving, sampler]))
         model.logger.close()
-    return judged(f"training {name}", time.perf_counter() - began, sampler.samples)
+    return judged(f"training {name}" + f" with {algo}" * (algo != "ppo"), time.perf_counter() - began, sampler.samples)
 
 
-def run(job: tuple[str, int]) -> Part:
+def run(job: tuple[Any, ...]) -> Part:
     torch.set_num_threads(1)
-    name, steps = job
-    return worlds(steps) if name == "worlds" else training(name, steps)
+    name, *arguments = job
+    return worlds(*arguments) if name == "worlds" else training(name, *arguments)
 
 
 def main(options: Options) -> int:
     """Run every part, print a table and save the figures. Returns 1 if memory grew."""
     if unknown := set(options.memories) - set(memory.names()):
         raise ValueError(f"unknown memories {sorted(unknown)}; known: {', '.join(memory.names())}")
-    jobs = [("worlds", options.steps), *((name, options.train_steps) for name in options.memories)]
+    jobs: list[tuple[Any, ...]] = [("worlds", options.steps)]
+    jobs += [(name, options.train_steps) for name in options.memories]
+    jobs += [(options.memories[-1], options.train_steps, algo) for algo in options.off_policy]
     spawn = multiprocessing.get_context("spawn")
     parts: list[Part] = []
     print("| part | env steps | seconds | MiB after warm-up | MiB at the end | growth |", flush=True)

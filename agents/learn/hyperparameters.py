@@ -82,7 +82,8 @@ class Hyperparameters:
     normalize_observations: Annotated[bool, FLAG] = True
     """Scale observations by their running moments: those of a Box of floats with bounds beyond -1 to 1."""
     normalize_returns: Annotated[bool, FLAG] = True
-    """Scale the returns that the critic predicts by their mean and their largest spread; rewards stay as they are."""
+    """Scale the returns that the critic predicts by their mean and their largest spread; rewards stay as they are. With
+    dqn and sac, divide the rewards by the standard deviation of all returns so far."""
 
 
 ACTIVATIONS = {
@@ -101,9 +102,9 @@ class Network:
     encoder_arch: tuple[Annotated[int, WIDTHS], ...] | None = None
     """Widths of the encoder's layers, before the memory; none for no layer. Default: one of `width`."""
     net_arch: tuple[Annotated[int, WIDTHS], ...] | None = None
-    """Widths of each head's layers, after the memory. Default: one of `width`."""
-    activation: Annotated[str, choice(ACTIVATIONS)] = "tanh"
-    """What follows each of these layers."""
+    """Widths of each head's layers, after the memory. Default: one of `width`; two of 128 with sac."""
+    activation: Annotated[str | None, choice(ACTIVATIONS)] = None
+    """What follows each of these layers. Default: tanh; relu with sac."""
     ortho_init: Annotated[bool, FLAG] = True
     """Begin from orthogonal weights."""
     log_std_init: Annotated[float | None, number(-100, 100)] = None
@@ -111,9 +112,10 @@ class Network:
 
     def layers(self, width: int) -> dict[str, Any]:
         """These as arguments of a policy, without those that are its defaults."""
-        module, _, cls = ACTIVATIONS[self.activation].partition(":")
+        activation = self.activation or "tanh"
+        module, _, cls = ACTIVATIONS[activation].partition(":")
         given = {
-            "activation_fn": None if self.activation == "tanh" else getattr(importlib.import_module(module), cls),
+            "activation_fn": None if activation == "tanh" else getattr(importlib.import_module(module), cls),
             "ortho_init": None if self.ortho_init else False,
             "log_std_init": self.log_std_init,
         }

@@ -45,6 +45,7 @@ PLACE_IN_ROLLOUT = frozenset(
         "_last_strategy",
         "_return_so_far",
         "_last_action_masks",
+        "_exploration",
     }
 )
 """Attributes that hold a model's position in its environments. They mean nothing without these environments."""

@@ -1,4 +1,4 @@
 """Learning from a replay of sequences: the replay, the algorithms `MemoryDQN` and `MemorySAC`, and their policies.
 
-Floors, ground first: priorities, targets, policies | replay | algorithm | dqn, sac.
+Floors, ground first: priorities, targets, exploration, policies | replay | losses | algorithm | dqn, sac.
 """

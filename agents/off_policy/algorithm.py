@@ -13,7 +13,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq
-from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from torch import Tensor, nn
 
 from palimpsest.agents.device import check_device
@@ -69,6 +68,7 @@ SHARED: dict[str, Allowed] = {
     "burn_in": integer(0),
     "prioritized": FLAG,
     "normalize_observations": FLAG,
+    "normalize_returns": FLAG,
 }
 """The values that each argument of both algorithms allows."""
 
@@ -96,6 +96,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         burn_in: see `SequenceReplay`.
         prioritized: see `SequenceReplay`.
         normalize_observations: whether the policy scales observations by running moments.
+        normalize_returns: whether rewards that are learned from are divided by a standard deviation; see `RewardScale`.
     """
 
     replay_buffer: SequenceReplay | None  # type: ignore[assignment]
@@ -109,6 +110,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         burn_in: int,
         prioritized: bool,
         normalize_observations: bool,
+        normalize_returns: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(n_steps=n_step or n_steps, sde_support=False, support_multi_env=True, **kwargs)
@@ -116,8 +118,10 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self.burn_in = burn_in
         self.prioritized = prioritized
         self.normalize_observations = normalize_observations
+        self.normalize_returns = normalize_returns
         self._last_state: Any = None
         self._next_state: Any = None
+        self._return_so_far = self._exploration = np.zeros(0)
 
     def _setup_model(self) -> None:
         parts = self._chosen_parts()
@@ -154,7 +158,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
 
     def _chosen_parts(self) -> dict[str, Any]:
         """The policy's arguments that are this algorithm's."""
-        return {"normalize_observations": self.normalize_observations}
+        return {"normalize_observations": self.normalize_observations, "normalize_returns": self.normalize_returns}
 
     def _make_targets(self) -> None:
         """Make the target networks from the policy."""
@@ -165,6 +169,10 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
 
         While `warm`, before learning begins, they are drawn uniformly; the memory reads the observations all the same.
         """
+        raise NotImplementedError
+
+    def _first_exploration(self) -> np.ndarray:
+        """What exploration remembers of each row, before the first step."""
         raise NotImplementedError
 
     def _make_replay(self) -> None:
@@ -208,6 +216,8 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self.policy.look_for_changes()
         if fresh or self._last_state is None:
             self._last_state = self.policy.initial_state(self.n_envs)
+            self._return_so_far = np.zeros(self.n_envs)
+            self._exploration = self._first_exploration()
         return result
 
     def _sample_action(
@@ -244,6 +254,13 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         else:
             new_original, original_reward = normalize.get_original_obs(), normalize.get_original_reward()
         check_rewards(original_reward, self.num_timesteps - self.n_envs)
+        if self.policy.observation_scales is not None:
+            played = tree_map(lambda array: torch.from_numpy(array[None]), self._last_obs)
+            self.policy.observation_scales.update(played)
+        if self.policy.return_scale is not None:
+            self._return_so_far = self.gamma * self._return_so_far + reward
+            self.policy.return_scale.update(torch.from_numpy(self._return_so_far))
+            self._return_so_far[dones] = 0
         # as in SB3, an end without its observation has nothing to bootstrap from: it counts as a termination
         truncated = np.array(
             [
@@ -275,10 +292,10 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self._last_state = self._next_state
 
     def _sample(self, batch_size: int) -> Sequences:
-        """Sequences to learn from; their observations are added to the moments by which the policy scales."""
+        """Sequences to learn from, with scaled rewards."""
         batch = self.replay.sample(batch_size, self.rng, self._vec_normalize_env)
-        if self.policy.observation_scales is not None:
-            self.policy.observation_scales.update(batch.observations)
+        if self.policy.return_scale is not None:
+            batch = batch._replace(rewards=batch.rewards / self.policy.return_scale.std)
         return batch
 
     def _record_batch(self, batch: Sequences) -> None:
@@ -338,8 +355,11 @@ def target_of(network: PolicyT) -> PolicyT:
 
 def follow(target: nn.Module, network: nn.Module, tau: float) -> None:
     """Move a target network towards its network by `tau`; running statistics are copied, as in SB3."""
-    polyak_update(network.parameters(), target.parameters(), tau)
-    polyak_update(get_parameters_by_name(network, ["running_"]), get_parameters_by_name(target, ["running_"]), 1.0)
+    with torch.no_grad():
+        torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), tau)
+        for (name, its), own in zip(target.named_buffers(), network.buffers()):
+            if "running_" in name:
+                its.copy_(own)
 
 
 def clip_and_step(

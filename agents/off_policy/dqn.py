@@ -26,12 +26,13 @@ from palimpsest.agents.off_policy.algorithm import (
     follow,
     target_of,
 )
+from palimpsest.agents.off_policy.exploration import explored
 from palimpsest.agents.off_policy.q_policy import CnnMemoryQPolicy, MemoryQPolicy, MultiInputMemoryQPolicy
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
 from palimpsest.agents.off_policy.targets import halves, lookahead, refreshed, rescale, same, unscale
 from palimpsest.agents.policy.policy_kwargs import check_policy
 from palimpsest.agents.policy.spaces import check_spaces
-from palimpsest.refusals import FLAG
+from palimpsest.refusals import FLAG, integer
 
 SelfMemoryDQN = TypeVar("SelfMemoryDQN", bound="MemoryDQN")
 
@@ -58,7 +59,7 @@ class QErrors(NamedTuple):
 class MemoryDQN(OffPolicyMemoryAlgorithm):
     """DQN (Nature 2015) whose Q-network remembers, with the parts of R2D2 (OpenReview r1lyTjAqYX) as arguments.
 
-    The arguments are those of SB3's DQN in their order, and nine more, by name alone. Actions are Discrete.
+    The arguments are those of SB3's DQN in their order, and eleven more, by name alone. Actions are Discrete.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryQPolicy`.
@@ -74,7 +75,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         replay_buffer_class: a `SequenceReplay`; None for that.
         replay_buffer_kwargs: further arguments of it.
         optimize_memory_usage: without effect: each observation is stored once in any case.
-        n_steps: steps that returns look ahead.
+        n_steps: steps that returns look ahead, up to the first action that the network would not take now.
         target_update_interval: environment steps between updates of the target network.
         exploration_fraction: share of the training over which the chance of a random action falls.
         exploration_initial_eps: that chance at the beginning.
@@ -96,6 +97,10 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         value_rescaling: whether the network predicts values on the scale of `targets.rescale`, for rewards of any size.
         normalize_observations: whether observations are scaled by the running moments of those that were learned from:
             those of a Box of floats, if it is no image and its bounds exceed -1 to 1. They are part of the policy.
+        normalize_returns: whether rewards that are learned from are divided by the standard deviation of discounted
+            returns; see `RewardScale`. It is part of the policy.
+        longest_repeat: the most steps for which a random action is repeated, each with a probability that falls with
+            the square of their number (εz-greedy, arXiv 2006.01782); 1 for never.
 
     Raises:
         ValueError: an argument out of range, a space or a memory that is not supported, a replay that is larger than
@@ -110,6 +115,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         "double_q": FLAG,
         "dueling": FLAG,
         "value_rescaling": FLAG,
+        "longest_repeat": integer(1),
     }
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpMemoryPolicy": MemoryQPolicy,
@@ -156,6 +162,8 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         prioritized: bool = False,
         value_rescaling: bool = False,
         normalize_observations: bool = False,
+        normalize_returns: bool = False,
+        longest_repeat: int = 1,
     ) -> None:
         check_policy(policy, self.policy_aliases, MemoryQPolicy)
         check_arguments(self.allowed, locals())
@@ -185,6 +193,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
             burn_in=burn_in,
             prioritized=prioritized,
             normalize_observations=normalize_observations,
+            normalize_returns=normalize_returns,
         )
         self.target_update_interval = target_update_interval
         self.exploration_fraction = exploration_fraction
@@ -196,6 +205,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         self.double_q = double_q
         self.dueling = dueling
         self.value_rescaling = value_rescaling
+        self.longest_repeat = longest_repeat
         self._n_calls = 0
         if _init_setup_model:
             self._setup_model()
@@ -252,17 +262,24 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         observations in any case.
         """
         actions, state = self.policy.predict(observation, state, episode_start)
-        return actions if deterministic else self._explored(actions, self.exploration_rate), state
+        if deterministic:
+            return actions, state
+        once = np.zeros((2, actions.size), np.int64)
+        return self._explored(actions.reshape(-1), self.exploration_rate, 1, once).reshape(actions.shape), state
 
     def _choose(self, obs: Any, state: Any, start: Tensor | None, warm: bool) -> tuple[np.ndarray, Any]:
         values, after = self.policy.q_step(obs, state, start)
-        return self._explored(values.argmax(-1).numpy(force=True), 1.0 if warm else self.exploration_rate), after
+        chance = 1.0 if warm else self.exploration_rate
+        best = values.argmax(-1).numpy(force=True)
+        return self._explored(best, chance, self.longest_repeat, self._exploration), after
 
-    def _explored(self, actions: np.ndarray, chance: float) -> np.ndarray:
-        """The actions, each replaced by a random one by this chance."""
+    def _first_exploration(self) -> np.ndarray:
+        return np.zeros((2, self.n_envs), np.int64)
+
+    def _explored(self, actions: np.ndarray, chance: float, longest: int, repeated: np.ndarray) -> np.ndarray:
+        """The actions [B], some of them replaced by random ones; see `explored`."""
         assert isinstance(self.action_space, spaces.Discrete)
-        random = self.rng.integers(self.action_space.n, size=actions.shape)
-        return np.where(self.rng.random(actions.shape) < chance, random, actions)
+        return explored(actions, chance, int(self.action_space.n), longest, repeated, self.rng)
 
     def _on_step(self) -> None:
         """Update the target network and the chance of random actions, as SB3 does after each step."""
@@ -313,7 +330,7 @@ def q_loss(
     """Huber loss of the TD errors, weighted by sequence, mean over the actions that were taken.
 
     The goal of Q(t, a) is r(t) + γ r(t + 1) + ... + γ^n V(t + n), see `targets.lookahead`, with V(t) the target
-    network's value of the best action.
+    network's value of the best action; it ends before the first action that is not the best.
 
     Args:
         network: it gets the gradient.
@@ -327,15 +344,17 @@ def q_loss(
     to_scale, from_scale = (rescale, unscale) if learning.value_rescaling else (same, same)
     with torch.no_grad():
         state = refreshed(network, before, batch.state, start_before)
-        ahead = target.q_scan(obs, refreshed(target, before, batch.state, start_before), start)
+        ahead = target.q_scan(batch.observations, batch.state, batch.memory_start, learning.burn_in)
     values = network.q_scan(obs, state, start)
+    taken = batch.actions[learning.burn_in :].unsqueeze(-1)
     with torch.no_grad():
         best = (values if learning.double_q else ahead).argmax(-1, keepdim=True)
         bootstraps = from_scale(ahead.gather(-1, best).squeeze(-1))
-        goals = to_scale(lookahead(bootstraps, rewards, terminated, acted, learning.gamma, learning.n_steps))
+        greedy = (taken == best).squeeze(-1)
+        goals = lookahead(bootstraps, rewards, terminated, acted, learning.gamma, learning.n_steps, greedy)
+        goals = to_scale(goals)
     L = len(goals)
-    actions = batch.actions[learning.burn_in :][:L].unsqueeze(-1)
-    chosen, counted = values[:L].gather(-1, actions).squeeze(-1), acted[:L]
+    chosen, counted = values[:L].gather(-1, taken[:L]).squeeze(-1), acted[:L]
     losses = functional.smooth_l1_loss(chosen, goals, reduction="none") * batch.weights
     loss = torch.where(counted, losses, 0.0).sum() / counted.sum().clamp(min=1)
     return loss, QErrors(chosen.detach(), (chosen - goals).detach(), counted)

@@ -10,13 +10,13 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
+from palimpsest.agents.off_policy.policy import ReplayPolicy
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
 from palimpsest.agents.policy.heads import in_its_form
 from palimpsest.agents.policy.memory_pair import Both, State
-from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 
 
-class MemoryQPolicy(MemoryActorCriticPolicy):
+class MemoryQPolicy(ReplayPolicy):
     """Q(s, a) of every action, from the two heads of an actor-critic policy: its logits are advantages A.
 
     Q(a) = V + A(a) - mean A (dueling, arXiv 1511.06581, eq. 9), or Q = A. The action of the largest value is that of
@@ -27,7 +27,7 @@ class MemoryQPolicy(MemoryActorCriticPolicy):
         action_space: Discrete.
         lr_schedule: learning rate by remaining progress (1 to 0).
         dueling: whether the values are a sum of the state's value and advantages.
-        **kwargs: those of `MemoryActorCriticPolicy`.
+        **kwargs: those of `ReplayPolicy`.
     """
 
     acts_by_values = True
@@ -54,9 +54,10 @@ class MemoryQPolicy(MemoryActorCriticPolicy):
         return self._q(latent), state
 
     @in_its_form
-    def q_scan(self, obs: Observation, state: State, start: Tensor) -> Tensor:
-        """Values [T, B, A] of a sequence; arguments as in `state_after`."""
-        return self._q(self._scan(obs, state, start, None, None)[0])
+    def q_scan(self, obs: Observation, state: State, start: Tensor, burn_in: int = 0) -> Tensor:
+        """Values [T - burn_in, B, A] of a sequence after its first `burn_in` entries; else as `state_after`."""
+        latent, _ = self._scan(obs, state, start, None, None)
+        return self._q(Both(*(each[burn_in:] for each in latent)))
 
     def _q(self, latent: Both) -> Tensor:
         """Values [..., A] of what the memories gave out, [..., D] each."""
@@ -65,8 +66,12 @@ class MemoryQPolicy(MemoryActorCriticPolicy):
             return advantages
         return self._critic(latent.critic).unsqueeze(-1) + advantages - advantages.mean(-1, keepdim=True)
 
+    def _to_values(self, predicted: Tensor) -> Tensor:
+        """As they are: values are learned from scaled rewards."""
+        return predicted
+
     def _judge(self, latent: Both) -> Tensor:
-        return self._q(latent)
+        return super()._to_values(self._q(latent))
 
     def predict(
         self,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.spaces.utils import flatdim
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
@@ -24,13 +25,14 @@ from palimpsest.agents.off_policy.algorithm import (
     follow,
     target_of,
 )
-from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
+from palimpsest.agents.off_policy.exploration import first_parts, pink
+from palimpsest.agents.off_policy.replay import SequenceReplay
+from palimpsest.agents.off_policy.sac_loss import sac_losses
 from palimpsest.agents.off_policy.sac_policy import (
     CnnMemorySACPolicy,
     MemorySACPolicy,
     MultiInputMemorySACPolicy,
 )
-from palimpsest.agents.off_policy.targets import halves, lookahead, refreshed
 from palimpsest.agents.policy.policy_kwargs import check_policy
 from palimpsest.agents.policy.spaces import check_spaces
 from palimpsest.refusals import FLAG, Allowed, integer, is_number, optional
@@ -51,27 +53,10 @@ def _is_entropy_weight(value: Any) -> bool:
         return False
 
 
-class Losses(NamedTuple):
-    """What `sac_losses` computes."""
-
-    critic: Tensor
-    """[], for the critics and their memory."""
-    actor: Tensor
-    """[], for the actor and its memory."""
-    entropy: Tensor
-    """[], mean entropy of the actions, without gradient."""
-    values: Tensor
-    """[L, b], the first critic's, without gradient."""
-    errors: Tensor
-    """[L, b], without gradient."""
-    counted: Tensor
-    """[L, b] bool, false for final observations, which no action follows."""
-
-
 class MemorySAC(OffPolicyMemoryAlgorithm):
     """SAC (arXiv 1812.05905) whose actor and critics remember; with Discrete actions as in arXiv 1910.07207.
 
-    The arguments are those of SB3's SAC in their order, and five more, by name alone. Actions are a Box or Discrete.
+    The arguments are those of SB3's SAC in their order, and seven more, by name alone. Actions are a Box or Discrete.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemorySACPolicy`.
@@ -109,6 +94,9 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         n_step: `n_steps` by the name that R2D2 gives it; None for `n_steps`.
         prioritized: whether sequences with large errors are drawn more often, and weighted less.
         normalize_observations: as in `MemoryDQN`.
+        normalize_returns: as in `MemoryDQN`. The entropy's weight is then one of scaled rewards.
+        pink_noise: whether the noise of a Box's actions, random ones too, is kept up over steps, see `pink`; otherwise
+            it is drawn anew in each. The actions of a step have the same distribution with both.
 
     Raises:
         ValueError: an argument out of range, a space or a memory that is not supported, a replay that is larger than
@@ -122,6 +110,7 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         "use_sde": Allowed("False, as a replay does not store its noise", lambda value: value is False),
         "sde_sample_freq": integer(-1),
         "use_sde_at_warmup": FLAG,
+        "pink_noise": FLAG,
     }
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpMemoryPolicy": MemorySACPolicy,
@@ -167,6 +156,8 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         n_step: int | None = None,
         prioritized: bool = False,
         normalize_observations: bool = False,
+        normalize_returns: bool = False,
+        pink_noise: bool = False,
     ) -> None:
         check_policy(policy, self.policy_aliases, MemorySACPolicy)
         check_arguments(self.allowed, locals())
@@ -197,10 +188,12 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
             burn_in=burn_in,
             prioritized=prioritized,
             normalize_observations=normalize_observations,
+            normalize_returns=normalize_returns,
         )
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
         self.target_update_interval = target_update_interval
+        self.pink_noise = pink_noise
         if _init_setup_model:
             self._setup_model()
 
@@ -249,12 +242,24 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         return self.policy.predict(observation, state, episode_start, deterministic)
 
     def _choose(self, obs: Any, state: Any, start: Tensor | None, warm: bool) -> tuple[np.ndarray, Any]:
-        drawn, after = self.policy.act(obs, state, start)
-        actions = drawn.numpy(force=True)
         if isinstance(self.action_space, spaces.Discrete):
+            drawn, after = self.policy.act(obs, state, start)
+            actions = drawn.numpy(force=True)
             return (self.rng.integers(self.action_space.n, size=actions.shape) if warm else actions), after
-        actions = actions.reshape(-1, *self.action_space.shape)  # type: ignore[misc]
-        return (self.rng.uniform(-1, 1, actions.shape).astype(np.float32) if warm else actions), after
+        noise = None
+        if self.pink_noise:
+            noise = torch.from_numpy(pink(self._exploration, self.rng)).to(self.device, torch.float32)
+        drawn, after = self.policy.act(obs, state, start, noise)
+        actions = drawn.numpy(force=True)
+        if warm and noise is None:
+            actions = self.rng.uniform(-1, 1, actions.shape).astype(np.float32)
+        elif warm:
+            # uniform too: the normal distribution's function of normal numbers
+            actions = torch.special.ndtr(noise).mul(2).sub(1).numpy(force=True)
+        return actions.reshape(-1, *self.action_space.shape), after  # type: ignore[misc]
+
+    def _first_exploration(self) -> np.ndarray:
+        return first_parts(self.n_envs, flatdim(self.action_space), self.rng)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update actor and critics `gradient_steps` times; nothing while the replay holds no whole sequence."""
@@ -306,79 +311,6 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         optimizers = [f"policy.{name}_optimizer" for name in ("actor", "critic", "ent_coef")]
         return ["policy", *optimizers, "critic_target"], []
-
-
-def sac_losses(
-    policy: MemorySACPolicy,
-    target: MemorySACPolicy,
-    batch: Sequences,
-    ent_coef: Tensor,
-    burn_in: int,
-    n_steps: int,
-    gamma: float,
-) -> Losses:
-    """The losses of SAC, means over the actions that were taken; that of the critics is weighted by sequence.
-
-    Q_i(t, a) is trained towards r(t) + ... + γ^n V(t + n), see `targets.lookahead`, with V = min Q' - α log π of an
-    action of the actor's; the actor towards large V by the critics. Each loss has gradients for its own side alone.
-
-    Args:
-        policy: actor and critics.
-        target: the target network of the critics.
-        batch: from the replay.
-        ent_coef: [1], α.
-        burn_in: entries that refresh the stored states.
-        n_steps: steps that returns look ahead.
-        gamma: discount per step.
-    """
-    before, obs = halves(batch.observations, burn_in)
-    start_before, start = halves(batch.memory_start, burn_in)
-    rewards, terminated, acted = (each[burn_in:] for each in (batch.rewards, batch.terminated, batch.acted))
-    with torch.no_grad():
-        state = refreshed(policy, before, batch.state, start_before)
-        ahead = target.critic_latent(batch.observations, batch.state, batch.memory_start, burn_in)
-    latent = policy.latent(obs, state, start)
-    L = len(start) - n_steps
-    counted = acted[:L]
-    distribution = policy.distribution(latent.actor)
-    discrete = isinstance(policy.action_space, spaces.Discrete)
-    taken = batch.actions[burn_in:][:L]
-
-    def softened(critics: MemorySACPolicy, reads: Tensor) -> Tensor:
-        """V of every entry [T, b], for a policy whose gradient is kept."""
-        if discrete:
-            q = critics.q_values(reads).amin(0)
-            return (probs * (q - ent_coef * log_probs)).sum(-1)
-        return critics.q_values(reads, actions).amin(0) - ent_coef * log_prob
-
-    if discrete:
-        log_probs = distribution.distribution.logits.log_softmax(-1)  # type: ignore[union-attr]
-        log_probs = log_probs.unflatten(0, start.shape)
-        probs = log_probs.exp()
-        entropy = -(probs * log_probs).sum(-1)
-        current = policy.q_values(latent.critic[:L])
-        current = current.gather(-1, taken.expand(len(current), *taken.shape).unsqueeze(-1)).squeeze(-1)
-    else:
-        flat = distribution.get_actions()
-        log_prob = distribution.log_prob(flat).unflatten(0, start.shape)
-        actions, entropy = flat.unflatten(0, start.shape), -log_prob
-        current = policy.q_values(latent.critic[:L], taken.flatten(2))
-    with torch.no_grad():
-        goals = lookahead(softened(target, ahead), rewards, terminated, acted, gamma, n_steps)
-    errors = current - goals
-    number = counted.sum().clamp(min=1)
-    squares = 0.5 * errors.square().sum(0) * batch.weights
-    policy.value_net.requires_grad_(False)
-    soft_values = softened(policy, latent.critic.detach())[:L]
-    policy.value_net.requires_grad_(True)
-    return Losses(
-        torch.where(counted, squares, 0.0).sum() / number,
-        -torch.where(counted, soft_values, 0.0).sum() / number,
-        torch.where(counted, entropy[:L].detach(), 0.0).sum() / number,
-        current[0].detach(),
-        errors.detach().abs().mean(0),
-        counted,
-    )
 
 
 def _check_spaces(observations: spaces.Space, actions: spaces.Space) -> None:

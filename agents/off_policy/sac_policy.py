@@ -12,10 +12,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtr
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
+from palimpsest.agents.off_policy.policy import ReplayPolicy
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
 from palimpsest.agents.policy.heads import in_its_form
 from palimpsest.agents.policy.memory_pair import Both, State
-from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.spaces import place_of
 from palimpsest.agents.tree import tree_map
 
@@ -23,7 +23,7 @@ LOG_STD = -20.0, 2.0
 """Smallest and largest logarithm of a standard deviation, as in SB3."""
 
 
-class MemorySACPolicy(MemoryActorCriticPolicy):
+class MemorySACPolicy(ReplayPolicy):
     """An actor with a squashed Gaussian (Box) or a categorical distribution (Discrete), and several critics.
 
     With a Box the critics read an action beside what their memory gives out; with Discrete actions they give a value
@@ -37,7 +37,7 @@ class MemorySACPolicy(MemoryActorCriticPolicy):
             side has an extractor, an encoder and a memory of its own.
         n_critics: heads of the critics, of which the smallest value counts.
         net_arch: widths of the layers of the heads; default two of 64 each.
-        **kwargs: those of `MemoryActorCriticPolicy`.
+        **kwargs: those of `ReplayPolicy`.
 
     Raises:
         ValueError: `share_features_extractor` differs from `share_memory`.
@@ -74,14 +74,14 @@ class MemorySACPolicy(MemoryActorCriticPolicy):
         widths = self.net_arch if isinstance(self.net_arch, dict) else {"pi": self.net_arch, "vf": self.net_arch}
         # the critics' layers read actions too, and are theirs
         self.mlp_extractor = MlpExtractor(
-            self.memory.output_size, {"pi": widths.get("pi", [])}, self.activation_fn, self.device
+            self.latent_size, {"pi": widths.get("pi", [])}, self.activation_fn, self.device
         )
         self._critic_arch = list(widths.get("vf", []))
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         del self.optimizer
-        reads, gives = self.memory_critic.output_size, flatdim(self.action_space)
+        reads, gives = self.latent_size, flatdim(self.action_space)
         if isinstance(self.action_space, spaces.Box):
             reads, gives = reads + gives, 1
             self.action_dist = SquashedDiagGaussianDistribution(flatdim(self.action_space))
@@ -116,13 +116,20 @@ class MemorySACPolicy(MemoryActorCriticPolicy):
         return super()._get_action_dist_from_latent(latent_pi)
 
     @in_its_form
-    def act(self, obs: Observation, state: State, start: Tensor | None = None) -> tuple[Tensor, State]:
+    def act(
+        self, obs: Observation, state: State, start: Tensor | None = None, noise: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """Draw actions after observations [B, ...] that follow `state`; also the state after them, of both memories.
 
-        Actions of a Box are [B, numbers] in -1 to 1.
+        Actions of a Box are [B, numbers] in -1 to 1. `noise` [B, numbers] has variance 1, and takes the place of
+        numbers that are drawn here.
         """
         latent, state = self._step(obs, state, start, None)
-        return self._actor(latent.actor).get_actions(), state
+        distribution = self._actor(latent.actor)
+        if noise is None:
+            return distribution.get_actions(), state
+        normal = distribution.distribution
+        return (normal.mean + normal.stddev * noise).tanh(), state  # type: ignore[union-attr]
 
     @in_its_form
     def latent(self, obs: Observation, state: State, start: Tensor) -> Both:
@@ -142,8 +149,9 @@ class MemorySACPolicy(MemoryActorCriticPolicy):
         else:
             features, own = self.encoder_critic(self.extract_features(flat, self.vf_features_extractor)), state[1]
         place = place_of(obs, self.memory_critic, self.observation_space)
-        y, _ = self.memory_critic(features.unflatten(0, start.shape), own, start, place)
-        return y[burn_in:]
+        features = features.unflatten(0, start.shape)
+        y, _ = self.memory_critic(features, own, start, place)
+        return self._beside(y, features)[burn_in:]
 
     def distribution(self, latent: Tensor) -> Distribution:
         """That of the actions after what the actor reads, [..., D], as [N, ...]."""
@@ -153,8 +161,10 @@ class MemorySACPolicy(MemoryActorCriticPolicy):
         """The smallest of the critics' values: of every action where these are Discrete, else of the likeliest one."""
         if isinstance(self.action_space, spaces.Box):
             likeliest = self.distribution(latent.actor).get_actions(deterministic=True)
-            return self.q_values(latent.critic, likeliest.unflatten(0, latent.actor.shape[:-1])).amin(0)
-        return self.q_values(latent.critic).amin(0)
+            values = self.q_values(latent.critic, likeliest.unflatten(0, latent.actor.shape[:-1]))
+        else:
+            values = self.q_values(latent.critic)
+        return self._to_values(values.amin(0))
 
     def q_values(self, latent: Tensor, actions: Tensor | None = None) -> Tensor:
         """Values of the critics after what they read, latent [..., D].

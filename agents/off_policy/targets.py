@@ -25,11 +25,21 @@ def refreshed(policy: MemoryActorCriticPolicy, obs: Any, state: State, start: Te
     return policy.state_after(obs, state, start) if len(start) else state
 
 
-def lookahead(values: Tensor, rewards: Tensor, terminated: Tensor, acted: Tensor, gamma: float, n_steps: int) -> Tensor:
+def lookahead(
+    values: Tensor,
+    rewards: Tensor,
+    terminated: Tensor,
+    acted: Tensor,
+    gamma: float,
+    n_steps: int,
+    greedy: Tensor | None = None,
+) -> Tensor:
     """n-step returns U(t), which look ahead no further than the end of an episode.
 
     U_0 = V, and U_k(t) = r(t) + gamma (1 - terminated(t)) U_{k-1}(t + 1); where an episode was truncated, U_k = V of
-    its final observation, an entry without an action.
+    its final observation, an entry without an action. With `greedy` a return also looks no further than the next action
+    that the policy would not take now (Watkins' Q(λ)), as what that brings is not the policy's: U_k(t) = V(t) there,
+    for k < n.
 
     Args:
         values: [T + n, b], V of every entry.
@@ -38,15 +48,17 @@ def lookahead(values: Tensor, rewards: Tensor, terminated: Tensor, acted: Tensor
         acted: [T + n, b] bool, false for final observations.
         gamma: discount per step.
         n_steps: n, 1 or more.
+        greedy: [T + n, b] bool, whether the action is the policy's; None to look past all others.
 
     Returns:
         [T, b].
     """
     returns = values
-    for _ in range(n_steps):
+    for k in range(1, n_steps + 1):
         T = len(returns) - 1
         ahead = rewards[:T] + gamma * torch.where(terminated[:T], 0.0, returns[1:])
-        returns = torch.where(acted[:T], ahead, values[:T])
+        looks = acted[:T] if greedy is None or k == n_steps else acted[:T] & greedy[:T]
+        returns = torch.where(looks, ahead, values[:T])
     return returns
 
 

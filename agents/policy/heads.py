@@ -99,9 +99,14 @@ class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
         if self.compiled:
             self._built.look(self)
 
+    @property
+    def latent_size(self) -> int:
+        """Numbers that each head reads."""
+        return self.memory.output_size
+
     def _build_mlp_extractor(self) -> None:
         self.mlp_extractor = MlpExtractor(
-            self.memory.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
+            self.latent_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
         )
 
     def _actor(self, latent: Tensor) -> Distribution:

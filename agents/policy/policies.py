@@ -71,6 +71,7 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
     """
 
     default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    return_scale_class: ClassVar[type[ReturnScale]] = ReturnScale
 
     def __init__(
         self,
@@ -128,7 +129,7 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
             self.optimizer_kwargs = {"fused": not others, **self.optimizer_kwargs}
         scales = ObservationScales(self.observation_space, self.normalize_images)
         self.observation_scales = scales if self.normalize_observations and scales.keys else None
-        self.return_scale = ReturnScale() if self.normalize_returns else None
+        self.return_scale = self.return_scale_class() if self.normalize_returns else None
         self.encoder, width = self._make_encoder()
         self.memory = memories.make(self.memory_name, width, **self.memory_kwargs)
         if self.shares_memory:
@@ -316,7 +317,8 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
         """What the heads read after each of the observations [T, B, ...], [T, B, D] each, and the state after them."""
         features = Both(*(each.unflatten(0, start.shape) for each in self._encode(_flat(obs))))
         place = place_of(obs, self.memory, self.observation_space)
-        return self.memory_pair.scan(features, start, state, place, strategy, opens)
+        latent, after = self.memory_pair.scan(features, start, state, place, strategy, opens)
+        return self._read(latent, features), after
 
     def _step(
         self,
@@ -329,7 +331,13 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
     ) -> tuple[Both, State]:
         """What the heads read after observations [B, ...], [B, D] each, and the state after them."""
         place = place_of(obs, self.memory, self.observation_space)
-        return self.memory_pair.step(self._encode(obs), state, start, place, strategy, keep_state, opens)
+        features = self._encode(obs)
+        latent, after = self.memory_pair.step(features, state, start, place, strategy, keep_state, opens)
+        return self._read(latent, features), after
+
+    def _read(self, latent: Both, features: Both) -> Both:
+        """What the heads read of what the memories gave out and of what these read, [..., D] and [..., F] each."""
+        return latent
 
     def _encode(self, obs: Observation) -> Both:
         """What the memories read of `obs` (tree of [N, ...]), [N, F] each."""

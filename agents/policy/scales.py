@@ -19,6 +19,8 @@ CLIP = 10.0
 """Standard deviations at which a scaled observation is cut off, as in SB3's VecNormalize."""
 EPS = 1e-8
 """Added to a variance before its root is taken."""
+SMALLEST_RETURN = 1e-3
+"""The smallest standard deviation of returns that rewards of a replay are divided by."""
 
 
 class RunningMoments(nn.Module):
@@ -142,3 +144,22 @@ class ReturnScale(nn.Module):
         found = returns.to(self.mean.dtype)
         self.std.copy_(torch.maximum(found.std(correction=0), self.std))
         self.mean.copy_(found.mean() * (1 - 1 / self.std))
+
+
+class RewardScale(ReturnScale):
+    """The standard deviation of all discounted sums of rewards so far, by which a replay's rewards are divided.
+
+    Values of a replay are bootstrapped from a target network, so they cannot follow a scale as `ReturnScale` lets them:
+    here the rewards are scaled instead, and the values learned from them have a size near 1, whatever the rewards' is.
+    Nothing is shifted, as that would change what an early end of an episode is worth.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moments = RunningMoments(1)
+
+    @torch.no_grad()
+    def update(self, returns: Tensor) -> None:
+        """Add discounted sums of rewards, [B], one of each row."""
+        self.moments.update(returns.unsqueeze(1))
+        self.std.copy_(self.moments.var[0].sqrt().clamp(min=SMALLEST_RETURN))

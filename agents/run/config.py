@@ -198,7 +198,7 @@ class TrainConfig(Hyperparameters, Network, Task):
 
     OF_PPO: ClassVar[tuple[str, ...]] = (
         *("n_steps", "n_epochs", "gae_lambda", "ent_coef", "clip_range", "target_kl", "min_advantage_std", "vf_coef"),
-        *("max_grad_norm", "normalize_returns", "num_minibatches", "anneal_entropy", "carry_over"),
+        *("max_grad_norm", "num_minibatches", "anneal_entropy", "carry_over"),
         *("use_sde", "sde_sample_freq", "batch_size", "anneal_clip_range", "ortho_init", "log_std_init"),
         "workers",
     )
@@ -248,10 +248,9 @@ class TrainConfig(Hyperparameters, Network, Task):
 
     def _take_preset(self) -> None:
         chosen = usual(self.memory, self.algo)
-        if self.share_memory is None:
-            object.__setattr__(self, "share_memory", chosen.share_memory)
-        if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", chosen.learning_rate)
+        for name, value in chosen._asdict().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         if self.num_minibatches is None and self.batch_size is None and self.algo == "ppo":
             object.__setattr__(self, "num_minibatches", math.gcd(max(1, self.num_envs // 4), self.num_envs))
 

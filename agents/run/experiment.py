@@ -127,7 +127,8 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
     }
     shared = {"learning_rate": annealed(config.learning_rate, config.anneal), "policy_kwargs": policy_kwargs}
     if config.algo != "ppo":
-        shared |= {"gamma": config.gamma, "normalize_observations": config.normalize_observations}
+        for name in ("gamma", "normalize_observations", "normalize_returns"):
+            shared[name] = getattr(config, name)
         return shared | replaying(config.algo, config.num_envs) | config.algo_args
     hyperparameters = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(Hyperparameters)}
     hyperparameters["ent_coef"] = annealed(config.ent_coef, config.anneal_entropy)

@@ -24,10 +24,12 @@ ENGINES = ("processes", "ray")
 
 
 class Preset(NamedTuple):
-    """The hyperparameters whose best values differ between memories."""
+    """The hyperparameters whose best values differ between memories or algorithms; fields of `TrainConfig`."""
 
     learning_rate: float
     share_memory: bool = True
+    net_arch: tuple[int, ...] | None = None
+    activation: str = "tanh"
 
 
 PRESETS = {
@@ -46,7 +48,7 @@ PRESETS = {
 DEFAULT = Preset(7e-4)
 """The preset of every other memory."""
 
-OFF_POLICY = {"dqn": Preset(1e-3), "sac": Preset(1e-3, share_memory=False)}
+OFF_POLICY = {"dqn": Preset(1e-3), "sac": Preset(1e-3, False, (128, 128), "relu")}
 """Algorithm -> its preset for every memory."""
 
 
@@ -66,18 +68,24 @@ def usual(memory: str, algo: str = "ppo") -> Preset:
 def replaying(algo: str, num_envs: int) -> dict[str, Any]:
     """Arguments of an off-policy algorithm with this number of environments; `--algo-args` replaces them one by one.
 
-    Updates come as often, by environment steps, whatever the number of environments: one every four with dqn, one
-    every step with sac.
+    Updates come as often, by environment steps, whatever the number of environments: one every four.
     """
-    shared = dict(buffer_size=100_000, learning_starts=1000, sequence_length=32, burn_in=8)
-    if algo == "sac":
-        return shared | dict(batch_size=16, train_freq=1, gradient_steps=num_envs, tau=0.01)
-    return shared | dict(
-        batch_size=32,
+    shared = dict(
+        buffer_size=100_000,
+        learning_starts=1000,
+        sequence_length=32,
+        burn_in=8,
+        tau=0.05,
         train_freq=max(1, 4 // num_envs),
         gradient_steps=max(1, num_envs // 4),
-        n_steps=3,
-        target_update_interval=1000,
+    )
+    if algo == "sac":
+        return shared | dict(batch_size=16, n_steps=3, ent_coef="auto_0.01", pink_noise=True)
+    return shared | dict(
+        batch_size=32,
+        n_steps=5,
+        target_update_interval=max(16, num_envs),
         exploration_fraction=0.2,
         exploration_final_eps=0.02,
+        longest_repeat=16,
     )

@@ -207,7 +207,7 @@ def reset_environments(model: SavedAlgorithm) -> None:
     model._last_episode_starts = np.ones(model.n_envs, dtype=bool)
     if isinstance(model, RememberingAlgorithm):
         model._last_memory_starts = np.ones(model.n_envs, dtype=bool)
-        model._return_so_far = np.zeros(model.n_envs)
+    model._return_so_far = np.zeros(model.n_envs)  # type: ignore[attr-defined]
 
 
 class StopSignals:

@@ -97,7 +97,7 @@ def plain_loss(policy, target, batch, learning):
     T, b = batch.acted.shape
     L, total, count = T - learning.n_steps, 0.0, 0
     for row in range(b):
-        q, bootstrap = [], []
+        q, bootstrap, greedy = [], [], []
         state = target_state = policy.initial_state(1)
         for t in range(T):
             if batch.memory_start[t, row]:
@@ -108,13 +108,14 @@ def plain_loss(policy, target, batch, learning):
             q.append(mine[0])
             best = int((mine if learning.double_q else its)[0].argmax())
             value = its[0, best].detach()
+            greedy.append(best == int(batch.actions[t, row]))
             bootstrap.append(unscale(value) if learning.value_rescaling else value)
         for t in range(L):
             if not batch.acted[t, row]:
                 continue
             goal, discount, end = 0.0, 1.0, t
             for _ in range(learning.n_steps):
-                if not batch.acted[end, row]:
+                if not batch.acted[end, row] or (end > t and not greedy[end]):
                     break
                 goal = goal + discount * batch.rewards[end, row]
                 discount *= 0.0 if batch.terminated[end, row] else learning.gamma
@@ -205,7 +206,8 @@ def test_predict_remembers_and_explores():
 
 def test_rows_explore_each_for_itself_and_remember_all_the_same():
     model = make(learning_starts=0, exploration_initial_eps=0.5, exploration_final_eps=0.5)
-    random = [(model._explored(np.full(4, 7), 0.5) != 7).sum() for _ in range(200)]
+    once = np.zeros((2, 4), np.int64)
+    random = [(model._explored(np.full(4, 7), 0.5, 1, once) != 7).sum() for _ in range(200)]
     assert {1, 2, 3} <= set(random)
     model.learn(30)
     assert not torch.equal(model._last_state[0], model.policy.initial_state(B)[0])
@@ -320,7 +322,7 @@ OBSERVATIONS = {
 }
 
 
-def test_observations_are_scaled_by_what_was_learned_from(tmp_path):
+def test_observations_are_scaled_by_what_was_played(tmp_path):
     model = make(normalize_observations=True)
     model.learn(90)
     (moments,) = model.policy.observation_scales.moments
@@ -329,6 +331,42 @@ def test_observations_are_scaled_by_what_was_learned_from(tmp_path):
     assert model.q_net_target.observation_scales is model.policy.observation_scales
     model.save(tmp_path / "model")
     np.testing.assert_array_equal(played(MemoryDQN.load(tmp_path / "model", device="cpu")), played(model))
+
+
+def test_rewards_are_scaled_by_the_returns_so_far(tmp_path):
+    env = counters()
+    model = make(env=env, normalize_returns=True, gamma=0.5)
+    rewards, dones, take = [], [], env.step_wait
+
+    def step():
+        result = take()
+        rewards.append(np.array(result[1]))
+        dones.append(np.array(result[2]))
+        return result
+
+    env.step_wait = step
+    model.learn(90)
+    sums, before = [], np.zeros(B)
+    for reward, done in zip(rewards, dones):
+        before = 0.5 * before + reward
+        sums.append(before)
+        before = np.where(done, 0, before)
+    std = float(np.std(sums))
+    assert float(model.policy.return_scale.std) == pytest.approx(std, rel=1e-4)
+    assert std != pytest.approx(1, rel=0.05)
+    batch = model._sample(40)
+    cuts, rows = batch.items // B, batch.items % B
+    slots = cuts * 4 + np.arange(model.replay.whole)[:, None]
+    np.testing.assert_allclose(batch.rewards * std, model.replay.rewards[slots % len(model.replay.rewards), rows], 1e-4)
+    # what is told of values is on the scale of rewards
+    state, start = model.policy.initial_state(40), batch.memory_start
+    look = model.policy.look(batch.observations, state, start)
+    torch.testing.assert_close(
+        look.judged, model.policy.q_scan(batch.observations, state, start) * std, rtol=1e-4, atol=1e-6
+    )
+    model.save(tmp_path / "model")
+    loaded = MemoryDQN.load(tmp_path / "model", device="cpu")
+    assert torch.equal(loaded.policy.return_scale.std, model.policy.return_scale.std)
 
 
 @pytest.mark.parametrize("kind", OBSERVATIONS)

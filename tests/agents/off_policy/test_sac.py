@@ -15,7 +15,7 @@ from worlds import Spaces
 
 from palimpsest.agents import MemorySAC
 from palimpsest.agents.off_policy.replay import Sequences
-from palimpsest.agents.off_policy.sac import sac_losses
+from palimpsest.agents.off_policy.sac_loss import sac_losses
 
 OBSERVATIONS = spaces.Box(-5, 5, (2,), np.float32)
 ACTIONS = {

@@ -10,7 +10,14 @@ from worlds import Counter
 
 from palimpsest.agents import MemoryPPO
 from palimpsest.agents.learn.loss import LossWeights, evaluated, ppo_loss
-from palimpsest.agents.policy.scales import CLIP, ObservationScales, ReturnScale, RunningMoments
+from palimpsest.agents.policy.scales import (
+    CLIP,
+    SMALLEST_RETURN,
+    ObservationScales,
+    ReturnScale,
+    RewardScale,
+    RunningMoments,
+)
 
 WIDE = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 
@@ -95,6 +102,20 @@ def test_small_returns_are_taken_as_they_are():
     scale = ReturnScale()
     scale.update(torch.rand(8, 4) * 0.1)
     assert (scale.mean, scale.std) == (0, 1)
+
+
+def test_rewards_are_scaled_by_all_returns_so_far_and_values_are_not_shifted():
+    scale, predicted = RewardScale(), torch.tensor([-1.0, 0.0, 2.0])
+    torch.testing.assert_close(scale(predicted), predicted)
+    returns = torch.randn(30, 4, dtype=torch.float64) * 300 - 900
+    for row in returns:
+        scale.update(row)
+    std = returns.std(correction=0).float()
+    torch.testing.assert_close(scale.std, std)
+    torch.testing.assert_close(scale(predicted), predicted * std)
+    still = RewardScale()
+    still.update(torch.zeros(4))
+    assert still.std == pytest.approx(SMALLEST_RETURN)
 
 
 @pytest.mark.parametrize("share", [True, False])

@@ -23,7 +23,15 @@ TRAIN_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 )
 @pytest.mark.parametrize("value", [None, "x", [1], b"1", -1, 10**40, float("nan")], ids=repr)
 def test_the_constructor_refuses_the_same(name, value):
-    own_default = ("learning_rate", "target_kl", "num_minibatches", "share_memory", "keep_observations", "vec")
+    own_default = (
+        "learning_rate",
+        "activation",
+        "target_kl",
+        "num_minibatches",
+        "share_memory",
+        "keep_observations",
+        "vec",
+    )
     also_none = ("solved", "solved_return", "encoder_arch", "net_arch", "log_std_init", "batch_size")
     if value is None and name in (*own_default, *also_none):
         assert TrainConfig(**{name: value}) == TrainConfig()
@@ -101,7 +109,7 @@ def test_derived_sizes():
 @pytest.mark.parametrize("name", [*memory.names(), "a stranger's"])
 def test_a_memory_brings_its_preset_where_nothing_is_given(name):
     chosen, config = usual(name), TrainConfig(memory=name)
-    assert (config.learning_rate, config.share_memory) == chosen
+    assert (config.learning_rate, config.share_memory, config.net_arch, config.activation) == chosen
     other = not chosen.share_memory
     given = TrainConfig(memory=name, learning_rate=0.1, num_minibatches=2, share_memory=other)
     assert (given.learning_rate, given.num_minibatches, given.share_memory) == (0.1, 2, other)
