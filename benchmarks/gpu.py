@@ -92,6 +92,9 @@ def page(lines: list[dict[str, Any]]) -> str:
         *_scans([line for line in lines if line["part"] == "scans" and "T" in line]),
         *_loops([line for line in lines if line["part"] == "loops" and "memory" in line]),
     ]
+    notes = [line["note"] for line in lines if "note" in line]
+    if notes:
+        parts += ["## Since then", *notes]
     ended = [f"- {line['of']}: {line['ended']}" for line in lines if line["part"] == "run" and line["ended"] != "done"]
     ended += [f"- {line['part']}: {line['error']}" for line in lines if line.keys() == {"part", "error"}]
     if ended:

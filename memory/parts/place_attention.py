@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from palimpsest.memory.kernels.arithmetic.dispatch import in_full_precision
+
 RATES = 8
 """Rates of the time code, radians per step: from 1 down to 10000^(-7/8), 20,000 steps a turn."""
 
@@ -108,6 +110,7 @@ class ReadLayer(nn.Module):
         return _scores(self.query(self.norm(h)), self.key.weight, self.num_heads, seen)
 
 
+@in_full_precision
 def by_place(scores: Tensor, place_scores: Tensor, readable: Tensor, among: Tensor, top_k: int) -> Tensor:
     """Weights [G, C, H, J] of a hierarchical read: a softmax over the best places times a softmax inside each place.
 
