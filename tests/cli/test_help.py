@@ -10,6 +10,7 @@ from test_cli import ROOT, TRAIN_FIELDS
 import palimpsest
 from palimpsest import envs, memory, train
 from palimpsest.agents.command.parsing import NAMES
+from palimpsest.agents.files import shelf
 
 
 def test_list_shows_every_name_once_with_computed_numbers(capsys, monkeypatch):
@@ -17,7 +18,7 @@ def test_list_shows_every_name_once_with_computed_numbers(capsys, monkeypatch):
     assert train.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split("│")[1].strip(): line for line in lines if line.startswith("│")}
-    assert set(rows) == {*envs.ids(), *memory.names()}
+    assert set(rows) == {*envs.ids(), *memory.names(), *(f"shelf:{name}" for name in shelf.entries())}
     lstm = memory.make("lstm", 128)
     assert f"{sum(p.numel() for p in lstm.parameters()):,}" in rows["lstm"]
     assert memory.entry("lstm").meaning in rows["lstm"]
