@@ -77,7 +77,7 @@ def _player(row: Row) -> str:
 def _line(name: str, runs: Sequence[Row], seeds: Sequence[int]) -> list[str]:
     by_seed = {row["seed"]: row for row in runs}
     each = [_number(by_seed[seed]["return_mean"]) if seed in by_seed else "" for seed in seeds]
-    best = [row["best_return"] for row in runs if row["best_return"] is not None]
+    best = [row["best_return"] for row in runs if row["best_return"] is not None and not row["test"]]
     steps = sum(row["steps"] for row in runs) / len(runs)
     return [
         name,
