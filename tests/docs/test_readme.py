@@ -40,8 +40,8 @@ def test_the_table_against_sb3_contrib_has_the_figures_of_its_pages():
         for agent, figure in (("sb3-contrib, default", theirs), ("ours, lstm (default", lstm), ("ours, ffm", ffm)):
             row = rf"^\| {count} \| {re.escape(agent)}[^|]*\| {figure} \|"
             assert re.search(row, speed, re.MULTILINE), row
-    assert re.search(r"^\| sb3-contrib \| 0.59 \|", speed, re.MULTILINE)
-    assert re.search(r"^\| lstm \| 0.12 \|", speed, re.MULTILINE)
+    assert re.search(r"^\| sb3-contrib \| 2.15 \|", speed, re.MULTILINE)
+    assert re.search(r"^\| lstm \| 0.48 \|", speed, re.MULTILINE)
     assert "| 490 | 485 | 477 |" in (ROOT / "docs" / "from-recurrent-ppo.md").read_text(encoding="utf-8")
 
 
