@@ -57,6 +57,7 @@ def test_an_error_is_a_line_and_stops_nothing(options, monkeypatch):
     assert {line["error"] for line in lines} == {"RuntimeError: CUDA error"}
 
 
+@pytest.mark.programs
 def test_the_script_runs_its_parts_in_processes(tmp_path):
     folder = tmp_path / "found"
     command = [
