@@ -84,10 +84,11 @@ def page(lines: list[dict[str, Any]]) -> str:
     machine = next((line for line in lines if line["part"] == "machine" and "card" in line), None)
     if machine is None:
         return "# On a GPU\n\nNothing was measured: the machine did not answer.\n"
-    about = ", ".join(f"{name} {value}" for name, value in machine.items() if name not in ("part", "card"))
+    about = [[name, value] for name, value in machine.items() if name not in ("part", "card")]
     parts = [
         "# On a GPU",
-        f"Measured by `benchmarks/gpu.sh` on {machine['card']}: {about}.",
+        f"Measured by `benchmarks/gpu.sh` on {machine['card']}.",
+        table(["machine", "and versions"], about),
         *_tests([line for line in lines if line["part"] == "tests" and "test" in line]),
         *_scans([line for line in lines if line["part"] == "scans" and "T" in line]),
         *_loops([line for line in lines if line["part"] == "loops" and "memory" in line]),

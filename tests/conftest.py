@@ -101,3 +101,9 @@ def installed(wheel, tmp_path_factory):
 def tolerance(dtype: torch.dtype) -> dict[str, float]:
     """How closely two forms of one computation agree, as keywords of `torch.testing.assert_close`."""
     return {torch.float32: dict(rtol=1e-4, atol=2e-5), torch.float64: dict(rtol=1e-8, atol=1e-10)}[dtype]
+
+
+@pytest.fixture
+def empty_directory(tmp_path, monkeypatch):
+    """Stand in an empty folder, as bad arguments may be paths."""
+    monkeypatch.chdir(tmp_path)

@@ -27,10 +27,7 @@ from bad_values import (
 from palimpsest import envs
 from palimpsest.envs.registration import families
 
-
-@pytest.fixture(autouse=True)
-def _empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
 WORLDS: dict[str, dict[str, list]] = {

@@ -25,10 +25,7 @@ from bad_values import (
 
 from palimpsest import memory
 
-
-@pytest.fixture(autouse=True)
-def _empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
 LAYERS = {"num_layers": SIZE}

@@ -33,10 +33,7 @@ from worlds import Counter, Spaces
 from palimpsest.agents import MemoryActorCriticPolicy, MemoryPPO
 from palimpsest.agents.policy.policies import MlpMemoryPolicy
 
-
-@pytest.fixture(autouse=True)
-def _empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
 POSITIVE = [*NUMBERS, *without(FLOATS, 1.5), -1, -(2**63)]

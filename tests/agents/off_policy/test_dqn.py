@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from torch import nn
 from worlds import Counter, Spaces
 
@@ -303,70 +303,11 @@ def test_updates_come_after_episodes_where_asked():
     assert 0 < model._n_updates <= 60
 
 
-def test_normalised_environments_are_stored_as_they_are():
-    env = VecNormalize(counters(), norm_reward=True)
-    model = make(env=env)
-    model.learn(90)
-    rows = model.replay_buffer.observations[:20, :, 0]
-    np.testing.assert_allclose(rows, np.broadcast_to(np.arange(B), (20, B)), atol=1e-6)
-    assert set(np.unique(model.replay_buffer.rewards[:20])) <= {0.0, 1.0}
-    batch = model.replay_buffer.sample(5, np.random.default_rng(0), env)
-    assert batch.observations.abs().max() < 10
-    assert not set(batch.rewards.unique().tolist()) <= {0.0, 1.0}
-
-
 OBSERVATIONS = {
     "dict": ("MultiInputMemoryPolicy", spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})),
     "image": ("CnnMemoryPolicy", spaces.Box(0, 255, (4, 4, 3), np.uint8)),
     "discrete": ("MlpMemoryPolicy", spaces.Discrete(4)),
 }
-
-
-def test_observations_are_scaled_by_what_was_played(tmp_path):
-    model = make(normalize_observations=True)
-    model.learn(90)
-    (moments,) = model.policy.observation_scales.moments
-    assert moments.count > 0
-    assert 0.5 < moments.mean[0] < 1.5
-    assert model.q_net_target.observation_scales is model.policy.observation_scales
-    model.save(tmp_path / "model")
-    np.testing.assert_array_equal(played(MemoryDQN.load(tmp_path / "model", device="cpu")), played(model))
-
-
-def test_rewards_are_scaled_by_the_returns_so_far(tmp_path):
-    env = counters()
-    model = make(env=env, normalize_returns=True, gamma=0.5)
-    rewards, dones, take = [], [], env.step_wait
-
-    def step():
-        result = take()
-        rewards.append(np.array(result[1]))
-        dones.append(np.array(result[2]))
-        return result
-
-    env.step_wait = step
-    model.learn(90)
-    sums, before = [], np.zeros(B)
-    for reward, done in zip(rewards, dones):
-        before = 0.5 * before + reward
-        sums.append(before)
-        before = np.where(done, 0, before)
-    std = float(np.std(sums))
-    assert float(model.policy.return_scale.std) == pytest.approx(std, rel=1e-4)
-    assert std != pytest.approx(1, rel=0.05)
-    batch = model._sample(40)
-    cuts, rows = batch.items // B, batch.items % B
-    slots = cuts * 4 + np.arange(model.replay.whole)[:, None]
-    np.testing.assert_allclose(batch.rewards * std, model.replay.rewards[slots % len(model.replay.rewards), rows], 1e-4)
-    # what is told of values is on the scale of rewards
-    state, start = model.policy.initial_state(40), batch.memory_start
-    look = model.policy.look(batch.observations, state, start)
-    torch.testing.assert_close(
-        look.judged, model.policy.q_scan(batch.observations, state, start) * std, rtol=1e-4, atol=1e-6
-    )
-    model.save(tmp_path / "model")
-    loaded = MemoryDQN.load(tmp_path / "model", device="cpu")
-    assert torch.equal(loaded.policy.return_scale.std, model.policy.return_scale.std)
 
 
 @pytest.mark.parametrize("kind", OBSERVATIONS)
