@@ -1,5 +1,6 @@
 """What every test shares: one thread, fixed seeds, one place for tolerances; and the fast tests' option."""
 
+import itertools
 import os
 import random
 import tempfile
@@ -37,8 +38,13 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True)
-def _seeds():
+def _seeds(monkeypatch):
     """A test draws the same numbers alone as in the whole suite, and sums in the same order."""
+    seeds, of_seed = itertools.count(), gym.utils.seeding.np_random
+    # a space that nobody seeded samples from the system's entropy otherwise
+    monkeypatch.setattr(
+        gym.utils.seeding, "np_random", lambda seed=None: of_seed(next(seeds) if seed is None else seed)
+    )
     torch.set_num_threads(1)
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  libraries that still read the global generator

@@ -30,6 +30,7 @@ def test_equals_gymnasium(id, velocities):
     """
     world, (name, kept) = make(id, velocities=velocities), GYMNASIUM[id]
     theirs, rng = gym.make(name), np.random.default_rng(0)
+    world.action_space.seed(0)
     terminations = truncations = steps = 0
     for seed in range(24 if velocities else 6):
         skill = (0.0, 1.0, 0.9)[seed % 3]
