@@ -83,7 +83,7 @@ class Hyperparameters:
     """Scale observations by their running moments: those of a Box of floats with bounds beyond -1 to 1."""
     normalize_returns: Annotated[bool, FLAG] = True
     """Scale the returns that the critic predicts by their mean and their largest spread; rewards stay as they are. With
-    dqn and sac, divide the rewards by the standard deviation of all returns so far."""
+    dqn and sac, divide the rewards by the standard deviation of all returns so far, if it exceeds 1."""
 
 
 ACTIVATIONS = {

@@ -19,8 +19,6 @@ CLIP = 10.0
 """Standard deviations at which a scaled observation is cut off, as in SB3's VecNormalize."""
 EPS = 1e-8
 """Added to a variance before its root is taken."""
-SMALLEST_RETURN = 1e-3
-"""The smallest standard deviation of returns that rewards of a replay are divided by."""
 
 
 class RunningMoments(nn.Module):
@@ -150,8 +148,12 @@ class RewardScale(ReturnScale):
     """The standard deviation of all discounted sums of rewards so far, by which a replay's rewards are divided.
 
     Values of a replay are bootstrapped from a target network, so they cannot follow a scale as `ReturnScale` lets them:
-    here the rewards are scaled instead, and the values learned from them have a size near 1, whatever the rewards' is.
-    Nothing is shifted, as that would change what an early end of an episode is worth.
+    here the rewards are scaled instead, so that large ones give values of a size near 1. Nothing is shifted, as that
+    would change what an early end of an episode is worth.
+
+    Nothing is scaled up either: a standard deviation below 1 counts as 1. Where every step costs 0.01 and only the last
+    one brings 1 or -1, most sums so far are of the costs, and their standard deviation is 0.17. Divided by it, the last
+    reward is 6, and the Huber loss, which is linear beyond 1, would learn its median in place of its mean.
     """
 
     def __init__(self) -> None:
@@ -162,4 +164,4 @@ class RewardScale(ReturnScale):
     def update(self, returns: Tensor) -> None:
         """Add discounted sums of rewards, [B], one of each row."""
         self.moments.update(returns.unsqueeze(1))
-        self.std.copy_(self.moments.var[0].sqrt().clamp(min=SMALLEST_RETURN))
+        self.std.copy_(self.moments.var[0].sqrt().clamp(min=1))

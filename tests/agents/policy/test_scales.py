@@ -12,7 +12,6 @@ from palimpsest.agents import MemoryPPO
 from palimpsest.agents.learn.loss import LossWeights, evaluated, ppo_loss
 from palimpsest.agents.policy.scales import (
     CLIP,
-    SMALLEST_RETURN,
     ObservationScales,
     ReturnScale,
     RewardScale,
@@ -113,9 +112,13 @@ def test_rewards_are_scaled_by_all_returns_so_far_and_values_are_not_shifted():
     std = returns.std(correction=0).float()
     torch.testing.assert_close(scale.std, std)
     torch.testing.assert_close(scale(predicted), predicted * std)
-    still = RewardScale()
-    still.update(torch.zeros(4))
-    assert still.std == pytest.approx(SMALLEST_RETURN)
+
+
+def test_small_costs_do_not_scale_up_what_an_episodes_end_brings():
+    scale = RewardScale()
+    scale.update(-0.01 * torch.arange(60.0))  # the sums so far, while each step costs 0.01
+    assert scale.moments.var[0].sqrt() < 0.2
+    assert scale.std == 1
 
 
 @pytest.mark.parametrize("share", [True, False])
