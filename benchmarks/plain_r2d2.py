@@ -46,12 +46,16 @@ class Options:
 class Network(nn.Module):
     """Encoder, `nn.LSTM` and dueling heads, of the sizes of the command line's."""
 
-    def __init__(self, inputs: int, size: int, actions: int, width: int = 64) -> None:
+    def __init__(self, inputs: int, size: int, actions: int, width: int = 64, head: int = 128) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(inputs, width), nn.Tanh())
+        self.encoder = nn.Sequential(nn.Linear(inputs, width), nn.ReLU())
         self.lstm = nn.LSTM(width, size)
-        self.advantage = nn.Sequential(nn.Linear(size, width), nn.Tanh(), nn.Linear(width, actions))
-        self.value = nn.Sequential(nn.Linear(size, width), nn.Tanh(), nn.Linear(width, 1))
+
+        def layers(outputs: int) -> nn.Sequential:
+            first, second = nn.Linear(size, head), nn.Linear(head, head)
+            return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(head, outputs))
+
+        self.advantage, self.value = layers(actions), layers(1)
 
     def forward(self, obs: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Values [T, B, A] of observations [T, B, F], and the state after them, [1, B, size] twice."""

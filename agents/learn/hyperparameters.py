@@ -102,9 +102,9 @@ class Network:
     encoder_arch: tuple[Annotated[int, WIDTHS], ...] | None = None
     """Widths of the encoder's layers, before the memory; none for no layer. Default: one of `width`."""
     net_arch: tuple[Annotated[int, WIDTHS], ...] | None = None
-    """Widths of each head's layers, after the memory. Default: one of `width`; two of 128 with sac."""
+    """Widths of each head's layers, after the memory. Default: one of `width`; two of 128 with dqn and sac."""
     activation: Annotated[str | None, choice(ACTIVATIONS)] = None
-    """What follows each of these layers. Default: tanh; relu with sac."""
+    """What follows each of these layers. Default: tanh; relu with dqn and sac."""
     ortho_init: Annotated[bool, FLAG] = True
     """Begin from orthogonal weights."""
     log_std_init: Annotated[float | None, number(-100, 100)] = None

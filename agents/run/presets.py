@@ -48,8 +48,9 @@ PRESETS = {
 DEFAULT = Preset(7e-4)
 """The preset of every other memory."""
 
-OFF_POLICY = {"dqn": Preset(1e-3), "sac": Preset(1e-3, False, (128, 128), "relu")}
-"""Algorithm -> its preset for every memory."""
+OFF_POLICY = {"dqn": Preset(1e-3, True, (128, 128), "relu"), "sac": Preset(1e-3, False, (128, 128), "relu")}
+"""Algorithm -> its preset for every memory. One tanh layer of 64 cannot tell the values of a junction from those of the
+cell before it (docs/notebook/off-policy.md)."""
 
 
 TARGET_KL, TARGET_KL_OF_A_BOX = 0.02, 0.1
@@ -87,5 +88,4 @@ def replaying(algo: str, num_envs: int) -> dict[str, Any]:
         target_update_interval=max(16, num_envs),
         exploration_fraction=0.2,
         exploration_final_eps=0.02,
-        longest_repeat=16,
     )

@@ -37,13 +37,14 @@ def test_changes_are_fields_of_a_run():
     assert changed["policy_kwargs"]["share_memory"] is False
 
 
-def test_sac_has_layers_of_its_own():
-    usual, given = preset("gru", algo="sac"), preset("gru", algo="sac", net_arch=(8,), activation="tanh")
+@pytest.mark.parametrize("algo", ["dqn", "sac"])
+def test_what_learns_from_a_replay_has_layers_of_its_own(algo):
+    usual, given = preset("gru", algo=algo), preset("gru", algo=algo, net_arch=(8,), activation="tanh")
     assert usual["policy_kwargs"]["net_arch"] == [128, 128]
     assert usual["policy_kwargs"]["activation_fn"] is torch.nn.ReLU
     assert given["policy_kwargs"]["net_arch"] == [8]
     assert "activation_fn" not in given["policy_kwargs"]
-    assert preset("gru", algo="dqn")["policy_kwargs"]["net_arch"] == [64]
+    assert preset("gru")["policy_kwargs"]["net_arch"] == [64]
 
 
 @pytest.mark.parametrize(
