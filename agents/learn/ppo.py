@@ -302,19 +302,21 @@ class MemoryPPO(RememberingAlgorithm):
         clip_range_vf = None
         if self.clip_range_vf is not None:
             clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        columns, workers = self.rollout_buffer.columns, self.workers
+        least = self.min_advantage_std
+        if self.policy.return_scale is not None:
+            self.policy.return_scale.update(columns.returns)
+            least *= float(self.policy.return_scale.std)
         weights = LossWeights(
             clip_range,
             clip_range_vf,
             self.normalize_advantage,
-            self.min_advantage_std,
+            least,
             self.ent_coef(self._current_progress_remaining) if callable(self.ent_coef) else self.ent_coef,
             self.vf_coef,
             self.memory_aux_coef,
         )
         limit = None if self.target_kl is None else DivergenceLimit(self.policy.optimizer, self.target_kl)
-        columns, workers = self.rollout_buffer.columns, self.workers
-        if self.policy.return_scale is not None:
-            self.policy.return_scale.update(columns.returns)
         parameters = list(self.policy.parameters())
         records: list[dict[str, Tensor]] = []
         batch: Minibatch | None = None
