@@ -13,10 +13,6 @@ from palimpsest.agents.policy.policies import Evaluation, MemoryActorCriticPolic
 from palimpsest.memory.base import State
 
 
-TINY = torch.finfo(torch.float32).tiny
-"""Divisor of the value loss, which is 0, as long as all returns are equal."""
-
-
 class LossWeights(NamedTuple):
     """The numbers of PPO's loss at one moment of training."""
 
@@ -69,7 +65,7 @@ def ppo_loss(
     value_loss = functional.mse_loss(values, batch.returns)
     # where the entropy has no closed form, the mean of -log_prob estimates it
     entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
-    scaled = value_loss if policy.return_scale is None else value_loss / policy.return_scale.std.square().clamp(min=TINY)
+    scaled = value_loss if policy.return_scale is None else value_loss / policy.return_scale.variance
     loss = policy_loss + weights.ent_coef * entropy_loss + weights.vf_coef * scaled
     record = {"policy_gradient_loss": policy_loss, "value_loss": value_loss, "entropy_loss": entropy_loss}
     if reconstruction is not None:

@@ -70,7 +70,8 @@ class MemoryPPO(RememberingAlgorithm):
         seed: of parameters, actions, minibatches, carry-over and the environments.
         device: "auto", "cpu", "cuda", ...
         min_advantage_std: smallest standard deviation that advantages are divided by. Once every episode goes alike,
-            what advantages are left is noise; scaled up to 1 it can undo in one rollout what was learned. 0 as in SB3.
+            what advantages are left is noise; scaled up to 1 it can undo in one rollout what was learned. With
+            `normalize_returns` its unit is the standard deviation of returns. 0 as in SB3.
         normalize_observations: whether the policy scales observations by their running moments: those of a Box of
             floats, if it is no image and its bounds exceed -1 to 1. The moments are part of the policy and of its
             files; they change after each update. (VecNormalize's `norm_obs`, which cannot be forgotten.)

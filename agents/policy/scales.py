@@ -140,6 +140,11 @@ class ReturnScale(nn.Module):
         """Values of what the critic's last layer predicts, any shape."""
         return predicted * self.std.to(predicted.dtype) + self.mean.to(predicted.dtype)
 
+    @property
+    def variance(self) -> Tensor:
+        """[] float32, above 0: what the value loss is divided by. That loss is 0 as long as all returns are equal."""
+        return self.std.square().clamp(min=torch.finfo(self.std.dtype).tiny)
+
     @torch.no_grad()
     def update(self, returns: Tensor) -> None:
         """Take the moments of a rollout's returns, [T, B]."""
