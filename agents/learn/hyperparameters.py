@@ -68,8 +68,8 @@ class Hyperparameters:
     """Passes over a rollout stop at 1.5 times this KL divergence from the policy that acted, and a step that alone
     adds more than this is undone. 0 sets no limit. Default: 0.02; 0.1 where actions are a Box."""
     min_advantage_std: Annotated[float, WEIGHT] = 0.1
-    """Lower bound of the standard deviation that advantages are divided by. When all episodes go alike, advantages
-    are noise and must not be scaled up."""
+    """Lower bound of the standard deviation that advantages are divided by; with normalised returns in standard
+    deviations of returns. When all episodes go alike, advantages are noise and must not be scaled up."""
     vf_coef: Annotated[float, WEIGHT] = 0.5
     """Weight of the value loss."""
     max_grad_norm: Annotated[float, NORM] = 0.5
@@ -83,7 +83,7 @@ class Hyperparameters:
     """Scale observations by their running moments: those of a Box of floats with bounds beyond -1 to 1."""
     normalize_returns: Annotated[bool, FLAG] = True
     """Scale the returns that the critic predicts by their mean and their largest spread; rewards stay as they are. With
-    dqn and sac, divide the rewards by the standard deviation of all returns so far, if it exceeds 1."""
+    dqn and sac, divide the rewards by the standard deviation of all returns so far, or the largest reward."""
 
 
 ACTIVATIONS = {

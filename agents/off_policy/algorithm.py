@@ -23,6 +23,7 @@ from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_observatio
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.policy_kwargs import check_policy_kwargs
+from palimpsest.agents.policy.scales import RewardScale
 from palimpsest.agents.tree import tree_map
 from palimpsest.refusals import FLAG, NAMED, Allowed, check, integer, is_integer, number, optional
 
@@ -257,9 +258,10 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         if self.policy.observation_scales is not None:
             played = tree_map(lambda array: torch.from_numpy(array[None]), self._last_obs)
             self.policy.observation_scales.update(played)
-        if self.policy.return_scale is not None:
+        scale = self.policy.return_scale
+        if isinstance(scale, RewardScale):
             self._return_so_far = self.gamma * self._return_so_far + reward
-            self.policy.return_scale.update(torch.from_numpy(self._return_so_far))
+            scale.update(torch.from_numpy(self._return_so_far), torch.from_numpy(reward))
             self._return_so_far[dones] = 0
         # as in SB3, an end without its observation has nothing to bootstrap from: it counts as a termination
         truncated = np.array(

@@ -98,7 +98,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         normalize_observations: whether observations are scaled by the running moments of those that were learned from:
             those of a Box of floats, if it is no image and its bounds exceed -1 to 1. They are part of the policy.
         normalize_returns: whether rewards that are learned from are divided by the standard deviation of discounted
-            returns, if it exceeds 1; see `RewardScale`. It is part of the policy.
+            returns, or the largest reward; see `RewardScale`. It is part of the policy.
         longest_repeat: the most steps for which a random action is repeated, each with a probability that falls with
             the square of their number (εz-greedy, arXiv 2006.01782); 1 for never.
 
