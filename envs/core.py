@@ -341,9 +341,7 @@ class World(gym.Env):
         """The kernel's machine code for this family's types. Calling it skips numba's type lookup at every step."""
         kernel = type(self).kernel
         signature = tuple(map(typeof, (self.rules, self.state, self.io, STEP)))
-        if signature not in kernel.overloads:
-            kernel.compile(signature)
-        return kernel.get_overload(signature)
+        return kernel.compile(signature)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_call": None}

@@ -283,3 +283,10 @@ def test_flush_drops_all(blocked, given):
     kernel(4)
     kernel._cache.flush()
     assert not list(given.rglob("*.nbc"))
+
+
+def test_garbage_is_collected_again_after_compiling(blocked):
+    for collecting in (gc.disable, gc.enable):
+        collecting()
+        assert _kernel(blocked)(4) == 8
+        assert gc.isenabled() == (collecting is gc.enable)

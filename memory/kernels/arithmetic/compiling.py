@@ -12,9 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-OPTIONS: dict[str, Any] = dict(
-    cache=True, nogil=True, no_cfunc_wrapper=True, error_model="numpy", fastmath={"contract"}
-)
+OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 """Division by zero raises nothing, so that divisions vectorise; a * b + c may be one instruction. No
 wrapper for C is made, which nobody calls."""
 
