@@ -45,7 +45,7 @@ class Options:
     seed: int = 0
     """Seed of weights, inputs and starts."""
     out: Path | None = None
-    """A Markdown file to write as well; the figures also go to a JSONL file of its name in `results/`, beside it."""
+    """A Markdown file to write as well; the figures also go to a JSONL file of its name in `results/` beside it."""
 
 
 def values(options: Options) -> Iterator[Row]:
