@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -48,40 +48,30 @@ class Options:
     """A Markdown file to write as well; the figures also go to a JSONL file of its name in `results/` beside it."""
 
 
-def values(options: Options) -> Iterator[Row]:
+def values(make: Any, exact: bool, seed: int) -> Row:
     """Both layers have memax's parameters and one sequence of 40 steps and 3 rows, with episodes that start inside it.
 
     "Equal" comes with the largest difference of two numbers, in float64 (`ffm` in float32, as memax's complex numbers
-    are; so is a part of `s5`, and the softmax of JAX's attention). Where memax defines a layer in another way, the first
+    are; so is a part of `s5`, and the softmax of JAX attention). Where memax defines a layer in another way, the first
     number is the difference of the layers as they are, and the second one that of ours and memax's with that one thing
     changed: so there is no other difference.
     """
     import jax
-    from memax_pairs import PAIRS
 
-    rng = np.random.default_rng(options.seed)
+    rng = np.random.default_rng(seed)
     x, start = rng.standard_normal((40, 3, 16)), rng.random((40, 3)) < 1 / 8
     start[:, 2] = False
     # a layer norm, as `trxl` has one before its attention, leaves it as it is
     x = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True) * np.sqrt(1 - 1e-5)
-    for (ours, theirs), make in chosen(PAIRS, options):
-        exact = theirs != "FFM"  # which makes numbers of both precisions, that cannot be joined
-        with jax.enable_x64(exact), default_dtype(torch.float64 if exact else torch.float32):
-            torch.manual_seed(options.seed)
-            pair = make(16, jax.random.key(options.seed))
-            given = x if exact else x.astype(np.float32)
-            with torch.no_grad():
-                mine = (pair.read or pair.scan)(torch.from_numpy(given), torch.from_numpy(start)).numpy()
-            layers = [layer for layer in (pair.theirs, pair.alike) if layer is not None]
-            apart = [largest(pair, layer, given, start, mine) for layer in layers]
-        yield {
-            "ours": ours.strip(),
-            "memax": theirs,
-            "as published": apart[0],
-            "with our definition": apart[1] if pair.alike is not None else None,
-            "difference": pair.difference,
-            "around": pair.around,
-        }
+    x = x if exact else x.astype(np.float32)
+    with jax.enable_x64(exact), default_dtype(torch.float64 if exact else torch.float32):
+        torch.manual_seed(seed)
+        pair = make(16, jax.random.key(seed))
+        with torch.no_grad():
+            mine = (pair.read or pair.scan)(torch.from_numpy(x), torch.from_numpy(start)).numpy()
+        layers = {"as published": pair.theirs, "with our definition": pair.alike}
+        found = {name: largest(pair, layer, x, start, mine) for name, layer in layers.items() if layer is not None}
+    return {**found, "difference": pair.difference, "around": pair.around}
 
 
 def largest(pair: Any, layer: Any, x: np.ndarray, start: np.ndarray, mine: np.ndarray) -> float:
@@ -100,8 +90,8 @@ def rows_of(layer: Any) -> Callable[[Any, Any], Any]:
     return eqx.filter_jit(eqx.filter_vmap(lambda x, start: layer(layer.initialize_carry(), (x, start))))
 
 
-def speeds(options: Options) -> Iterator[Row]:
-    """Tokens per CPU second of one layer, one thread each, in turns. Medians after a warm-up, which compiles.
+def speeds(make: Any, options: Options) -> Row:
+    """Tokens per CPU second of one layer, one thread each, in turns. Medians of three after a warm-up, which compiles.
 
     A layer has as many features out as in, as all of memax's have. "Forward" wants no gradient, "and backward" the
     gradient of all parameters.
@@ -109,13 +99,14 @@ def speeds(options: Options) -> Iterator[Row]:
     import equinox as eqx
     import jax
     import jax.numpy as jnp
-    from memax_pairs import PAIRS
 
     length, batch = (64, 8) if options.quick else (T, B)
     rng = np.random.default_rng(options.seed)
     x, start = rng.standard_normal((length, batch, D), np.float32), rng.random((length, batch)) < 1 / 50
     x_t, start_t = torch.from_numpy(x), torch.from_numpy(start)
     x_j, start_j = jnp.asarray(x.swapaxes(0, 1)), jnp.asarray(start.T)
+    torch.manual_seed(options.seed)
+    pair = make(D, jax.random.key(options.seed))
 
     def of_rows(layer: Any, x: Any, start: Any) -> Any:
         return eqx.filter_vmap(lambda x, start: layer(layer.initialize_carry(), (x, start))[1])(x, start)
@@ -123,27 +114,23 @@ def speeds(options: Options) -> Iterator[Row]:
     forward = eqx.filter_jit(of_rows)
     gradient = eqx.filter_jit(eqx.filter_value_and_grad(lambda *given: jnp.square(of_rows(*given)).mean()))
 
-    for (ours, theirs), make in chosen(PAIRS, options):
-        torch.manual_seed(options.seed)
-        pair = make(D, jax.random.key(options.seed))
+    def our_forward() -> None:
+        with torch.no_grad():
+            pair.scan(x_t, start_t)
 
-        def our_forward(pair: Any = pair) -> None:
-            with torch.no_grad():
-                pair.scan(x_t, start_t)
+    def our_both() -> None:
+        pair.ours.zero_grad()
+        pair.scan(x_t, start_t).square().mean().backward()
 
-        def our_both(pair: Any = pair) -> None:
-            pair.ours.zero_grad()
-            pair.scan(x_t, start_t).square().mean().backward()
-
-        calls: dict[str, Callable[[], Any]] = {
-            "ours": our_forward,
-            "memax": partial(wait_for, forward, pair.theirs, x_j, start_j),
-            "ours, both": our_both,
-            "memax, both": partial(wait_for, gradient, pair.theirs, x_j, start_j),
-        }
-        seconds = side_by_side(calls, 1 if options.quick else 5, time.process_time)
-        yield {"ours": ours.strip(), "memax": theirs, "tokens/s": {n: length * batch / s for n, s in seconds.items()}}
-        jax.clear_caches()
+    calls: dict[str, Callable[[], Any]] = {
+        "ours": our_forward,
+        "memax": partial(wait_for, forward, pair.theirs, x_j, start_j),
+        "ours, both": our_both,
+        "memax, both": partial(wait_for, gradient, pair.theirs, x_j, start_j),
+    }
+    seconds = side_by_side(calls, 1 if options.quick else 3, time.process_time)
+    jax.clear_caches()
+    return {name: length * batch / found for name, found in seconds.items()}
 
 
 def wait_for(compiled: Callable[..., Any], *given: Any) -> Any:
@@ -164,11 +151,6 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def chosen(pairs: dict[tuple[str, str], Any], options: Options) -> list[tuple[tuple[str, str], Any]]:
-    """The pairs that are asked for."""
-    return [(names, make) for names, make in pairs.items() if not options.only or names[1] in options.only]
-
-
 def values_table(rows: list[Row]) -> str:
     """One line per pair."""
     return markdown(["ours", "memax", "values"], [[row["ours"], row["memax"], in_words(row)] for row in rows])
@@ -177,7 +159,7 @@ def values_table(rows: list[Row]) -> str:
 def in_words(row: Row) -> str:
     """What came out for a pair."""
     around = f" ({row['around']})" if row["around"] else ""
-    if row["with our definition"] is None:
+    if "with our definition" not in row:
         return f"equal, {row['as published']:.0e}{around}"
     return (
         f"{row['as published']:.0e}: {row['difference']}. Without that equal, {row['with our definition']:.0e}{around}"
@@ -195,12 +177,6 @@ def speeds_table(rows: list[Row]) -> str:
     return markdown(["ours", "memax", *kinds], lines)
 
 
-PARTS: dict[str, tuple[Callable[[Options], Iterator[Row]], Callable[[list[Row]], str]]] = {
-    "values": (values, values_table),
-    "speed": (speeds, speeds_table),
-}
-"""Part -> the function that measures it, and the one that makes its table."""
-
 INTRODUCTION = """
 memax has recurrent layers in JAX (Equinox). Here are those that this package has too, one layer of each: a memory that
 is a stack is compared by its layer, without the stack around it. Made by
@@ -215,26 +191,42 @@ LinearRecurrent or Stack.
 """
 
 
+def page(rows: list[Row]) -> str:
+    """The page of these lines, one per pair."""
+    last = max(rows, key=lambda row: row["at"])["record"]
+    commits = {row["record"]["commit"] for row in rows}
+    record = {**last, "commit": sorted(commits) if len(commits) > 1 else last["commit"]}
+    parts = [f"# Beside memax\n\n{inspect.cleandoc(INTRODUCTION)}\n\n{json.dumps(record)}"]
+    for title, measure, table in (("Values", values, values_table), ("Speed", speeds, speeds_table)):
+        parts.append(f"## {title}\n\n{inspect.getdoc(measure)}\n\n{table(rows)}")
+    return "\n\n".join(parts) + "\n"
+
+
 def main(options: Options) -> None:
-    """Compare, print, save."""
+    """Compare pair by pair. Each replaces its line in the file, if there is one, and the page is made anew."""
     os.environ["XLA_FLAGS"] = ONE_THREAD  # read when JAX first computes
     torch.set_num_threads(1)
+    from memax_pairs import PAIRS
+
     packages = {name: metadata.version(name) for name in ("memax", "jax", "equinox")}
     record = {**machine(), **versions(), **packages, "seed": options.seed, "T": T, "B": B, "D": D}
-    pages = [f"# Beside memax\n\n{inspect.cleandoc(INTRODUCTION)}\n\n{json.dumps(record)}"]
-    measured: dict[str, list[Row]] = {}
-    for name, (measure, table) in PARTS.items():
-        measured[name] = list(measure(options))
-        pages.append(f"## {name.capitalize()}\n\n{inspect.getdoc(measure)}\n\n{table(measured[name])}")
-        print(pages[-1], flush=True)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("\n\n".join(pages) + "\n")
-        lines: list[Row] = [{"record": record, "options": asdict(options)}]
-        lines += [{"part": part, **row} for part, rows in measured.items() for row in rows]
-        kept = options.out.parent / "results" / f"{options.out.stem}.jsonl"
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text("".join(json.dumps(line, default=str) + "\n" for line in lines))
+    lines = None if options.out is None else options.out.parent / "results" / f"{options.out.stem}.jsonl"
+    found: dict[str, Row] = {}
+    if lines is not None and lines.exists():
+        found = {row["memax"]: row for row in map(json.loads, lines.read_text().splitlines())}
+    for (ours, theirs), make in PAIRS.items():
+        if options.only and theirs not in options.only:
+            continue
+        # FFM makes numbers of both precisions, which JAX does not join
+        row = {"ours": ours, "memax": theirs, **values(make, theirs != "FFM", options.seed)}
+        row["tokens/s"] = speeds(make, options)
+        found[theirs] = {**row, "at": time.time(), "record": record}
+        rows = [found[theirs] for _, theirs in PAIRS if theirs in found]
+        print(f"{values_table([row])}\n\n{speeds_table([row])}\n", flush=True)
+        if options.out is not None and lines is not None:
+            lines.parent.mkdir(parents=True, exist_ok=True)
+            lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            options.out.write_text(page(rows))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class Options:
     threads: int = 1
     """Threads for torch."""
     out: Path | None = None
-    """A path without suffix: PATH.md and PATH.png are written as well, and lines of its name in `results/` beside it."""
+    """A path without suffix: PATH.md and PATH.png are written as well, and lines of its name in `results/` there."""
 
     @property
     def lengths(self) -> tuple[int, ...]:

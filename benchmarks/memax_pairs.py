@@ -146,7 +146,7 @@ def ffm(D: int, key: Any, m: int = 32, c: int = 4) -> Pair:
         made.skip.bias.zero_()
         made.alpha.copy_(_tensor(alpha))
         made.omega.copy_(-_tensor(omega))
-    told = "memax has LN(z * g) + x (1 - g); the paper and ours LN(z) * g + skip(x) (1 - g)"
+    told = "memax has LN(z * g) + x (1 - g); the authors' code in torch and ours LN(z) * g + skip(x) (1 - g)"
     return Pair(made, _whole(made), theirs, alike=NormalFirst(D, m, c, key), difference=told)
 
 
@@ -346,7 +346,7 @@ PAIRS: dict[tuple[str, str], Callable[[int, Any], Pair]] = {
     ("s5", "LRU"): s5,
     ("mamba, N = 1", "S6"): mamba,
     ("deltaproduct, n = 1", "DeltaNet"): deltanet,
-    ("deltaproduct, n = 1 ", "GDN"): gated_deltanet,
+    ("deltaproduct, n = 1, decaying", "GDN"): gated_deltanet,
     ("deltaproduct, n = 2", "DeltaProduct"): deltaproduct,
     ("trxl", "Attention"): trxl,
     ("none", "MLP"): none,
