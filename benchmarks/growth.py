@@ -99,32 +99,35 @@ def scanner(name: str, x: torch.Tensor, start: torch.Tensor) -> Callable[[], Non
 
 
 def scan_peaks(options: Options) -> Iterator[Row]:
-    """Peak increase of the resident set in MiB during one scan of T steps, forward and backward, in a fresh process.
+    """Peak increase of the resident set in MiB during one scan of T steps, forward and backward.
 
-    It has made one scan of 64 steps before. Parameters are in, their gradients too.
+    Each memory has a fresh process, which has made one scan of 64 steps before, and scans from short to long in it.
     """
     for name in options.memories:
-        for T in options.lengths[-3:]:
-            peak = in_fresh_process(scan_peak, name, T, options.columns, options.seed, options.threads)
-            yield {"memory": name, "T": T, "peak_MiB": peak}
+        lengths = options.lengths[-3:]
+        found = in_fresh_process(scan_peak, name, lengths, options.columns, options.seed, options.threads)
+        yield from ({"memory": name, "T": T, "peak_MiB": peak} for T, peak in zip(lengths, found))
 
 
-def scan_peak(name: str, T: int, columns: int, seed: int, threads: int) -> float:
-    """Peak increase in MiB of this process during one scan of `T` steps, forward and backward."""
+def scan_peak(name: str, lengths: tuple[int, ...], columns: int, seed: int, threads: int) -> list[float]:
+    """Peak increases in MiB of this process until it has made one scan of each length, forward and backward."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    x, start = torch.randn(T, columns, FEATURES), torch.rand(T, columns) < 1 / 50
+    x, start = torch.randn(lengths[-1], columns, FEATURES), torch.rand(lengths[-1], columns) < 1 / 50
     scanner(name, x[:64], start[:64])()  # imports and compiled code are not measured
-    before = highest_mib()
-    scanner(name, x, start)()
-    return highest_mib() - before
+    before, found = highest_mib(), []
+    for T in lengths:
+        scanner(name, x[:T], start[:T])()
+        found.append(highest_mib() - before)
+    return found
 
 
 def in_fresh_process(function: Callable[..., Any], *given: Any) -> Any:
     """Call a function in a process of its own, where everything is imported and nothing has run."""
-    # where there is a fork server, it has imported this file once for all of them
-    forks = "forkserver" in multiprocessing.get_all_start_methods()
-    with multiprocessing.get_context("forkserver" if forks else "spawn").Pool(1) as pool:
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload(["palimpsest.agents", "palimpsest.envs", "matplotlib.figure", "tyro"])
+    with context.Pool(1) as pool:
         return pool.apply(function, given)
 
 
@@ -255,7 +258,10 @@ def main(options: Options) -> None:
     pages = {}
     for part, (measure, over, figures) in PARTS.items():
         if part in options.only:
-            lines[part] = [{"record": record, "options": asdict(options)}, *measure(options)]
+            lines[part] = [{"record": record, "options": asdict(options)}]
+            for row in measure(options):
+                print(json.dumps(row), flush=True)
+                lines[part].append(row)
         if part in lines:
             (head, *rows), told = lines[part], inspect.getdoc(measure)
             pages[part] = f"### {part}\n\n{told}\n\n{json.dumps(head['record'])}\n\n{table(rows, over, figures)}"
