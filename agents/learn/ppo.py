@@ -45,7 +45,8 @@ class MemoryPPO(RememberingAlgorithm):
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryActorCriticPolicy`.
-        env: a gymnasium Env, an SB3 VecEnv, or a registered id.
+        env: a gymnasium Env, an SB3 VecEnv, or a registered id. While one half of an `envs.halves.VecHalves` steps, the
+            policy acts for the other; the results are those of one VecEnv.
         learning_rate: of Adam; a number or a function of the remaining progress (1 to 0).
         n_steps: T, steps of every environment per rollout.
         batch_size: samples per minibatch, None for the whole rollout; a minibatch is batch_size // sequence_length
@@ -199,6 +200,7 @@ class MemoryPPO(RememberingAlgorithm):
             **self.policy_kwargs,
             **self._chosen_parts(),
         ).to(self.device)
+        self._check_halves()
         self.rollout_buffer = MemoryRolloutBuffer(
             self.n_steps,
             self.observation_space,

@@ -42,6 +42,7 @@ TRAIN: dict[str, list[str]] = {
         "os:sep",
     ],
     "vec": [*NAME, "Subproc", "none", "dummy", "subproc", "async"],
+    "overlap": SWITCH,
     "previous_action_reward": SWITCH,
     "antialias": SWITCH,
     "keep_observations": [*INTEGER, "3", "0 0"],
