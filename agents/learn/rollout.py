@@ -68,8 +68,8 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
         """Refuse to act by turns with what must know of the ends of all rows before the next action of any."""
         if isinstance(self.env, VecHalves) and self._strategy_values is not None:
             raise ValueError(
-                "an adaptive allocator learns from the ends of all rows before it chooses for any; give it environments "
-                "in one piece (no VecHalves, no --overlap), or take another allocator"
+                "an adaptive allocator learns from the ends of all rows before it chooses for any; leave VecHalves "
+                "(--overlap) out, or take another allocator"
             )
 
     def _setup_learn(

@@ -114,7 +114,7 @@ class Task(Checked):
     vec: Annotated[str | None, choice(VECS)] = None
     """Environments that are not ours step in this process (dummy, the default) or in one each (subproc, async)."""
     overlap: bool = False
-    """With subproc or async: while one half of the environments steps, the policy acts for the other: docs/scaling.md."""
+    """With subproc or async: while one half of the environments steps, act for the other (docs/scaling.md)."""
     previous_action_reward: bool = False
     """Add the previous action and reward to the observations, in training and in evaluation."""
     antialias: bool = False
@@ -201,7 +201,7 @@ class TrainConfig(Hyperparameters, Network, Task):
         *("n_steps", "n_epochs", "gae_lambda", "ent_coef", "clip_range", "target_kl", "min_advantage_std", "vf_coef"),
         *("max_grad_norm", "num_minibatches", "anneal_entropy", "carry_over"),
         *("use_sde", "sde_sample_freq", "batch_size", "anneal_clip_range", "ortho_init", "log_std_init"),
-        *("workers", "overlap"),
+        *("workers", "overlap", "autocast"),
     )
     """Fields that are without effect with another algorithm."""
 

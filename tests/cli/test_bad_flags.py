@@ -84,6 +84,7 @@ TRAIN: dict[str, list[str]] = {
     "sde_sample_freq": [*INTEGER, "-2"],
     "normalize_observations": SWITCH,
     "normalize_returns": SWITCH,
+    "autocast": SWITCH,
     "vf_coef": NUMBER,
     "max_grad_norm": [*WORDS, "true", "nan", "-1e-9", "-inf"],
     "width": [*INTEGER, "0", "65537"],
