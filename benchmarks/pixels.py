@@ -10,6 +10,7 @@ the work that ours does. The times are of `train` alone, in processor seconds of
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 import warnings
@@ -73,7 +74,7 @@ def agents(options: Options, length: int) -> dict[str, Any]:
     """Theirs and ours, each with a rollout to learn from."""
 
     def rows() -> DummyVecEnv:
-        return DummyVecEnv([lambda row=row: Frames(row, length) for row in range(options.num_envs)])
+        return DummyVecEnv([functools.partial(Frames, row, length) for row in range(options.num_envs)])
 
     heads = {"pi": [64], "vf": [64]}
     shared: dict[str, Any] = dict(

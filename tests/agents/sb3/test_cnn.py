@@ -100,8 +100,9 @@ def test_a_rollout_of_bytes_stays_one_and_its_size_is_told(capsys):
     assert {batch.observations.dtype for batch in buffer.get(32, model.rng)} == {torch.uint8}
 
 
-def test_a_rollout_beyond_the_machines_memory_is_refused():
+def test_a_rollout_beyond_the_machines_memory_is_refused(monkeypatch):
+    monkeypatch.setattr("palimpsest.agents.device.memory_of", lambda device: 10**6)
     space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
     env = DummyVecEnv([lambda: Spaces(space, spaces.Discrete(2))])
-    with pytest.raises(ValueError, match=r"a rollout of 100,000,000 steps of 1 environments takes .* choose fewer"):
-        MemoryPPO("CnnMemoryPolicy", env, n_steps=10**8, policy_kwargs={"memory": "none"}, device="cpu")
+    with pytest.raises(ValueError, match=r"a rollout of 128 steps of 1 environments takes 0.0 GB, .* choose fewer"):
+        MemoryPPO("CnnMemoryPolicy", env, policy_kwargs={"memory": "none"}, device="cpu")
