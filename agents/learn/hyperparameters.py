@@ -68,8 +68,8 @@ class Hyperparameters:
     """Passes over a rollout stop at 1.5 times this KL divergence from the policy that acted, and a step that alone
     adds more than this is undone. 0 sets no limit. Default: 0.02; 0.1 where actions are a Box."""
     min_advantage_std: Annotated[float, WEIGHT] = 0.1
-    """Lower bound of the standard deviation that advantages are divided by. When all episodes go alike, advantages
-    are noise and must not be scaled up."""
+    """Lower bound of the standard deviation that advantages are divided by; with normalised returns in standard
+    deviations of returns. When all episodes go alike, advantages are noise and must not be scaled up."""
     vf_coef: Annotated[float, WEIGHT] = 0.5
     """Weight of the value loss."""
     max_grad_norm: Annotated[float, NORM] = 0.5

@@ -68,7 +68,7 @@ def ppo_loss(
     value_loss = functional.mse_loss(values, batch.returns)
     # where the entropy has no closed form, the mean of -log_prob estimates it
     entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
-    scaled = value_loss if policy.return_scale is None else value_loss / policy.return_scale.std.square()
+    scaled = value_loss if policy.return_scale is None else value_loss / policy.return_scale.variance
     loss = policy_loss + weights.ent_coef * entropy_loss + weights.vf_coef * scaled
     record = {"policy_gradient_loss": policy_loss, "value_loss": value_loss, "entropy_loss": entropy_loss}
     if reconstruction is not None:

@@ -72,7 +72,8 @@ class MemoryPPO(RememberingAlgorithm):
         seed: of parameters, actions, minibatches, carry-over and the environments.
         device: "auto", "cpu", "cuda", ...
         min_advantage_std: smallest standard deviation that advantages are divided by. Once every episode goes alike,
-            what advantages are left is noise; scaled up to 1 it can undo in one rollout what was learned. 0 as in SB3.
+            what advantages are left is noise; scaled up to 1 it can undo in one rollout what was learned. With
+            `normalize_returns` its unit is the standard deviation of returns. 0 as in SB3.
         normalize_observations: whether the policy scales observations by their running moments: those of a Box of
             floats, if it is no image and its bounds exceed -1 to 1. The moments are part of the policy and of its
             files; they change after each update. (VecNormalize's `norm_obs`, which cannot be forgotten.)
@@ -315,19 +316,21 @@ class MemoryPPO(RememberingAlgorithm):
         clip_range_vf = None
         if self.clip_range_vf is not None:
             clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        columns, workers = self.rollout_buffer.columns, self.workers
+        least = self.min_advantage_std
+        if self.policy.return_scale is not None:
+            self.policy.return_scale.update(columns.returns)
+            least *= float(self.policy.return_scale.std)
         weights = LossWeights(
             clip_range,
             clip_range_vf,
             self.normalize_advantage,
-            self.min_advantage_std,
+            least,
             self.ent_coef(self._current_progress_remaining) if callable(self.ent_coef) else self.ent_coef,
             self.vf_coef,
             self.memory_aux_coef,
         )
         limit = None if self.target_kl is None else DivergenceLimit(self.policy.optimizer, self.target_kl)
-        columns, workers = self.rollout_buffer.columns, self.workers
-        if self.policy.return_scale is not None:
-            self.policy.return_scale.update(columns.returns)
         parameters = list(self.policy.parameters())
         records: list[dict[str, Tensor]] = []
         batch: Minibatch | None = None

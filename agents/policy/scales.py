@@ -19,6 +19,8 @@ CLIP = 10.0
 """Standard deviations at which a scaled observation is cut off, as in SB3's VecNormalize."""
 EPS = 1e-8
 """Added to a variance before its root is taken."""
+ROUNDING = 1e-5
+"""Standard deviation of equal returns over their mean, that rounding may leave."""
 SMALLEST_RETURN = 1e-3
 """The smallest standard deviation of returns that rewards of a replay are divided by."""
 
@@ -119,31 +121,38 @@ class ReturnScale(nn.Module):
     memory that both train.
 
     The std is the largest of any rollout so far. When a task is solved all returns are alike. A std that fell with them
-    would blow up what the critic still gets wrong, and with it the next returns. A std below 1 counts as 1, and then
-    the mean as 0: small returns, in which only noise may be left, are taken as they are. In between, the mean counts
-    by 1 - 1 / std.
+    would blow up what the critic still gets wrong, and with it the next returns. It begins at 0, so that the first
+    rollout's returns hold rewards alone and not what an untrained critic says. So the size of the rewards does not
+    matter: a policy learns the same from rewards of 0.01 as from rewards of 1.
     """
 
     mean: Tensor
     """[] float32."""
     std: Tensor
-    """[] float32, 1 or more."""
+    """[] float32; 0 before returns differ."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("std", torch.ones(()))
+        self.register_buffer("std", torch.zeros(()))
 
     def forward(self, predicted: Tensor) -> Tensor:
         """Values of what the critic's last layer predicts, any shape."""
         return predicted * self.std.to(predicted.dtype) + self.mean.to(predicted.dtype)
 
+    @property
+    def variance(self) -> Tensor:
+        """[] float32, above 0: what the value loss is divided by. That loss is 0 as long as all returns are equal."""
+        return self.std.square().clamp(min=torch.finfo(self.std.dtype).tiny)
+
     @torch.no_grad()
     def update(self, returns: Tensor) -> None:
         """Take the moments of a rollout's returns, [T, B]."""
         found = returns.to(self.mean.dtype)
-        self.std.copy_(torch.maximum(found.std(correction=0), self.std))
-        self.mean.copy_(found.mean() * (1 - 1 / self.std))
+        mean, std = found.mean(), found.std(correction=0)
+        self.mean.copy_(mean)
+        # equal returns differ by rounding
+        self.std.copy_(torch.maximum(std * (std > ROUNDING * mean.abs()), self.std))
 
 
 class RewardScale(ReturnScale):
@@ -156,6 +165,7 @@ class RewardScale(ReturnScale):
 
     def __init__(self) -> None:
         super().__init__()
+        self.std.fill_(1.0)
         self.moments = RunningMoments(1)
 
     @torch.no_grad()

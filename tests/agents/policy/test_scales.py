@@ -1,9 +1,12 @@
 """Running scales of observations and of returns."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.wrappers import TransformReward
 from small import small_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 from worlds import Counter
@@ -22,8 +25,9 @@ from palimpsest.agents.policy.scales import (
 WIDE = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 
 
-def model_for(memory="gru", share=True, **kwargs):
-    env = DummyVecEnv([lambda row=row: Counter(row, True) for row in range(3)])
+def model_for(memory="gru", share=True, unit=1.0, **kwargs):
+    rewards = functools.partial(TransformReward, func=lambda reward: reward * unit)
+    env = DummyVecEnv([lambda row=row: rewards(Counter(row, True)) for row in range(3)])
     chosen = dict(normalize_observations=True, normalize_returns=True) | kwargs
     policy = small_policy(memory) | dict(share_memory=share)
     return MemoryPPO("MlpMemoryPolicy", env, n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu",
@@ -82,10 +86,9 @@ def test_keys_of_a_dict_are_scaled_each_by_its_own_moments():
 
 def test_values_follow_the_mean_of_the_latest_returns():
     scale, predicted = ReturnScale(), torch.tensor([-1.0, 0.0, 2.0])
-    for returns in (torch.randn(8, 4) * 2 - 90, torch.randn(8, 4) * 300 + 500):
+    for returns in (torch.randn(8, 4) * 0.02 - 0.5, torch.randn(8, 4) * 2 - 90, torch.randn(8, 4) * 300 + 500):
         scale.update(returns)
-        std = returns.std(correction=0)
-        mean = returns.mean() * (1 - 1 / std)
+        std, mean = returns.std(correction=0), returns.mean()
         torch.testing.assert_close(scale(predicted), torch.stack([mean - std, mean, mean + 2 * std]))
 
 
@@ -93,15 +96,34 @@ def test_the_spread_of_returns_never_falls():
     scale, wide, narrow = ReturnScale(), torch.randn(8, 4) * 30 + 60, torch.full((8, 4), 99.0)
     scale.update(wide)
     scale.update(narrow)
-    std = wide.std(correction=0)
-    torch.testing.assert_close(scale.std, std)
-    torch.testing.assert_close(scale.mean, 99 * (1 - 1 / std))
+    torch.testing.assert_close(scale.std, wide.std(correction=0))
+    torch.testing.assert_close(scale.mean, torch.tensor(99.0))
 
 
-def test_small_returns_are_taken_as_they_are():
+@pytest.mark.parametrize("reward", [0.0, 0.1, -3000.0])
+def test_equal_returns_have_no_spread(reward):
+    """Their rounding is none."""
     scale = ReturnScale()
-    scale.update(torch.rand(8, 4) * 0.1)
-    assert (scale.mean, scale.std) == (0, 1)
+    assert (scale(torch.ones(3)) == 0).all()
+    scale.update(torch.full((100, 7), reward) * (1 + 1e-7 * torch.randn(100, 7)))
+    torch.testing.assert_close(scale(torch.tensor([-5.0, 5.0])), torch.full((2,), reward))
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_size_of_rewards_does_not_matter(share):
+    """With rewards 2^-8 and 2^8 times as large, three updates give the same policy."""
+
+    def learned(unit):
+        model = model_for("gru", share, unit, min_advantage_std=0.5)
+        model.learn(3 * 48)
+        return model.policy
+
+    as_they_are = learned(1.0)
+    for unit in (2.0**-8, 2.0**8):
+        other = learned(unit)
+        torch.testing.assert_close(other.return_scale.std, as_they_are.return_scale.std * unit, rtol=1e-4, atol=0)
+        for found, expected in zip(other.parameters(), as_they_are.parameters(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_rewards_are_scaled_by_all_returns_so_far_and_values_are_not_shifted():
