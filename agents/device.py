@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -24,3 +25,32 @@ def check_device(device: Any) -> None:
             f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
             "use device='cpu' or 'auto'"
         )
+
+
+def check_autocast(device: Any) -> None:
+    """Refuse autocast in bfloat16 on a `torch.device` that has none."""
+    import torch
+
+    kind = device.type
+    there = torch.amp.is_autocast_available(kind)
+    if not there or (kind == "cuda" and not torch.cuda.is_bf16_supported()):
+        raise ValueError(f"autocast needs bfloat16, which device {str(device)!r} does not compute in; leave it out")
+
+
+def memory_of(device: Any) -> int | None:
+    """Bytes of memory of a `torch.device`, of the machine where that is the CPU; None if they are not known."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def refuse_beyond_memory(device: Any, needed: int, what: str, remedy: str) -> None:
+    """Refuse what takes more bytes than a `torch.device` has."""
+    there = memory_of(device)
+    if there is not None and needed > there:
+        where = "the machine" if device.type == "cpu" else f"device {str(device)!r}"
+        raise ValueError(f"{what} takes {needed / 1e9:.1f} GB, and {where} has {there / 1e9:.1f} GB; {remedy}")

@@ -233,11 +233,17 @@ class VectorEnvAdaptor(EpisodicVecEnv):
                 "over two steps; make it with AutoresetMode.SAME_STEP, or as Sync- or AsyncVectorEnv"
             )
         self.env = env
+        self._elsewhere = env if isinstance(env, AsyncVectorEnv) else None
         if isinstance(env.unwrapped, AsyncVectorEnv):
             watch(env.unwrapped, "parent_pipes")
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._lengths = np.zeros(env.num_envs, np.int64)
         self._actions: Any = None
+
+    @property
+    def steps_elsewhere(self) -> bool:
+        """Whether rows step in other processes from `step_async` on. A wrapper around them has no `step_async`."""
+        return self._elsewhere is not None
 
     def reset(self) -> Any:
         """Start an episode in every row."""
@@ -249,12 +255,15 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         return obs
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions [B, ...] for the next `step_wait`."""
+        """Take the actions [B, ...] for the next `step_wait`; rows in other processes begin to step."""
         self._actions = actions
+        if self._elsewhere is not None:
+            self._elsewhere.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """One step in every row: observations, rewards [B] float32, dones [B] bool, infos."""
-        obs, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        ended_step = self.env.step(self._actions) if self._elsewhere is None else self._elsewhere.step_wait()
+        obs, rewards, terminated, truncated, infos = ended_step
         self._returns += rewards
         self._lengths += 1
         for info in self._infos:

@@ -11,11 +11,36 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
+from palimpsest.agents.device import refuse_beyond_memory
 from palimpsest.agents.environments import declares
-from palimpsest.agents.learn.buffers import Minibatch
+from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
 from palimpsest.agents.tree import tree_map
 from palimpsest.agents.workers.group import Alone
 from palimpsest.memory.base import Memory
+
+
+def tell_size(rollout: MemoryRolloutBuffer, state: Any, device: torch.device, verbose: int) -> None:
+    """Say how many bytes a rollout takes on a device, before they are taken; ValueError for more than there are.
+
+    Args:
+        rollout: a rollout of these sizes, on the device "meta", which takes none.
+        state: a memory's state before a segment, of one row.
+        device: where the rollout will be.
+        verbose: whether it is said.
+    """
+    T, B = rollout.buffer_size, rollout.n_envs
+    segments = -(-T // rollout.sequence_length)
+    needed = _bytes(rollout.columns) + segments * B * _bytes(state)
+    steps = f"{T:,} steps of {B:,} environments"
+    refuse_beyond_memory(device, needed, f"a rollout of {steps}", "choose fewer n_steps or environments")
+    if verbose:
+        print(f"The rollout of {steps} takes {needed / 1e6:,.1f} MB on {device}")
+
+
+def _bytes(tree: Any) -> int:
+    sizes: list[int] = []
+    tree_map(lambda leaf: sizes.append(leaf.nbytes if isinstance(leaf, Tensor) else 0), tree)
+    return sum(sizes)
 
 
 def by_memory(memories: Sequence[Memory]) -> Iterator[tuple[str, str, Tensor]]:

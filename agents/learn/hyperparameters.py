@@ -85,6 +85,9 @@ class Hyperparameters:
     """Scale the returns that the critic predicts by their mean and their largest spread; rewards stay as they are. With
     dqn and sac, divide the rewards by the standard deviation of all returns so far, or the largest reward."""
 
+    autocast: Annotated[bool, FLAG] = False
+    """Update with the encoder, the memory's maps and the heads' layers in bfloat16; where the device gains."""
+
 
 ACTIVATIONS = {
     "tanh": "palimpsest.agents.policy.layers:Tanh",

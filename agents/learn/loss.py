@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import torch
@@ -31,9 +32,11 @@ def evaluated(policy: MemoryActorCriticPolicy, batch: Minibatch) -> Evaluation:
     more = {} if batch.action_masks is None else {"action_masks": batch.action_masks}
     if batch.episode_start is not None:
         more["episode_start"] = batch.episode_start
-    return policy.evaluate_actions(
-        batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy, **more
-    )
+    half = torch.autocast(policy.device.type, torch.bfloat16) if policy.autocast else contextlib.nullcontext()
+    with half:
+        return policy.evaluate_actions(
+            batch.observations, batch.actions, batch.state, batch.memory_start, batch.strategy, **more
+        )
 
 
 @torch.no_grad()

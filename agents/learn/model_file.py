@@ -29,6 +29,7 @@ from palimpsest.agents.policy.policies import (
 from palimpsest.agents.policy.policy_file import OUR_CLASSES, blamed, names_of, no_larger_than
 from palimpsest.agents.tree import tree_map
 from palimpsest.agents.workers.rows import own
+from palimpsest.envs.halves import VecHalves, check_outermost
 from palimpsest.envs.sb3 import watch_workers
 from palimpsest.envs.sb3_wrappers import VecDropText
 from palimpsest.refusals import Allowed, check, closest
@@ -81,6 +82,9 @@ class SavedAlgorithm(BaseAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        if isinstance(env, VecHalves):
+            return env.wrapped(lambda half: SavedAlgorithm._wrap_env(half, verbose, monitor_wrapper))
+        check_outermost(env)
         env = BaseAlgorithm._wrap_env(VecDropText.where_needed(env), verbose, monitor_wrapper)
         watch_workers(env)
         return env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
@@ -9,6 +10,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
@@ -33,6 +35,11 @@ class Algorithm(Protocol):
     _last_memory_starts: np.ndarray | None
     _last_episode_starts: np.ndarray | None
     _last_strategy: Tensor | None
+    _told_of_outside: bool
+    observation_space: spaces.Space
+
+    def get_vec_normalize_env(self) -> VecNormalize | None:
+        """The VecNormalize around its environments."""
 
     def recall(self) -> Any:
         """The memory before the step under way."""
@@ -155,6 +162,27 @@ def check_rollout(model: Algorithm) -> None:
     buffer = model.rollout_buffer
     if not (torch.isfinite(buffer.columns.returns).all() and torch.isfinite(buffer.columns.old_log_prob).all()):
         raise_for_rollout(model.policy, buffer.columns, _first_step(model))
+
+
+def warn_outside(model: Algorithm) -> None:
+    """Warn, once in a model's life, of an observation in the rollout that the environment's space does not hold.
+
+    What a VecNormalize changes is not looked at: it leaves the space of what it normalises as it was.
+    """
+    if model._told_of_outside:
+        return
+    normalize = model.get_vec_normalize_env()
+    skip: frozenset[str] = frozenset()
+    if normalize is not None and normalize.norm_obs:
+        if not isinstance(model.observation_space, spaces.Dict):
+            return
+        skip = frozenset(normalize.norm_obs_keys or ())
+    buffer = model.rollout_buffer
+    found = outside_space(model.observation_space, buffer.columns.observations, skip)
+    if found is not None:
+        model._told_of_outside = True
+        step = model.num_timesteps - (buffer.pos - found.place[0]) * buffer.n_envs
+        warnings.warn(f"{found.at(step, 2)}; correct the space or the environment (said once)", stacklevel=2)
 
 
 def raise_for_rollout(policy: MemoryActorCriticPolicy, rollout: Minibatch, first_step: int) -> NoReturn:

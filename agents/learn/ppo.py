@@ -15,9 +15,10 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from torch import Tensor
 
+from palimpsest.agents.device import check_autocast
 from palimpsest.agents.environments import longest_horizon, made_environment
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
-from palimpsest.agents.learn.diagnostics import record_memory
+from palimpsest.agents.learn.diagnostics import record_memory, tell_size
 from palimpsest.agents.learn.divergence import DivergenceLimit
 from palimpsest.agents.learn.dump import dumped
 from palimpsest.agents.learn.hyperparameters import ARGUMENTS, check_arguments
@@ -41,11 +42,12 @@ SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 class MemoryPPO(RememberingAlgorithm):
     """PPO (arXiv 1707.06347) whose policy remembers, over segments of the rollout without padding.
 
-    The arguments are those of sb3-contrib's RecurrentPPO in their order, and seven more, by name alone.
+    The arguments are those of sb3-contrib's RecurrentPPO in their order, and eight more, by name alone.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryActorCriticPolicy`.
-        env: a gymnasium Env, an SB3 VecEnv, or a registered id.
+        env: a gymnasium Env, an SB3 VecEnv, or a registered id. While one half of an `envs.halves.VecHalves` steps, the
+            policy acts for the other; the results are those of one VecEnv.
         learning_rate: of Adam; a number or a function of the remaining progress (1 to 0).
         n_steps: T, steps of every environment per rollout.
         batch_size: samples per minibatch, None for the whole rollout; a minibatch is batch_size // sequence_length
@@ -93,6 +95,9 @@ class MemoryPPO(RememberingAlgorithm):
         memory_aux_coef: weight of reconstructing the observation from what the memory gives out, a loss that
             reaches the encoder where reward does not (arXiv 2105.14039 trains HCAM with one); 0 for none.
         strategy_epsilon: exploration of an adaptive allocator, (at the beginning, at the end) of training.
+        autocast: whether updates compute the encoder, the memory's maps and the heads' layers in bfloat16. States,
+            log-probabilities, values, losses and parameters stay float32, acting too: ratios begin at 1 but for the
+            rounding of bfloat16.
 
     Raises:
         ValueError: an argument out of range, a space or a memory that is not supported.
@@ -140,6 +145,7 @@ class MemoryPPO(RememberingAlgorithm):
         memory_carry_over: float = 0.0,
         memory_aux_coef: float = 0.0,
         strategy_epsilon: tuple[float, float] = (1.0, 0.2),
+        autocast: bool = False,
     ) -> None:
         check_policy(policy, self.policy_aliases)
         check_arguments(locals())
@@ -177,6 +183,7 @@ class MemoryPPO(RememberingAlgorithm):
         self.memory_carry_over = memory_carry_over
         self.memory_aux_coef = memory_aux_coef
         self.strategy_epsilon = strategy_epsilon
+        self.autocast = autocast
         self._last_state: Any = None
         self._last_memory_starts: np.ndarray | None = None
         self._last_strategy: Tensor | None = None
@@ -188,6 +195,8 @@ class MemoryPPO(RememberingAlgorithm):
 
     def _setup_model(self) -> None:
         check_policy_kwargs(self.policy_class, self.policy_kwargs)
+        if self.autocast:
+            check_autocast(self.device)
         self._prepare_division()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
@@ -200,11 +209,13 @@ class MemoryPPO(RememberingAlgorithm):
             **self.policy_kwargs,
             **self._chosen_parts(),
         ).to(self.device)
-        self.rollout_buffer = MemoryRolloutBuffer(
+        self.policy.autocast = self.autocast
+        self._check_halves()
+        rollout = functools.partial(
+            MemoryRolloutBuffer,
             self.n_steps,
             self.observation_space,
             self.action_space,
-            device=self.device,
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
             n_envs=self.whole_envs,
@@ -213,6 +224,8 @@ class MemoryPPO(RememberingAlgorithm):
             sequence_length=self._segment_length(),
             carries_over=self.policy.mark_starts,
         )
+        tell_size(rollout(device="meta"), self.policy.initial_state(1), self.device, self.verbose)
+        self.rollout_buffer = rollout(device=self.device)
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)

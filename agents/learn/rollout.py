@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
-import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,15 @@ from palimpsest.agents.learn.numerics import (
     check_rewards,
     check_rollout,
     explained_step,
+    warn_outside,
 )
 from palimpsest.agents.masks import get_action_masks
-from palimpsest.agents.observation_checks import outside_space
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.spaces import task_of
 from palimpsest.agents.tree import tree_map
 from palimpsest.agents.workers.algorithm import DividedAlgorithm, Ends
+from palimpsest.agents.workers.parts import Part, Step, joined, together
+from palimpsest.envs.halves import VecHalves
 
 
 class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
@@ -61,6 +64,14 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
         """What an adaptive allocator chooses by; None for every other memory."""
         return getattr(self.policy.memory, "strategy_values", None)
 
+    def _check_halves(self) -> None:
+        """Refuse to act by turns with what must know of the ends of all rows before the next action of any."""
+        if isinstance(self.env, VecHalves) and self._strategy_values is not None:
+            raise ValueError(
+                "an adaptive allocator learns from the ends of all rows before it chooses for any; leave VecHalves "
+                "(--overlap) out, or take another allocator"
+            )
+
     def _setup_learn(
         self,
         total_timesteps: int,
@@ -70,6 +81,7 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         fresh = reset_num_timesteps or self._last_obs is None
+        self._check_halves()
         if self.workers.rank and not self._custom_logger:
             self.set_logger(Logger(None, []))
         self.workers.share(list(self.policy.state_dict().values()))
@@ -123,7 +135,7 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
         rollout_buffer.gather()
         self._note_episodes(ends)
         check_rollout(self)
-        self._warn_outside()
+        warn_outside(self)
         callback.update_locals(locals())
         callback.on_rollout_end()
         self.logger.record("time/rollout_steps_per_s", rate(n_rollout_steps * self.whole_envs, began))
@@ -139,43 +151,26 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
     ) -> bool:
         """The steps of a rollout; False if the callback stops it. Callbacks find RecurrentPPO's names in `locals`.
 
+        Of two halves the first is ahead: its environments step while the second's step ends and is followed by another.
         `ends` gets the steps at which episodes ended, and their infos.
         """
-        policy, lstm_states, reused = self.policy, self._last_state, self._reuses_state
-        given_up = {"keep_state": False} if reused else {}
-        if reused:
-            # each step may write into the state that it is given; `_last_state` may be somebody else's
-            lstm_states = self._last_state = tree_map(torch.clone, lstm_states)
+        *ahead, last = parts = self._parts(env)
+        for part in ahead:
+            self._act_ahead(parts, part, 0)
         for n_steps in range(n_rollout_steps):
-            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                self._reset_noise()
-            if rollout_buffer.at_segment:
-                rollout_buffer.begin_segment(tree_map(torch.clone, lstm_states) if reused else lstm_states)
-            assert self._last_obs is not None
-            assert self._last_memory_starts is not None
-            check_observation(self._last_obs, self.num_timesteps)
-            obs_tensor = self._to_device(self._last_obs)
-            episode_starts = self._last_episode_starts
-            strategy = self._choose_strategy(obs_tensor)
-            opens = self._opens(episode_starts)
-            action_masks, masks = None, {}
-            if rollout_buffer.columns.action_masks is not None:
-                action_masks = self._last_action_masks = get_action_masks(env, self.num_timesteps)
-                masks["action_masks"] = self._to_device(action_masks)
-            self._gives_state_up = reused
-            with torch.no_grad(), explained_step(self), self._own_draws():
-                chosen, values, log_probs, lstm_states = policy(
-                    obs_tensor,
-                    lstm_states,
-                    self._flags(self._last_memory_starts),
-                    strategy,
-                    **given_up,
-                    **masks,
-                    **opens,
-                )
-            actions = chosen.cpu().numpy()
-            clipped_actions = self._to_env(actions)
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            self._act_last(parts, n_steps)
+            chances = functools.cache(self._chances)
+            steps, targets = [], []
+            for part in ahead:
+                steps.append(part.end())
+                targets.append(self._settle(part, steps[-1], chances, self.num_timesteps + self.whole_envs))
+                if n_steps + 1 < n_rollout_steps:
+                    self._act_ahead(parts, part, n_steps + 1)
+            steps.append(last.end())
+            step = together(steps)
+            obs_tensor, chosen, values, log_probs, masks, clipped_actions, new_obs, rewards, dones, infos = step
+            actions, lstm_states = chosen.cpu().numpy(), None if ahead else last.state
+            action_masks, episode_starts = self._last_action_masks, self._last_episode_starts
             check_rewards(rewards, self.num_timesteps)
             self.num_timesteps += self.whole_envs
 
@@ -187,23 +182,107 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
             self._note_ends(obs_tensor, rewards, ended)
             if ended.size:
                 self._note_ended(n_steps, [infos[row] for row in ended], ends)
-                rewards = self._bootstrap(rewards, lstm_states, infos, ended, strategy)
+            targets.append(self._settle(last, steps[-1], chances, self.num_timesteps))
             rollout_buffer.add(
                 obs_tensor,
                 chosen,
-                rewards,
+                joined(targets),
                 episode_starts,  # type: ignore[arg-type]
-                self._last_memory_starts,
+                self._last_memory_starts,  # type: ignore[arg-type]
                 values,
                 log_probs,
-                strategy,
-                **masks,
+                self._last_strategy,
+                **({} if masks is None else {"action_masks": masks}),
             )
-            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_obs = new_obs
             self._last_episode_starts = dones
-            self._last_memory_starts = self._restart(dones)
-            self._last_state, self._gives_state_up = lstm_states, False
+            self._last_memory_starts = joined([part.memory_starts for part in parts])
+            if not ahead or n_steps + 1 == n_rollout_steps:
+                self._last_state, self._gives_state_up = joined([part.state for part in parts]), False
         return True
+
+    def _parts(self, env: VecEnv) -> list[Part]:
+        """The rows that act and step together: all, or each of two halves."""
+        gives_up, state = self._reuses_state, self._last_state
+        if gives_up:
+            # each step may write into the state that it is given; `_last_state` may be somebody else's
+            state = tree_map(torch.clone, state)
+        known = gives_up, self._last_obs, self._last_episode_starts, self._last_memory_starts, state
+        if isinstance(env, VecHalves):
+            return [Part(half, half.rows, False, *known) for half in env.halves]
+        self._last_state = state
+        return [Part(env, slice(0, self.n_envs), True, *known)]
+
+    def _act(self, parts: list[Part], part: Part, n_steps: int) -> None:
+        """Choose a part's actions for step `n_steps` of the rollout, and begin it. The last part acts last."""
+        buffer, last = self.rollout_buffer, part is parts[-1]
+        if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0 and part is parts[0]:
+            self._reset_noise()
+        if n_steps % buffer.sequence_length == 0:
+            part.before = tree_map(torch.clone, part.state) if part.gives_up else part.state
+            if last:
+                buffer.begin_segment(joined([each.before for each in parts]))
+        check_observation(part.obs, self.num_timesteps)
+        obs_tensor = self._to_device(part.obs)
+        strategy = self._choose_strategy(obs_tensor)
+        masks = {}
+        if buffer.columns.action_masks is not None:
+            part.masks = get_action_masks(part.venv, self.num_timesteps)
+            masks["action_masks"] = self._to_device(part.masks)
+        if last:
+            self._last_action_masks = joined([each.masks for each in parts])
+            self._gives_state_up = part.gives_up or not part.whole
+        with torch.no_grad(), explained_step(self), self._own_draws(part):
+            chosen, values, log_probs, part.state = self.policy(
+                obs_tensor,
+                part.state,
+                self._flags(part.memory_starts),
+                strategy,
+                **({"keep_state": False} if part.gives_up else {}),
+                **masks,
+                **self._opens(part.episode_starts),
+            )
+        actions = self._to_env(chosen.cpu().numpy())
+        part.begin(Step(obs_tensor, chosen, values, log_probs, masks.get("action_masks"), actions))
+
+    def _act_ahead(self, parts: list[Part], part: Part, n_steps: int) -> None:
+        """The same before the last part's environments have ended their step. What goes wrong is told after that."""
+        try:
+            self._act(parts, part, n_steps)
+        except Exception as error:  # whatever it is, `_act_last` raises it
+            part.failed = error
+
+    def _act_last(self, parts: list[Part], n_steps: int) -> None:
+        """The same for the last part. An error is that of all rows, which it names as it would without halves."""
+        *ahead, last = parts
+        failed = next((part.failed for part in ahead if part.failed is not None), None)
+        if failed is None:
+            try:
+                return self._act(parts, last, n_steps)
+            except Exception as error:
+                if last.whole:
+                    raise
+                failed = error
+        known = self._last_obs, self._last_episode_starts, self._last_memory_starts, self.recall()
+        whole = Part(self.env, slice(0, self.n_envs), True, last.gives_up, *known)
+        self._act([whole], whole, n_steps)
+        raise failed
+
+    def _settle(self, part: Part, step: Step, chances: Callable[[], np.ndarray], timesteps: int) -> np.ndarray:
+        """Note what a part's step has led to. Its rewards [B], with what truncated episodes are still worth."""
+        ended = np.flatnonzero(step.dones)
+        rewards = self._bootstrap(part, step, ended, timesteps) if ended.size else step.rewards
+        part.obs, part.episode_starts, part.memory_starts = step.new_obs, step.dones, step.dones
+        if self.memory_carry_over > 0.0:
+            part.memory_starts = step.dones & (chances()[part.rows] >= self.memory_carry_over)
+        return rewards
+
+    def _chances(self) -> np.ndarray:
+        """[B] numbers in 0 to 1, by which memories are carried over the ends of a step.
+
+        They are drawn for every row of every worker at every step, so that none need know what ended elsewhere.
+        """
+        return self.rng.random(self.whole_envs)[self.workers.rows(self.n_envs)]
 
     def recall(self) -> Any:
         """The memory before the step under way: what it read of the episodes so far, but for `_last_obs`.
@@ -224,26 +303,6 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
             with torch.no_grad():
                 state = policy.next_state(obs, state, columns.memory_start[at], strategy, **opens)
         return tree_map(torch.clone, state)
-
-    def _warn_outside(self) -> None:
-        """Warn, once in a model's life, of an observation in the rollout that the environment's space does not hold.
-
-        What a VecNormalize changes is not looked at: it leaves the space of what it normalises as it was.
-        """
-        if self._told_of_outside:
-            return
-        normalize = self.get_vec_normalize_env()
-        skip: frozenset[str] = frozenset()
-        if normalize is not None and normalize.norm_obs:
-            if not isinstance(self.observation_space, spaces.Dict):
-                return
-            skip = frozenset(normalize.norm_obs_keys or ())
-        buffer = self.rollout_buffer
-        found = outside_space(self.observation_space, buffer.columns.observations, skip)
-        if found is not None:
-            self._told_of_outside = True
-            step = self.num_timesteps - (buffer.pos - found.place[0]) * buffer.n_envs
-            warnings.warn(f"{found.at(step, 2)}; correct the space or the environment (said once)", stacklevel=2)
 
     @property
     def _reuses_state(self) -> bool:
@@ -270,40 +329,29 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
             return self.policy.unscale_action(actions)
         return np.clip(actions, self.action_space.low, self.action_space.high)
 
-    def _restart(self, dones: np.ndarray) -> np.ndarray:
-        """[B] bool: which memories begin anew at the next step, the carried ones left out.
-
-        A number is drawn for every row of every worker at every step, so that none need know what ended elsewhere.
-        """
-        if self.memory_carry_over == 0.0:
-            return dones
-        drawn = self.rng.random(self.whole_envs)[self.workers.rows(self.n_envs)]
-        return dones & (drawn >= self.memory_carry_over)
-
-    def _bootstrap(
-        self, rewards: np.ndarray, state: Any, infos: list[dict[str, Any]], ended: np.ndarray, strategy: Tensor | None
-    ) -> np.ndarray:
+    def _bootstrap(self, part: Part, step: Step, ended: np.ndarray, timesteps: int) -> np.ndarray:
         """Add γ V(final observation) to the last reward of each truncated episode; the state after it is dropped."""
         # as in SB3, an end without its observation has nothing to bootstrap from: it counts as a termination
+        infos, strategy = step.infos, self._last_strategy
         truncated = [
             int(row)
             for row in ended
             if infos[row].get("TimeLimit.truncated", False) and infos[row].get("terminal_observation") is not None
         ]
         if not truncated:
-            return rewards
+            return step.rewards
         finals = [infos[row]["terminal_observation"] for row in truncated]
         keys = self.observation_space.spaces if isinstance(self.observation_space, spaces.Dict) else None
         final = np.stack(finals) if keys is None else {key: np.stack([f[key] for f in finals]) for key in keys}
-        check_observation(final, self.num_timesteps, "the final observation", truncated)
+        check_observation(final, timesteps, "the final observation", [part.rows.start + row for row in truncated])
         rows = torch.as_tensor(truncated, device=self.device)
         with torch.no_grad():
             values = self.policy.predict_values(
                 self._to_device(final),
-                tree_map(lambda leaf: leaf[rows], state),
+                tree_map(lambda leaf: leaf[rows], part.state),
                 strategy=None if strategy is None else strategy[rows],
             )
-        rewards = np.array(rewards, dtype=np.float32)
+        rewards = np.array(step.rewards, dtype=np.float32)
         rewards[truncated] += self.gamma * values.cpu().numpy()
         return rewards
 

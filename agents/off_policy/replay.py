@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from palimpsest.agents.device import refuse_beyond_memory
 from palimpsest.agents.off_policy.priorities import SumTree, sequence_priorities
 from palimpsest.agents.tree import tree_map
 
@@ -111,7 +111,12 @@ class SequenceReplay:
         state = tree_map(lambda leaf: leaf[0].numpy(force=True), initial_state)
         T, B = self.buffer_size, n_envs
         self.bytes_per_sequence = sequence_length * (_entry_bytes(entry, action_space, dtype)) + _bytes(state)
-        _refuse_beyond(self.bytes_per_sequence * cuts * B, buffer_size)
+        refuse_beyond_memory(
+            torch.device("cpu"),
+            self.bytes_per_sequence * cuts * B,
+            f"a replay of buffer_size={buffer_size:,} steps",
+            "choose a smaller buffer_size, or a longer sequence_length where the memory's state is large",
+        )
         self.observations = _map_entries(lambda shape, kind: np.zeros((T, B, *shape), kind), entry)
         self.actions = np.zeros((T, B, *action_space.shape), dtype)
         self.rewards = np.zeros((T, B), np.float32)
@@ -335,14 +340,3 @@ def _entry_bytes(entry: Any, action_space: spaces.Space, dtype: np.dtype) -> int
     """Bytes of one entry: observation, action, reward and three flags."""
     observation = _bytes(_map_entries(lambda shape, kind: np.empty(shape, kind), entry))
     return observation + int(np.prod(action_space.shape)) * dtype.itemsize + 4 + 3  # type: ignore[arg-type]
-
-
-def _refuse_beyond(needed: int, buffer_size: int) -> None:
-    """Refuse a replay that is larger than the machine's memory."""
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        raise ValueError(
-            f"a replay of buffer_size={buffer_size:,} steps takes {needed / 1e9:.1f} GB, and the machine has "
-            f"{there / 1e9:.1f} GB; choose a smaller buffer_size, or a longer sequence_length where the memory's "
-            "state is large"
-        )

@@ -7,6 +7,7 @@ draws an action. Elsewhere SB3's modules and torch's operations do, and this is 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from abc import ABCMeta
@@ -84,6 +85,8 @@ class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
     memory: Memory
     return_scale: ReturnScale | None
     compiled: bool = True
+    autocast: bool = False
+    """Whether an update evaluates actions under autocast in bfloat16."""
 
     def _note_build(self) -> None:
         """Note how the policy is built, and what kernels may do for it."""
@@ -110,10 +113,21 @@ class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
         )
 
     def _actor(self, latent: Tensor) -> Distribution:
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent))
+        hidden = self.mlp_extractor.forward_actor(latent)
+        with self._last_layer():
+            return self._get_action_dist_from_latent(self._widened(hidden))
 
     def _critic(self, latent: Tensor) -> Tensor:
-        return self._to_values(self.value_net(self.mlp_extractor.forward_critic(latent)).squeeze(-1))
+        hidden = self.mlp_extractor.forward_critic(latent)
+        with self._last_layer():
+            return self._to_values(self.value_net(self._widened(hidden)).squeeze(-1))
+
+    def _last_layer(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it, what distributions and values are made of keeps the parameters' type."""
+        return torch.autocast(self.device.type, enabled=False) if self.autocast else contextlib.nullcontext()
+
+    def _widened(self, hidden: Tensor) -> Tensor:
+        return hidden.to(self.value_net.weight.dtype) if self.autocast else hidden
 
     def _to_values(self, predicted: Tensor) -> Tensor:
         """Values of what the critic's last layer predicts."""

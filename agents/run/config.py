@@ -113,6 +113,8 @@ class Task(Checked):
     keep-observations=N,N, minigrid-image, minigrid-pixels, module:Wrapper."""
     vec: Annotated[str | None, choice(VECS)] = None
     """Environments that are not ours step in this process (dummy, the default) or in one each (subproc, async)."""
+    overlap: bool = False
+    """With subproc or async: while one half of the environments steps, act for the other (docs/scaling.md)."""
     previous_action_reward: bool = False
     """Add the previous action and reward to the observations, in training and in evaluation."""
     antialias: bool = False
@@ -191,16 +193,15 @@ class TrainConfig(Hyperparameters, Network, Task):
     """Fields that are not saved: they say where a run is, not what it does."""
 
     FREE_ON_RESUME: ClassVar[frozenset[str]] = frozenset(
-        {"device", "progress", "run_dir", "resume", "closing_episodes", "workers"}
+        {"device", "progress", "run_dir", "resume", "closing_episodes", "workers", "overlap"}
     )
-    """Fields that may change when a run is resumed. `total_timesteps` may grow. Any other change would make it another
-    run."""
+    """Fields that may change when a run is resumed. `total_timesteps` may grow; other changes make it another run."""
 
     OF_PPO: ClassVar[tuple[str, ...]] = (
         *("n_steps", "n_epochs", "gae_lambda", "ent_coef", "clip_range", "target_kl", "min_advantage_std", "vf_coef"),
         *("max_grad_norm", "num_minibatches", "anneal_entropy", "carry_over"),
         *("use_sde", "sde_sample_freq", "batch_size", "anneal_clip_range", "ortho_init", "log_std_init"),
-        "workers",
+        *("workers", "overlap", "autocast"),
     )
     """Fields that are without effect with another algorithm."""
 

@@ -61,7 +61,7 @@ docs/speed.md."""
 
 def make_env(config: TrainConfig) -> VecEnv:
     """The training environments of a configuration; ValueError for an unknown id or argument."""
-    return environments(config, config.num_envs // here().size, here().rank)
+    return environments(config, config.num_envs // here().size, here().rank, config.overlap)
 
 
 def evaluation_environments(config: TrainConfig) -> VecEnv:

@@ -15,6 +15,7 @@ from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.runs import Run, evaluate, load_agent
 
 MAY_DIFFER = frozenset({"seed", "device", "threads", "vec", "progress", "eval_every", "eval_episodes"}) | {
+    "overlap",
     "checkpoint_every",
     "keep_checkpoints",
     "closing_episodes",

@@ -98,7 +98,7 @@ def load_agent(path: Path, device: str = "auto") -> Run | SavedAlgorithm:
     return Run(place.directory, place.config, _intact(place, lambda file: algorithm.load(file, device=device)))
 
 
-def environments(config: TrainConfig, num_envs: int, rank: int = 0) -> VecEnv:
+def environments(config: TrainConfig, num_envs: int, rank: int = 0, overlap: bool = False) -> VecEnv:
     """Rows of a configuration's environment, with what it does to the observations: those of worker `rank`."""
     return make_environments(
         config.env,
@@ -111,6 +111,7 @@ def environments(config: TrainConfig, num_envs: int, rank: int = 0) -> VecEnv:
         config.fully_observed,
         config.wrapper,
         config.vec,
+        overlap,
     )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from palimpsest.agents.workers.draws import part_of
 from palimpsest.agents.workers.group import Alone, here
+from palimpsest.agents.workers.parts import Part
 
 Ends = list[tuple[int, list[dict[str, Any]]]]
 """Steps of a rollout at which episodes ended here, each with the infos of these episodes."""
@@ -61,12 +64,36 @@ class DividedAlgorithm(BaseAlgorithm):
             if self.n_envs == 1:
                 noise.exploration_mat = noise.exploration_matrices[0]
 
-    def _own_draws(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, actions get the random numbers of own rows, of those of the whole batch."""
-        workers = self.workers
-        if workers.size == 1:
+    def _own_draws(self, part: Part) -> contextlib.AbstractContextManager[None]:
+        """Within it, the actions of a part's rows get the random numbers that they get in the whole batch."""
+        if part.whole and self.workers.size == 1:
             return contextlib.nullcontext()
-        return part_of(workers.rows(self.n_envs), self.whole_envs)
+        first = self.workers.rows(self.n_envs).start
+        rows = slice(first + part.rows.start, first + part.rows.stop)
+        return part_of(rows, self.whole_envs) if part.whole else self._half_draws(part, rows)
+
+    @contextlib.contextmanager
+    def _half_draws(self, part: Part, rows: slice) -> Iterator[None]:
+        """The same for a half. The first leaves torch's generator as it was, so that the second draws the same."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        first = part.rows.start == 0
+        with torch.random.fork_rng(devices, enabled=first), self._noise_of(part.rows), part_of(rows, self.whole_envs):
+            yield
+
+    @contextlib.contextmanager
+    def _noise_of(self, rows: slice) -> Iterator[None]:
+        """Within it, gSDE's noise is that of some of this worker's rows."""
+        noise: Any = self.policy.action_dist
+        if not self.use_sde:
+            yield
+            return
+        whole = noise.exploration_mat, noise.exploration_matrices
+        noise.exploration_matrices = whole[1][rows]
+        noise.exploration_mat = noise.exploration_matrices[0]
+        try:
+            yield
+        finally:
+            noise.exploration_mat, noise.exploration_matrices = whole
 
     def _note_episodes(self, ends: Ends) -> None:
         """Note the episodes of all workers, in the order of steps and rows."""

@@ -31,6 +31,7 @@ def make_environments(
     fully_observed: bool = False,
     wrapper: Sequence[str] = (),
     vec: str | None = None,
+    overlap: bool = False,
 ) -> VecEnv:
     """Rows of an environment, with what a run does to the observations.
 
@@ -45,11 +46,18 @@ def make_environments(
         fully_observed: show the hidden state beside the observation (`envs.observed.Observed`).
         wrapper: names of gymnasium wrappers for each row (`agents.worlds.wrappers`), the innermost first.
         vec: one of `VECS`; None for rows in this process.
+        overlap: make two halves of the rows (`envs.halves.VecHalves`), which step by turns in training.
 
     Raises:
         ValueError: an unknown id, an argument that does not fit, spaces that do not allow it, `antialias` without
-            `previous_action_reward`, `fully_observed` with an environment that is not ours, or `vec` with one that is.
+            `previous_action_reward`, `fully_observed` with an environment that is not ours, `vec` with one that is, or
+            `overlap` without processes or rows for it.
     """
+    if overlap:
+        return _halves(
+            *(env_id, num_envs, seed, env_args, previous_action_reward, keep_observations),
+            *(antialias, fully_observed, wrapper, vec),
+        )
     if antialias and not previous_action_reward:
         raise ValueError("antialias marks where no previous action is; it needs previous_action_reward")
     if vec is not None:
@@ -69,6 +77,26 @@ def make_environments(
     if keep_observations is not None:
         venv = VecKeepObservations(venv, keep_observations)
     return VecPreviousActionReward(venv, antialias) if previous_action_reward else venv
+
+
+def _halves(env_id: str, num_envs: int, seed: int, *others: Any) -> VecEnv:
+    from palimpsest.envs.halves import VecHalves
+
+    vec = others[-1]
+    if vec not in ("subproc", "async"):
+        raise ValueError(
+            f"overlap needs environments in other processes, vec 'subproc' or 'async'; got vec={vec!r}: rows in this "
+            "process cannot step while the policy acts"
+        )
+    if num_envs < 2:
+        raise ValueError(f"overlap needs two environments or more in each worker; got {num_envs}")
+    border = (num_envs + 1) // 2
+    first = make_environments(env_id, border, seed, *others)
+    try:
+        return VecHalves(first, make_environments(env_id, num_envs - border, seed + border, *others))
+    except BaseException:
+        first.close()
+        raise
 
 
 def is_one_batch(env_id: str, wrapper: Sequence[str] = ()) -> bool:

@@ -2,9 +2,13 @@
 
 import pytest
 import torch
-from small import FEATURES, cases, make_small
+from small import FEATURES, cases, make_small, small_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.testing import assert_close
+from worlds import Counter
 
+from palimpsest.agents import MemoryPPO
+from palimpsest.agents.learn.loss import evaluated
 from palimpsest.memory.kernels import diagonal_scan, lstm_scan, torch_only
 
 CUDA = pytest.param(
@@ -76,3 +80,31 @@ def test_a_recurrence_is_that_of_float32(kind):
         with half(kind):
             found = lstm_scan(*given, weights)
     assert_close(found, expected, rtol=0, atol=0)
+
+
+@each_kind
+@pytest.mark.parametrize("name", ["rewrite", "lstm", "hcam"])
+def test_an_update_is_nearly_the_same_and_keeps_float32(name, kind):
+    """What is added up and compared is float32: log-probabilities, values, gradients. Acting does not change."""
+    env = DummyVecEnv([Counter] * 4)
+    found = []
+    for autocast in (False, True):
+        arguments = dict(policy_kwargs=small_policy(name), seed=0, device=kind, autocast=autocast)
+        model = MemoryPPO("MlpMemoryPolicy", env, 1e-3, 16, 64, 1, **arguments)
+        with torch_only():
+            model.learn(64)
+            (batch,) = model.rollout_buffer.get(None, model.rng)
+            evaluation = evaluated(model.policy, batch)
+        assert evaluation.log_prob.dtype == evaluation.values.dtype == evaluation.entropy.dtype == torch.float32
+        assert all(parameter.dtype == torch.float32 for parameter in model.policy.parameters())
+        found.append((model.rollout_buffer, evaluation))
+    (exact, full), (rounded, half_) = found
+    assert (exact.actions == rounded.actions).all()
+    assert_close(half_.log_prob, full.log_prob, rtol=0, atol=0.1)
+    assert (half_.log_prob != full.log_prob).any()
+
+
+def test_a_device_without_bfloat16_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.amp, "is_autocast_available", lambda kind: False)
+    with pytest.raises(ValueError, match="autocast needs bfloat16, which device 'cpu' does not compute in"):
+        MemoryPPO("MlpMemoryPolicy", DummyVecEnv([Counter]), device="cpu", autocast=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from gymnasium import spaces
 from situations import MEMORIES, agent, assert_finite
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import (
@@ -13,6 +15,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
     is_vecenv_wrapped,
 )
+from worlds import Spaces
 
 from palimpsest.agents import MemoryPPO
 
@@ -79,3 +82,27 @@ def test_normalised_images_are_floats_and_need_to_be_told(memory):
         agent("Cnn", venv(), memory, SMALL_CNN)
     model = agent("Cnn", venv(), memory, SMALL_CNN | {"normalize_images": False}).learn(32)
     assert_finite(model)
+
+
+def test_a_rollout_of_bytes_stays_one_and_its_size_is_told(capsys):
+    """Frames become floats in the policy, a minibatch at a time."""
+    space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    env = DummyVecEnv([lambda: Spaces(space, spaces.Discrete(2))] * 3)
+    model = MemoryPPO(
+        "CnnMemoryPolicy", env, n_steps=32, batch_size=32, policy_kwargs={"memory": "none"}, device="cpu", verbose=1
+    )
+    # a frame, an action of eight bytes, four floats, a flag
+    size = 32 * 3 * (4 * 84 * 84 + 8 + 4 * 4 + 1)
+    assert f"The rollout of 32 steps of 3 environments takes {size / 1e6:.1f} MB on cpu" in capsys.readouterr().out
+    buffer = model.rollout_buffer
+    assert buffer.observations.nbytes == 32 * 3 * 4 * 84 * 84
+    buffer.pos, buffer.states = 32, [model.policy.initial_state(3)]
+    assert {batch.observations.dtype for batch in buffer.get(32, model.rng)} == {torch.uint8}
+
+
+def test_a_rollout_beyond_the_machines_memory_is_refused(monkeypatch):
+    monkeypatch.setattr("palimpsest.agents.device.memory_of", lambda device: 10**6)
+    space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    env = DummyVecEnv([lambda: Spaces(space, spaces.Discrete(2))])
+    with pytest.raises(ValueError, match=r"a rollout of 128 steps of 1 environments takes 0.0 GB, .* choose fewer"):
+        MemoryPPO("CnnMemoryPolicy", env, policy_kwargs={"memory": "none"}, device="cpu")

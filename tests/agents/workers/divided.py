@@ -14,12 +14,13 @@ from small import VARIANTS, small_policy
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from palimpsest import memory
 from palimpsest.agents import MemoryPPO
 from palimpsest.agents.policy.extractors import DictExtractor
 from palimpsest.agents.workers.group import WorkerLost, here, joined
+from palimpsest.envs.halves import VecHalves
 from palimpsest.memory.kernels import torch_only
 
 ROWS, STEPS = 4, 8
@@ -96,7 +97,16 @@ class Kept(KVWriter):
         self.written.append({key: value for key, value in values.items() if isinstance(value, int | float)})
 
 
-def agent(case: str) -> MemoryPPO:
+def environments(actions: spaces.Space, told: bool, halves: bool) -> VecEnv:
+    """The rows of this worker, here or as two halves in other processes."""
+    rows = [lambda: Monitor(Recall(actions, told)) for _ in range(ROWS // here().size)]
+    if not halves:
+        return DummyVecEnv(rows)
+    # of unequal size, so that one is of a single row
+    return VecHalves(SubprocVecEnv(rows[1:], start_method="fork"), SubprocVecEnv(rows[:1], start_method="fork"))
+
+
+def agent(case: str, halves: bool = False) -> MemoryPPO:
     """The agent of a case, with the rows of this worker."""
     arguments = CASES[case]
     given = {key: value for key, value in arguments.items() if key not in ("memory", "actions", "told", "share_memory")}
@@ -105,11 +115,10 @@ def agent(case: str) -> MemoryPPO:
     kwargs = small_policy(name, share_memory=arguments.get("share_memory", True))
     kwargs["memory_kwargs"] |= more
     kwargs["features_extractor_class"] = WideDict if told else Wide
-    env = DummyVecEnv([lambda: Monitor(Recall(actions, told)) for _ in range(ROWS // here().size)])
     defaults = dict(batch_size=2 * STEPS, target_kl=0.05, memory_carry_over=0.5, learning_rate=3e-3)
     model = MemoryPPO(
         "MultiInputMemoryPolicy" if told else "MlpMemoryPolicy",
-        env,
+        environments(actions, told, halves),
         n_steps=STEPS,
         n_epochs=2,
         ent_coef=0.01,
@@ -125,14 +134,15 @@ def agent(case: str) -> MemoryPPO:
     return model
 
 
-def trained(case: str, iterations: int = 3) -> dict[str, Any]:
+def trained(case: str, iterations: int = 3, halves: bool = False) -> dict[str, Any]:
     """Parameters, statistics, the rollout and the logs of a training of three iterations."""
     torch.set_num_threads(1)
-    model = agent(case)
+    model = agent(case, halves)
     kept = Kept()
     model.set_logger(Logger(None, [kept]))
     with torch_only():
         model.learn(iterations * ROWS * STEPS)
+    model.env.close()
     found = {name: value.numpy().copy() for name, value in model.policy.state_dict().items()}
     columns = model.rollout_buffer.columns
     found["rollout.actions"], found["rollout.starts"] = columns.actions.numpy(), columns.memory_start.numpy()
