@@ -38,12 +38,14 @@ PRESETS = {
     "rewrite": Preset(1e-3, share_memory=False),
     "lstm": Preset(1e-3),
     "gru": Preset(2e-3),
-    "ffm": Preset(7e-4),
+    "ffm": Preset(1.5e-3),
     "hcam": Preset(5e-4),
     "sat": Preset(3e-4),
     "gtrxl": Preset(3e-4),
+    "none": Preset(1.5e-3),
 }
-"""Memory -> its preset, found by trial on the default job (docs/notebook/generalisation.md)."""
+"""Memory -> its preset, found by trial: on the default job (docs/notebook/generalisation.md), that of ffm and none on
+PendulumNoVel (docs/notebook/defaults.md)."""
 
 DEFAULT = Preset(7e-4)
 """The preset of every other memory."""
