@@ -19,18 +19,21 @@ from palimpsest.agents.workers.group import Alone
 from palimpsest.memory.base import Memory
 
 
-def tell_size(rollout: MemoryRolloutBuffer, state: Any, device: torch.device, verbose: int) -> None:
+def tell_size(
+    step: MemoryRolloutBuffer, T: int, B: int, segment: int | None, state: Any, device: torch.device, verbose: int
+) -> None:
     """Say how many bytes a rollout takes on a device, before they are taken; ValueError for more than there are.
 
     Args:
-        rollout: a rollout of these sizes, on the device "meta", which takes none.
+        step: a rollout of one step of one row, on the device "meta", which takes no memory.
+        T: steps.
+        B: rows.
+        segment: steps of a segment; None for T.
         state: a memory's state before a segment, of one row.
         device: where the rollout will be.
         verbose: whether it is said.
     """
-    T, B = rollout.buffer_size, rollout.n_envs
-    segments = -(-T // rollout.sequence_length)
-    needed = _bytes(rollout.columns) + segments * B * _bytes(state)
+    needed = T * B * _bytes(step.columns) + -(-T // min(segment or T, T)) * B * _bytes(state)
     steps = f"{T:,} steps of {B:,} environments"
     refuse_beyond_memory(device, needed, f"a rollout of {steps}", "choose fewer n_steps or environments")
     if verbose:

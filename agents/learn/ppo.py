@@ -213,19 +213,19 @@ class MemoryPPO(RememberingAlgorithm):
         self._check_halves()
         rollout = functools.partial(
             MemoryRolloutBuffer,
-            self.n_steps,
-            self.observation_space,
-            self.action_space,
+            observation_space=self.observation_space,
+            action_space=self.action_space,
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
-            n_envs=self.whole_envs,
-            workers=self.workers,
             strategies=self._strategy_values is not None,
             sequence_length=self._segment_length(),
             carries_over=self.policy.mark_starts,
         )
-        tell_size(rollout(device="meta"), self.policy.initial_state(1), self.device, self.verbose)
-        self.rollout_buffer = rollout(device=self.device)
+        sizes, state = (self.n_steps, self.whole_envs, self._segment_length()), self.policy.initial_state(1)
+        tell_size(rollout(buffer_size=1, device="meta"), *sizes, state, self.device, self.verbose)
+        self.rollout_buffer = rollout(
+            buffer_size=self.n_steps, n_envs=self.whole_envs, workers=self.workers, device=self.device
+        )
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)

@@ -72,6 +72,7 @@ AGENT: dict[str, list] = {
     "target_kl": [*without(POSITIVE, None), 10**7],
     "sequence_length": without(SIZE, None),
     "refresh_states": FLAG,
+    "autocast": FLAG,
     "memory_carry_over": FRACTION,
     "memory_aux_coef": [*POSITIVE, 10**7],
     "strategy_epsilon": [*NUMBERS, *FLOATS, (1.0,), (1.0, 1.5), (-0.1, 0.0), (0, 0, 0), ("a", "b"), (None, None)],

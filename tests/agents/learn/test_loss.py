@@ -59,6 +59,7 @@ class Told:
 
     evaluation: Evaluation
     return_scale = None
+    autocast = False
 
     def evaluate_actions(self, *_):
         return self.evaluation

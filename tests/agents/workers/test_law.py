@@ -51,7 +51,9 @@ def assert_alike(whole: dict, divided: dict) -> None:
     for mine, its in zip(whole["logs"], divided["logs"]):
         assert mine.keys() == its.keys()
         names = [name for name in mine if name not in NO_MEANS]
-        np.testing.assert_allclose([its[name] for name in names], [mine[name] for name in names], 1e-6, 1e-8)
+        # the mean of advantages of size 1, which are float32, has their rounding though it is almost 0
+        atol = np.finfo(np.float32).eps
+        np.testing.assert_allclose([its[name] for name in names], [mine[name] for name in names], 1e-6, atol)
 
 
 @pytest.mark.parametrize("case", EVERY)
