@@ -2,7 +2,7 @@
 
 The settings are those of sb3-contrib's own performance test and of rl-zoo3's `ppo_lstm` files. Nothing is tuned here:
 both algorithms get the same arguments, and networks of the same shape. Each line of JSON holds the mean return of
-100 greedy episodes on seeds that training never saw.
+100 greedy episodes on seeds that training never saw, and that of the last 100 training episodes.
 
     python benchmarks/drop_in.py --tasks contrib_test pendulum --seeds 0 1 2
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,6 +118,10 @@ class Options:
     """Its arguments, beside its size."""
     refresh_states: bool = False
     """Whether MemoryPPO's later passes compute the states before segments again."""
+    hidden: int | None = None
+    """Units of the LSTM. Default: the task's."""
+    steps: int | None = None
+    """Environment steps. Default: the task's."""
     label: str = ""
     """A name for these options in the table."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -127,6 +131,7 @@ class Options:
 
 def train(task: Task, algorithm: str, seed: int, options: Options) -> dict[str, Any]:
     """A line of JSON."""
+    task = replace(task, hidden=options.hidden or task.hidden, steps=options.steps or task.steps)
     env = make_vec_env(without_velocities(task), n_envs=task.rows, seed=seed)
     if task.normalized:
         env = VecNormalize(env)
@@ -156,6 +161,7 @@ def train(task: Task, algorithm: str, seed: int, options: Options) -> dict[str, 
     return dict(
         mean=float(np.mean(returns)),
         worst=float(np.min(returns)),
+        training=float(np.mean([episode["r"] for episode in model.ep_info_buffer])),
         episodes=options.episodes,
         bar=task.bar,
         steps=task.steps,
@@ -174,7 +180,7 @@ def main(options: Options) -> None:
     for seed in options.seeds:
         for name in options.tasks:
             for algorithm in options.algorithms:
-                label = (options.label or options.memory) if algorithm == "MemoryPPO" else ""
+                label = options.label or (options.memory if algorithm == "MemoryPPO" else "")
                 if (name, algorithm, label, seed) in done:
                     continue
                 row = dict(task=name, algorithm=algorithm, label=label, seed=seed)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from palimpsest.agents.files.versions import versions
 
 
 def side_by_side(
@@ -79,3 +83,12 @@ def machine() -> dict[str, Any]:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
     return {"cpu": names[0] if names else "unknown", "cores": os.cpu_count()}
+
+
+def report(title: str, options: Any, head: list[str], table: list[list[Any]]) -> None:
+    """Print a table as a page of Markdown with machine, versions and options, and write it where `options.out` says."""
+    told = {**machine(), **versions(), "options": {name: str(value) for name, value in asdict(options).items()}}
+    text = "\n".join([f"# {title}\n", json.dumps(told), "", markdown(head, table)])
+    print(text)
+    if options.out is not None:
+        options.out.write_text(text + "\n")

@@ -6,7 +6,6 @@ definition: if that one equals ours, the difference that is named is the only on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from jax import lax
-from memax.equinox.groups import BinaryAlgebra, Resettable
 from memax.equinox.semigroups.attn import Attention
 from memax.equinox.semigroups.delta import DeltaNet
 from memax.equinox.semigroups.deltap import DeltaProduct
@@ -31,6 +29,7 @@ from memax.equinox.semigroups.s6 import S6
 from memax.equinox.set_actions.elman import Elman
 from memax.equinox.set_actions.gru import GRU
 from memax.equinox.set_actions.lstm import LSTM
+from memax_copies import Scan, copy, copy_gates, maps, scanned, tensor, with_step
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -44,15 +43,11 @@ from palimpsest.memory.kernels.diagonal.selective import selective_scan
 from palimpsest.memory.kernels.outer.scan import outer_scan
 from palimpsest.memory.linear import LinearLayer
 from palimpsest.memory.mamba import MambaLayer
-from palimpsest.memory.parts.stack import Layer
 from palimpsest.memory.parts.windows import Window
 from palimpsest.memory.s5 import S5Layer
 
 TABLE, WINDOW, HOUSEHOLDERS = 32, 16, 2
 """Sides of a table, inputs in a window, steps of `deltaproduct` per token."""
-
-Scan = Callable[[Tensor, Tensor], Tensor]
-"""x [T, B, D] and start [T, B] bool to y [T, B, D]."""
 
 
 @dataclass
@@ -88,8 +83,10 @@ def lstm(D: int, key: Any) -> Pair:
     theirs = LSTM(D, key)
     cell = theirs.algebra.algebra
     made = memory.make("lstm", D, output_size=D)
-    _gates(made, [cell.W_i, cell.W_f, cell.W_c, cell.W_o], [cell.U_i, cell.U_f, cell.U_c, cell.U_o])
-    return Pair(made, _whole(made), theirs, alike=_with(theirs, step), difference="memax's h is o * c, without tanh")
+    copy_gates(made, [cell.W_i, cell.W_f, cell.W_c, cell.W_o], [cell.U_i, cell.U_f, cell.U_c, cell.U_o])
+    return Pair(
+        made, scanned(made), theirs, alike=with_step(theirs, step), difference="memax's h is o * c, without tanh"
+    )
 
 
 def gru(D: int, key: Any) -> Pair:
@@ -103,20 +100,20 @@ def gru(D: int, key: Any) -> Pair:
     theirs = GRU(D, key)
     cell = theirs.algebra.algebra
     made = memory.make("gru", D, output_size=D)
-    _gates(made, [cell.W_r, cell.W_z, cell.W_h], [cell.U_r, cell.U_z, cell.U_h])
+    copy_gates(made, [cell.W_r, cell.W_z, cell.W_h], [cell.U_r, cell.U_z, cell.U_h])
     with torch.no_grad():  # the weight of the candidate is z there and 1 - z here
         for parameter in made.parameters():
             parameter[D : 2 * D].neg_()
     told = "memax resets before the recurrent product, as later versions of the paper do; ours after it, as torch does"
-    return Pair(made, _whole(made), theirs, alike=_with(theirs, step), difference=told)
+    return Pair(made, scanned(made), theirs, alike=with_step(theirs, step), difference=told)
 
 
 def rnn(D: int, key: Any) -> Pair:
     """Elman's network; memax reads it by a linear map, which is left out of the values."""
     theirs = Elman(D, D, key=key)
     made = memory.make("rnn", D, output_size=D)
-    _gates(made, [theirs.W_h], [theirs.algebra.algebra.U_h])
-    return Pair(made, _whole(made), theirs, around="memax adds a linear map of h", seen=lambda h, y, x: h[0])
+    copy_gates(made, [theirs.W_h], [theirs.algebra.algebra.U_h])
+    return Pair(made, scanned(made), theirs, around="memax adds a linear map of h", seen=lambda h, y, x: h[0])
 
 
 def ffm(D: int, key: Any, m: int = 32, c: int = 4) -> Pair:
@@ -137,17 +134,17 @@ def ffm(D: int, key: Any, m: int = 32, c: int = 4) -> Pair:
         (made.output_gate, theirs.gate_out.linear),
     )
     for mine, other in (*pairs, (made.mix, theirs.mix)):
-        _copy(mine, other)
+        copy(mine, other)
     alpha, omega = theirs.algebra.algebra.params
     with torch.no_grad():
         # memax has real and imaginary parts side by side for each decay, and turns the other way
         made.mix.weight.copy_(made.mix.weight.view(D, m, 2, c).transpose(1, 2).reshape(D, -1))
         made.skip.weight.copy_(torch.eye(D))
         made.skip.bias.zero_()
-        made.alpha.copy_(_tensor(alpha))
-        made.omega.copy_(-_tensor(omega))
+        made.alpha.copy_(tensor(alpha))
+        made.omega.copy_(-tensor(omega))
     told = "memax has LN(z * g) + x (1 - g); the authors' code in torch and ours LN(z) * g + skip(x) (1 - g)"
-    return Pair(made, _whole(made), theirs, alike=NormalFirst(D, m, c, key), difference=told)
+    return Pair(made, scanned(made), theirs, alike=NormalFirst(D, m, c, key), difference=told)
 
 
 def linear(D: int, key: Any) -> Pair:
@@ -158,14 +155,14 @@ def linear(D: int, key: Any) -> Pair:
 
     theirs = FART(D, TABLE, key)
     made = LinearLayer(D, 1, TABLE, TABLE)
-    maps = (made.query, theirs.Q), (made.key, theirs.K), (made.value, theirs.V), (made.leave, theirs.output)
-    for mine, other in maps:
-        _copy(mine, other)
+    pairs = (made.query, theirs.Q), (made.key, theirs.K), (made.value, theirs.V), (made.leave, theirs.output)
+    for mine, other in pairs:
+        copy(mine, other)
     return Pair(
         made,
-        _layer(made),
+        scanned(made),
         theirs,
-        alike=_with(theirs, step),
+        alike=with_step(theirs, step),
         difference="a fault in memax: its normaliser is the last key, not the sum of the keys",
         seen=lambda h, y, x: y - x,
     )
@@ -180,7 +177,7 @@ def gla(D: int, key: Any) -> Pair:
 
     theirs = FWP(D, TABLE, key)
     made = GLALayer(D, 1, TABLE, TABLE, False)
-    q, k, v, leave = _maps(theirs.Q, theirs.K, theirs.V, theirs.output)
+    q, k, v, leave = maps(theirs.Q, theirs.K, theirs.V, theirs.output)
 
     def read(x: Tensor, start: Tensor) -> Tensor:
         k_t, q_t = (1 + functional.elu(each(x)).unsqueeze(2) for each in (k, q))
@@ -190,7 +187,7 @@ def gla(D: int, key: Any) -> Pair:
 
     return Pair(
         made,
-        _layer(made),
+        scanned(made),
         theirs,
         read=read,
         alike=OtherSide(D, TABLE, key),
@@ -208,27 +205,27 @@ def s5(D: int, key: Any) -> Pair:
     rate = -decay + 1j * turn
     into *= (rate / np.expm1(rate))[:, None]  # what S5's zero-order hold takes back
     with torch.no_grad():
-        made.log_decay.copy_(_tensor(np.log(decay)))
-        made.frequency.copy_(_tensor(turn))
+        made.log_decay.copy_(tensor(np.log(decay)))
+        made.frequency.copy_(tensor(turn))
         made.log_step.zero_()
-        made.into.copy_(_tensor(np.concatenate([into.real, into.imag])))
-        made.out_of.copy_(_tensor(np.concatenate([theirs.C_re, -np.float64(theirs.C_im)], 1) / 2))
-        made.direct.copy_(_tensor(theirs.D))
+        made.into.copy_(tensor(np.concatenate([into.real, into.imag])))
+        made.out_of.copy_(tensor(np.concatenate([theirs.C_re, -np.float64(theirs.C_im)], 1) / 2))
+        made.direct.copy_(tensor(theirs.D))
 
     def read(x: Tensor, start: Tensor) -> Tensor:
         A, B = made.discrete()
         h, _ = diagonal_scan(A, functional.linear(x, B), start, x.new_zeros(x.shape[1], 2 * D), paired=True)
         return 2 * functional.linear(h, made.out_of) + made.direct * x
 
-    return Pair(made, _layer(made), theirs, read=read, around="S5 has step sizes, a gelu and a gate")
+    return Pair(made, scanned(made), theirs, read=read, around="S5 has step sizes, a gelu and a gate")
 
 
 def mamba(D: int, key: Any) -> Pair:
     """Traces whose decay the input chooses."""
     theirs = S6(D, D, key)
     made = MambaLayer(D, D, 1, 4)
-    delta, into, out_of = _maps(theirs.dt.layers[0], theirs.B, theirs.C)
-    A = -_tensor(theirs.A_log).exp()
+    delta, into, out_of = maps(theirs.dt.layers[0], theirs.B, theirs.C)
+    A = -tensor(theirs.A_log).exp()
 
     def read(x: Tensor, start: Tensor) -> Tensor:
         step = functional.softplus(delta(x))
@@ -238,7 +235,7 @@ def mamba(D: int, key: Any) -> Pair:
         return out_of(x) * found
 
     told = "memax writes by zero-order hold and reads by a factor; Mamba writes delta b u, reads S^T c, and convolves"
-    return Pair(made, _layer(made), theirs, read=read, around=told)
+    return Pair(made, scanned(made), theirs, read=read, around=told)
 
 
 def deltanet(D: int, key: Any) -> Pair:
@@ -289,12 +286,12 @@ def _delta(cls: Any, activation: Any, n: int, D: int, sizes: tuple[int, ...], ke
             return leave(found.flatten(-2))
 
     theirs = cls(*sizes, key)
-    q, k, v, w, leave = _maps(theirs.Q, theirs.K, theirs.V, theirs.w, theirs.output)
-    decay = _maps(theirs.alpha)[0] if hasattr(theirs, "alpha") else None
+    q, k, v, w, leave = maps(theirs.Q, theirs.K, theirs.V, theirs.w, theirs.output)
+    decay = maps(theirs.alpha)[0] if hasattr(theirs, "alpha") else None
     made, same = (kind(D, n, 1, TABLE, TABLE) for kind in (DeltaProductLayer, Theirs))
     told = f"a fault in memax: I - beta k k^T multiplies the side of the values, not that of the keys{more}"
     around = "ours has silu on values too, a decay, a norm and a gate"
-    return Pair(made, _layer(made), theirs, _layer(same), RightSide(*sizes, key), difference=told, around=around)
+    return Pair(made, scanned(made), theirs, scanned(same), RightSide(*sizes, key), difference=told, around=around)
 
 
 def trxl(D: int, key: Any) -> Pair:
@@ -311,10 +308,10 @@ def trxl(D: int, key: Any) -> Pair:
         return made.scan(x, known, window, sinusoids.to(x), None)[0].transpose(0, 1)
 
     def read(x: Tensor, start: Tensor) -> Tensor:
-        weights = torch.cat([_tensor(theirs.K.weight), _tensor(theirs.V.weight)])
+        weights = torch.cat([tensor(theirs.K.weight), tensor(theirs.V.weight)])
         found = []
         with torch.no_grad():
-            made.query.weight.copy_(_tensor(theirs.Q.weight))
+            made.query.weight.copy_(tensor(theirs.Q.weight))
             made.key_value.weight.copy_(weights)
             for silent in (made.position.weight, *made.mlp.parameters()):
                 silent.zero_()
@@ -331,9 +328,9 @@ def none(D: int, key: Any) -> Pair:
     """No memory."""
     theirs = MLP(D, key)
     made: Any = memory.make("none", D, output_size=D)
-    _copy(made.layer, theirs.project.layers[0])
+    copy(made.layer, theirs.project.layers[0])
     alike = eqx.tree_at(lambda layer: layer.project.layers[1], theirs, eqx.nn.Lambda(jnp.tanh))
-    return Pair(made, _whole(made), theirs, alike=alike, difference="memax has a leaky relu, ours tanh")
+    return Pair(made, scanned(made), theirs, alike=alike, difference="memax has a leaky relu, ours tanh")
 
 
 PAIRS: dict[tuple[str, str], Callable[[int, Any], Pair]] = {
@@ -352,65 +349,3 @@ PAIRS: dict[tuple[str, str], Callable[[int, Any], Pair]] = {
     ("none", "MLP"): none,
 }
 """Our name and memax's -> the function that makes both of D features."""
-
-
-class OtherStep(BinaryAlgebra):
-    """An algebra of memax with another step."""
-
-    algebra: Any
-    other: Any = eqx.field(static=True)
-
-    def __call__(self, carry: Any, new: Any) -> Any:
-        return self.other(self.algebra, carry, new)
-
-    def initialize_carry(self, key: Any = None) -> Any:
-        return self.algebra.initialize_carry(key)
-
-
-def _with(layer: Any, step: Any) -> Any:
-    return eqx.tree_at(lambda found: found.algebra, layer, Resettable(OtherStep(layer.algebra.algebra, step)))
-
-
-def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.array(array))
-
-
-def _copy(mine: nn.Linear, other: Any) -> None:
-    with torch.no_grad():
-        mine.weight.copy_(_tensor(other.weight))
-        if mine.bias is not None:
-            mine.bias.copy_(torch.zeros_like(mine.bias) if other.bias is None else _tensor(other.bias))
-
-
-def _maps(*theirs: Any) -> list[nn.Linear]:
-    """Ours of the same sizes with the same parameters."""
-    made = [nn.Linear(each.in_features, _width(each), each.bias is not None) for each in theirs]
-    for mine, other in zip(made, theirs):
-        _copy(mine, other)
-    return made
-
-
-def _width(linear: Any) -> int:
-    return math.prod(linear.weight.shape) // linear.in_features
-
-
-def _gates(made: Any, from_input: list[Any], from_state: list[Any]) -> None:
-    """Write the maps of gates one below the other, into a network of one layer."""
-    w_ih, w_hh, b_ih, b_hh = made.layer_weights(0)
-    with torch.no_grad():
-        for mine, maps in ((w_ih, from_input), (w_hh, from_state)):
-            mine.copy_(torch.cat([_tensor(each.weight) for each in maps]))
-        for mine, maps in ((b_ih, from_input), (b_hh, from_state)):
-            found = [
-                torch.zeros(len(each.weight), dtype=mine.dtype) if each.bias is None else _tensor(each.bias)
-                for each in maps
-            ]
-            mine.copy_(torch.cat(found))
-
-
-def _whole(made: Any) -> Scan:
-    return lambda x, start: made.scan(x, start, made.initial_state(x.shape[1]))[0]
-
-
-def _layer(made: Layer) -> Scan:
-    return lambda x, start: made.scan(x, start, made.initial_state(x.shape[1]))[0]

@@ -15,11 +15,10 @@ the processor times of both ways: other programs, which take cores away, do not 
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,11 @@ import numpy as np
 import torch
 import tyro
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
-from measure import machine, markdown
+from measure import report
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from palimpsest.agents import MemoryPPO
-from palimpsest.agents.files.versions import versions
 from palimpsest.envs.halves import VecHalves
 from palimpsest.envs.sb3 import VectorEnvAdaptor
 
@@ -163,11 +161,7 @@ def main(options: Options) -> None:
                     print(table[-1], flush=True)
     head = ["memory", "vec", "environments", "ms a step", "steps/s", "steps/s, overlapped", "times as many"]
     head += ["W, ms", "W, ms, overlapped", "times as many with cores to spare"]
-    told = {**machine(), **versions(), "options": {k: str(v) for k, v in asdict(options).items()}}
-    text = "\n".join(["# Overlapped rollouts\n", json.dumps(told), "", markdown(head, table)])
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+    report("Overlapped rollouts", options, head, table)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ the work that ours does. The times are of `train` alone, in processor seconds of
 from __future__ import annotations
 
 import functools
-import json
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tyro
-from measure import machine, markdown, side_by_side
+from measure import report, side_by_side
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from palimpsest.agents import MemoryPPO
-from palimpsest.agents.files.versions import versions
 
 WIDTH = 256
 
@@ -121,12 +119,8 @@ def main(options: Options) -> None:
     for length in options.lengths:
         table += rows_of_table(options, length)
         print(*table[-4:], sep="\n", flush=True)
-    told = {**machine(), **versions(), "options": {k: str(v) for k, v in asdict(options).items()}}
     head = ["episode, steps", "", "samples/s", "times two LSTMs'", "times one LSTM's"]
-    text = "\n".join(["# Updates of pixels\n", json.dumps(told), "", markdown(head, table)])
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+    report("Updates of pixels", options, head, table)
 
 
 if __name__ == "__main__":

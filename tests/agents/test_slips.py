@@ -33,9 +33,10 @@ def test_a_policy_alone_and_a_subclass_of_ours_are_made():
     class Mine(MemoryPPO):
         pass
 
-    Mine("MlpMemoryPolicy", Counter(), n_steps=8, batch_size=8, policy_kwargs=small_policy("gru"), device="cpu")
+    mine = Mine("MlpMemoryPolicy", Counter(), n_steps=8, batch_size=8, policy_kwargs=small_policy("gru"), device="cpu")
     world = Counter()
-    MlpMemoryPolicy(world.observation_space, world.action_space, lambda _: 1e-3, **small_policy("gru"))
+    policy = MlpMemoryPolicy(world.observation_space, world.action_space, lambda _: 1e-3, **small_policy("gru"))
+    assert mine.policy.memory_name == policy.memory_name == "gru"
 
 
 def test_what_gymnasium_returns_is_not_taken_for_an_observation():
