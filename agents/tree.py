@@ -1,4 +1,4 @@
-"""Observations and states as trees: one function for arrays, dicts and (named) tuples of them."""
+"""Observations and states as trees: functions for arrays, dicts and (named) tuples of them."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
         leaves = [tree_map(function, *leaf) for leaf in zip(tree, *others, strict=True)]
         return type(tree)(*leaves) if hasattr(tree, "_fields") else tuple(leaves)
     return function(tree, *others)
+
+
+def halves(tree: Any, at: int) -> tuple[Any, Any]:
+    """A tree of [T, ...] tensors before and from entry `at`."""
+    return tree_map(lambda leaf: leaf[:at], tree), tree_map(lambda leaf: leaf[at:], tree)

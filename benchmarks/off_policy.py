@@ -1,8 +1,9 @@
 """Train MemoryDQN and MemorySAC with the command line's defaults and print the table of docs/off-policy.md.
 
 Beside them learn SB3's DQN and SAC, which remember nothing, with SB3's defaults, and MemoryPPO with the command line's.
-Each line of JSON holds the result on episodes that training never saw, greedy, of one seed. Runs that are in the file
-are not repeated.
+Each line of JSON holds the result of one seed: greedy, on episodes that neither training nor its evaluations saw. A run
+of ours is evaluated twenty times, in 50 episodes, and stops when three evaluations in a row reach the bar. Runs that are
+in the file are not repeated.
 
     python benchmarks/off_policy.py --tasks cartpole tmaze pendulum --agents replay sb3 ppo --seeds 0 1 2
 """
@@ -10,6 +11,7 @@ are not repeated.
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +22,18 @@ import stable_baselines3
 import torch
 import tyro
 from measure import machine, markdown
+from rich.console import Console
 
 from palimpsest import envs
 from palimpsest.agents import evaluate
+from palimpsest.agents.environments import EVALUATION_SEED
+from palimpsest.agents.run.callbacks import read_evaluations
 from palimpsest.agents.files.versions import versions
+from palimpsest.agents.run import experiment
 from palimpsest.agents.run.config import TrainConfig
-from palimpsest.agents.run.experiment import make_env, make_model
+
+FIRST_SEED = EVALUATION_SEED + 10_000
+"""Of the episodes of the result; those of the evaluations come before."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,8 @@ class Options:
     agents: tuple[Literal["replay", "sb3", "ppo"], ...] = ("replay", "sb3", "ppo")
     """MemoryDQN or MemorySAC, SB3's DQN or SAC without memory, MemoryPPO."""
     memory: str = "lstm"
-    units: int = 64
-    """`output_size` of the memory."""
+    units: int | None = None
+    """`output_size` of the memory. Default: its own."""
     seeds: tuple[int, ...] = (0, 1, 2)
     episodes: int = 200
     out: Path = Path("docs/results/off_policy.jsonl")
@@ -71,38 +79,49 @@ class Options:
 
 def train(name: str, agent: str, seed: int, options: Options) -> dict[str, Any]:
     """The line of one run."""
-    task, memory = TASKS[name], options.memory
-    algo = task.algo if agent == "replay" else agent
+    task = TASKS[name]
+    began = time.perf_counter()
     if agent == "sb3":
         env = envs.make_vec(task.env, 1, seed, **task.env_args)
         cls = getattr(stable_baselines3, task.algo.upper())
-        model, memory, algo = cls("MlpPolicy", env, seed=seed, device="cpu"), "none", f"SB3's {task.algo}"
+        model = cls("MlpPolicy", env, seed=seed, device="cpu").learn(task.steps, log_interval=10**9)
+        env.close()
+        memory, algo, curve = "none", f"SB3's {task.algo}", []
     else:
-        config = TrainConfig(
-            env=task.env,
-            env_args=task.env_args,
-            memory=memory,
-            memory_args={"output_size": options.units},
-            algo=algo,
-            total_timesteps=task.steps,
-            seed=seed,
-            device="cpu",
-        )
-        env = make_env(config)
-        model = make_model(config, env)
-    began = time.perf_counter()
-    model.learn(task.steps, log_interval=10**9)
+        memory, algo = options.memory, task.algo if agent == "replay" else agent
+        with tempfile.TemporaryDirectory() as folder:
+            config = TrainConfig(
+                env=task.env,
+                env_args=task.env_args,
+                memory=memory,
+                memory_args={} if options.units is None else {"output_size": options.units},
+                algo=algo,
+                total_timesteps=task.steps,
+                seed=seed,
+                device="cpu",
+                eval_every=task.steps // 20,
+                eval_episodes=50,
+                solved=task.bar if task.measure == "success" else None,
+                solved_return=task.bar if task.measure == "return_mean" else None,
+                checkpoint_every=0,
+                run_dir=Path(folder, "run"),
+                progress=False,
+            )
+            run = experiment.train(config, Console(quiet=True), close=False)
+            model, rows = run.model, read_evaluations(run.directory / "evaluations.csv")
+        curve = [[int(row["step"]), float(row[task.measure])] for row in rows]
     seconds = time.perf_counter() - began
-    env.close()
-    result = evaluate(model, task.env, options.episodes, env_args=task.env_args)
+    result = evaluate(model, task.env, options.episodes, env_args=task.env_args, seed=FIRST_SEED)
     return {
         "task": name,
         "agent": agent,
         "algo": algo,
         "memory": memory,
+        "units": options.units,
         "seed": seed,
         "result": result[task.measure],
-        "steps": task.steps,
+        "steps": model.num_timesteps,
+        "curve": curve,
         "episodes": options.episodes,
         "seconds": round(seconds, 1),
         "versions": versions(),
@@ -128,10 +147,14 @@ def main(options: Options) -> None:
     for name, agent, memory in sorted({key[:3] for key in done}, key=lambda key: (list(TASKS).index(key[0]), key[1:])):
         rows = [row for key, row in sorted(done.items()) if key[:3] == (name, agent, memory)]
         task, seconds = TASKS[name], float(np.median([row["seconds"] for row in rows]))
-        found = ", ".join(f"{row['result']:.4g} ({row['seed']})" for row in rows)
+        found = ", ".join(f"{row['result']:.4g} ({row['seed']}, {row['steps']:,})" for row in rows)
         where = task.env.rpartition("/")[2] + "".join(f", {key} {value}" for key, value in task.env_args.items())
         table.append([where, rows[0]["algo"], memory, f"{task.steps:,}", found, f"{task.bar:g}", seconds])
-    print(markdown(["environment", "algorithm", "memory", "steps", "by seed", "bar", "seconds"], table))
+    print(
+        markdown(
+            ["environment", "algorithm", "memory", "steps at most", "by seed (and steps)", "bar", "seconds"], table
+        )
+    )
 
 
 if __name__ == "__main__":

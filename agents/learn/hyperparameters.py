@@ -56,8 +56,8 @@ class Hyperparameters:
     """Passes over each rollout."""
     learning_rate: Annotated[float | None, number(0, 10)] = None
     """Learning rate of Adam. Default: the memory's preset."""
-    gamma: Annotated[float, FRACTION] = 0.99
-    """Discount factor per step."""
+    gamma: Annotated[float | None, FRACTION] = None
+    """Discount factor per step. Default: the algorithm's preset, 0.99 with ppo."""
     gae_lambda: Annotated[float, FRACTION] = 0.95
     """λ of generalised advantage estimation."""
     ent_coef: Annotated[float, WEIGHT] = 0.02

@@ -68,6 +68,7 @@ SHARED: dict[str, Allowed] = {
     "sequence_length": integer(1),
     "burn_in": integer(0),
     "prioritized": FLAG,
+    "refresh_states": FLAG,
     "normalize_observations": FLAG,
     "normalize_returns": FLAG,
 }
@@ -96,6 +97,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         sequence_length: see `SequenceReplay`.
         burn_in: see `SequenceReplay`.
         prioritized: see `SequenceReplay`.
+        refresh_states: whether updates call `SequenceReplay.refresh`.
         normalize_observations: whether the policy scales observations by running moments.
         normalize_returns: whether rewards that are learned from are divided by a standard deviation; see `RewardScale`.
     """
@@ -110,6 +112,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         sequence_length: int,
         burn_in: int,
         prioritized: bool,
+        refresh_states: bool,
         normalize_observations: bool,
         normalize_returns: bool,
         **kwargs: Any,
@@ -118,6 +121,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self.sequence_length = sequence_length
         self.burn_in = burn_in
         self.prioritized = prioritized
+        self.refresh_states = refresh_states
         self.normalize_observations = normalize_observations
         self.normalize_returns = normalize_returns
         self._last_state: Any = None
@@ -299,6 +303,11 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         if self.policy.return_scale is not None:
             batch = batch._replace(rewards=batch.rewards / self.policy.return_scale.std)
         return batch
+
+    def _refresh(self, batch: Sequences, state: Any) -> None:
+        """Store the states [b, ...] before the entries after the first L of a batch, where that is wanted."""
+        if self.refresh_states and self.burn_in <= self.sequence_length:
+            self.replay.refresh(batch.items, state, self._n_updates)
 
     def _record_batch(self, batch: Sequences) -> None:
         """Log how old the last sampled sequences were, and what was stored with them."""

@@ -29,9 +29,10 @@ from palimpsest.agents.off_policy.algorithm import (
 from palimpsest.agents.off_policy.exploration import explored
 from palimpsest.agents.off_policy.q_policy import CnnMemoryQPolicy, MemoryQPolicy, MultiInputMemoryQPolicy
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
-from palimpsest.agents.off_policy.targets import halves, lookahead, refreshed, rescale, same, unscale
+from palimpsest.agents.off_policy.targets import lookahead, refreshed, rescale, same, unscale
 from palimpsest.agents.policy.policy_kwargs import check_policy
 from palimpsest.agents.policy.spaces import check_spaces
+from palimpsest.agents.tree import halves
 from palimpsest.refusals import FLAG, integer
 
 SelfMemoryDQN = TypeVar("SelfMemoryDQN", bound="MemoryDQN")
@@ -54,12 +55,14 @@ class QErrors(NamedTuple):
     errors: Tensor
     counted: Tensor
     """bool, false for final observations, which no action follows."""
+    state: Any
+    """Tree of [b, ...]: the memory before the entry after the first L, see `SequenceReplay.refresh`."""
 
 
 class MemoryDQN(OffPolicyMemoryAlgorithm):
     """DQN (Nature 2015) whose Q-network remembers, with the parts of R2D2 (OpenReview r1lyTjAqYX) as arguments.
 
-    The arguments are those of SB3's DQN in their order, and eleven more, by name alone. Actions are Discrete.
+    The arguments are those of SB3's DQN in their order, and twelve more, by name alone. Actions are Discrete.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryQPolicy`.
@@ -94,6 +97,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         double_q: whether the network chooses the action whose value the target network tells (arXiv 1509.06461).
         dueling: whether values are a sum of the state's value and advantages (arXiv 1511.06581).
         prioritized: whether sequences with large errors are drawn more often, and weighted less.
+        refresh_states: whether an update replaces the stored state after each of its sequences by its own.
         value_rescaling: whether the network predicts values on the scale of `targets.rescale`, for rewards of any size.
         normalize_observations: whether observations are scaled by the running moments of those that were learned from:
             those of a Box of floats, if it is no image and its bounds exceed -1 to 1. They are part of the policy.
@@ -160,6 +164,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         double_q: bool = True,
         dueling: bool = True,
         prioritized: bool = False,
+        refresh_states: bool = False,
         value_rescaling: bool = False,
         normalize_observations: bool = False,
         normalize_returns: bool = False,
@@ -192,6 +197,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
             sequence_length=sequence_length,
             burn_in=burn_in,
             prioritized=prioritized,
+            refresh_states=refresh_states,
             normalize_observations=normalize_observations,
             normalize_returns=normalize_returns,
         )
@@ -309,6 +315,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
             norms.append(clip_and_step(parameters, loss, self.policy.optimizer, self.max_grad_norm, self.num_timesteps))
             losses.append(loss.detach())
             replay.update_priorities(batch.items, seen.errors.numpy(force=True), seen.counted.numpy(force=True))
+            self._refresh(batch, seen.state)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", torch.stack(losses).mean().item())
@@ -345,7 +352,8 @@ def q_loss(
     with torch.no_grad():
         state = refreshed(network, before, batch.state, start_before)
         ahead = target.q_scan(batch.observations, batch.state, batch.memory_start, learning.burn_in)
-    values = network.q_scan(obs, state, start)
+    L = len(start) - learning.n_steps
+    values, later = network.q_scan_through(obs, state, start, L - learning.burn_in)
     taken = batch.actions[learning.burn_in :].unsqueeze(-1)
     with torch.no_grad():
         best = (values if learning.double_q else ahead).argmax(-1, keepdim=True)
@@ -353,11 +361,10 @@ def q_loss(
         greedy = (taken == best).squeeze(-1)
         goals = lookahead(bootstraps, rewards, terminated, acted, learning.gamma, learning.n_steps, greedy)
         goals = to_scale(goals)
-    L = len(goals)
     chosen, counted = values[:L].gather(-1, taken[:L]).squeeze(-1), acted[:L]
     losses = functional.smooth_l1_loss(chosen, goals, reduction="none") * batch.weights
     loss = torch.where(counted, losses, 0.0).sum() / counted.sum().clamp(min=1)
-    return loss, QErrors(chosen.detach(), (chosen - goals).detach(), counted)
+    return loss, QErrors(chosen.detach(), (chosen - goals).detach(), counted, later)
 
 
 def _check_spaces(observations: spaces.Space, actions: spaces.Space) -> None:

@@ -9,9 +9,11 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from palimpsest.agents.policy.memory_pair import Both
+from palimpsest.agents.policy.extractors import Observation
+from palimpsest.agents.policy.memory_pair import Both, State
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.scales import ReturnScale, RewardScale
+from palimpsest.agents.tree import halves
 
 
 class ReplayPolicy(MemoryActorCriticPolicy):
@@ -51,6 +53,18 @@ class ReplayPolicy(MemoryActorCriticPolicy):
     def _read(self, latent: Both, features: Both) -> Both:
         actor = self._beside(latent.actor, features.actor)
         return Both(actor, actor if self.shares_memory else self._beside(latent.critic, features.critic))
+
+    def _scan_through(self, obs: Observation, state: State, start: Tensor, cut: int) -> tuple[Both, State]:
+        """What the heads read of a sequence [T, B, ...], [T, B, D] each, and the state before entry `cut`.
+
+        It is scanned in two parts, which give what one gives. With a `cut` of 0 or less the state is the first.
+        """
+        if cut <= 0:
+            return self._scan(obs, state, start, None, None)[0], state
+        (obs_before, obs_after), (start_before, start_after) = halves(obs, cut), halves(start, cut)
+        before, middle = self._scan(obs_before, state, start_before, None, None)
+        after, _ = self._scan(obs_after, middle, start_after, None, None)
+        return Both(*(torch.cat(parts) for parts in zip(before, after))), middle
 
     def _beside(self, y: Tensor, features: Tensor) -> Tensor:
         """What a head reads of what its memory gave out, [..., D], and read, [..., F]."""

@@ -59,6 +59,12 @@ class MemoryQPolicy(ReplayPolicy):
         latent, _ = self._scan(obs, state, start, None, None)
         return self._q(Both(*(each[burn_in:] for each in latent)))
 
+    @in_its_form
+    def q_scan_through(self, obs: Observation, state: State, start: Tensor, cut: int) -> tuple[Tensor, State]:
+        """Values [T, B, A] of a sequence, and the state before its entry `cut`, see `_scan_through`."""
+        latent, middle = self._scan_through(obs, state, start, cut)
+        return self._q(latent), middle
+
     def _q(self, latent: Both) -> Tensor:
         """Values [..., A] of what the memories gave out, [..., D] each."""
         advantages = self.action_net(self.mlp_extractor.forward_actor(latent.actor))

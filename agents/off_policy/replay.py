@@ -271,6 +271,25 @@ class SequenceReplay:
             self.tree.set(items, priorities)
             self.largest = max(self.largest, float(priorities.max()))
 
+    def refresh(self, items: np.ndarray, state: Any, updates: int) -> None:
+        """Replace the states before the entries after the first L of drawn sequences, where the next ones begin.
+
+        A state grows stale with each update, and a burn-in mends that only as far as the memory forgets. An update scans
+        these entries anyway, so the next sequences can begin from what it finds (as in DreamerV3, arXiv 2301.04104).
+
+        Args:
+            items: [b], of `Sequences`.
+            state: tree of [b, ...] tensors.
+            updates: updates of the parameters so far.
+        """
+        cuts, rows = (items // self.n_envs + 1) % len(self.state_updates), items % self.n_envs
+
+        def keep(into: np.ndarray, leaf: Tensor) -> None:
+            into[cuts, rows] = leaf.numpy(force=True)
+
+        tree_map(keep, self.states, state)
+        self.state_updates[cuts, rows] = updates
+
     def contents(self) -> dict[str, Any]:
         """All that is stored, for a file: slots that were never written are left out."""
         entries = int(min(self.written.max(), self.buffer_size))

@@ -56,7 +56,7 @@ def _is_entropy_weight(value: Any) -> bool:
 class MemorySAC(OffPolicyMemoryAlgorithm):
     """SAC (arXiv 1812.05905) whose actor and critics remember; with Discrete actions as in arXiv 1910.07207.
 
-    The arguments are those of SB3's SAC in their order, and seven more, by name alone. Actions are a Box or Discrete.
+    The arguments are those of SB3's SAC in their order, and eight more, by name alone. Actions are a Box or Discrete.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemorySACPolicy`.
@@ -93,6 +93,7 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         burn_in: steps before these, which bring the stored states up to date with the parameters, without gradients.
         n_step: `n_steps` by the name that R2D2 gives it; None for `n_steps`.
         prioritized: whether sequences with large errors are drawn more often, and weighted less.
+        refresh_states: as in `MemoryDQN`.
         normalize_observations: as in `MemoryDQN`.
         normalize_returns: as in `MemoryDQN`. The entropy's weight is then one of scaled rewards.
         pink_noise: whether the noise of a Box's actions, random ones too, is kept up over steps, see `pink`; otherwise
@@ -155,6 +156,7 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         burn_in: int = 8,
         n_step: int | None = None,
         prioritized: bool = False,
+        refresh_states: bool = False,
         normalize_observations: bool = False,
         normalize_returns: bool = False,
         pink_noise: bool = False,
@@ -187,6 +189,7 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
             sequence_length=sequence_length,
             burn_in=burn_in,
             prioritized=prioritized,
+            refresh_states=refresh_states,
             normalize_observations=normalize_observations,
             normalize_returns=normalize_returns,
         )
@@ -295,6 +298,7 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
             if step % self.target_update_interval == 0:
                 follow(self.critic_target, policy, self.tau)
             replay.update_priorities(batch.items, losses.errors.numpy(force=True), losses.counted.numpy(force=True))
+            self._refresh(batch, losses.state)
             for name, value in record.items():
                 records.setdefault(name, []).append(value.detach().mean())
         self._n_updates += gradient_steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from palimpsest.agents.off_policy.replay import Sequences
 from palimpsest.agents.off_policy.sac_policy import MemorySACPolicy
-from palimpsest.agents.off_policy.targets import halves, lookahead, refreshed
+from palimpsest.agents.off_policy.targets import lookahead, refreshed
+from palimpsest.agents.tree import halves
 
 
 class Losses(NamedTuple):
@@ -28,6 +29,8 @@ class Losses(NamedTuple):
     """[L, b], without gradient."""
     counted: Tensor
     """[L, b] bool, false for final observations, which no action follows."""
+    state: Any
+    """Tree of [b, ...]: the memories before the entry after the first L, see `SequenceReplay.refresh`."""
 
 
 def sac_losses(
@@ -59,8 +62,8 @@ def sac_losses(
     with torch.no_grad():
         state = refreshed(policy, before, batch.state, start_before)
         ahead = target.critic_latent(batch.observations, batch.state, batch.memory_start, burn_in)
-    latent = policy.latent(obs, state, start)
     L = len(start) - n_steps
+    latent, later = policy.latent(obs, state, start, L - burn_in)
     counted = acted[:L]
     distribution = policy.distribution(latent.actor)
     discrete = isinstance(policy.action_space, spaces.Discrete)
@@ -100,4 +103,5 @@ def sac_losses(
         current[0].detach(),
         errors.detach().abs().mean(0),
         counted,
+        later,
     )

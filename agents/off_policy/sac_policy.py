@@ -132,13 +132,13 @@ class MemorySACPolicy(ReplayPolicy):
         return (normal.mean + normal.stddev * noise).tanh(), state  # type: ignore[union-attr]
 
     @in_its_form
-    def latent(self, obs: Observation, state: State, start: Tensor) -> Both:
-        """What the actor and the critics read of a sequence, [T, B, D] each; arguments as in `state_after`.
+    def latent(self, obs: Observation, state: State, start: Tensor, cut: int = 0) -> tuple[Both, State]:
+        """What the actor and the critics read of a sequence, [T, B, D] each, and the state before its entry `cut`.
 
-        The actor's has no gradient where they share a memory.
+        Arguments are as in `_scan_through`. The actor's has no gradient where they share a memory.
         """
-        (actor, critic), _ = self._scan(obs, state, start, None, None)
-        return Both(actor.detach() if self.shares_memory else actor, critic)
+        (actor, critic), middle = self._scan_through(obs, state, start, cut)
+        return Both(actor.detach() if self.shares_memory else actor, critic), middle
 
     @in_its_form
     def critic_latent(self, obs: Observation, state: State, start: Tensor, burn_in: int) -> Tensor:

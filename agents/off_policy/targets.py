@@ -9,15 +9,9 @@ from torch import Tensor
 
 from palimpsest.agents.policy.memory_pair import State
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
-from palimpsest.agents.tree import tree_map
 
 EPSILON = 1e-3
 """The weight of the linear part of `rescale`, which makes it invertible (R2D2, section 2.3)."""
-
-
-def halves(tree: Any, at: int) -> tuple[Any, Any]:
-    """A tree of [T, ...] tensors before and from entry `at`."""
-    return tree_map(lambda leaf: leaf[:at], tree), tree_map(lambda leaf: leaf[at:], tree)
 
 
 def refreshed(policy: MemoryActorCriticPolicy, obs: Any, state: State, start: Tensor) -> State:

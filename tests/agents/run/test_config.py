@@ -26,6 +26,7 @@ def test_the_constructor_refuses_the_same(name, value):
     own_default = (
         "learning_rate",
         "activation",
+        "gamma",
         "target_kl",
         "num_minibatches",
         "share_memory",
@@ -109,7 +110,7 @@ def test_derived_sizes():
 @pytest.mark.parametrize("name", [*memory.names(), "a stranger's"])
 def test_a_memory_brings_its_preset_where_nothing_is_given(name):
     chosen, config = usual(name), TrainConfig(memory=name)
-    assert (config.learning_rate, config.share_memory, config.net_arch, config.activation) == chosen
+    assert (config.learning_rate, config.share_memory, config.net_arch, config.activation, config.gamma) == chosen
     other = not chosen.share_memory
     given = TrainConfig(memory=name, learning_rate=0.1, num_minibatches=2, share_memory=other)
     assert (given.learning_rate, given.num_minibatches, given.share_memory) == (0.1, 2, other)

@@ -1,6 +1,7 @@
 """`preset`: in Python, the arguments with which the command line trains."""
 
 import dataclasses
+import tomllib
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from palimpsest import envs, memory
 from palimpsest.agents import MemoryPPO, preset
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.experiment import make_env, make_model
+from palimpsest.agents.run.presets import ALGORITHMS, usual
 
 ENV = "Palimpsest/EndlessTMaze-v0"
 
@@ -45,6 +47,21 @@ def test_what_learns_from_a_replay_has_layers_of_its_own(algo):
     assert given["policy_kwargs"]["net_arch"] == [8]
     assert "activation_fn" not in given["policy_kwargs"]
     assert preset("gru")["policy_kwargs"]["net_arch"] == [64]
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_the_discount_is_that_of_the_algorithm(algo):
+    chosen = usual("gru", algo).gamma
+    config = TrainConfig(memory="gru", algo=algo)
+    assert preset("gru", algo=algo)["gamma"] == config.gamma == chosen
+    assert tomllib.loads(config.to_toml())["gamma"] == chosen
+    given = TrainConfig(memory="gru", algo=algo, gamma=0.5)
+    assert TrainConfig.from_toml(given.to_toml()).gamma == preset("gru", algo=algo, gamma=0.5)["gamma"] == 0.5
+
+
+@pytest.mark.parametrize("memory_name", memory.names())
+def test_the_discount_of_ppo_is_the_same_for_every_memory(memory_name):
+    assert usual(memory_name).gamma == 0.99
 
 
 @pytest.mark.parametrize(
