@@ -2,8 +2,8 @@
 
 Beside them learn SB3's DQN and SAC, which remember nothing, with SB3's defaults, and MemoryPPO with the command line's.
 Each line of JSON holds the result of one seed: greedy, on episodes that neither training nor its evaluations saw. A run
-of ours is evaluated twenty times, in 50 episodes, and stops when three evaluations in a row reach the bar. Runs that are
-in the file are not repeated.
+of ours is evaluated twenty times, in 50 episodes, and stops when three evaluations in a row reach the bar. Runs that
+are in the file are not repeated.
 
     python benchmarks/off_policy.py --tasks cartpole tmaze pendulum --agents replay sb3 ppo --seeds 0 1 2
 """
@@ -27,9 +27,9 @@ from rich.console import Console
 from palimpsest import envs
 from palimpsest.agents import evaluate
 from palimpsest.agents.environments import EVALUATION_SEED
-from palimpsest.agents.run.callbacks import read_evaluations
 from palimpsest.agents.files.versions import versions
 from palimpsest.agents.run import experiment
+from palimpsest.agents.run.callbacks import read_evaluations
 from palimpsest.agents.run.config import TrainConfig
 
 FIRST_SEED = EVALUATION_SEED + 10_000
@@ -80,7 +80,7 @@ class Options:
 def train(name: str, agent: str, seed: int, options: Options) -> dict[str, Any]:
     """The line of one run."""
     task = TASKS[name]
-    began = time.perf_counter()
+    made_with, began = versions(), time.perf_counter()
     if agent == "sb3":
         env = envs.make_vec(task.env, 1, seed, **task.env_args)
         cls = getattr(stable_baselines3, task.algo.upper())
@@ -124,7 +124,7 @@ def train(name: str, agent: str, seed: int, options: Options) -> dict[str, Any]:
         "curve": curve,
         "episodes": options.episodes,
         "seconds": round(seconds, 1),
-        "versions": versions(),
+        "versions": made_with,
         "machine": machine(),
     }
 

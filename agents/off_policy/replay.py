@@ -274,8 +274,9 @@ class SequenceReplay:
     def refresh(self, items: np.ndarray, state: Any, updates: int) -> None:
         """Replace the states before the entries after the first L of drawn sequences, where the next ones begin.
 
-        A state grows stale with each update, and a burn-in mends that only as far as the memory forgets. An update scans
-        these entries anyway, so the next sequences can begin from what it finds (as in DreamerV3, arXiv 2301.04104).
+        A state grows stale with each update, and a burn-in mends that only as far as the memory forgets. An update
+        scans these entries anyway, so the next sequences can begin from what it finds (as in DreamerV3, arXiv
+        2301.04104).
 
         Args:
             items: [b], of `Sequences`.
