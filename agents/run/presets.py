@@ -85,7 +85,6 @@ def replaying(algo: str, num_envs: int) -> dict[str, Any]:
         batch_size=16,
         sequence_length=32,
         burn_in=8,
-        refresh_states=True,
         tau=0.05,
         train_freq=max(1, 4 // num_envs),
         gradient_steps=max(1, num_envs // 4),
@@ -94,6 +93,7 @@ def replaying(algo: str, num_envs: int) -> dict[str, Any]:
         return shared | dict(n_steps=3, ent_coef="auto_0.01", pink_noise=True)
     return shared | dict(
         n_steps=5,
+        refresh_states=True,
         target_update_interval=max(16, num_envs),
         exploration_fraction=0.2,
         exploration_final_eps=0.02,

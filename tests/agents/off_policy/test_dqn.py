@@ -23,8 +23,8 @@ from palimpsest.agents.files.archive import CorruptFile, NamedOnly
 from palimpsest.agents.learn.numerics import NotFinite
 from palimpsest.agents.off_policy.dqn import Learning, q_loss
 from palimpsest.agents.off_policy.replay import Sequences
-from palimpsest.agents.off_policy.targets import halves, rescale, unscale
-from palimpsest.agents.tree import tree_map
+from palimpsest.agents.off_policy.targets import rescale, unscale
+from palimpsest.agents.tree import halves, tree_map
 
 B = 3
 
@@ -168,6 +168,34 @@ def test_burn_in_refreshes_the_state_without_gradients():
     torch.testing.assert_close(loss, expected)
     gradients = torch.autograd.grad(loss, list(network.encoder.parameters()))
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, list(network.encoder.parameters())))
+
+
+def test_an_update_stores_the_states_that_it_finds():
+    model = make(refresh_states=True, learning_starts=1000)
+    model.learn(120)
+    stale = [leaf.copy() for leaf in model.replay.states]
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    batch = model.replay.sample(4, np.random.default_rng(0))
+    assert len(set(batch.items)) > 1
+    model._n_updates = 7
+    found = q_loss(model.policy, model.q_net_target, batch, Learning(2, 1, 0.9, True, False))[1].state
+    with torch.no_grad():
+        expected = model.policy.state_after(batch.observations[:4], batch.state, batch.memory_start[:4])
+    torch.testing.assert_close(found, expected)
+    model.burn_in = 5  # ends behind what would be stored
+    model._refresh(batch, found)
+    np.testing.assert_array_equal(model.replay.states[0], stale[0])
+    model.burn_in = 2
+    model._refresh(batch, found)
+    for stored, before, its in zip(model.replay.states, stale, expected):
+        for item, row in zip(batch.items, its):  # the next sequence of its row, in a ring
+            place = (item // B + 1) % len(stored), item % B
+            np.testing.assert_allclose(stored[place], row.detach(), rtol=1e-5, atol=1e-6)
+            assert not np.array_equal(stored[place], before[place])
+            assert model.replay.state_updates[place] == 7
+    assert (model.replay.state_updates == 7).sum() == len(set(batch.items))
 
 
 def test_the_target_network_only_follows():

@@ -186,12 +186,16 @@ def test_burn_in_refreshes_the_states_of_actor_and_critics():
     obs, start = batch.observations, batch.memory_start
     with torch.no_grad():
         state = model.policy.state_after(obs[:2], batch.state, start[:2])
-        whole = model.policy.latent(obs, batch.state, start)
-        later = model.policy.latent(obs[2:], state, start[2:])
+        whole, _ = model.policy.latent(obs, batch.state, start)
+        later, middle = model.policy.latent(obs[2:], state, start[2:], 2)
         critic = model.policy.critic_latent(obs, batch.state, start, 2)
     for a, b in zip(whole, later):
         torch.testing.assert_close(a[2:], b)
     torch.testing.assert_close(critic, later.critic)
+    # that is also the state that an update stores again
+    torch.testing.assert_close(middle, model.policy.state_after(obs[:4], batch.state, start[:4]))
+    losses = sac_losses(model.policy, model.critic_target, batch, torch.ones(1), 2, 1, 0.9)
+    torch.testing.assert_close(losses.state, middle)
 
 
 @pytest.mark.parametrize("kind", ACTIONS)
