@@ -94,6 +94,7 @@ def replaying(algo: str, num_envs: int) -> dict[str, Any]:
     return shared | dict(
         n_steps=5,
         refresh_states=True,
+        prioritized=True,
         target_update_interval=max(16, num_envs),
         exploration_fraction=0.2,
         exploration_final_eps=0.02,
