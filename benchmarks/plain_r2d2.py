@@ -26,8 +26,6 @@ from torch.nn import functional
 from palimpsest import envs
 from palimpsest.agents import MemoryDQN, preset
 
-GAMMA = 0.99
-
 
 @dataclass(frozen=True)
 class Options:
@@ -149,7 +147,7 @@ class PlainR2D2:
             goals = target[burn_in:].gather(-1, best).squeeze(-1)
             for _ in range(n):
                 T = len(goals) - 1
-                goals = rewards[:T] + GAMMA * (1 - ended[:T]) * goals[1:]
+                goals = rewards[:T] + self.arguments["gamma"] * (1 - ended[:T]) * goals[1:]
         L = len(goals)
         chosen = values[:L].gather(-1, actions[:L, :, None]).squeeze(-1)
         loss = (functional.smooth_l1_loss(chosen, goals, reduction="none") * mask[:L]).sum() / mask[:L].sum()
