@@ -113,7 +113,7 @@ def test_a_wrong_file_is_refused_by_name(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"gamma": Range(0.5, 1.5)}, "the space of gamma: gamma must be a number, 0 to 1; got 1.5"),
+        ({"gamma": Range(0.5, 1.5)}, "the space of gamma: gamma must be a number, 0 to 1, or None; got 1.5"),
         ({"n_steps": Options((16, "x"))}, "the space of n_steps: n_steps must be an integer"),
         ({"memory_args.outputsize": Options((8,))}, "has no argument 'outputsize' .did you mean 'output_size'"),
         ({"memory_args.output_size": Options((8, 0))}, "the space of memory_args.output_size: "),
