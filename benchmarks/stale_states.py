@@ -39,6 +39,8 @@ class Options:
     """Steps of the whole training, by which rates and exploration fall."""
     keep_stale: bool = False
     """Train without `refresh_states`."""
+    uniform: bool = False
+    """Train without `prioritized`."""
     seed: int = 0
 
 
@@ -84,7 +86,7 @@ def main(options: Options) -> None:
         memory=options.memory,
         memory_args={"output_size": options.units},
         algo="dqn",
-        algo_args={"refresh_states": not options.keep_stale},
+        algo_args={"refresh_states": not options.keep_stale, "prioritized": not options.uniform},
         total_timesteps=options.whole,
         seed=options.seed,
         device="cpu",
