@@ -1,4 +1,4 @@
-"""What every test shares: one thread, fixed seeds, one place for tolerances; and the fast tests' option."""
+"""What every test shares: one thread, fixed seeds, one place for tolerances; the fast tests' options and the order."""
 
 import itertools
 import os
@@ -24,6 +24,12 @@ def pytest_addoption(parser):
         action="store_true",
         help="skip a test where it asks for a compiled kernel; what computes by torch and numpy alone is tested",
     )
+    parser.addoption(
+        "--most-cases",
+        type=int,
+        metavar="N",
+        help="of a test with more than N cases run N, drawn at random, the same ones every time",
+    )
 
 
 def pytest_configure(config):
@@ -35,6 +41,25 @@ def pytest_configure(config):
         # a test that is skipped where it is has closed nothing yet
         config.addinivalue_line("filterwarnings", "ignore:unclosed file:ResourceWarning")
         machine_code._Cache.load_overload = lambda *_: pytest.skip("needs machine code; `make test` runs it")
+
+
+@pytest.hookimpl(trylast=True)  # once `-m` has deselected
+def pytest_collection_modifyitems(config, items):
+    """Leave out cases, as `--most-cases` says; begin with the files that take longest.
+
+    With xdist a file is one worker's work. A long one that begins last would leave the other worker idle.
+    """
+    most = config.getoption("--most-cases")
+    if most is not None:
+        tests = {}
+        for item in items:
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        drawn = {item for cases in tests.values() for item in random.Random(0).sample(cases, min(most, len(cases)))}
+        config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
+        items[:] = [item for item in items if item in drawn]
+    long = {item.path for item in items if item.get_closest_marker("learning") or item.get_closest_marker("programs")}
+    long |= {item.path for item in items if item.path.parent.name in ("laws", "kernels")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(autouse=True)

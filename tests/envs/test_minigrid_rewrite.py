@@ -346,6 +346,7 @@ def test_the_minigrid_env_is_a_gymnasium_env():
     assert made.reset(seed=1)[0]["mission"] == made.unwrapped.mission
 
 
+@pytest.mark.programs
 def test_the_batched_world_leaves_minigrid_out():
     code = (
         "import sys, gymnasium as g; g.make('palimpsest:Palimpsest/MiniGridMemoryRewrite-v0').reset(seed=0); "
