@@ -17,6 +17,9 @@ from palimpsest import envs, machine_code
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+COMPILE = ("kernels", "laws")
+"""Folders whose tests compile most of the kernels."""
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -54,12 +57,12 @@ def pytest_collection_modifyitems(config, items):
         tests = {}
         for item in items:
             tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
-        drawn = {item for cases in tests.values() for item in random.Random(0).sample(cases, min(most, len(cases)))}
+        few = (random.Random(name).sample(cases, min(most, len(cases))) for name, cases in tests.items())
+        drawn = {item for cases in few for item in cases}
         config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
         items[:] = [item for item in items if item in drawn]
-    long = {item.path for item in items if item.get_closest_marker("learning") or item.get_closest_marker("programs")}
-    long |= {item.path for item in items if item.path.parent.name in ("laws", "kernels")}
-    items.sort(key=lambda item: item.path not in long)
+    trainings = {item.path for item in items if any(map(item.get_closest_marker, ("learning", "programs")))}
+    items.sort(key=lambda item: 0 if item.path.parent.name in COMPILE else 1 if item.path in trainings else 2)
 
 
 @pytest.fixture(autouse=True)
