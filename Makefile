@@ -40,8 +40,8 @@ train: $(READY)  ## train on the main job, or as ARGS="..." says; see train.py -
 test: $(READY)  ## every test but those that train for minutes
 	$(PYTEST) -m "not slow"
 
-test-fast: $(READY)  ## of tests that need no compiled kernel, no training and no program, three cases each
-	$(PYTEST) -m "not slow and not learning and not programs" --no-machine-code --most-cases=3
+test-fast: $(READY)  ## of tests that need no compiled kernel, no training and no program, two cases each
+	$(PYTEST) -m "not slow and not learning and not programs" --no-machine-code --most-cases=2
 
 lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
