@@ -1,6 +1,6 @@
 # make train   set up, then the main job (ARGS="..." are flags of train.py)
 # make test    set up, then every test that takes less than minutes
-# make check   lint (format, lint, types) and the fast tests: no compiled kernel, no training, no program
+# make check   lint (format, lint, types) and the fast tests: no compiled kernel, no training, no program, few cases
 # make docs    the pages as a site, into build/site
 # make help    all targets
 
@@ -9,8 +9,10 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 BENCH_READY = $(VENV)/.ready-bench
 JOBS ?= 2
-# a file's tests run in one process, so that a kernel is compiled once; bytecode is kept, so that a test is read once
-PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
+# a file's tests run in one process, so that a kernel is compiled once, and tests/conftest.py orders
+# the files; bytecode is kept, so that a test is read once
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile \
+	--no-loadscope-reorder
 # what measures in minutes; the other scripts train, soak or kill for hours and have commands of their own
 BENCHES ?= benchmarks/speed.py benchmarks/env_speed.py benchmarks/growth.py
 QUIET = --quiet --disable-pip-version-check
@@ -38,8 +40,8 @@ train: $(READY)  ## train on the main job, or as ARGS="..." says; see train.py -
 test: $(READY)  ## every test but those that train for minutes
 	$(PYTEST) -m "not slow"
 
-test-fast: $(READY)  ## every test that needs no compiled kernel, no training and no program
-	$(PYTEST) -m "not slow and not learning and not programs" --no-machine-code
+test-fast: $(READY)  ## of tests that need no compiled kernel, no training and no program, two cases each
+	$(PYTEST) -m "not slow and not learning and not programs" --no-machine-code --most-cases=2
 
 lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .

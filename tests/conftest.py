@@ -1,4 +1,4 @@
-"""What every test shares: one thread, fixed seeds, one place for tolerances; and the fast tests' option."""
+"""What every test shares: one thread, fixed seeds, one place for tolerances; the fast tests' options and the order."""
 
 import itertools
 import os
@@ -17,12 +17,21 @@ from palimpsest import envs, machine_code
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+COMPILE = ("kernels", "laws")
+"""Folders whose tests compile most of the kernels."""
+
 
 def pytest_addoption(parser):
     parser.addoption(
         "--no-machine-code",
         action="store_true",
         help="skip a test where it asks for a compiled kernel; what computes by torch and numpy alone is tested",
+    )
+    parser.addoption(
+        "--most-cases",
+        type=int,
+        metavar="N",
+        help="of a test with more than N cases run N, drawn at random, the same ones every time",
     )
 
 
@@ -35,6 +44,25 @@ def pytest_configure(config):
         # a test that is skipped where it is has closed nothing yet
         config.addinivalue_line("filterwarnings", "ignore:unclosed file:ResourceWarning")
         machine_code._Cache.load_overload = lambda *_: pytest.skip("needs machine code; `make test` runs it")
+
+
+@pytest.hookimpl(trylast=True)  # once `-m` has deselected
+def pytest_collection_modifyitems(config, items):
+    """Leave out cases, as `--most-cases` says; begin with the files that take longest.
+
+    With xdist a file is one worker's work. A long one that begins last would leave the other worker idle.
+    """
+    most = config.getoption("--most-cases")
+    if most is not None:
+        tests = {}
+        for item in items:
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        few = (random.Random(name).sample(cases, min(most, len(cases))) for name, cases in tests.items())
+        drawn = {item for cases in few for item in cases}
+        config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
+        items[:] = [item for item in items if item in drawn]
+    trainings = {item.path for item in items if any(map(item.get_closest_marker, ("learning", "programs")))}
+    items.sort(key=lambda item: 0 if item.path.parent.name in COMPILE else 1 if item.path in trainings else 2)
 
 
 @pytest.fixture(autouse=True)

@@ -36,8 +36,11 @@ def address(study: str | None, folder: Path) -> str:
     return f"sqlite:///{path.absolute()}"
 
 
-def storage(url: str) -> Any:
-    """The storage at a URL; ValueError, without the URL's password, if it cannot be opened."""
+def storage(url: str, known: bool = False) -> Any:
+    """The storage at a URL; ValueError, without the URL's password, if it cannot be opened.
+
+    Optuna looks for tables and their version first, unless the storage is `known` to hold them.
+    """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -50,7 +53,9 @@ def storage(url: str) -> Any:
         ) from None
     options = {"connect_args": {"timeout": WAIT_SECONDS}} if url.startswith("sqlite") else {}
     try:
-        return package.storages.RDBStorage(url, engine_kwargs=options)
+        return package.storages.RDBStorage(
+            url, engine_kwargs=options, skip_compatibility_check=known, skip_table_creation=known
+        )
     except (SQLAlchemyError, ImportError, RuntimeError) as error:
         why = str(getattr(error, "orig", None) or error).replace(url, shown)
         raise ValueError(f"the study's storage {shown!r} cannot be opened: {why}") from None
@@ -82,7 +87,9 @@ def opened_trial(url: str, name: str, pruner: str, trial_id: int) -> Any:
     package = optuna()
     # nothing is sampled here
     sampler = package.samplers.RandomSampler(0)
-    found = package.load_study(study_name=name, storage=storage(url), pruner=_pruner(pruner), sampler=sampler)
+    found = package.load_study(
+        study_name=name, storage=storage(url, known=True), pruner=_pruner(pruner), sampler=sampler
+    )
     return package.trial.Trial(found, trial_id)
 
 

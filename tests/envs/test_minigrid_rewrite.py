@@ -137,10 +137,12 @@ def test_every_place_and_action_are_equal(view_size):
         grid, last = env.grid.copy(), env.niches[shown + 1] if shown < 2 else env.junction + 1
         free = [(x, y) for x in range(1, last) for y in range(HEIGHT) if grid.get(x, y) is None]
         free = [(x, y) for x, y in free if x < env.junction or y == MIDDLE]
+        env.step_count = 10
+        here = copied(env)
         for (x, y), direction, action in itertools.product(free, range(4), (*range(3), shown + 3)):
             env.grid, env.shown, env.step_count = grid.copy(), shown, 10
             env.agent_pos, env.agent_dir = (x, y), direction
-            rows.append(copied(env))
+            rows.append(here | dict(x=x, y=y, direction=direction))
             obs, *rest, _ = env.step(action)
             results.append((action, obs, rest, env.shown))
         env.grid, env.shown, env.agent_pos, env.agent_dir = grid, shown, (env.niches[shown], MIDDLE), EAST
@@ -346,6 +348,7 @@ def test_the_minigrid_env_is_a_gymnasium_env():
     assert made.reset(seed=1)[0]["mission"] == made.unwrapped.mission
 
 
+@pytest.mark.programs
 def test_the_batched_world_leaves_minigrid_out():
     code = (
         "import sys, gymnasium as g; g.make('palimpsest:Palimpsest/MiniGridMemoryRewrite-v0').reset(seed=0); "

@@ -329,6 +329,7 @@ def test_a_refused_action_is_not_remembered():
     assert after[1, 3:].tolist() == [0, 0, 1, np.float32(-0.01)]
 
 
+@pytest.mark.programs
 def test_importing_the_wrappers_leaves_sb3_out():
     code = (
         "import sys, palimpsest.envs.wrappers as w; print({'torch', 'stable_baselines3'} & sys.modules.keys());"

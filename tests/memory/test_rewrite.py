@@ -88,7 +88,9 @@ def test_the_equations_written_out(clock, K, V):
         return gradients(module, tables_too, x)
 
     expected = gradients(module, lambda x: (lambda y, last: (y, [last]))(*written_out(module, x, start, state)), x)
-    for form in (module.scan, torch_only()(module.scan), functools.partial(Memory.scan, module)):
+    forms = [torch_only()(module.scan), functools.partial(Memory.scan, module)]
+    # the compiled scan of the widest is compared with torch's operations, in float32, in test_delta_kernel.py
+    for form in forms if K == 16 else [module.scan, *forms]:
         assert_close(by(form), expected, **tolerance(torch.float64))
     with torch.no_grad():
         acted, last = Memory.scan(module, x, start, state)

@@ -67,7 +67,7 @@ def read_chunks(
         [B, D], all heads.
     """
     D = query.shape[1]
-    query = query / math.sqrt(D // num_heads)
+    query = (query / math.sqrt(D // num_heads)).contiguous()  # another layout is compiled anew
     if not _compiled(query):
         return torch_read(query, key, value, code, contents, which, length, weight, num_heads)
     read = query.new_empty(query.shape)

@@ -75,6 +75,7 @@ class _DeltaScan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         T, B, _, V = v.shape
         z = torch.cat((torch.cat((q, k, v), -1).flatten(2), alpha, beta), -1)
+        start = start.contiguous()  # another layout is compiled anew
         tables = z.new_empty(-(-T // SEGMENT) + 1, *state.shape)
         tables[0] = state
         read = z.new_empty(v.shape)

@@ -121,13 +121,14 @@ def train_and_die(monkeypatch, steps: int, run: TrainConfig) -> None:
 
 @pytest.mark.parametrize("name", memory.names())
 def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(name, tmp_path, monkeypatch):
-    experiment.train(config(tmp_path / "whole", name), quiet())
-    train_and_die(monkeypatch, 200, config(tmp_path / "killed", name))
+    short = dict(total_timesteps=5 * 64, n_epochs=1)
+    experiment.train(config(tmp_path / "whole", name, **short), quiet())
+    train_and_die(monkeypatch, 200, config(tmp_path / "killed", name, **short))
     saved = TrainConfig.load(tmp_path / "killed")
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
     assert not (tmp_path / "killed" / "model.zip").exists()
-    experiment.train(config(tmp_path / "killed", name, resume=tmp_path / "killed", run_dir=None), quiet())
+    experiment.train(config(tmp_path / "killed", name, resume=tmp_path / "killed", run_dir=None, **short), quiet())
     assert saved.memory == name
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     assert_same_curves(tmp_path / "whole", tmp_path / "killed")
