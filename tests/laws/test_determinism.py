@@ -58,9 +58,9 @@ def assert_equal_bits(one: MemoryPPO, other: MemoryPPO) -> None:
 def test_two_trainings_are_equal_and_another_seed_is_not(name):
     first, again, other = agent(name), agent(name), agent(name, seed=4)
     # The global streams are seeded when an agent is made, so each trains right after it is made.
-    for model, rollouts in ((first, 2), (again, 2), (other, 1)):
+    for model in (first, again, other):
         model.set_random_seed(model.seed)
-        model.learn(rollouts * ROWS * STEPS)
+        model.learn(2 * ROWS * STEPS)
     assert_equal_bits(first, again)
     assert any(not torch.equal(a, b) for a, b in zip(first.policy.parameters(), other.policy.parameters()))
 
