@@ -232,7 +232,7 @@ def test_a_saved_configuration_gives_the_defaults(started, tmp_path):
         ("env_args = 3", "env_args must be a dict of arguments by name; got 3"),
         ("env_args = {coridors = 3}", "no argument 'coridors'.*did you mean 'corridors'"),
         ("memory = 'lsmt'", "unknown memory 'lsmt'"),
-        ("gamma = 2.0", "gamma must be a number, 0 to 1; got 2.0"),
+        ("gamma = 2.0", "gamma must be a number, 0 to 1, or None; got 2.0"),
         ("\x00", "not a TOML document"),
     ],
 )

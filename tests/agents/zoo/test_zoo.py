@@ -141,7 +141,7 @@ def test_a_key_without_counterpart_is_refused_by_name(name, tmp_path):
         ("n_step: 4", "unknown key 'n_step' .did you mean 'n_steps'"),
         ("n_envs: 1.5", "'n_envs': it must be an integer; got 1.5"),
         ("gamma: x", "'gamma': could not convert"),
-        ("gamma: 1.5", "gamma must be a number, 0 to 1; got 1.5"),
+        ("gamma: 1.5", "gamma must be a number, 0 to 1, or None; got 1.5"),
         ("clip_range: exp_0.2", "'clip_range': could not convert"),
         ("policy: MlpPolicy", "'policy': it must be one of MlpLstmPolicy"),
         ("normalize: dict(clip_obs=5)", "'normalize': it takes norm_obs and norm_reward; leave out 'clip_obs'"),
