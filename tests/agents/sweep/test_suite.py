@@ -107,7 +107,10 @@ WRONG = [
     (HEAD + MAZE.replace("EndlessT", "EndlesT"), "unknown environment .*did you mean 'Palimpsest/EndlessTMaze-v0'"),
     (HEAD + MAZE + "train = {lerning_rate = 1}", "unknown key 'lerning_rate'.*did you mean 'learning_rate'"),
     (HEAD + MAZE + "train = {seed = 1}", r"environments\[0\].train: the sweep sets 'seed' itself"),
-    (HEAD + MAZE + "train = {gamma = 2.0}", r"environments\[0\], none: gamma must be a number, 0 to 1, or None; got 2.0"),
+    (
+        HEAD + MAZE + "train = {gamma = 2.0}",
+        r"environments\[0\], none: gamma must be a number, 0 to 1, or None; got 2.0",
+    ),
     (HEAD + "[settings.a]\nthreads = 4\n" + MAZE, "settings.a: the sweep sets 'threads' itself"),
     (HEAD + "[settings]\na = 4\n" + MAZE, "settings.a must be a dict of arguments by name; got 4"),
     (HEAD + "[memory.lstm]\n" + MAZE, "memory.lstm is for a memory of the suite: none"),
