@@ -1,6 +1,6 @@
 # make train   set up, then the main job (ARGS="..." are flags of train.py)
 # make test    set up, then every test that takes less than minutes
-# make check   lint (format, lint, types) and the fast tests: no compiled kernel, no training, no program, few cases
+# make check   lint (format, lint, types) and the fast tests: no compiled kernel, no training, no program, one case each
 # make docs    the pages as a site, into build/site
 # make help    all targets
 
@@ -40,8 +40,8 @@ train: $(READY)  ## train on the main job, or as ARGS="..." says; see train.py -
 test: $(READY)  ## every test but those that train for minutes
 	$(PYTEST) -m "not slow"
 
-test-fast: $(READY)  ## of tests that need no compiled kernel, no training and no program, two cases each
-	$(PYTEST) -m "not slow and not learning and not programs" --no-machine-code --most-cases=2
+test-fast: $(READY)  ## of tests that need no compiled kernel, no training and no program, one case each
+	$(PYTEST) -m "not slow and not learning and not programs" --no-machine-code --most-cases=1
 
 lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
