@@ -1,20 +1,22 @@
 """How far a replay's stored states are from those that the network has now, in values of MemoryDQN.
 
-A training with the command line's defaults is stopped early. Then the network reads each row from its first entry, and
-again single sequences from their stored states and from the initial state. The table shows the mean distance of the
-largest differences between the values, at some entries of the sequences, in the units of scaled rewards. The gap is the
-median difference between the values of the best action and the worst.
+Trainings with the command line's defaults, with and without `refresh_states`, are stopped early. Then the network reads
+each row from its first entry, and again single sequences from their stored states and from the initial state. The table
+shows the mean distance of the largest differences between the values, at some entries of the oldest and the newest of
+these sequences, in the units of scaled rewards. The gap is the median difference between the values of the best action
+and the worst. The return is the mean of 30 greedy episodes that training never saw.
 
-    python benchmarks/stale_states.py --steps 10000 --keep-stale
+    python benchmarks/stale_states.py --seeds 0 1 2
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import tyro
-from measure import markdown
+from measure import report
 from stable_baselines3.common.callbacks import BaseCallback
 
 from palimpsest.agents import MemoryDQN, evaluate
@@ -37,11 +39,11 @@ class Options:
     """Steps after which the training is stopped."""
     whole: int = 50_000
     """Steps of the whole training, by which rates and exploration fall."""
-    keep_stale: bool = False
-    """Train without `refresh_states`."""
     uniform: bool = False
     """Train without `prioritized`."""
-    seed: int = 0
+    seeds: tuple[int, ...] = (0,)
+    out: Path | None = None
+    """File for the table."""
 
 
 class Until(BaseCallback):
@@ -55,40 +57,16 @@ class Until(BaseCallback):
         return self.num_timesteps < self.steps
 
 
-@torch.no_grad()
-def distances(model: MemoryDQN) -> list[list[str]]:
-    """Rows of the table, for some of the sequences; the gap is the last row's."""
-    policy, replay = model.policy, model.replay
-    L, B = replay.sequence_length, replay.n_envs
-    T = int(replay.written.min()) // L * L
-    obs = tree_map(lambda array: torch.from_numpy(array[:T]), replay.observations)
-    start = torch.from_numpy(replay.memory_start[:T])
-    now = policy.q_scan(obs, policy.initial_state(B), start)
-    rows = []
-    last = (T - replay.whole) // L
-    for cut in range(1, last, max(1, last // 6)):
-        part = slice(cut * L, cut * L + replay.whole)
-        stored = tree_map(lambda array, cut=cut: torch.from_numpy(array[cut]), replay.states)
-        row = [f"{model._n_updates - replay.state_updates[cut].mean():.0f}"]
-        for state in (stored, policy.initial_state(B)):
-            q = policy.q_scan(tree_map(lambda leaf, part=part: leaf[part], obs), state, start[part])
-            away = (q - now[part]).abs().amax(-1).mean(1)
-            row.append(", ".join(f"{away[entry]:.3f}" for entry in ENTRIES))
-        rows.append(row)
-    gap = (now.amax(-1) - now.amin(-1)).median()
-    return [*rows, ["gap", f"{gap:.3f}", ""]]
-
-
-def main(options: Options) -> None:
-    """Train, measure and print."""
+def trained(options: Options, refresh: bool, seed: int) -> MemoryDQN:
+    """A model after the first part of a training."""
     config = TrainConfig(
         env=options.env,
         memory=options.memory,
         memory_args={"output_size": options.units},
         algo="dqn",
-        algo_args={"refresh_states": not options.keep_stale, "prioritized": not options.uniform},
+        algo_args={"refresh_states": refresh, "prioritized": not options.uniform},
         total_timesteps=options.whole,
-        seed=options.seed,
+        seed=seed,
         device="cpu",
     )
     env = make_env(config)
@@ -96,10 +74,45 @@ def main(options: Options) -> None:
     model.learn(options.whole, Until(options.steps), log_interval=10**9)
     env.close()
     assert isinstance(model, MemoryDQN)
+    return model
+
+
+@torch.no_grad()
+def distances(model: MemoryDQN) -> tuple[list[list[str]], float]:
+    """Age in updates and distances from the stored and from the initial state of two sequences; the gap."""
+    policy, replay = model.policy, model.replay
+    L, B = replay.sequence_length, replay.n_envs
+    T = int(replay.written.min()) // L * L
+    obs = tree_map(lambda array: torch.from_numpy(array[:T]), replay.observations)
+    start = torch.from_numpy(replay.memory_start[:T])
+    now = policy.q_scan(obs, policy.initial_state(B), start)
+    rows = []
+    # the second, as the first begins with the initial state; and the last that is whole
+    for cut in (1, (T - replay.whole) // L):
+        part = slice(cut * L, cut * L + replay.whole)
+        stored = tree_map(lambda array, cut=cut: torch.from_numpy(array[cut]), replay.states)
+        row = [f"{model._n_updates - replay.state_updates[cut].mean():.0f}"]
+        for state in (stored, policy.initial_state(B)):
+            q = policy.q_scan(tree_map(lambda leaf, part=part: leaf[part], obs), state, start[part])
+            away = (q - now[part]).abs().amax(-1).mean(1)
+            row.append(", ".join(f"{away[entry]:.2f}" for entry in ENTRIES))
+        rows.append(row)
+    return rows, float((now.amax(-1) - now.amin(-1)).median())
+
+
+def main(options: Options) -> None:
+    """Train, measure and print."""
+    table: list[list[str]] = []
+    for seed in options.seeds:
+        for refresh in (False, True):
+            model = trained(options, refresh, seed)
+            found, gap = distances(model)
+            reached = evaluate(model, options.env, 30)["return_mean"]
+            for row in found:
+                table.append([str(seed), "yes" if refresh else "no", *row, f"{gap:.2f}", f"{reached:.1f}"])
     where = f"at entries {', '.join(map(str, ENTRIES))}"
-    heads = ["updates since the state was stored", f"from the stored state, {where}", "from the initial one"]
-    print(markdown(heads, distances(model)))
-    print("mean return of 30 episodes:", evaluate(model, options.env, 30)["return_mean"])
+    head = ["seed", "refreshed", "age in updates", f"from the stored state, {where}", "from the initial one"]
+    report("Stored states", options, [*head, "gap", "return"], table)
 
 
 if __name__ == "__main__":
