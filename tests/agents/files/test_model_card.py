@@ -24,7 +24,7 @@ corridors = 2
 VERSIONS = {
     "python": "3.11",
     "commit": None,
-    "command": ["/home/me/bin/palimpsest", "--env", "a b", "--run-dir", "/home/me/run", "--seed", "3"],
+    "command": ["/owner/bin/palimpsest", "--env", "a b", "--run-dir", "/owner/run", "--seed", "3"],
 }
 CLOSING = [
     {
@@ -84,7 +84,7 @@ def test_figures_are_those_of_the_closing_test(tmp_path):
     assert 'MemoryDQN.load("model.zip")' in body
     # where the run lay is its owner's business
     assert "palimpsest --env 'a b' --seed 3\n" in body
-    assert "/home/me" not in body
+    assert "/owner" not in body
 
 
 def test_without_a_closing_test_they_are_those_of_the_last_evaluation(tmp_path):

@@ -61,6 +61,8 @@ class ConstantValue(MlpMemoryPolicy):
 class ByHand(BaseCallback):
     """Compares the rollout's advantages with sums over each episode, written out."""
 
+    rollouts = 0
+
     def _on_step(self) -> bool:
         return True
 
@@ -74,6 +76,7 @@ class ByHand(BaseCallback):
         np.testing.assert_allclose(buffer.advantages.flatten(), expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(buffer.returns.flatten(), expected + value, rtol=1e-5, atol=1e-6)
         assert buffer.episode_starts.flatten().tolist() == ([True] + [False] * (STEPS - 1)) * (len(expected) // STEPS)
+        self.rollouts += 1
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -85,9 +88,11 @@ def test_advantages_of_constant_values(gae_lambda, gamma, episodes, memory):
     model = agent(
         ConstantValue, RewardAtEnd(), memory, n_steps=n_steps, batch_size=n_steps, gamma=gamma, gae_lambda=gae_lambda
     )
-    model.learn(n_steps, ByHand())
+    compared = ByHand()
+    model.learn(n_steps, compared)
     model.policy.value = 1.0
-    model.learn(n_steps, ByHand())
+    model.learn(n_steps, compared)
+    assert compared.rollouts == 2
 
 
 @pytest.mark.parametrize("memory", ["none", "lstm"])
