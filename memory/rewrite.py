@@ -102,9 +102,6 @@ class RewriteMemory(Memory):
         self.layers = nn.ModuleList(
             DeltaLayer(output_size if layer else features, output_size, self.sizes) for layer in range(num_layers)
         )
-        import os
-        with torch.no_grad():
-            self.enter.weight *= float(os.environ.get('ENTER', '1')); self.enter.bias *= float(os.environ.get('ENTER', '1'))
         self._gates: list[tuple[Tensor, Tensor]] = []
         self._built = AsBuilt(self)
 
@@ -216,16 +213,3 @@ class DeltaLayer(nn.Module):
         keep = torch.exp(-1 / torch.logspace(longest, shortest, sizes.heads, math.e).flip(0))
         with torch.no_grad():
             self.project.bias[-2 * sizes.heads :] = torch.cat((torch.logit(keep), torch.zeros(sizes.heads)))
-            import os
-            self.leave.weight *= float(os.environ.get('LEAVE', '1'))
-            T = os.environ.get("TRIAL", "")
-            if T:
-                heads, kscale, const, b, vscale = T.split(":")
-                for h in map(int, heads.split(",")):
-                    o, K, V = h * sizes.head_width, sizes.key_size, sizes.value_size
-                    self.project.weight[o : o + 2 * K] *= float(kscale)
-                    self.project.bias[o : o + 2 * K] *= float(kscale)
-                    self.project.bias[o + K - 1] = self.project.bias[o + 2 * K - 1] = float(const)
-                    self.project.weight[o + 2 * K : o + 2 * K + V] *= float(vscale)
-                    self.project.bias[o + 2 * K : o + 2 * K + V] *= float(vscale)
-                    self.project.bias[sizes.width - sizes.heads + h] = float(b)
