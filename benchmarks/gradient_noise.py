@@ -3,9 +3,9 @@
     python benchmarks/gradient_noise.py --memories rewrite gru lstm
 
 Actions are random and independent, so an action has no part in later rewards: its advantage is its own reward, which is
-standardised within a rollout of 16 rows. The gradient is that of -E[log pi(a) A], one for each rollout. The signal is the
-mean over rollouts, without what noise adds to a mean of so many. The second figure is of gradients whose components have
-been divided by their root mean square, as Adam does. Actor and critic have a memory each.
+standardised within a rollout of 16 rows. The gradient is that of -E[log pi(a) A], one for each rollout. The signal is
+the mean over rollouts, without what noise adds to a mean of so many. The second figure is of gradients whose components
+have been divided by their root mean square, as Adam does. Actor and critic have a memory each.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from gymnasium import spaces
 from measure import report
 from torch import Tensor
 
@@ -47,6 +48,7 @@ def gradients(memory: str, options: Options) -> Tensor:
     arguments = preset(memory, num_envs=ROWS, share_memory=False)
     policy = MemoryPPO("MlpMemoryPolicy", venv, **arguments, seed=options.seed).policy
     rng = np.random.default_rng(options.seed)
+    assert isinstance(venv.action_space, spaces.Discrete)
     found = []
     for _ in range(options.rollouts):
         seen: Any = venv.reset()

@@ -84,6 +84,11 @@ def check_arguments(allowed: Mapping[str, Allowed], given: Mapping[str, Any]) ->
         raise ValueError(
             f"n_step and n_steps are one number; got {given['n_step']} and {given['n_steps']}: leave one out"
         )
+    if given["refresh_states"] and given["burn_in"] > given["sequence_length"]:
+        raise ValueError(
+            f"refresh_states=True needs a burn_in of sequence_length, {given['sequence_length']}, at most; got "
+            f"burn_in={given['burn_in']}: lower it, or set refresh_states=False"
+        )
 
 
 class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
@@ -306,7 +311,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
 
     def _refresh(self, batch: Sequences, state: Any) -> None:
         """Store the states [b, ...] before the entries after the first L of a batch, where that is wanted."""
-        if self.refresh_states and self.burn_in <= self.sequence_length:
+        if self.refresh_states:
             self.replay.refresh(batch.items, state, self._n_updates)
 
     def _record_batch(self, batch: Sequences) -> None:

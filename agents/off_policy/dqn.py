@@ -98,6 +98,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         dueling: whether values are a sum of the state's value and advantages (arXiv 1511.06581).
         prioritized: whether sequences with large errors are drawn more often, and weighted less.
         refresh_states: whether an update replaces the stored state after each of its sequences by its own.
+            `burn_in` is `sequence_length` at most then.
         value_rescaling: whether the network predicts values on the scale of `targets.rescale`, for rewards of any size.
         normalize_observations: whether observations are scaled by the running moments of those that were learned from:
             those of a Box of floats, if it is no image and its bounds exceed -1 to 1. They are part of the policy.

@@ -184,10 +184,6 @@ def test_an_update_stores_the_states_that_it_finds():
     with torch.no_grad():
         expected = model.policy.state_after(batch.observations[:4], batch.state, batch.memory_start[:4])
     torch.testing.assert_close(found, expected)
-    model.burn_in = 5  # ends behind what would be stored
-    model._refresh(batch, found)
-    np.testing.assert_array_equal(model.replay.states[0], stale[0])
-    model.burn_in = 2
     model._refresh(batch, found)
     for stored, before, its in zip(model.replay.states, stale, expected):
         for item, row in zip(batch.items, its):  # the next sequence of its row, in a ring
@@ -363,6 +359,7 @@ def test_the_size_of_the_replay_is_said(capsys):
         (dict(train_freq=(1, "day")), "train_freq"),
         (dict(tau=2.0), "tau"),
         (dict(n_step=2, n_steps=3), "one number"),
+        (dict(refresh_states=True, burn_in=5), "sequence_length, 4, at most; got burn_in=5"),
         (dict(policy=dict(dueling=True)), "argument of MemoryDQN"),
         (dict(buffer_size=10), "buffer_size must be"),
         (dict(env=DummyVecEnv([lambda: Spaces(spaces.Discrete(2), spaces.MultiBinary(2))])), "must be Discrete"),
