@@ -36,7 +36,6 @@ MEMORIES: dict[str, dict[str, list]] = {
         **LAYERS,
         **TABLES,
         "clock": FLAG,
-        "front_size": SIZE,
     },
     "ffm": {
         "memory_size": SIZE,
