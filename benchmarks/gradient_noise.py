@@ -45,7 +45,6 @@ class Options:
 def gradients(memory: str, options: Options) -> Tensor:
     """One gradient of the actor's parameters per rollout, [rollouts, parameters] float64."""
     venv = envs.make_vec(options.env, num_envs=ROWS, seed=options.seed)
-    import palimpsest.memory as _m; _m.register_from(memory)
     arguments = preset(memory, num_envs=ROWS, share_memory=False)
     policy = MemoryPPO("MlpMemoryPolicy", venv, **arguments, seed=options.seed).policy
     rng = np.random.default_rng(options.seed)

@@ -140,10 +140,10 @@ def make(name: str, input_size: int, **kwargs: Any) -> Memory:
 register(
     "rewrite",
     "palimpsest.memory.rewrite:RewriteMemory",
-    "Gated delta tables that forget and overwrite by separate, logged gates.",
+    "Gated delta tables that forget and overwrite by separate, logged gates, behind a gated recurrent unit.",
     "ours, on arXiv 2412.06464",
     erases=True,
-    cost="L (D² + H K V)",
+    cost="G (F + G) + L (D² + H K V)",
 )
 register(
     "ffm",

@@ -1,6 +1,7 @@
 """The flagship: tables that forget and overwrite by two separate gates, on the gated delta rule.
 
-Per layer and head, with x what the layer reads and a table S [K, V]:
+A gated recurrent unit reads the input, and layers of tables read what it gives out. Per layer and head, with x what the
+layer reads and a table S [K, V]:
 
     q, k, v, g, a, b = W x + c                    q, k of unit length, some pairs of their components turned by time
     r = S^T q                                     read, before anything is forgotten or written
@@ -9,22 +10,27 @@ Per layer and head, with x what the layer reads and a table S [K, V]:
     S <- alpha S;  S <- S + beta k (v - S^T k)^T
     stream <- stream + W_out (sigmoid(g) tanh(r))
 
-The stream starts as a linear map of the input. The first layer reads the input, every other the normalised stream, and
-the normalised stream is what the memory gives out. Normalised means layer norm without parameters.
+The stream starts as a linear map of h, what the unit gives out. The first layer reads h, every other the normalised
+stream, and the normalised stream is what the memory gives out. Normalised means layer norm without parameters.
+
+The unit mixes the last few inputs. Without it, an input that tells nothing of the task, such as a random previous
+action, changes every key, and a policy learns slowly. Before training all its time constants are 2 steps, and what is
+to be held longer is for the tables: with units that are slow from the start, agents counted by them, and failed in
+episodes longer than those they were trained in (docs/notebook/defaults.md).
 
 Tables by themselves have no sense of time. Three things give it:
 
 - Half of the pairs of components of keys and queries turn, each with a period of its own (`memory.kernels.delta.
   turning`). A query can then point at a lag: what was written four steps ago. What is written under a key that lies in
   the standing pairs is found at any distance.
-- A step reads before it writes, so that what is read was there before: the first layer reads of the inputs until the
+- A step reads before it writes, so that what is read was there before: the first layer reads of the steps until the
   last one, and the current one is in the stream.
-- A clock is appended to the input: +1, -1, +1, ... since the memory began. Gates that see only the input cannot count.
+- A clock is appended to h: +1, -1, +1, ... since the memory began. Gates that see only the input cannot count.
   With the clock an agent can alternate between two actions by time, at any distance; without it, it would have to look
   up what it did at a place like this one.
 
-Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537; turned queries and keys: RoPE, arXiv 2104.09864. The
-recurrence: `memory.kernels.delta`.
+Gated recurrent unit: `memory.recurrent`. Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537; turned
+queries and keys: RoPE, arXiv 2104.09864. The tables' recurrence: `memory.kernels.delta`.
 """
 
 from __future__ import annotations
@@ -44,6 +50,7 @@ from palimpsest.memory.kernels.delta.step import NORM_EPS, step_layers
 from palimpsest.memory.kernels.delta.turning import turns
 from palimpsest.memory.parts.steps import episode_steps
 from palimpsest.memory.parts.tables import head_names, side_by_side
+from palimpsest.memory.recurrent import GRU, HiddenState
 from palimpsest.refusals import check_flag, check_integer
 
 TIMES_AT_START = (2.0, 500.0)
@@ -57,6 +64,8 @@ class RewriteState(NamedTuple):
     """[B, L, H, K, V], a table per layer and head."""
     time: Tensor
     """[B] int64, steps since the memory began, modulo the longest period of what turns; 0 at first."""
+    h: Tensor
+    """[B, G], what the unit in front gave out last."""
 
 
 class RewriteMemory(Memory):
@@ -69,9 +78,10 @@ class RewriteMemory(Memory):
         num_heads: H, tables per layer.
         key_size: K, rows of a table: it holds K things that do not disturb each other. K // 4 pairs of rows turn.
         value_size: V, columns of a table.
-        clock: append a feature to the input that alternates between 1 and -1.
+        clock: append a feature that alternates between 1 and -1 to what the tables read.
+        front_size: G, units of the gated recurrent unit in front of the tables.
     State:
-        `RewriteState`: table [B, L, H, K, V] and time [B].
+        `RewriteState`: table [B, L, H, K, V], time [B] and h [B, G].
     """
 
     turns: Tensor
@@ -85,6 +95,7 @@ class RewriteMemory(Memory):
         key_size: int = 16,
         value_size: int = 32,
         clock: bool = True,
+        front_size: int = 64,
     ) -> None:
         super().__init__(input_size, output_size)
         num_layers = check_integer("num_layers", num_layers, 1)
@@ -92,9 +103,11 @@ class RewriteMemory(Memory):
         key_size = check_integer("key_size", key_size, 1)
         value_size = check_integer("value_size", value_size, 1)
         clock = check_flag("clock", clock)
+        front_size = check_integer("front_size", front_size, 1)
         self.table_shape = (num_layers, num_heads, key_size, value_size)
         self.clock = clock
-        features = input_size + clock
+        self.front = GRU(self.input_size, front_size, horizon=2)
+        features = front_size + clock
         self.enter = nn.Linear(features, output_size)
         self.sizes = DeltaSizes(num_heads, key_size, value_size)
         # part of what is saved: parameters that were learned without it have the same names and shapes
@@ -102,9 +115,6 @@ class RewriteMemory(Memory):
         self.layers = nn.ModuleList(
             DeltaLayer(output_size if layer else features, output_size, self.sizes) for layer in range(num_layers)
         )
-        import os
-        with torch.no_grad():
-            self.enter.weight *= float(os.environ.get('ENTER', '1')); self.enter.bias *= float(os.environ.get('ENTER', '1'))
         self._gates: list[tuple[Tensor, Tensor]] = []
         self._built = AsBuilt(self)
 
@@ -115,22 +125,25 @@ class RewriteMemory(Memory):
         return self
 
     def initial_state(self, batch_size: int) -> RewriteState:
-        """Empty tables at time 0."""
+        """Empty tables at time 0, and zeros in front."""
         table = torch.zeros(batch_size, *self.table_shape, dtype=self.dtype, device=self.device)
-        return RewriteState(table, torch.zeros(batch_size, dtype=torch.int64, device=self.device))
+        time = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
+        return RewriteState(table, time, self.front.initial_state(batch_size).h[:, 0])
 
     def step(
         self, x: Tensor, state: RewriteState, place: Tensor | None = None, strategy: Tensor | None = None
     ) -> tuple[Tensor, RewriteState]:
         """Map x [B, F] to y [B, D]."""
         self.check_step(x, state)
+        x, front = self.front(x, HiddenState(state.h.unsqueeze(1)))
+        h = front.h[:, 0]
         if not torch.is_grad_enabled() and self._built.allows(self, x, state.table, self.turns):
             arrays = self._built.arrays(self, _in_order)
-            y, table, time = step_layers(x, arrays, self.sizes, *state, self.turns)
-            return y, RewriteState(table, time)
+            y, table, time = step_layers(x, arrays, self.sizes, state.table, state.time, self.turns)
+            return y, RewriteState(table, time, h)
         no_start = torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device)
         ys, table, _, _ = self._layers(x.unsqueeze(0), no_start, state.time.unsqueeze(0), state.table)
-        return ys[0], RewriteState(table, (state.time + 1) % len(self.turns))
+        return ys[0], RewriteState(table, (state.time + 1) % len(self.turns), h)
 
     def scan(
         self,
@@ -143,12 +156,13 @@ class RewriteMemory(Memory):
         """Map x [T, B, F] to y [T, B, D]; only the recurrence goes step by step, all else is done for many at once."""
         self.check_sequence(x, start, state)
         times, last = episode_steps(start, state.time)
+        x, front = self.front(x, HiddenState(state.h.unsqueeze(1)), start)
         y, table, gates, _ = self._layers(x, start, times, state.table)
         self._gates = [(alpha.detach(), beta.detach()) for alpha, beta in gates]
-        return y, RewriteState(table, last % len(self.turns))
+        return y, RewriteState(table, last % len(self.turns), front.h[:, 0])
 
     def context(self) -> Context:
-        """The current input is read directly; a table may keep any earlier one."""
+        """The current input is read directly; the state may carry any earlier one."""
         return Context(1, math.inf)
 
     def diagnostics(self) -> dict[str, Tensor]:
@@ -171,6 +185,7 @@ class RewriteMemory(Memory):
         """The weights of values in what is read, before its tanh and its gate; see `Memory.read_weights`."""
         self.check_sequence(x, start, state)
         times, _ = episode_steps(start, state.time)
+        x, _ = self.front(x, HiddenState(state.h.unsqueeze(1)), start)
         inputs = self._layers(x, start, times, state.table)[3]
         found = [
             delta_weights(read, layer.project, start, self.sizes, times, self.turns)  # type: ignore[arg-type]
@@ -181,7 +196,7 @@ class RewriteMemory(Memory):
     def _layers(
         self, x: Tensor, start: Tensor, times: Tensor, table: Tensor
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]], list[Tensor]]:
-        """Map x [T, B, F] at times [T, B] to y [T, B, D], the last tables, each layer's alpha and beta, and its x."""
+        """Map x [T, B, G] at times [T, B] to y [T, B, D], the last tables, each layer's alpha and beta, and its x."""
         if self.clock:
             x = torch.cat((x, (1 - 2 * (times % 2)).to(x.dtype).unsqueeze(-1)), -1)
         read, stream = x, None
@@ -200,8 +215,9 @@ class RewriteMemory(Memory):
 
 
 def _in_order(arrays: dict[str, np.ndarray]) -> Arrays:
-    """The parameters of a `RewriteMemory` as `step_layers` takes them: all weights, then all biases."""
-    return *(a for name, a in arrays.items() if "weight" in name), *(a for name, a in arrays.items() if "bias" in name)
+    """The parameters of a `RewriteMemory` as `step_layers` takes them: all weights, then all biases, none of front."""
+    own = {name: a for name, a in arrays.items() if not name.startswith("front.")}
+    return *(a for name, a in own.items() if "weight" in name), *(a for name, a in own.items() if "bias" in name)
 
 
 class DeltaLayer(nn.Module):
@@ -216,16 +232,3 @@ class DeltaLayer(nn.Module):
         keep = torch.exp(-1 / torch.logspace(longest, shortest, sizes.heads, math.e).flip(0))
         with torch.no_grad():
             self.project.bias[-2 * sizes.heads :] = torch.cat((torch.logit(keep), torch.zeros(sizes.heads)))
-            import os
-            self.leave.weight *= float(os.environ.get('LEAVE', '1'))
-            T = os.environ.get("TRIAL", "")
-            if T:
-                heads, kscale, const, b, vscale = T.split(":")
-                for h in map(int, heads.split(",")):
-                    o, K, V = h * sizes.head_width, sizes.key_size, sizes.value_size
-                    self.project.weight[o : o + 2 * K] *= float(kscale)
-                    self.project.bias[o : o + 2 * K] *= float(kscale)
-                    self.project.bias[o + K - 1] = self.project.bias[o + 2 * K - 1] = float(const)
-                    self.project.weight[o + 2 * K : o + 2 * K + V] *= float(vscale)
-                    self.project.bias[o + 2 * K : o + 2 * K + V] *= float(vscale)
-                    self.project.bias[sizes.width - sizes.heads + h] = float(b)

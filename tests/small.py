@@ -9,7 +9,7 @@ TABLES = dict(num_heads=2, key_size=3, value_size=4)
 """Tables for which tests of kernels have machine code already."""
 
 SMALL: dict[str, dict] = {
-    "rewrite": dict(output_size=6, num_layers=2, num_heads=2, key_size=5, value_size=4),
+    "rewrite": dict(output_size=6, num_layers=2, num_heads=2, key_size=5, value_size=4, front_size=7),
     "ffm": dict(output_size=6, memory_size=5, context_size=3, max_period=16),
     "hcam": dict(output_size=6, chunk_size=3, num_chunks=2, top_k=1, num_layers=2, num_heads=2),
     "sat": dict(output_size=6, num_places=2, capacity=6, num_layers=2, num_heads=2),

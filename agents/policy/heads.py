@@ -118,9 +118,6 @@ class HeadedPolicy(ObservingPolicy, metaclass=_Noted):
             return self._get_action_dist_from_latent(self._widened(hidden))
 
     def _critic(self, latent: Tensor) -> Tensor:
-        import os
-        if (share := float(os.environ.get("VGRAD", "1"))) != 1 and torch.is_grad_enabled():
-            latent = latent.detach() + share * (latent - latent.detach())
         hidden = self.mlp_extractor.forward_critic(latent)
         with self._last_layer():
             return self._to_values(self.value_net(self._widened(hidden)).squeeze(-1))

@@ -144,26 +144,6 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
         if self.reconstruct:
             self.decoder = nn.Linear(self.memory.output_size, flatdim(self.observation_space))
         super()._build(lr_schedule)
-        import os
-        if "MEMLR" in os.environ:
-            share = float(os.environ["MEMLR"])
-            slow = list(self.memory.parameters())
-            kept = [torch.empty_like(p) for p in slow]
-
-            def before(*_):
-                with torch.no_grad():
-                    torch._foreach_copy_(kept, slow)
-
-            def after(*_):
-                with torch.no_grad():
-                    for k, p in zip(kept, slow):
-                        p.copy_(k + share * (p - k))
-
-            self.optimizer.register_step_pre_hook(before)
-            self.optimizer.register_step_post_hook(after)
-        if "EPS" in os.environ:
-            for group in self.optimizer.param_groups:
-                group["eps"] = float(os.environ["EPS"])
 
     def _make_encoder(self) -> tuple[nn.Sequential, int]:
         layers = create_mlp(self.features_dim, -1, self.encoder_arch, self.activation_fn) if self.encoder_arch else []

@@ -34,9 +34,7 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    # With a shared memory, the critic makes it count corridors, and the agent fails on longer episodes
-    # (docs/notebook/memories.md).
-    "rewrite": Preset(1e-3, share_memory=False),
+    "rewrite": Preset(1e-3),
     "lstm": Preset(1e-3),
     "gru": Preset(2e-3),
     "ffm": Preset(1.5e-3),

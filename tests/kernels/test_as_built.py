@@ -16,7 +16,7 @@ from palimpsest.memory.kernels import torch_only
 from palimpsest.memory.kernels.arithmetic.as_built import AsBuilt
 
 SIZES = {
-    "rewrite": dict(num_layers=2, num_heads=2, key_size=5, value_size=4),
+    "rewrite": dict(num_layers=2, num_heads=2, key_size=5, value_size=4, front_size=7),
     "ffm": dict(memory_size=5, context_size=3),
     "lstm": dict(num_layers=2),
     "gru": {},

@@ -36,6 +36,7 @@ MEMORIES: dict[str, dict[str, list]] = {
         **LAYERS,
         **TABLES,
         "clock": FLAG,
+        "front_size": SIZE,
     },
     "ffm": {
         "memory_size": SIZE,

@@ -14,7 +14,7 @@ from palimpsest.memory import Memory, make
 from palimpsest.memory.kernels import torch_only
 from palimpsest.memory.kernels.delta.turning import periods, turns
 
-SMALL = dict(output_size=6, num_layers=2, num_heads=2, key_size=5, value_size=4)
+SMALL = dict(output_size=6, num_layers=2, num_heads=2, key_size=5, value_size=4, front_size=7)
 
 with_and_without_clock = pytest.mark.parametrize("clock", [True, False], ids=["clock", "no clock"])
 
@@ -37,13 +37,14 @@ def gradients(module, run, x):
 def written_out(module, x, start, state):
     """The equations of the module's docstring, a row, a step, a layer and a head at a time; x [T, B, 5]."""
     _, H, K, V = module.table_shape
-    R, ys, lasts = K // 4, torch.empty(*x.shape[:2], 6, dtype=x.dtype), torch.empty_like(state.table)
+    R, ys, lasts, hs = K // 4, torch.empty(*x.shape[:2], 6, dtype=x.dtype), torch.empty_like(state.table), []
     for b in range(x.shape[1]):
-        tables, t = [list(of_layer) for of_layer in state.table[b]], state.time[b].item()
+        tables, t, front = [list(of_layer) for of_layer in state.table[b]], state.time[b].item(), state.h[b]
         for step in range(len(x)):
             if start[step, b]:
-                tables, t = [[torch.zeros(K, V, dtype=x.dtype)] * H for _ in tables], 0
-            read = torch.cat([x[step, b], torch.tensor([(-1.0) ** t] * module.clock, dtype=x.dtype)])
+                tables, t, front = [[torch.zeros(K, V, dtype=x.dtype)] * H for _ in tables], 0, torch.zeros_like(front)
+            front = torch.gru_cell(x[step, b, None], front[None], *module.front.layer_weights(0))[0]
+            read = torch.cat([front, torch.tensor([(-1.0) ** t] * module.clock, dtype=x.dtype)])
             stream = module.enter(read)
             turn = torch.tensor([2 * math.pi * t / each for each in periods(K)], dtype=x.dtype)
             for layer, of_layer in zip(module.layers, tables):
@@ -63,7 +64,8 @@ def written_out(module, x, start, state):
                 read = functional.layer_norm(stream, stream.shape, eps=0.1)
             ys[step, b], t = read, t + 1
         lasts[b] = torch.stack([torch.stack(of_layer) for of_layer in tables])
-    return ys, lasts
+        hs.append(front)
+    return ys, lasts, torch.stack(hs)
 
 
 def turned_pairs(one, other, angle):
@@ -77,24 +79,24 @@ def test_the_equations_written_out(clock, K, V):
     module, T, B = made(clock, key_size=K, value_size=V), 36, 3
     x, start = torch.randn(T, B, 5, dtype=torch.float64), torch.rand(T, B) < 0.05
     state = module.initial_state(B)._replace(time=torch.tensor([0, 1, 255]) % len(module.turns))
-    state = state._replace(table=torch.randn_like(state.table))
+    state = state._replace(table=torch.randn_like(state.table), h=torch.randn_like(state.h).tanh())
     assert start.any()
 
     def by(form):
         def tables_too(x):
             y, last = form(x, start, state)
-            return y, [last.table]
+            return y, [last.table, last.h]
 
         return gradients(module, tables_too, x)
 
-    expected = gradients(module, lambda x: (lambda y, last: (y, [last]))(*written_out(module, x, start, state)), x)
+    expected = gradients(module, lambda x: (lambda y, *last: (y, last))(*written_out(module, x, start, state)), x)
     forms = [torch_only()(module.scan), functools.partial(Memory.scan, module)]
     # the compiled scan of the widest is compared with torch's operations, in float32, in test_delta_kernel.py
     for form in forms if K == 16 else [module.scan, *forms]:
         assert_close(by(form), expected, **tolerance(torch.float64))
     with torch.no_grad():
         acted, last = Memory.scan(module, x, start, state)
-    assert_close([acted, last.table], expected[:2], **tolerance(torch.float64))
+    assert_close([acted, last.table, last.h], expected[:3], **tolerance(torch.float64))
 
 
 @with_and_without_clock
@@ -150,6 +152,12 @@ def test_a_single_head_starts_out_slow():
     assert layer.project.bias[-2].sigmoid().item() == pytest.approx(math.exp(-1 / 500))
 
 
+def test_the_unit_in_front_starts_out_fast():
+    """Its update gate is a half without input, so that what it holds fades with a time constant of 2 steps."""
+    _, _, bias_ih, bias_hh = make("rewrite", 5, front_size=8).front.layer_weights(0)
+    assert_close(bias_ih[8:16] + bias_hh[8:16], torch.zeros(8))
+
+
 def test_output_is_bounded_by_its_gates():
     """Over a long episode the output neither fades nor grows: reads pass through tanh."""
     module = make("rewrite", 5)
@@ -164,7 +172,7 @@ def test_small_inputs_are_not_amplified():
     """Normalisation has a floor: a thousandth of the input gives at most about sqrt(10) thousandths of the output."""
     module = make("rewrite", 5, clock=False)
     for name, parameter in module.named_parameters():
-        if name.endswith("bias") and "project" not in name:
+        if "bias" in name and "project" not in name:
             parameter.data.zero_()
     for layer in module.layers:
         layer.project.bias.data.zero_()
@@ -218,10 +226,11 @@ def test_only_lags_count():
 
 
 def test_a_step_reads_what_was_written_before_it():
-    """The first output is the map of the input alone, whatever the tables' maps are."""
+    """The first output is the map of what the unit in front gives out, whatever the tables' maps are."""
     module, x = made(), torch.randn(1, 3, 5, dtype=torch.float64)
     y, _ = module.scan(x, torch.ones(1, 3) > 0, module.initial_state(3))
-    alone = module.enter(torch.cat([x[0], torch.ones(3, 1, dtype=torch.float64)], 1))
+    h = torch.gru_cell(x[0], torch.zeros(3, 7, dtype=torch.float64), *module.front.layer_weights(0))
+    alone = module.enter(torch.cat([h, torch.ones(3, 1, dtype=torch.float64)], 1))
     assert_close(y[0], functional.layer_norm(alone, (6,), eps=0.1), **tolerance(torch.float64))
 
 
@@ -264,6 +273,7 @@ def test_context():
         (dict(num_heads=1.5), "num_heads must be an integer, 1 to 1,048,576; got 1.5"),
         (dict(key_size=-1), "key_size must be an integer, 1 to 1,048,576; got -1"),
         (dict(value_size=0), "value_size must be an integer, 1 to 1,048,576; got 0"),
+        (dict(front_size=0), "front_size must be an integer, 1 to 1,048,576; got 0"),
         (dict(gates="hard"), "has no argument 'gates'"),
     ],
 )

@@ -46,6 +46,19 @@ def test_wrong_files_are_refused(tmp_path):
         MemoryPPO.load(tmp_path / "policy")
 
 
+def test_a_file_of_another_version_says_what_to_do(tmp_path):
+    """Its memory has other modules than today's."""
+    make().save(tmp_path / "model")
+    tree = read_tree(tmp_path / "model")
+    policy = tree["parameters"]["policy"]
+    first = next(name for name in policy if name.startswith("memory."))
+    without = {name: each for name, each in policy.items() if name != first}
+    for other in (without, policy | {"memory.older": torch.ones(1)}):
+        write_tree(tmp_path / "older", tree | {"parameters": tree["parameters"] | {"policy": other}})
+        with pytest.raises(CorruptFile, match=r"other modules than this version makes; train it again, or load it with"):
+            MemoryPPO.load(tmp_path / "older")
+
+
 HUGE = {
     "units": dict(policy_kwargs={"memory": "gru", "memory_kwargs": {"output_size": 40_000}}),
     "a terabyte": dict(policy_kwargs={"memory": "ffm", "memory_kwargs": {"output_size": 10**9}}),
