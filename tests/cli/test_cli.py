@@ -256,16 +256,21 @@ def test_the_memory_that_is_named_last_brings_its_preset(started, tmp_path):
         assert train.main([*words, "--no-progress"]) == 0
         config = started.pop()
         assert (config.learning_rate, config.share_memory) == usual(name)[:2]
-    assert train.main(["--config", "run.toml", "--memory", "rewrite"]) == 0
-    assert started.pop().learning_rate == usual("rewrite").learning_rate
+    for words, name in (
+        (["--config", "run.toml", "--memory", "rewrite"], "rewrite"),
+        (["--memory", "gru", "--memory", "rewrite"], "rewrite"),
+        (["--memory", "rewrite", "--memory=gru"], "gru"),
+    ):
+        assert train.main(words) == 0
+        assert started.pop().learning_rate == usual(name).learning_rate
     (tmp_path / "shared.toml").write_text("share_memory = true\n")
     for words, shared in (
-        (["--memory", "lstm", "--memory", "rewrite"], False),
-        (["--memory", "rewrite", "--memory=lstm"], True),
-        (["--share-memory"], True),
-        (["--memory", "lstm", "--no-share-memory"], False),
-        (["--config", "run.toml", "--memory", "rewrite"], False),
-        (["--config", "shared.toml"], True),
+        ([], True),
+        (["--no-share-memory"], False),
+        (["--algo", "sac"], False),
+        (["--algo", "sac", "--share-memory"], True),
+        (["--algo", "sac", "--algo=ppo"], True),
+        (["--config", "shared.toml", "--algo", "sac"], True),
         (["--config", "shared.toml", "--no-share-memory"], False),
     ):
         assert train.main([*words, "--no-progress"]) == 0

@@ -55,7 +55,9 @@ def test_a_file_of_another_version_says_what_to_do(tmp_path):
     without = {name: each for name, each in policy.items() if name != first}
     for other in (without, policy | {"memory.older": torch.ones(1)}):
         write_tree(tmp_path / "older", tree | {"parameters": tree["parameters"] | {"policy": other}})
-        with pytest.raises(CorruptFile, match=r"other modules than this version makes; train it again, or load it with"):
+        with pytest.raises(
+            CorruptFile, match=r"other modules than this version makes; train it again, or load it with"
+        ):
             MemoryPPO.load(tmp_path / "older")
 
 

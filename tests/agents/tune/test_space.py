@@ -27,9 +27,8 @@ def test_the_usual_sizes_make_every_memory_in_any_combination(name):
 def test_every_usual_value_is_allowed_and_the_defaults_are_among_them(algo):
     training = TrainConfig(algo=algo)
     space = searched(usual(training), training, ())
-    assert configured(training, first(training, space)) == dataclasses.replace(
-        training, memory_args={"output_size": 128, "num_layers": 2, "num_heads": 4, "key_size": 16, "value_size": 32}
-    )
+    sizes = {"output_size": 128, "num_layers": 2, "num_heads": 4, "key_size": 16, "value_size": 32, "front_size": 64}
+    assert configured(training, first(training, space)) == dataclasses.replace(training, memory_args=sizes)
     assert set(first(training, space)) == set(space)
     assert ("n_steps" in space) == (algo == "ppo")
 
