@@ -44,6 +44,6 @@ def test_whole_numbers(env, memory, steps):
 
 @pytest.mark.parametrize(("memory", "steps"), [("none", 1000), ("rewrite", 2000)])
 def test_numbers(memory, steps):
-    """With a memory each for actor and critic, as RecurrentPPO has by default. A memory takes twice the steps here too."""
+    """With a memory each for actor and critic, as RecurrentPPO has by default. A memory takes twice the steps here."""
     env = IdentityEnvBox(eps=0.5)
     assert mean_reward(env, memory, steps, seed=0, share_memory=False, learning_rate=0.001) >= 90
