@@ -42,8 +42,15 @@ def test_whole_numbers(env, memory, steps):
     assert mean_reward(env(4), memory, steps, seed=0, gamma=0.4, learning_rate=0.002) >= 90
 
 
-@pytest.mark.parametrize(("memory", "steps"), [("none", 1000), ("rewrite", 2000)])
+AT_HALF = pytest.mark.xfail(
+    strict=True, reason="the unit in front blends what is seen now with what was seen before: 53 after 1,000 steps"
+)
+
+
+@pytest.mark.parametrize(
+    ("memory", "steps"), [("none", 1000), ("rewrite", 2000), pytest.param("rewrite", 1000, marks=AT_HALF)]
+)
 def test_numbers(memory, steps):
-    """With a memory each for actor and critic, as RecurrentPPO has by default. A memory takes twice the steps here."""
+    """With a memory each for actor and critic, as RecurrentPPO has by default; SB3's test takes 1,000 steps."""
     env = IdentityEnvBox(eps=0.5)
     assert mean_reward(env, memory, steps, seed=0, share_memory=False, learning_rate=0.001) >= 90
