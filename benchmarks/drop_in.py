@@ -116,6 +116,8 @@ class Options:
     """MemoryPPO's memory."""
     memory_kwargs: dict[str, int] | None = None
     """Its arguments, beside its size."""
+    normalize_returns: bool = True
+    """Whether MemoryPPO's critic predicts scaled returns; RecurrentPPO's does not."""
     refresh_states: bool = False
     """Whether MemoryPPO's later passes compute the states before segments again."""
     hidden: int | None = None
@@ -143,7 +145,8 @@ def train(task: Task, algorithm: str, seed: int, options: Options) -> dict[str, 
     if algorithm == "MemoryPPO":
         policy |= dict(memory=options.memory, share_memory=False, encoder_arch=[])
         policy["memory_kwargs"] = dict(output_size=task.hidden) | (options.memory_kwargs or {})
-        arguments |= dict(policy_kwargs=policy, refresh_states=options.refresh_states)
+        arguments |= dict(policy_kwargs=policy)
+        arguments |= dict(normalize_returns=options.normalize_returns, refresh_states=options.refresh_states)
         model: Any = MemoryPPO("MlpMemoryPolicy", env, seed=seed, device="cpu", **arguments)
     else:
         from sb3_contrib import RecurrentPPO

@@ -41,6 +41,7 @@ def convert(theirs: Any, env: Any) -> MemoryPPO:
         learning_rate=theirs.learning_rate,
         policy_kwargs={"encoder_arch": (), **activation, **kwargs},
         device="cpu",
+        normalize_returns=False,  # their critics predict returns as they are
         **{name: getattr(theirs, name) for name in KEPT},
     )
     ours.policy.load_state_dict(renamed)  # strict: a wrong name or shape is an error

@@ -79,7 +79,8 @@ class MemoryPPO(RememberingAlgorithm):
             files; they change after each update. (VecNormalize's `norm_obs`, which cannot be forgotten.)
         normalize_returns: whether the critic predicts returns scaled by the mean of the latest rollout's and the
             largest standard deviation so far (value normalisation, arXiv 2103.01955). Rewards and logged values keep
-            their scale.
+            their scale. RecurrentPPO has no such scale; without it the value loss of returns of some hundreds drowns
+            the policy's gradient where both are clipped as one.
         sequence_length: L, steps of a segment. A rollout's columns are cut into segments. The memory's state before
             each is kept while acting; gradients through the memory reach back no further. By default as long as a
             column where batch_size >= n_steps, else as batch_size: as many updates as RecurrentPPO makes. Later passes
@@ -139,7 +140,7 @@ class MemoryPPO(RememberingAlgorithm):
         *,
         min_advantage_std: float = 0.0,
         normalize_observations: bool = False,
-        normalize_returns: bool = False,
+        normalize_returns: bool = True,
         sequence_length: int | None = None,
         refresh_states: bool = False,
         memory_carry_over: float = 0.0,

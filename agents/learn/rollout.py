@@ -84,6 +84,8 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
         self._check_halves()
         if self.workers.rank and not self._custom_logger:
             self.set_logger(Logger(None, []))
+        if self.policy.return_scale is not None:
+            self.policy.return_scale.begin()
         self.workers.share(list(self.policy.state_dict().values()))
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if fresh or self._last_state is None:

@@ -121,9 +121,11 @@ class ReturnScale(nn.Module):
     memory that both train.
 
     The std is the largest of any rollout so far. When a task is solved all returns are alike. A std that fell with them
-    would blow up what the critic still gets wrong, and with it the next returns. It begins at 0, so that the first
-    rollout's returns hold rewards alone and not what an untrained critic says. So the size of the rewards does not
-    matter: a policy learns the same from rewards of 0.01 as from rewards of 1.
+    would blow up what the critic still gets wrong, and with it the next returns. A training begins it at 0, so that the
+    first rollout's returns hold rewards alone and not what an untrained critic says. So the size of the rewards does
+    not matter: a policy learns the same from rewards of 0.01 as from rewards of 1.
+
+    Before that nothing is scaled, nor with weights that came without a scale, such as those of an agent of SB3's.
     """
 
     mean: Tensor
@@ -134,7 +136,17 @@ class ReturnScale(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("std", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+
+    def begin(self) -> None:
+        """Make ready for the first rollout of a training; a scale that has seen returns stays as it is."""
+        if self.mean == 0 and self.std == 1:
+            self.std.zero_()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if not any(name.startswith(prefix) for name in state_dict):
+            state_dict = {**state_dict, prefix + "mean": torch.zeros(()), prefix + "std": torch.ones(())}
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, predicted: Tensor) -> Tensor:
         """Values of what the critic's last layer predicts, any shape."""
@@ -148,6 +160,7 @@ class ReturnScale(nn.Module):
     @torch.no_grad()
     def update(self, returns: Tensor) -> None:
         """Take the moments of a rollout's returns, [T, B]."""
+        self.begin()
         found = returns.to(self.mean.dtype)
         mean, std = found.mean(), found.std(correction=0)
         self.mean.copy_(mean)
@@ -173,7 +186,6 @@ class RewardScale(ReturnScale):
 
     def __init__(self) -> None:
         super().__init__()
-        self.std.fill_(1.0)
         self.moments = RunningMoments(1)
         self.register_buffer("largest", torch.zeros(()))
 

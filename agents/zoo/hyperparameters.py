@@ -36,7 +36,7 @@ RECURRENT_PPO = {
     "anneal": False,
     "anneal_entropy": False,
     "normalize_observations": False,
-    "normalize_returns": False,
+    "normalize_returns": True,
     "carry_over": 0.0,
     "share_memory": False,
     "encoder_arch": (),

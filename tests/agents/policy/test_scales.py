@@ -30,8 +30,8 @@ def model_for(memory="gru", share=True, unit=1.0, **kwargs):
     env = DummyVecEnv([lambda row=row: rewards(Counter(row, True)) for row in range(3)])
     chosen = dict(normalize_observations=True, normalize_returns=True) | kwargs
     policy = small_policy(memory) | dict(share_memory=share)
-    return MemoryPPO("MlpMemoryPolicy", env, n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu",
-                     policy_kwargs=policy, **chosen)  # fmt: skip
+    return MemoryPPO("MlpMemoryPolicy", env, n_steps=16, batch_size=16, n_epochs=2, device="cpu",
+                     policy_kwargs=policy, **(dict(seed=0) | chosen))  # fmt: skip
 
 
 def test_moments_are_those_of_all_vectors_at_once():
@@ -100,10 +100,36 @@ def test_the_spread_of_returns_never_falls():
     torch.testing.assert_close(scale.mean, torch.tensor(99.0))
 
 
+def test_returns_are_as_they_are_before_a_training_begins():
+    scale, predicted = ReturnScale(), torch.tensor([-5.0, 0.0, 5.0])
+    assert torch.equal(scale(predicted), predicted)
+    scale.begin()
+    assert torch.equal(scale(predicted), torch.zeros(3))
+
+
+def test_a_training_that_goes_on_keeps_the_scale():
+    model = model_for().learn(48)
+    before = model.policy.return_scale.std.clone()
+    assert before > 0
+    model.policy.return_scale.begin()
+    assert torch.equal(model.policy.return_scale.std, before)
+
+
+def test_weights_without_a_scale_give_the_values_that_they_gave():
+    """So an agent of RecurrentPPO's can be converted into a policy that scales."""
+    without, scaling = model_for(normalize_returns=False).policy, model_for(seed=1).policy
+    scaling.return_scale.update(torch.randn(8, 4) * 30)
+    scaling.load_state_dict(without.state_dict())
+    obs, start = torch.zeros(3, 2), torch.ones(3)
+    state = without.initial_state(3)
+    assert torch.equal(without.predict_values(obs, state, start), scaling.predict_values(obs, state, start))
+
+
 @pytest.mark.parametrize("reward", [0.0, 0.1, -3000.0])
 def test_equal_returns_have_no_spread(reward):
     """Their rounding is none."""
     scale = ReturnScale()
+    scale.begin()
     assert (scale(torch.ones(3)) == 0).all()
     scale.update(torch.full((100, 7), reward) * (1 + 1e-7 * torch.randn(100, 7)))
     torch.testing.assert_close(scale(torch.tensor([-5.0, 5.0])), torch.full((2,), reward))
