@@ -10,13 +10,16 @@ layer reads and a table S [K, V]:
     S <- alpha S;  S <- S + beta k (v - S^T k)^T
     stream <- stream + W_out (sigmoid(g) tanh(r))
 
-The stream starts as a linear map of h, what the unit gives out. The first layer reads h, every other the normalised
-stream, and the normalised stream is what the memory gives out. Normalised means layer norm without parameters.
+The stream starts as a linear map of the input and of h, what the unit gives out. The first layer reads both too, every
+other the normalised stream, and the normalised stream is what the memory gives out. Normalised means layer norm without
+parameters.
 
 The unit mixes the last few inputs. Without it, an input that tells nothing of the task, such as a random previous
-action, changes every key, and a policy learns slowly. Before training all its time constants are 2 steps, and what is
-to be held longer is for the tables: with units that are slow from the start, agents counted by them, and failed in
-episodes longer than those they were trained in (docs/notebook/defaults.md).
+action, changes every key, and a policy learns slowly. So the first layer's weights of the input are 0 before training:
+its keys begin as functions of h alone. The stream has the input from the start, for what must be answered at once.
+Before training all time constants of the unit are 2 steps, and what is to be held longer is for the tables: with units
+that are slow from the start, agents counted by them, and failed in episodes longer than those they were trained in
+(docs/notebook/defaults.md).
 
 Tables by themselves have no sense of time. Three things give it:
 
@@ -25,7 +28,7 @@ Tables by themselves have no sense of time. Three things give it:
   the standing pairs is found at any distance.
 - A step reads before it writes, so that what is read was there before: the first layer reads of the steps until the
   last one, and the current one is in the stream.
-- A clock is appended to h: +1, -1, +1, ... since the memory began. Gates that see only the input cannot count.
+- A clock is appended to what the first layer reads: +1, -1, +1, ... since the memory began. Gates that see only the input cannot count.
   With the clock an agent can alternate between two actions by time, at any distance; without it, it would have to look
   up what it did at a place like this one.
 
@@ -107,14 +110,14 @@ class RewriteMemory(Memory):
         self.table_shape = (num_layers, num_heads, key_size, value_size)
         self.clock = clock
         self.front = GRU(self.input_size, front_size, horizon=2)
-        features = front_size + clock
+        features = self.input_size + front_size + clock
         self.enter = nn.Linear(features, output_size)
         self.sizes = DeltaSizes(num_heads, key_size, value_size)
         # part of what is saved: parameters that were learned without it have the same names and shapes
         self.register_buffer("turns", torch.from_numpy(turns(key_size)).to(self.enter.weight))
-        self.layers = nn.ModuleList(
-            DeltaLayer(output_size if layer else features, output_size, self.sizes) for layer in range(num_layers)
-        )
+        first = DeltaLayer(features, output_size, self.sizes, self.input_size)
+        others = (DeltaLayer(output_size, output_size, self.sizes) for _ in range(1, num_layers))
+        self.layers = nn.ModuleList((first, *others))
         self._gates: list[tuple[Tensor, Tensor]] = []
         self._built = AsBuilt(self)
 
@@ -135,8 +138,7 @@ class RewriteMemory(Memory):
     ) -> tuple[Tensor, RewriteState]:
         """Map x [B, F] to y [B, D]."""
         self.check_step(x, state)
-        x, front = self.front(x, HiddenState(state.h.unsqueeze(1)))
-        h = front.h[:, 0]
+        x, h = self._beside_front(x, state.h)
         if not torch.is_grad_enabled() and self._built.allows(self, x, state.table, self.turns):
             arrays = self._built.arrays(self, _in_order)
             y, table, time = step_layers(x, arrays, self.sizes, state.table, state.time, self.turns)
@@ -156,10 +158,10 @@ class RewriteMemory(Memory):
         """Map x [T, B, F] to y [T, B, D]; only the recurrence goes step by step, all else is done for many at once."""
         self.check_sequence(x, start, state)
         times, last = episode_steps(start, state.time)
-        x, front = self.front(x, HiddenState(state.h.unsqueeze(1)), start)
+        x, h = self._beside_front(x, state.h, start)
         y, table, gates, _ = self._layers(x, start, times, state.table)
         self._gates = [(alpha.detach(), beta.detach()) for alpha, beta in gates]
-        return y, RewriteState(table, last % len(self.turns), front.h[:, 0])
+        return y, RewriteState(table, last % len(self.turns), h)
 
     def context(self) -> Context:
         """The current input is read directly; the state may carry any earlier one."""
@@ -185,7 +187,7 @@ class RewriteMemory(Memory):
         """The weights of values in what is read, before its tanh and its gate; see `Memory.read_weights`."""
         self.check_sequence(x, start, state)
         times, _ = episode_steps(start, state.time)
-        x, _ = self.front(x, HiddenState(state.h.unsqueeze(1)), start)
+        x, _ = self._beside_front(x, state.h, start)
         inputs = self._layers(x, start, times, state.table)[3]
         found = [
             delta_weights(read, layer.project, start, self.sizes, times, self.turns)  # type: ignore[arg-type]
@@ -193,10 +195,15 @@ class RewriteMemory(Memory):
         ]
         return torch.cat(found, 2).permute(1, 2, 0, 3)
 
+    def _beside_front(self, x: Tensor, h: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [B, F], or [T, B, F] with `start`, beside what the unit gives out for it; and the unit's last h [B, G]."""
+        given, front = self.front(x, HiddenState(h.unsqueeze(1)), start)
+        return torch.cat((x, given), -1), front.h[:, 0]
+
     def _layers(
         self, x: Tensor, start: Tensor, times: Tensor, table: Tensor
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]], list[Tensor]]:
-        """Map x [T, B, G] at times [T, B] to y [T, B, D], the last tables, each layer's alpha and beta, and its x."""
+        """Map x [T, B, F + G] at times [T, B] to y [T, B, D], the last tables, each layer's alpha and beta, and its x."""
         if self.clock:
             x = torch.cat((x, (1 - 2 * (times % 2)).to(x.dtype).unsqueeze(-1)), -1)
         read, stream = x, None
@@ -221,9 +228,12 @@ def _in_order(arrays: dict[str, np.ndarray]) -> Arrays:
 
 
 class DeltaLayer(nn.Module):
-    """The maps into and out of a layer's tables; everything between them has no parameters."""
+    """The maps into and out of a layer's tables; everything between them has no parameters.
 
-    def __init__(self, input_size: int, output_size: int, sizes: DeltaSizes) -> None:
+    The first `unread` of the inputs have weights of 0 before training.
+    """
+
+    def __init__(self, input_size: int, output_size: int, sizes: DeltaSizes, unread: int = 0) -> None:
         super().__init__()
         self.project = nn.Linear(input_size, sizes.width)
         self.leave = nn.Linear(sizes.heads * sizes.value_size, output_size, bias=False)
@@ -231,4 +241,8 @@ class DeltaLayer(nn.Module):
         # a single head is the slowest
         keep = torch.exp(-1 / torch.logspace(longest, shortest, sizes.heads, math.e).flip(0))
         with torch.no_grad():
+            if unread:
+                self.project.weight[:, :unread] = 0
+                bound = (input_size - unread) ** -0.5  # nn.Linear's
+                self.project.weight[:, unread:].uniform_(-bound, bound)
             self.project.bias[-2 * sizes.heads :] = torch.cat((torch.logit(keep), torch.zeros(sizes.heads)))

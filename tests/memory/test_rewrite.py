@@ -44,7 +44,7 @@ def written_out(module, x, start, state):
             if start[step, b]:
                 tables, t, front = [[torch.zeros(K, V, dtype=x.dtype)] * H for _ in tables], 0, torch.zeros_like(front)
             front = torch.gru_cell(x[step, b, None], front[None], *module.front.layer_weights(0))[0]
-            read = torch.cat([front, torch.tensor([(-1.0) ** t] * module.clock, dtype=x.dtype)])
+            read = torch.cat([x[step, b], front, torch.tensor([(-1.0) ** t] * module.clock, dtype=x.dtype)])
             stream = module.enter(read)
             turn = torch.tensor([2 * math.pi * t / each for each in periods(K)], dtype=x.dtype)
             for layer, of_layer in zip(module.layers, tables):
@@ -158,6 +158,14 @@ def test_the_unit_in_front_starts_out_fast():
     assert_close(bias_ih[8:16] + bias_hh[8:16], torch.zeros(8))
 
 
+def test_keys_read_the_unit_alone_before_training():
+    """Of the input only the stream, and every layer after the first, sees something at once."""
+    first, second = make("rewrite", 5, front_size=8).layers
+    assert not first.project.weight[:, :5].any()
+    assert first.project.weight[:, 5:].all()
+    assert second.project.weight.all()
+
+
 def test_output_is_bounded_by_its_gates():
     """Over a long episode the output neither fades nor grows: reads pass through tanh."""
     module = make("rewrite", 5)
@@ -226,11 +234,11 @@ def test_only_lags_count():
 
 
 def test_a_step_reads_what_was_written_before_it():
-    """The first output is the map of what the unit in front gives out, whatever the tables' maps are."""
+    """The first output is the map of the input and of what the unit gives out, whatever the tables' maps are."""
     module, x = made(), torch.randn(1, 3, 5, dtype=torch.float64)
     y, _ = module.scan(x, torch.ones(1, 3) > 0, module.initial_state(3))
     h = torch.gru_cell(x[0], torch.zeros(3, 7, dtype=torch.float64), *module.front.layer_weights(0))
-    alone = module.enter(torch.cat([h, torch.ones(3, 1, dtype=torch.float64)], 1))
+    alone = module.enter(torch.cat([x[0], h, torch.ones(3, 1, dtype=torch.float64)], 1))
     assert_close(y[0], functional.layer_norm(alone, (6,), eps=0.1), **tolerance(torch.float64))
 
 
