@@ -116,8 +116,8 @@ class Options:
     """MemoryPPO's memory."""
     memory_kwargs: dict[str, int] | None = None
     """Its arguments, beside its size."""
-    normalize_returns: bool = True
-    """Whether MemoryPPO's critic predicts scaled returns; RecurrentPPO's does not."""
+    normalize_returns: bool | None = None
+    """Whether MemoryPPO's critic predicts scaled returns; RecurrentPPO's does not. Default: MemoryPPO's."""
     refresh_states: bool = False
     """Whether MemoryPPO's later passes compute the states before segments again."""
     hidden: int | None = None

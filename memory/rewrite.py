@@ -28,9 +28,9 @@ Tables by themselves have no sense of time. Three things give it:
   the standing pairs is found at any distance.
 - A step reads before it writes, so that what is read was there before: the first layer reads of the steps until the
   last one, and the current one is in the stream.
-- A clock is appended to what the first layer reads: +1, -1, +1, ... since the memory began. Gates that see only the input cannot count.
-  With the clock an agent can alternate between two actions by time, at any distance; without it, it would have to look
-  up what it did at a place like this one.
+- A clock is appended to what the first layer reads: +1, -1, +1, ... since the memory began. Gates that see only the
+  input cannot count. With the clock an agent can alternate between two actions by time, at any distance; without it, it
+  would have to look up what it did at a place like this one.
 
 Gated recurrent unit: `memory.recurrent`. Gated DeltaNet: arXiv 2412.06464; beta up to 2: arXiv 2411.12537; turned
 queries and keys: RoPE, arXiv 2104.09864. The tables' recurrence: `memory.kernels.delta`.
@@ -196,14 +196,14 @@ class RewriteMemory(Memory):
         return torch.cat(found, 2).permute(1, 2, 0, 3)
 
     def _beside_front(self, x: Tensor, h: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x [B, F], or [T, B, F] with `start`, beside what the unit gives out for it; and the unit's last h [B, G]."""
+        """Return x [B, F], or [T, B, F] with `start`, beside what the unit gives out, and the unit's last h [B, G]."""
         given, front = self.front(x, HiddenState(h.unsqueeze(1)), start)
         return torch.cat((x, given), -1), front.h[:, 0]
 
     def _layers(
         self, x: Tensor, start: Tensor, times: Tensor, table: Tensor
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]], list[Tensor]]:
-        """Map x [T, B, F + G] at times [T, B] to y [T, B, D], the last tables, each layer's alpha and beta, and its x."""
+        """Map x [T, B, F + G] at times [T, B] to y [T, B, D], the last tables, each layer's gates, and its x."""
         if self.clock:
             x = torch.cat((x, (1 - 2 * (times % 2)).to(x.dtype).unsqueeze(-1)), -1)
         read, stream = x, None

@@ -184,6 +184,7 @@ ARGUMENTS: dict[str, Allowed] = {
     "normalize_advantage": FLAG,
     "use_sde": FLAG,
     "sequence_length": optional(integer(1)),
+    "normalize_returns": optional(FLAG),
     "refresh_states": FLAG,
     "memory_carry_over": FRACTION,
     "memory_aux_coef": WEIGHT,

@@ -78,9 +78,8 @@ class MemoryPPO(RememberingAlgorithm):
             floats, if it is no image and its bounds exceed -1 to 1. The moments are part of the policy and of its
             files; they change after each update. (VecNormalize's `norm_obs`, which cannot be forgotten.)
         normalize_returns: whether the critic predicts returns scaled by the mean of the latest rollout's and the
-            largest standard deviation so far (value normalisation, arXiv 2103.01955). Rewards and logged values keep
-            their scale. RecurrentPPO has no such scale; without it the value loss of returns of some hundreds drowns
-            the policy's gradient where both are clipped as one.
+            largest standard deviation so far (arXiv 2103.01955); rewards and logged values keep their scale.
+            By default it does, unless a VecNormalize scales the rewards already.
         sequence_length: L, steps of a segment. A rollout's columns are cut into segments. The memory's state before
             each is kept while acting; gradients through the memory reach back no further. By default as long as a
             column where batch_size >= n_steps, else as batch_size: as many updates as RecurrentPPO makes. Later passes
@@ -140,7 +139,7 @@ class MemoryPPO(RememberingAlgorithm):
         *,
         min_advantage_std: float = 0.0,
         normalize_observations: bool = False,
-        normalize_returns: bool = True,
+        normalize_returns: bool | None = None,
         sequence_length: int | None = None,
         refresh_states: bool = False,
         memory_carry_over: float = 0.0,
@@ -177,7 +176,8 @@ class MemoryPPO(RememberingAlgorithm):
         self.normalize_advantage = normalize_advantage
         self.min_advantage_std = min_advantage_std
         self.normalize_observations = normalize_observations
-        self.normalize_returns = normalize_returns
+        scales_rewards = getattr(self.get_vec_normalize_env(), "norm_reward", False)
+        self.normalize_returns = not scales_rewards if normalize_returns is None else normalize_returns
         self.target_kl = target_kl
         self.sequence_length = sequence_length
         self.refresh_states = refresh_states
@@ -186,10 +186,9 @@ class MemoryPPO(RememberingAlgorithm):
         self.strategy_epsilon = strategy_epsilon
         self.autocast = autocast
         self._last_state: Any = None
-        self._last_memory_starts: np.ndarray | None = None
-        self._last_strategy: Tensor | None = None
-        self._return_so_far: np.ndarray | None = None
-        self._last_action_masks: np.ndarray | None = None
+        self._last_memory_starts = None
+        self._last_strategy = None
+        self._return_so_far = self._last_action_masks = None
         self._told_of_outside = False
         if _init_setup_model:
             self._setup_model()

@@ -14,10 +14,11 @@ from palimpsest.agents.learn.loss import LossWeights, ppo_loss
 from palimpsest.agents.policy.policies import Evaluation
 
 
-def first_minibatch(spread: float):
+def first_minibatch(spread: float, scaled: bool):
     """A policy one update away from the one that acted, and a minibatch whose advantages differ by `spread`."""
     env = envs.make_vec("Palimpsest/EndlessTMaze-v0", 3, seed=0, corridors=1, length=2)
-    model = MemoryPPO("MlpMemoryPolicy", env, n_steps=16, batch_size=48, n_epochs=1, seed=0, device="cpu")
+    model = MemoryPPO("MlpMemoryPolicy", env, n_steps=16, batch_size=48, n_epochs=1, seed=0, device="cpu",
+                      normalize_returns=scaled)  # fmt: skip
     model.learn(48)
     batch = next(iter(model.rollout_buffer.get(3 * model.n_steps, np.random.default_rng(0))))
     advantages = batch.advantages.clone()
@@ -25,13 +26,16 @@ def first_minibatch(spread: float):
     return model.policy, batch._replace(advantages=advantages)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("clip_range_vf", [None, 0.01])
 @pytest.mark.parametrize(
     ("normalise", "least", "spread", "divisor"),
     [(True, 0.0, 2, 2), (True, 0.1, 2, 2), (True, 0.0, 1e-3, 1e-3), (True, 0.1, 1e-3, 0.1), (False, 0.1, 2, None)],
 )
-def test_the_loss_is_ppos(normalise, least, spread, divisor, clip_range_vf):
-    policy, batch = first_minibatch(spread)
+def test_the_loss_is_ppos(normalise, least, spread, divisor, clip_range_vf, scaled):
+    """Where returns are scaled, the error of values is in standard deviations of returns."""
+    policy, batch = first_minibatch(spread, scaled)
+    unit = float(policy.return_scale.std) if scaled else 1.0
     weights = LossWeights(0.001, clip_range_vf, normalise, least, 0.03, 0.7, 0.0)
     loss, record = ppo_loss(policy, batch, weights)
     found = policy.evaluate_actions(batch.observations, batch.actions, batch.state, batch.memory_start)
@@ -45,7 +49,7 @@ def test_the_loss_is_ppos(normalise, least, spread, divisor, clip_range_vf):
         surrogate += min(advantage * ratio, advantage * min(max(ratio, 0.999), 1.001))
         if clip_range_vf is not None:
             value = old_value + min(max(value - old_value, -clip_range_vf), clip_range_vf)
-        value_loss += (value - target) ** 2
+        value_loss += ((value - target) / unit) ** 2
         entropy_sum += entropy
     expected = (-surrogate - 0.03 * entropy_sum + 0.7 * value_loss) / len(samples)
     assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
