@@ -125,8 +125,8 @@ def blamed(label: str, what: str, given: Iterable[str]) -> Iterator[None]:
                 f"no {what} can be made of {label!r} with what was given to load, {names}: {one_line(error)}; give "
                 "only what the file asks for"
             ) from error
-        if "in state_dict" in str(error):
-            # the parts of a memory have changed since
+        if "state_dict" in str(error):
+            # the parts of a memory, or their sizes, have changed since
             raise CorruptFile(
                 f"{label!r} holds parameters of other modules than this version makes; train it again, or load it with "
                 f"the version that wrote it (versions.json of its run names the commit): {one_line(error)}"

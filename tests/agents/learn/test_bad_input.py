@@ -62,7 +62,7 @@ AGENT: dict[str, list] = {
     "clip_range_vf": OPTIONAL_SCHEDULE,
     "normalize_advantage": FLAG,
     "normalize_observations": FLAG,
-    "normalize_returns": FLAG,
+    "normalize_returns": without(FLAG, None),
     "min_advantage_std": [*POSITIVE, 10**7],
     "ent_coef": [*SCHEDULE, 10**7],
     "vf_coef": [*POSITIVE, 10**7, 10**400],

@@ -90,6 +90,7 @@ def divergences(target_kl, monkeypatch, updates=5):
         n_epochs=6,
         learning_rate=0.03,
         target_kl=target_kl,
+        normalize_returns=False,
         seed=1,
     )
     train, found, rejected = model.train, [], []
