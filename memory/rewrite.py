@@ -107,7 +107,10 @@ class RewriteMemory(Memory):
         self.table_shape = (num_layers, num_heads, key_size, value_size)
         self.clock = clock
         self.front = GRU(self.input_size, front_size, horizon=2)
-        features = front_size + clock
+        import os  # a trial: FORM is A0, A1 or A2
+        self.form = os.environ.get("FORM", "")
+        seen = self.input_size if self.form else 0
+        features = front_size + clock + seen
         self.enter = nn.Linear(features, output_size)
         self.sizes = DeltaSizes(num_heads, key_size, value_size)
         # part of what is saved: parameters that were learned without it have the same names and shapes
@@ -115,6 +118,16 @@ class RewriteMemory(Memory):
         self.layers = nn.ModuleList(
             DeltaLayer(output_size if layer else features, output_size, self.sizes) for layer in range(num_layers)
         )
+        if seen and self.form != "A0":
+            weight = self.layers[0].project.weight
+            with torch.no_grad():
+                weight[:, :seen] = 0
+                bound = (front_size + clock) ** -0.5
+                weight[:, seen:].uniform_(-bound, bound)
+            mask = torch.ones(features)
+            mask[:seen] = 0
+            if self.form == "A1":
+                weight.register_hook(lambda g: g * mask.to(g))
         self._gates: list[tuple[Tensor, Tensor]] = []
         self._built = AsBuilt(self)
 
@@ -135,7 +148,10 @@ class RewriteMemory(Memory):
     ) -> tuple[Tensor, RewriteState]:
         """Map x [B, F] to y [B, D]."""
         self.check_step(x, state)
+        seen = x
         x, front = self.front(x, HiddenState(state.h.unsqueeze(1)))
+        if self.form:
+            x = torch.cat((seen, x), -1)
         h = front.h[:, 0]
         if not torch.is_grad_enabled() and self._built.allows(self, x, state.table, self.turns):
             arrays = self._built.arrays(self, _in_order)
@@ -156,7 +172,10 @@ class RewriteMemory(Memory):
         """Map x [T, B, F] to y [T, B, D]; only the recurrence goes step by step, all else is done for many at once."""
         self.check_sequence(x, start, state)
         times, last = episode_steps(start, state.time)
+        seen = x
         x, front = self.front(x, HiddenState(state.h.unsqueeze(1)), start)
+        if self.form:
+            x = torch.cat((seen, x), -1)
         y, table, gates, _ = self._layers(x, start, times, state.table)
         self._gates = [(alpha.detach(), beta.detach()) for alpha, beta in gates]
         return y, RewriteState(table, last % len(self.turns), front.h[:, 0])
@@ -185,7 +204,10 @@ class RewriteMemory(Memory):
         """The weights of values in what is read, before its tanh and its gate; see `Memory.read_weights`."""
         self.check_sequence(x, start, state)
         times, _ = episode_steps(start, state.time)
+        seen = x
         x, _ = self.front(x, HiddenState(state.h.unsqueeze(1)), start)
+        if self.form:
+            x = torch.cat((seen, x), -1)
         inputs = self._layers(x, start, times, state.table)[3]
         found = [
             delta_weights(read, layer.project, start, self.sizes, times, self.turns)  # type: ignore[arg-type]
