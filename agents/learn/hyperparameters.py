@@ -50,8 +50,9 @@ class Hyperparameters:
     The defaults are the command line's; `MemoryPPO` has those of sb3-contrib's RecurrentPPO.
     """
 
-    n_steps: Annotated[int, integer(1)] = 128
-    """Steps of every environment per rollout; gradients through the memory reach back no further."""
+    n_steps: Annotated[int | None, integer(1)] = None
+    """Steps of every environment per rollout; gradients through the memory reach back no further. Default: 128, with
+    fewer than 16 environments as many as make about 2,048 samples."""
     n_epochs: Annotated[int, integer(1, 10**4)] = 4
     """Passes over each rollout."""
     learning_rate: Annotated[float | None, number(0, 10)] = None

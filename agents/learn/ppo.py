@@ -239,7 +239,7 @@ class MemoryPPO(RememberingAlgorithm):
             )
         horizon = None if self.env is None else longest_horizon(self.env)
         if horizon is not None and horizon > reach:
-            name = "n_steps" if reach == self.n_steps else "sequence_length"
+            name = "n_steps" if reach == self.n_steps else "sequence_length (--batch-size)"
             warnings.warn(
                 f"the environment's longest correlation horizon, {horizon} steps, exceeds {name}={reach}: no gradient "
                 f"joins its event and its recall; set {name} to {horizon} or more",

@@ -24,7 +24,7 @@ from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.files import shelf
 from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters, Network, hints_of
-from palimpsest.agents.run.presets import ALGORITHMS, usual
+from palimpsest.agents.run.presets import ALGORITHMS, rolled_out, usual
 from palimpsest.agents.worlds.vectors import VECS
 from palimpsest.refusals import (
     FLAG,
@@ -159,7 +159,7 @@ class TrainConfig(Hyperparameters, Network, Task):
 
     num_minibatches: Annotated[int | None, integer(1)] = None
     """Minibatches per pass. A minibatch holds all steps of some environments, so the number must divide `num_envs`.
-    Default: about one for every four environments."""
+    Default: about one for every four environments; with fewer than 16, a batch_size of 512."""
     batch_size: Annotated[int | None, integer(1, STEPS)] = None
     """Samples per minibatch, in place of `num_minibatches`; below n_steps also the length of a rollout's segments."""
     anneal: bool = True
@@ -241,19 +241,20 @@ class TrainConfig(Hyperparameters, Network, Task):
                 )
             return
         for spec in dataclasses.fields(self):
-            if spec.name in self.OF_PPO and getattr(self, spec.name) != spec.default:
+            given = getattr(self, spec.name)
+            # files of before hold n_steps=128 with every algorithm
+            if spec.name in self.OF_PPO and given != spec.default and (spec.name, given) != ("n_steps", 128):
                 raise ValueError(
-                    f"{spec.name} is an argument of ppo; got {getattr(self, spec.name)!r} with algo={self.algo!r}: "
-                    "leave it out, and give the algorithm's own under algo_args"
+                    f"{spec.name} is an argument of ppo; got {given!r} with algo={self.algo!r}: leave it out, and give "
+                    "the algorithm's own under algo_args"
                 )
 
     def _take_preset(self) -> None:
-        chosen = usual(self.memory, self.algo)
-        for name, value in chosen._asdict().items():
+        is_cut = self.num_minibatches is not None or self.batch_size is not None
+        rollout = rolled_out(self.num_envs, self.n_steps, is_cut) if self.algo == "ppo" else {}
+        for name, value in (usual(self.memory, self.algo)._asdict() | rollout).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        if self.num_minibatches is None and self.batch_size is None and self.algo == "ppo":
-            object.__setattr__(self, "num_minibatches", math.gcd(max(1, self.num_envs // 4), self.num_envs))
 
     @property
     def agent(self) -> str:
@@ -263,15 +264,12 @@ class TrainConfig(Hyperparameters, Network, Task):
     @property
     def rollout_size(self) -> int:
         """Environment steps in one rollout."""
-        return self.num_envs * self.n_steps
+        return self.num_envs * (self.n_steps or 0)
 
     @property
     def minibatch_size(self) -> int:
         """Samples in one minibatch, `batch_size` of `MemoryPPO`."""
-        if self.batch_size is not None:
-            return self.batch_size
-        assert self.num_minibatches is not None
-        return self.rollout_size // self.num_minibatches
+        return self.batch_size or self.rollout_size // (self.num_minibatches or 1)
 
     @property
     def num_iterations(self) -> int:

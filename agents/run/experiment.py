@@ -94,7 +94,7 @@ def preset(memory: str = "rewrite", num_envs: int = 16, **changes: Any) -> dict[
 
     Args:
         memory: a name of `memory.names()`.
-        num_envs: B, environments stepped together, by which the batch size is chosen.
+        num_envs: B, environments stepped together, by which the rollout's steps and the batch size are chosen.
         **changes: other fields of `TrainConfig`, as n_steps, gamma, carry_over, share_memory. For actions in a Box,
             give use_sde=True, as the command line does by itself.
 
@@ -138,13 +138,16 @@ def _arguments(config: TrainConfig, continuous: bool) -> dict[str, Any]:
     hyperparameters["use_sde"] = config.use_sde and continuous
     if hyperparameters["use_sde"]:
         policy_kwargs.setdefault("log_std_init", LOG_STD_INIT)
-    return hyperparameters | shared | {"batch_size": config.minibatch_size, "memory_carry_over": config.carry_over}
+    own = {"batch_size": config.minibatch_size, "memory_carry_over": config.carry_over}
+    if config.batch_size is not None and config.batch_size * config.num_envs < config.rollout_size:
+        own["sequence_length"] = config.batch_size  # as the flag says: nothing to warn of
+    return hyperparameters | shared | own
 
 
 def set_threads(config: TrainConfig) -> None:
     """Set torch's number of threads. By default it is one per COLUMNS_PER_THREAD columns of a minibatch."""
     if config.algo == "ppo":
-        columns = config.minibatch_size // config.n_steps // here().size
+        columns = config.minibatch_size * config.num_envs // config.rollout_size // here().size
     else:
         columns = (replaying(config.algo, config.num_envs) | config.algo_args)["batch_size"]
     wanted = columns // COLUMNS_PER_THREAD
