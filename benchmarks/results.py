@@ -71,7 +71,8 @@ def _task(row: Row) -> str:
 
 
 def _player(row: Row) -> str:
-    return f"{row['memory']}, hidden state shown" if row["fully_observed"] else row["memory"]
+    setting = "" if row["setting"] == "default" else f", {row['setting']}"
+    return row["memory"] + setting + (", hidden state shown" if row["fully_observed"] else "")
 
 
 def _line(name: str, runs: Sequence[Row], seeds: Sequence[int]) -> list[str]:
