@@ -116,6 +116,7 @@ def usual(training: TrainConfig, fixed: Collection[str] = ()) -> Space:
             del space["num_minibatches"]
     if training.batch_size is not None:
         space.pop("num_minibatches", None)
+        space["batch_size"] = Options((128, 256, 512, 1024))
     if training.encoder_arch is not None and training.net_arch is not None:
         del space["width"]
     space = {name: part.including(getattr(training, name)) for name, part in space.items()}

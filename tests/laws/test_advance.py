@@ -140,6 +140,7 @@ def played(name, keep_state, share_memory, watch, rollouts=3):
         batch_size=N_STEPS,
         policy_kwargs=kwargs,
         memory_carry_over=0.8,
+        normalize_returns=False,  # before the first update all scaled values are 0
         seed=0,
         device="cpu",
     )

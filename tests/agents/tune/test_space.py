@@ -37,7 +37,8 @@ def test_every_usual_value_is_allowed_and_the_defaults_are_among_them(algo):
     ("changes", "fixed", "absent"),
     [
         (dict(learning_rate=0.03, gamma=0.97, n_epochs=20, target_kl=0.03, n_steps=100, carry_over=1.0), (), set()),
-        (dict(num_envs=10), (), {"num_envs"}),
+        (dict(num_envs=20), (), {"num_envs"}),
+        (dict(num_envs=10), (), {"num_envs", "num_minibatches"}),
         (dict(num_envs=64), (), {"num_minibatches"}),
         (dict(num_envs=64), ("num_envs",), {"num_envs"}),
         (dict(num_envs=1, batch_size=64), (), {"num_envs", "num_minibatches"}),
@@ -57,9 +58,9 @@ def test_minibatches_divide_environments():
     space = searched(usual(training), training, ())
     for envs, minibatches in itertools.product(space["num_envs"].values, space["num_minibatches"].values):
         configured(training, {"num_envs": envs, "num_minibatches": minibatches})
-    ten = dataclasses.replace(training, num_envs=10, num_minibatches=None)
+    ten = dataclasses.replace(training, num_envs=10, num_minibatches=2)
     assert searched(usual(ten, {"num_envs"}), ten, {"num_envs"})["num_minibatches"] == Options((1, 2))
-    one = dataclasses.replace(training, num_envs=1, num_minibatches=None)
+    one = dataclasses.replace(training, num_envs=1, num_minibatches=1)
     assert searched(usual(one), one, ())["num_minibatches"] == Options((1,))
     sixteen = dataclasses.replace(training, num_minibatches=16)
     assert searched(USUAL_PPO, sixteen, {"num_minibatches"})["num_envs"] == Options((16, 32, 64))
@@ -67,6 +68,7 @@ def test_minibatches_divide_environments():
     assert configured(training, {"num_envs": 64}).num_minibatches == 16
     sized = dataclasses.replace(training, num_minibatches=None, batch_size=256)
     assert "num_minibatches" not in searched(USUAL_PPO, sized, ())
+    assert searched(usual(sized), sized, ())["batch_size"] == Options((128, 256, 512, 1024))
 
 
 def test_a_file_replaces_or_restricts(tmp_path):
