@@ -47,12 +47,13 @@ NORM = Allowed(
 class Hyperparameters:
     """Arguments of `MemoryPPO` that the command line and a run's file have under the same names.
 
-    The defaults are the command line's; `MemoryPPO` has those of sb3-contrib's RecurrentPPO.
+    The defaults are the command line's; `MemoryPPO` has those of sb3-contrib's RecurrentPPO, but for
+    `normalize_returns`.
     """
 
     n_steps: Annotated[int | None, integer(1)] = None
-    """Steps of every environment per rollout; gradients through the memory reach back no further. Default: 128, with
-    fewer than 16 environments as many as make about 2,048 samples."""
+    """Steps of every environment per rollout; gradients through the memory reach back no further, nor further than a
+    minibatch has samples. Default: 128, or as many as make about 2,048 samples of fewer than 11 environments."""
     n_epochs: Annotated[int, integer(1, 10**4)] = 4
     """Passes over each rollout."""
     learning_rate: Annotated[float | None, number(0, 10)] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -174,6 +175,11 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
     def memories(self) -> list[Memory]:
         """The memories, each once: one, or the actor's and the critic's."""
         return self.memory_pair.each()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in torch; a critic that came without a scale of returns predicts them as they are."""
+        weights = state_dict if self.return_scale is None else self.return_scale.adopted(state_dict)
+        return super().load_state_dict(weights, strict, assign)
 
     def initial_state(self, batch_size: int) -> State:
         """What is remembered before an episode, for `batch_size` rows: the memory's state, or a pair of them."""

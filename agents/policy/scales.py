@@ -6,6 +6,7 @@ that its files, copies and exports hold them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -125,8 +126,12 @@ class ReturnScale(nn.Module):
     first rollout's returns hold rewards alone and not what an untrained critic says. So the size of the rewards does
     not matter: a policy learns the same from rewards of 0.01 as from rewards of 1.
 
-    Before that nothing is scaled, nor with weights that came without a scale, such as those of an agent of SB3's.
+    Before that nothing is scaled, nor with weights that came without a scale, such as those of an agent of SB3's. Such
+    a critic can act and be evaluated. It cannot be trained on: it predicts returns as they are.
     """
+
+    _is_of_others = False
+    """Whether the critic's weights came without a scale."""
 
     mean: Tensor
     """[] float32."""
@@ -139,14 +144,33 @@ class ReturnScale(nn.Module):
         self.register_buffer("std", torch.ones(()))
 
     def begin(self) -> None:
-        """Make ready for the first rollout of a training; a scale that has seen returns stays as it is."""
+        """Make ready for the first rollout of a training; a scale that has seen returns stays as it is.
+
+        Raises:
+            ValueError: the critic's weights came without a scale.
+        """
+        self.check_own()
         if self.mean == 0 and self.std == 1:
             self.std.zero_()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if not any(name.startswith(prefix) for name in state_dict):
-            state_dict = {**state_dict, prefix + "mean": torch.zeros(()), prefix + "std": torch.ones(())}
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def check_own(self) -> None:
+        """Refuse to train a critic whose weights came without a scale: it would take returns for scaled ones."""
+        if self._is_of_others:
+            raise ValueError(
+                "the weights were trained without a scale of returns, and this critic predicts scaled ones; go on with "
+                "normalize_returns=False (--no-normalize-returns)"
+            )
+
+    def adopted(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights of a policy, with this scale as it is before a training where they hold a critic and no scale."""
+        has_scale, has_critic = (
+            any(name.startswith(part) for name in weights) for part in ("return_scale.", "value_net.")
+        )
+        if has_scale or has_critic:
+            self._is_of_others = not has_scale
+        if has_scale or not has_critic:
+            return weights
+        return {**weights, "return_scale.mean": torch.zeros(()), "return_scale.std": torch.ones(())}
 
     def forward(self, predicted: Tensor) -> Tensor:
         """Values of what the critic's last layer predicts, any shape."""
@@ -183,6 +207,10 @@ class RewardScale(ReturnScale):
 
     largest: Tensor
     """[] float32, the largest size of a reward so far."""
+
+    def adopted(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights as they are: none come without this scale."""
+        return weights
 
     def __init__(self) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.files import shelf
 from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters, Network, hints_of
-from palimpsest.agents.run.presets import ALGORITHMS, rolled_out, usual
+from palimpsest.agents.run.presets import ALGORITHMS, COLUMN, rolled_out, usual
 from palimpsest.agents.worlds.vectors import VECS
 from palimpsest.refusals import (
     FLAG,
@@ -138,7 +138,7 @@ class Task(Checked):
     total_timesteps: Annotated[int, integer(1, STEPS)] = 500_000
     """Environment steps to train for, over all environments; rounded up to whole rollouts."""
     num_envs: Annotated[int, integer(1)] = 16
-    """Number of environments stepped together. More make a rollout longer and updates fewer, but a step cheaper."""
+    """Number of environments stepped together. More than 16 make updates fewer, but a step cheaper."""
     seed: Annotated[int, integer(0, EVALUATION_SEED - 1)] = 0
     """Seed of parameters, actions, minibatches, carry-over and environments; environment i has seed + i."""
     device: Annotated[str, DEVICE] = "auto"
@@ -242,8 +242,8 @@ class TrainConfig(Hyperparameters, Network, Task):
             return
         for spec in dataclasses.fields(self):
             given = getattr(self, spec.name)
-            # files of before hold n_steps=128 with every algorithm
-            if spec.name in self.OF_PPO and given != spec.default and (spec.name, given) != ("n_steps", 128):
+            # files hold n_steps=128 with every algorithm
+            if spec.name in self.OF_PPO and given != spec.default and (spec.name, given) != ("n_steps", COLUMN):
                 raise ValueError(
                     f"{spec.name} is an argument of ppo; got {given!r} with algo={self.algo!r}: leave it out, and give "
                     "the algorithm's own under algo_args"
@@ -251,7 +251,7 @@ class TrainConfig(Hyperparameters, Network, Task):
 
     def _take_preset(self) -> None:
         is_cut = self.num_minibatches is not None or self.batch_size is not None
-        rollout = rolled_out(self.num_envs, self.n_steps, is_cut) if self.algo == "ppo" else {}
+        rollout = rolled_out(self.num_envs, self.n_steps, is_cut) if self.algo == "ppo" else {"n_steps": COLUMN}
         for name, value in (usual(self.memory, self.algo)._asdict() | rollout).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)

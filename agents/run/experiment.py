@@ -90,7 +90,7 @@ def preset(memory: str = "rewrite", num_envs: int = 16, **changes: Any) -> dict[
     """The arguments of `MemoryPPO`, or with `algo` of another algorithm, with which the command line trains a memory.
 
     `MemoryPPO("MlpMemoryPolicy", env, **preset("lstm", env.num_envs), seed=0)` learns as `palimpsest train --memory
-    lstm` does. `MemoryPPO`'s own defaults are sb3-contrib's.
+    lstm` does. `MemoryPPO`'s own defaults are sb3-contrib's, but for `normalize_returns`.
 
     Args:
         memory: a name of `memory.names()`.

@@ -74,21 +74,22 @@ def usual(memory: str, algo: str = "ppo") -> Preset:
 
 
 COLUMN, SAMPLES, MINIBATCH = 128, 2048, 512
-"""Steps of a rollout's column, and samples of a rollout and of a minibatch, at least."""
+"""Steps of a rollout's column, and samples of a rollout and of a minibatch, about."""
 
 
 def rolled_out(num_envs: int, n_steps: int | None, is_cut: bool) -> dict[str, int]:
     """Fields of `TrainConfig` that a rollout of ppo has by default; `is_cut` says whether its minibatches are given.
 
-    A rollout has about `SAMPLES` samples or more. 128 steps of one environment are less than an episode of many tasks.
-    The moments of their returns and advantages, which scale an update, tell of one situation
+    A rollout has about `SAMPLES` samples, 1,400 to 2,600, or more. 128 steps of one environment are less than an
+    episode of many tasks. The moments of their returns and advantages, which scale an update, tell of one situation
     (docs/notebook/defaults.md).
     """
     steps = n_steps or COLUMN * max(1, round(SAMPLES / COLUMN / num_envs))
     if is_cut:
         return {"n_steps": steps}
     if num_envs * COLUMN < SAMPLES:
-        return {"n_steps": steps, "batch_size": min(MINIBATCH, steps * num_envs)}
+        # whole columns where the steps are given, so that gradients reach as far as was asked for
+        return {"n_steps": steps, "batch_size": min(max(MINIBATCH, n_steps or 0), steps * num_envs)}
     return {"n_steps": steps, "num_minibatches": math.gcd(num_envs // 4, num_envs)}
 
 

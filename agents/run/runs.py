@@ -135,6 +135,8 @@ def give_weights(model: SavedAlgorithm, path: Path) -> None:
     weights = _intact(find(path), lambda file: read_parameters(file, str(model.device))["policy"])
     try:
         model.policy.load_state_dict(weights)
+        if model.policy.return_scale is not None:
+            model.policy.return_scale.check_own()
     except RuntimeError as error:
         first = " ".join(str(error).partition("\n")[2].split("\n")[0].split())
         raise ValueError(

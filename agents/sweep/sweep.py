@@ -94,7 +94,7 @@ class _Watch:
     def __init__(self, runs: Sequence[PlannedRun], folder: Path, console: Console) -> None:
         self.runs, self.folder, self.console = runs, folder, console
         self.failed: list[PlannedRun] = []
-        self._budget = {run.name: run.config.num_iterations * run.config.rollout_size for run in runs}
+        self._budget = {run.name: run.config.whole_timesteps for run in runs}
         self._steps = {run.name: self._steps_of(run) for run in runs}
         self._done = sum(finished(run, Places(folder, run)) is not None for run in runs)
         self._progress = Progress(

@@ -166,7 +166,7 @@ def searched(space: Space, training: TrainConfig, fixed: Collection[str]) -> Spa
     Where only one of the numbers of environments and of minibatches is searched, its options are those that fit.
     """
     found = {name: part for name, part in space.items() if name not in fixed}
-    if training.batch_size is not None:
+    if "batch_size" in fixed or "batch_size" in found:
         found.pop("num_minibatches", None)
     if "num_envs" not in found:
         _keep(found, "num_minibatches", lambda value: training.num_envs % value == 0)
@@ -200,11 +200,12 @@ def _keep(space: Space, name: str, fits: Callable[[Any], bool]) -> None:
 def configured(training: TrainConfig, values: Mapping[str, Any], fixed: Collection[str] = ()) -> TrainConfig:
     """The training with these values in place of its own.
 
-    The number of minibatches follows from that of environments, unless one of the two says it.
+    The rollout and its minibatches follow from the number of environments, unless they are fixed or among the values.
     """
     changes: dict[str, Any] = {name: dict(getattr(training, name)) for name in TABLES}
-    if "num_envs" in values and "num_minibatches" not in fixed:
-        changes["num_minibatches"] = None
+    follow = ["n_steps", "batch_size", "num_minibatches"] if "num_envs" in values else []
+    follow += ["batch_size"] if "num_minibatches" in values else ["num_minibatches"] if "batch_size" in values else []
+    changes |= {name: None for name in follow if name not in fixed}
     for name, value in values.items():
         table, dot, key = name.partition(".")
         if dot:

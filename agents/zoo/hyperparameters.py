@@ -1,7 +1,8 @@
 """rl-zoo3's hyperparameters of `ppo_lstm` -> the configuration of a training. A key that has no counterpart is refused.
 
 The format is that of rl-zoo3's `hyperparams/ppo_lstm.yml`: environment -> key -> value, where some values are texts.
-Keys that are left out have RecurrentPPO's defaults, not those of the command line.
+Keys that are left out have RecurrentPPO's defaults, not those of the command line. But the critic predicts scaled
+returns, as `MemoryPPO`'s does.
 """
 
 from __future__ import annotations

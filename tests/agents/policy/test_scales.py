@@ -125,6 +125,25 @@ def test_weights_without_a_scale_give_the_values_that_they_gave():
     assert torch.equal(without.predict_values(obs, state, start), scaling.predict_values(obs, state, start))
 
 
+def test_a_critic_without_a_scale_is_not_trained_on_with_one():
+    """What it predicts would be taken for standard deviations."""
+    model, without = model_for(), model_for(normalize_returns=False).learn(48)
+    model.policy.load_state_dict(without.policy.state_dict())
+    with pytest.raises(ValueError, match=r"trained without a scale of returns.*normalize_returns=False"):
+        model.learn(48)
+
+
+def test_a_part_of_the_weights_leaves_the_scale():
+    model = model_for().learn(48)
+    before = {name: tensor.clone() for name, tensor in model.policy.return_scale.state_dict().items()}
+    part = {name: tensor for name, tensor in model.policy.state_dict().items() if "action_net" in name}
+    model.set_parameters({"policy": part}, exact_match=False)
+    assert before["std"] > 0
+    for name, tensor in model.policy.return_scale.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    model.learn(48)
+
+
 @pytest.mark.parametrize("reward", [0.0, 0.1, -3000.0])
 def test_equal_returns_have_no_spread(reward):
     """Their rounding is none."""

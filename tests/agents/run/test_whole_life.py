@@ -105,6 +105,16 @@ def test_weights_that_do_not_fit_are_refused(run, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
+def test_weights_without_a_scale_of_returns_are_refused_where_it_is_wanted(tmp_path, capsys):
+    unscaled = tmp_path / "unscaled"
+    trained(unscaled, normalize_returns=False)
+    new = dataclasses.replace(TrainConfig.load(unscaled), start_from=unscaled, run_dir=tmp_path / "new")
+    experiment.make_model(new, experiment.make_env(new))
+    with pytest.raises(ValueError, match="trained without a scale of returns"):
+        experiment.train(dataclasses.replace(new, normalize_returns=True), quiet())
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_other_runs_configuration_gives_the_defaults(run, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(start, "train", lambda config, engine: seen.append(config))

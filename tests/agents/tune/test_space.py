@@ -67,8 +67,25 @@ def test_minibatches_divide_environments():
     # without either, the minibatches follow from the environments
     assert configured(training, {"num_envs": 64}).num_minibatches == 16
     sized = dataclasses.replace(training, num_minibatches=None, batch_size=256)
-    assert "num_minibatches" not in searched(USUAL_PPO, sized, ())
+    assert "num_minibatches" not in searched(USUAL_PPO, sized, {"batch_size"})
     assert searched(usual(sized), sized, ())["batch_size"] == Options((128, 256, 512, 1024))
+
+
+def test_a_rollout_follows_the_number_of_environments():
+    training = TrainConfig()
+    one = configured(training, {"num_envs": 1})
+    assert (one.n_steps, one.batch_size, one.num_minibatches) == (2048, 512, None)
+    many = configured(TrainConfig(num_envs=1), {"num_envs": 64})
+    assert (many.n_steps, many.batch_size, many.num_minibatches) == (128, None, 16)
+    assert configured(TrainConfig(n_steps=32), {"num_envs": 1}, {"n_steps"}).n_steps == 32
+    assert configured(training, {"num_envs": 8, "n_steps": 64}).n_steps == 64
+
+
+def test_minibatches_of_few_environments_can_be_searched():
+    few = TrainConfig(num_envs=8)
+    assert configured(few, {"num_minibatches": 2}).minibatch_size == 1024
+    assert searched({"num_minibatches": Options((1, 2))}, few, ())["num_minibatches"] == Options((1, 2))
+    assert configured(TrainConfig(), {"batch_size": 256}).num_minibatches is None
 
 
 def test_a_file_replaces_or_restricts(tmp_path):
