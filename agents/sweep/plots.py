@@ -41,6 +41,15 @@ def profiles(scores: Mapping[str, Mapping[str, Sequence[float]]], picture: Path)
     return picture
 
 
+def curve_column(rows: Sequence[Row]) -> str:
+    """The column of evaluations that a task's curves show: success where it is the score of every run, else the return.
+
+    One run alone does not tell: the best return has score 1 too, and often success 1.
+    """
+    is_score = all(row["success"] is not None and row["score"] == row["success"] for row in rows)
+    return "success" if is_score else "return_mean"
+
+
 def curves(tasks: Mapping[str, Sequence[Row]], runs: Path, picture: Path, player: Callable[[Row], str]) -> list[Path]:
     """Plot the evaluations of every run over environment steps, a panel per task: success, or return without success.
 
@@ -59,9 +68,11 @@ def curves(tasks: Mapping[str, Sequence[Row]], runs: Path, picture: Path, player
     for axes, (task, rows) in zip(panels, tasks.items()):
         axes.set_title(textwrap.fill(task, 45), fontsize=7)
         axes.tick_params(labelsize=7)
-        for row in [row for row in rows if not row["test"]]:
+        trained = [row for row in rows if not row["test"]]
+        column = curve_column(trained)
+        axes.set_ylabel("success" if column == "success" else "mean return", fontsize=7)
+        for row in trained:
             evaluations = read_evaluations(runs / row["run"] / "evaluations.csv")
-            column = "success" if row["success"] is not None and row["score"] == row["success"] else "return_mean"
             name = player(row)
             colour = colours.setdefault(name, f"C{len(colours)}")
             axes.plot(
@@ -71,11 +82,10 @@ def curves(tasks: Mapping[str, Sequence[Row]], runs: Path, picture: Path, player
                 linestyle="--" if row["fully_observed"] else "-",
                 linewidth=1,
             )
-            axes.set_ylabel("success" if column == "success" else "mean return", fontsize=7)
     for axes in panels[len(tasks) :]:
         axes.set_visible(False)
     figure.supxlabel("environment steps", fontsize=7)
     handles = [panels[0].plot([], [], color=colour, label=name)[0] for name, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=max(1, min(6, len(colours))), fontsize=7)
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns + columns // 2, fontsize=7)
     figure.savefig(picture, dpi=120)
     return [picture]

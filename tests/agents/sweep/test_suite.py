@@ -10,6 +10,7 @@ from suites import HEAD, MAZE, TRAIN, write
 
 from palimpsest import envs, train
 from palimpsest.agents.run.config import TrainConfig
+from palimpsest.agents.sweep.plots import curve_column
 from palimpsest.agents.sweep.suite import check_runs, load
 
 SUITES = sorted((Path(__file__).resolve().parents[3] / "benchmarks" / "suites").glob("*.toml"))
@@ -143,3 +144,11 @@ def test_the_suites_of_the_repository_are_allowed(path):
     assert all(run.config.total_timesteps >= 100_000 for run in runs)
     if {run.config.env for run in runs} <= set(envs.ids()):
         check_runs(runs)
+
+
+def test_a_panel_shows_one_quantity():
+    """A run with the best return has score 1 and may have success 1; others of the task tell that returns are scored."""
+    best, other = dict(success=1.0, score=1.0), dict(success=0.94, score=0.93)
+    assert curve_column([best, best]) == "success"
+    assert curve_column([best, other]) == "return_mean"
+    assert curve_column([dict(success=None, score=0.3), best]) == "return_mean"
