@@ -147,7 +147,7 @@ def test_the_suites_of_the_repository_are_allowed(path):
 
 
 def test_a_panel_shows_one_quantity():
-    """A run with the best return has score 1 and may have success 1; others of the task tell that returns are scored."""
+    """A run with the best return has score 1 and often success 1; others of the task tell that returns are scored."""
     best, other = dict(success=1.0, score=1.0), dict(success=0.94, score=0.93)
     assert curve_column([best, best]) == "success"
     assert curve_column([best, other]) == "return_mean"
