@@ -159,7 +159,8 @@ class TrainConfig(Hyperparameters, Network, Task):
 
     num_minibatches: Annotated[int | None, integer(1)] = None
     """Minibatches per pass. A minibatch holds all steps of some environments, so the number must divide `num_envs`.
-    Default: about one for every four environments; with fewer than 16, a batch_size of 512."""
+    Default: about one for every four environments; with fewer than 16, a batch_size of 512,
+    or of n_steps where more are given."""
     batch_size: Annotated[int | None, integer(1, STEPS)] = None
     """Samples per minibatch, in place of `num_minibatches`; below n_steps also the length of a rollout's segments."""
     anneal: bool = True
