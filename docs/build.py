@@ -1,6 +1,6 @@
 """Write the generated parts of README.md, docs/memories.md and docs/environments.md: tables, pictures, a curve.
 
-python docs/build.py                 # tables between the markers of the pages, docs/environments.png
+python docs/build.py                 # tables between the markers of the pages, environments.png, pictures/learned.png
 python docs/build.py --run runs/X    # also docs/learning_curve.png, from a finished run
 """
 
@@ -17,6 +17,7 @@ from matplotlib import pyplot
 
 from palimpsest import envs, memory
 from palimpsest.agents.run.listing import memory_rows
+from palimpsest.agents.sweep import table as results
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +33,22 @@ WORLDS: dict[str, tuple[tuple[str, ...], str]] = {
     "POPGym": (("POPGym-",), "cards, boards, mazes, bandits and control of POPGym, at three levels"),
 }
 """Row of the README -> the starts of its ids, and what its worlds ask. An id is in the first row that fits."""
+
+
+LEARNED = ROOT / "docs" / "results" / "memories.csv"
+
+QUESTIONS: dict[str, tuple[str, dict[str, int], dict[str, int]]] = {
+    "holds, 5 cells": ("TMaze-v0", {"length": 5}, {}),
+    "holds, 40 cells": ("TMaze-v0", {"length": 40}, {}),
+    "order": ("POPGym-RepeatPrevious-Easy-v0", {}, {}),
+    "four keys, 4 updates": ("KeyValueRewrite-v0", {}, {}),
+    "16 updates": ("KeyValueRewrite-v0", {}, {"updates": 16}),
+    "64 updates": ("KeyValueRewrite-v0", {}, {"updates": 64}),
+    "rewrites, 5 corridors": ("EndlessTMaze-v0", {}, {}),
+    "100 corridors": ("EndlessTMaze-v0", {}, {"corridors": 100}),
+    "1,000 corridors": ("EndlessTMaze-v0", {}, {"corridors": 1000}),
+}
+"""Column of the table of what each memory learned -> environment, arguments by which it is found, and tested with."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,10 @@ def tables() -> dict[str, dict[str, str]]:
     environments = ["environment", "what it asks", "preset arguments", "horizons Ξ", "step limit", "without memory"]
     return {
         "README.md": {"worlds": table(["worlds", "ids", "what they ask"], world_rows())},
-        "docs/memories.md": {"memories": table(memories, memory_rows())},
+        "docs/memories.md": {
+            "learned": table(["memory", *QUESTIONS], learned_rows()),
+            "memories": table(memories, memory_rows()),
+        },
         "docs/environments.md": {"environments": table(environments, environment_rows())},
     }
 
@@ -70,6 +90,58 @@ def filled(page: str, text: str, parts: dict[str, str]) -> str:
             raise ValueError(f"{page} has no {opening} ... {closing}; put these markers back")
         text = f"{before}{opening}\n{content}\n{closing}{after}"
     return text
+
+
+def learned() -> dict[str, dict[str, list[results.Row]]]:
+    """Memory -> question -> the rows of its seeds, in `LEARNED`."""
+    found: dict[str, dict[str, list[results.Row]]] = {}
+    for row in results.read(LEARNED):
+        for question, (env, args, test) in QUESTIONS.items():
+            asked = (
+                row["env"] == f"Palimpsest/{env}" and row["test"] == test and args.items() <= row["env_args"].items()
+            )
+            if asked:
+                found.setdefault(row["memory"], {}).setdefault(question, []).append(row)
+    return found
+
+
+def score(rows: list[results.Row]) -> float:
+    """Mean success of some seeds; of `order` the mean return, for its success asks for no error at all."""
+    by = "return_mean" if "RepeatPrevious" in rows[0]["env"] else "success"
+    return float(np.mean([row[by] for row in rows]))
+
+
+def learned_rows() -> list[list[str]]:
+    """Name of each memory, and by question its score and the steps after which training ended."""
+    rows = []
+    for name, answers in sorted(learned().items(), key=lambda item: memory.names().index(item[0])):
+        cells = []
+        for question, (*_, test) in QUESTIONS.items():
+            answer = answers.get(question)
+            steps = "" if test or not answer else f" ({np.mean([row['steps'] for row in answer]) / 1000:,.0f} k)"
+            cells.append(f"{score(answer):.2f}{steps}" if answer else "")
+        rows.append([name, *cells])
+    return rows
+
+
+def heat_map(path: Path) -> None:
+    """Draw what each memory learned."""
+    matplotlib.use("Agg")
+    answers = learned()
+    names = [name for name in memory.names() if name in answers]
+    grid = np.array([[score(answers[n][q]) if q in answers[n] else np.nan for q in QUESTIONS] for n in names])
+    figure, axis = pyplot.subplots(figsize=(7.2, 0.6 + 0.28 * len(names)), layout="constrained")
+    axis.imshow(np.clip(grid, 0, 1), cmap="YlGn", vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(grid):
+        if np.isfinite(value):
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="#111111")
+    axis.set_xticks(range(len(QUESTIONS)), list(QUESTIONS), rotation=30, ha="left", fontsize=8)
+    axis.xaxis.tick_top()
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def world_rows() -> list[list[str]]:
@@ -145,6 +217,7 @@ def main(options: Options) -> int:
     if options.check:
         return int(changed)
     contact_sheet(ROOT / "docs" / "environments.png")
+    heat_map(ROOT / "docs" / "pictures" / "learned.png")
     if options.run is not None:
         shutil.copy(options.run / "learning_curve.png", ROOT / "docs" / "learning_curve.png")
     print(f"{len(memory.names())} memories, {len(envs.ids())} environments")

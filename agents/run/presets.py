@@ -35,20 +35,17 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "rewrite": Preset(1e-3),
-    "lstm": Preset(1e-3),
     "gru": Preset(2e-3),
-    "ffm": Preset(1.5e-3),
     "hcam": Preset(5e-4),
     "sat": Preset(3e-4),
     "gtrxl": Preset(3e-4),
-    "none": Preset(1.5e-3),
+    "trxl": Preset(3e-4),
 }
-"""Memory -> its preset, found by trial: on the default job (docs/notebook/generalisation.md), that of ffm and none on
-PendulumNoVel (docs/notebook/defaults.md)."""
+"""Memory -> its preset, where it is not `DEFAULT`; found by trial on the default job
+(docs/notebook/generalisation.md)."""
 
-DEFAULT = Preset(7e-4)
-"""The preset of every other memory."""
+DEFAULT = Preset(1.5e-3)
+"""The preset of every other memory, found by trial in control without velocities (docs/notebook/defaults.md)."""
 
 OFF_POLICY = {
     # With 0.99, waiting costs T-Maze little, and errors of bootstrapped values add up a hundred times
