@@ -50,6 +50,9 @@ QUESTIONS: dict[str, tuple[str, dict[str, int], dict[str, int]]] = {
 }
 """Column of the table of what each memory learned -> environment, arguments by which it is found, and tested with."""
 
+ANSWERS = frozenset({"POPGym-RepeatPrevious-Easy-v0", "KeyValueRewrite-v0"})
+"""Environments of many questions an episode."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -106,9 +109,13 @@ def learned() -> dict[str, dict[str, list[results.Row]]]:
 
 
 def score(rows: list[results.Row]) -> float:
-    """Mean success of some seeds; of `order` the mean return, for its success asks for no error at all."""
-    by = "return_mean" if "RepeatPrevious" in rows[0]["env"] else "success"
-    return float(np.mean([row[by] for row in rows]))
+    """Mean success of some seeds; where an episode asks many questions, the share of right answers.
+
+    There a right answer adds as much to the return, which is -1 to 1, as a wrong one takes away.
+    """
+    if rows[0]["env"].removeprefix("Palimpsest/") in ANSWERS:
+        return float(np.mean([(1 + row["return_mean"]) / 2 for row in rows]))
+    return float(np.mean([row["success"] for row in rows]))
 
 
 def learned_rows() -> list[list[str]]:

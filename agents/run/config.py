@@ -24,7 +24,7 @@ from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.files import shelf
 from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters, Network, hints_of
-from palimpsest.agents.run.presets import ALGORITHMS, COLUMN, rolled_out, usual
+from palimpsest.agents.run.presets import ALGORITHMS, CARRY_OVER, COLUMN, rolled_out, usual
 from palimpsest.agents.worlds.vectors import VECS
 from palimpsest.refusals import (
     FLAG,
@@ -131,8 +131,8 @@ class Task(Checked):
     """ppo, or from a replay dqn (discrete actions) or sac."""
     algo_args: Arguments = field(default_factory=dict)
     """Arguments of dqn or sac, by the names that `MemoryDQN` and `MemorySAC` give them. Those of ppo are flags."""
-    carry_over: Annotated[float, FRACTION] = 0.9
-    """Probability that the memory is kept, not reset, when a training episode ends."""
+    carry_over: Annotated[float | None, FRACTION] = None
+    """Probability that the memory is kept, not reset, when a training episode ends. Default: 0.9, 0 with shm."""
     share_memory: bool | None = None
     """Whether actor and critic share one memory or have one each. Default: the memory's preset."""
     total_timesteps: Annotated[int, integer(1, STEPS)] = 500_000
@@ -243,8 +243,9 @@ class TrainConfig(Hyperparameters, Network, Task):
             return
         for spec in dataclasses.fields(self):
             given = getattr(self, spec.name)
-            # files hold n_steps=128 with every algorithm
-            if spec.name in self.OF_PPO and given != spec.default and (spec.name, given) != ("n_steps", COLUMN):
+            # a file holds what defaults became, with every algorithm
+            filled = (spec.name, given) in (("n_steps", COLUMN), ("carry_over", CARRY_OVER))
+            if spec.name in self.OF_PPO and given != spec.default and not filled:
                 raise ValueError(
                     f"{spec.name} is an argument of ppo; got {given!r} with algo={self.algo!r}: leave it out, and give "
                     "the algorithm's own under algo_args"

@@ -24,6 +24,10 @@ ENGINES = ("processes", "ray")
 """What starts the workers of a training, or the runs of a sweep."""
 
 
+CARRY_OVER = 0.9
+"""Probability that a memory is kept when an episode ends."""
+
+
 class Preset(NamedTuple):
     """The hyperparameters whose best values differ between memories or algorithms; fields of `TrainConfig`."""
 
@@ -32,6 +36,7 @@ class Preset(NamedTuple):
     net_arch: tuple[int, ...] | None = None
     activation: str = "tanh"
     gamma: float = 0.99
+    carry_over: float = CARRY_OVER
 
 
 PRESETS = {
@@ -40,6 +45,10 @@ PRESETS = {
     "sat": Preset(3e-4),
     "gtrxl": Preset(3e-4),
     "trxl": Preset(3e-4),
+    # Its matrix keeps its size in expectation only: products of more steps than an episode has overflow.
+    "shm": Preset(1.5e-3, carry_over=0.0),
+    "elmur": Preset(7e-4),
+    "mom": Preset(7e-4),
 }
 """Memory -> its preset, where it is not `DEFAULT`; found by trial on the default job
 (docs/notebook/generalisation.md)."""

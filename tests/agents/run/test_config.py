@@ -27,6 +27,7 @@ def test_the_constructor_refuses_the_same(name, value):
         "learning_rate",
         "activation",
         "gamma",
+        "carry_over",
         "target_kl",
         "n_steps",
         "num_minibatches",
@@ -111,7 +112,7 @@ def test_derived_sizes():
 @pytest.mark.parametrize("name", [*memory.names(), "a stranger's"])
 def test_a_memory_brings_its_preset_where_nothing_is_given(name):
     chosen, config = usual(name), TrainConfig(memory=name)
-    assert (config.learning_rate, config.share_memory, config.net_arch, config.activation, config.gamma) == chosen
+    assert {field: getattr(config, field) for field in chosen._fields} == chosen._asdict()
     other = not chosen.share_memory
     given = TrainConfig(memory=name, learning_rate=0.1, num_minibatches=2, share_memory=other)
     assert (given.learning_rate, given.num_minibatches, given.share_memory) == (0.1, 2, other)
