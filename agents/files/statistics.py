@@ -13,14 +13,42 @@ from palimpsest.agents.files.archive import CorruptFile
 
 
 def statistics_of(normalize: VecNormalize) -> dict[str, Any]:
-    """The means, variances and counts of observations (by key where they are a Dict) and of returns."""
+    """The means, variances and counts of observations (by key where they are a Dict) and of returns, and how
+    observations are clipped."""
     moments = {key: (rms.mean, rms.var, rms.count) for key, rms in _observed(normalize).items()}
     returns = normalize.ret_rms
     return {
         "obs": moments,
         "ret": (returns.mean, returns.var, returns.count),
         "returns": np.array(normalize.returns),
+        "clip_obs": float(normalize.clip_obs),
+        "epsilon": float(normalize.epsilon),
     }
+
+
+def trained_under(model: Any) -> dict[str, Any] | None:
+    """The statistics of the `VecNormalize` around a model's environments, or that its file kept; None for none."""
+    normalize = model.get_vec_normalize_env() if hasattr(model, "get_vec_normalize_env") else None
+    return getattr(model, "_kept_statistics", None) if normalize is None else statistics_of(normalize)
+
+
+def normalized(env: VecEnv, statistics: dict[str, Any] | None) -> VecEnv:
+    """`env` with observations that are normalised by what `statistics_of` gave, and rewards as they are.
+
+    Nothing that is played there changes the statistics. Without any it is `env` itself.
+
+    Raises:
+        CorruptFile: the statistics are none.
+        ValueError: they are of other observations.
+    """
+    if statistics is None or not statistics.get("obs"):
+        return env
+    # files of before lack how observations were clipped
+    clipped = {name: statistics[name] for name in ("clip_obs", "epsilon") if name in statistics}
+    keys = sorted(key for key in statistics["obs"] if key)
+    normalize = VecNormalize(env, training=False, norm_reward=False, norm_obs_keys=keys or None, **clipped)
+    _restore(normalize, statistics, "the model")
+    return normalize
 
 
 def give_statistics(env: VecEnv, statistics: dict[str, Any] | None, label: str) -> bool:

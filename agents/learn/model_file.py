@@ -18,7 +18,7 @@ from palimpsest.agents.device import check_device
 from palimpsest.agents.environments import check_environment
 from palimpsest.agents.files.archive import CorruptFile, File, one_line, read_contents, write_tree
 from palimpsest.agents.files.classes import has_name, qualified_name
-from palimpsest.agents.files.statistics import give_statistics, statistics_of
+from palimpsest.agents.files.statistics import give_statistics, trained_under
 from palimpsest.agents.files.written_by import show, written_by
 from palimpsest.agents.policy.policies import (
     CnnMemoryPolicy,
@@ -207,8 +207,7 @@ def save_model(
     aliases = {cls: name for name, cls in model.policy_aliases.items()}
     tree["policy_class"] = aliases.get(model.policy_class, model.policy_class)
     tree["parameters"] = model.get_parameters()
-    normalize = model.get_vec_normalize_env()
-    tree["vec_normalize"] = model._kept_statistics if normalize is None else statistics_of(normalize)
+    tree["vec_normalize"] = trained_under(model)
     tree["written_by"] = written_by()
     write_tree(file, tree | dict(extra or {}))
 

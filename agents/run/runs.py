@@ -19,6 +19,7 @@ from palimpsest.agents.evaluation.horizons import describe_test
 from palimpsest.agents.evaluation.play import check_spaces, play, summary
 from palimpsest.agents.files import shelf
 from palimpsest.agents.files.archive import CorruptFile, read_contents
+from palimpsest.agents.files.statistics import normalized, trained_under
 from palimpsest.agents.learn.model_file import CLASSES, SavedAlgorithm, read_parameters
 from palimpsest.agents.run.config import CONFIG_FILE, EPISODES, PATH, TrainConfig
 from palimpsest.agents.run.presets import algorithm_class
@@ -190,6 +191,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Play `episodes` whole episodes and report the results.
 
+    Observations are normalised as the model's `VecNormalize` does now, or did in the training of its file.
     Every episode has its own seed (`seed`, `seed + 1`, ...) and starts with a fresh memory. A row whose episode has
     ended waits for the others, so that short episodes are not counted more often than long ones.
 
@@ -263,6 +265,7 @@ def evaluate(
     )
     try:
         check_spaces(model, env)
+        env = normalized(env, trained_under(model))
         played = play(model, env, episodes, deterministic, seed, max_steps, use_masking, watch)
         chance, memory = chance_level(env), describe_test(model, env)
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -23,7 +24,7 @@ from stable_baselines3.common.vec_env import (
 )
 from worlds import Counter, Spaces
 
-from palimpsest.agents import MemoryPPO
+from palimpsest.agents import MemoryPPO, evaluate
 from palimpsest.agents.files.archive import CorruptFile, read_tree, write_tree
 
 MIXED = spaces.Dict(
@@ -232,3 +233,49 @@ def test_statistics_that_are_none_are_the_files_fault(wrong, tmp_path):
     write_tree(tmp_path / "evil", read_tree(tmp_path / "model") | {"vec_normalize": wrong})
     with pytest.raises(CorruptFile, match="holds no statistics of a VecNormalize"):
         MemoryPPO.load(tmp_path / "evil", env=VecNormalize(counters()))
+
+
+class Far(gym.Env):
+    """Observations near 1000, which it notes; episodes of three steps."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+    shown: list[float] = []
+
+    def _observe(self):
+        self.shown.append(1000 + self.np_random.normal())
+        return np.array(self.shown[-1:], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self._observe(), 0.0, self.time == 3, False, {}
+
+
+gym.register("Test/Far-v0", entry_point=Far)
+
+
+@pytest.mark.parametrize("source", ["the model", "its file"])
+def test_evaluate_shows_what_training_showed(source, tmp_path, monkeypatch):
+    env = VecNormalize(DummyVecEnv([Far, Far]), clip_obs=0.5)
+    model = make(env).learn(32)
+    if source == "its file":
+        model.save(tmp_path / "model")
+        model = MemoryPPO.load(tmp_path / "model", device="cpu")
+    before, seen, predict = env.obs_rms.mean.copy(), [], model.predict
+
+    def seeing(obs, *arguments, **more):
+        seen.append(obs.copy())
+        return predict(obs, *arguments, **more)
+
+    monkeypatch.setattr(model, "predict", seeing)
+    Far.shown.clear()
+    assert evaluate(model, "Test/Far-v0", episodes=1)["episodes"] == 1
+    first = np.array(Far.shown[:1], np.float32)
+    np.testing.assert_array_equal(seen[0], env.normalize_obs(first[None]))
+    assert np.abs(np.concatenate(seen)).max() <= 0.5
+    np.testing.assert_array_equal(env.obs_rms.mean, before)
