@@ -177,8 +177,7 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
             self.num_timesteps += self.whole_envs
 
             callback.update_locals(locals())
-            if not callback.on_step():
-                return False
+            goes_on = callback.on_step()
 
             ended = np.flatnonzero(dones)
             self._note_ends(obs_tensor, rewards, ended)
@@ -201,6 +200,8 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
             self._last_memory_starts = joined([part.memory_starts for part in parts])
             if not ahead or n_steps + 1 == n_rollout_steps:
                 self._last_state, self._gives_state_up = joined([part.state for part in parts]), False
+            if not goes_on:  # only now, so that a later `learn` knows which episodes this step ended
+                return False
         return True
 
     def _parts(self, env: VecEnv) -> list[Part]:

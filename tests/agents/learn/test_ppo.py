@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from small import small_policy
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
@@ -306,6 +306,18 @@ def test_a_rollout_stopped_by_a_callback_leaves_a_working_model():
     model.learn(480, callback=Stop())
     assert model.num_timesteps == 15
     model.learn(48, reset_num_timesteps=False)
+
+
+def test_a_callback_that_stops_where_an_episode_ends_joins_no_two_episodes():
+    """The step that ended it is settled first: what is learned later begins with the next episode, and its memory."""
+    arguments = dict(n_steps=6, batch_size=12, policy_kwargs={"memory": "gru", "memory_kwargs": {"output_size": 4}})
+    model = MemoryPPO("MlpMemoryPolicy", DummyVecEnv([Counter]), **arguments, device="cpu")
+    model.learn(100, callback=StopTrainingOnMaxEpisodes(1))
+    assert model.num_timesteps == 3
+    model.learn(6, reset_num_timesteps=False)
+    columns = model.rollout_buffer.columns
+    assert columns.observations[:, 0, 1].tolist() == [0, 1, 2, 0, 1, 2]
+    assert columns.memory_start[:, 0].tolist() == [True, False, False, True, False, False]
 
 
 def test_entropy_weight_follows_its_schedule():
