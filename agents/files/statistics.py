@@ -14,7 +14,8 @@ from palimpsest.agents.files.archive import CorruptFile
 
 def statistics_of(normalize: VecNormalize) -> dict[str, Any]:
     """The means, variances and counts of observations (by key where they are a Dict) and of returns, and how
-    observations are clipped."""
+    observations are clipped.
+    """
     moments = {key: (rms.mean, rms.var, rms.count) for key, rms in _observed(normalize).items()}
     returns = normalize.ret_rms
     return {
