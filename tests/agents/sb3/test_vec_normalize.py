@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -240,7 +241,7 @@ class Far(gym.Env):
 
     observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
     action_space = spaces.Discrete(2)
-    shown: list[float] = []
+    shown: ClassVar[list[float]] = []
 
     def _observe(self):
         self.shown.append(1000 + self.np_random.normal())
