@@ -182,7 +182,10 @@ class SavedAlgorithm(BaseAlgorithm):
         """
         if not isinstance(load_path_or_dict, dict):
             load_path_or_dict = read_parameters(load_path_or_dict, device)
-        super().set_parameters(load_path_or_dict, exact_match, device)
+        # in the order of a file: a target network comes after the network, which it becomes equal to when that is given
+        known = [name for name in self._get_torch_save_params()[0] if name in load_path_or_dict]
+        ordered = {name: load_path_or_dict[name] for name in (*known, *load_path_or_dict)}
+        super().set_parameters(ordered, exact_match, device)
 
 
 def save_model(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,82 +11,15 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq
-from torch import Tensor, nn
+from torch import Tensor
 
-from palimpsest.agents.device import check_device
 from palimpsest.agents.files.archive import CorruptFile, File, read_tree, write_tree
-from palimpsest.agents.learn.hyperparameters import ARGUMENTS
 from palimpsest.agents.learn.model_file import SavedAlgorithm
-from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_observation, check_rewards
+from palimpsest.agents.learn.numerics import check_observation, check_rewards
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
-from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.policy_kwargs import check_policy_kwargs
 from palimpsest.agents.policy.scales import RewardScale
 from palimpsest.agents.tree import tree_map
-from palimpsest.refusals import FLAG, NAMED, Allowed, check, integer, is_integer, number, optional
-
-PolicyT = TypeVar("PolicyT", bound=MemoryActorCriticPolicy)
-
-
-def _is_frequency(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return len(value) == 2 and is_integer(value[0], 1) and value[1] in ("step", "episode")
-    return is_integer(value, 1)
-
-
-SHARED: dict[str, Allowed] = {
-    **{
-        name: ARGUMENTS[name]
-        for name in (
-            "learning_rate",
-            "gamma",
-            "stats_window_size",
-            "tensorboard_log",
-            "policy_kwargs",
-            "verbose",
-            "seed",
-        )
-    },
-    "buffer_size": integer(1),
-    "learning_starts": integer(0),
-    "batch_size": integer(1),
-    "tau": number(0, 1),
-    "train_freq": Allowed('an integer, 1 or more, or a pair as (4, "step") or (1, "episode")', _is_frequency),
-    "gradient_steps": integer(-1),
-    "replay_buffer_class": optional(
-        Allowed(
-            "a subclass of SequenceReplay", lambda value: isinstance(value, type) and issubclass(value, SequenceReplay)
-        )
-    ),
-    "replay_buffer_kwargs": optional(NAMED),
-    "optimize_memory_usage": FLAG,
-    "n_steps": integer(1),
-    "n_step": optional(integer(1)),
-    "target_update_interval": integer(1),
-    "sequence_length": integer(1),
-    "burn_in": integer(0),
-    "prioritized": FLAG,
-    "refresh_states": FLAG,
-    "normalize_observations": FLAG,
-    "normalize_returns": FLAG,
-}
-"""The values that each argument of both algorithms allows."""
-
-
-def check_arguments(allowed: Mapping[str, Allowed], given: Mapping[str, Any]) -> None:
-    """Refuse arguments that are not allowed, before anything is made. `given` may hold other names."""
-    for name, what in allowed.items():
-        check(name, given[name], what)
-    check_device(given["device"])
-    if given["n_step"] is not None and given["n_steps"] not in (1, given["n_step"]):
-        raise ValueError(
-            f"n_step and n_steps are one number; got {given['n_step']} and {given['n_steps']}: leave one out"
-        )
-    if given["refresh_states"] and given["burn_in"] > given["sequence_length"]:
-        raise ValueError(
-            f"refresh_states=True needs a burn_in of sequence_length, {given['sequence_length']}, at most; got "
-            f"burn_in={given['burn_in']}: lower it, or set refresh_states=False"
-        )
 
 
 class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
@@ -358,40 +289,3 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
 def _stacked(rows: list[Any], like: Any) -> Any:
     """Observations of one row each as a tree of [b, ...], with the keys of `like`."""
     return {key: np.stack([row[key] for row in rows]) for key in like} if isinstance(like, dict) else np.stack(rows)
-
-
-def target_of(network: PolicyT) -> PolicyT:
-    """A target network: a copy for which no gradient is computed. It scales observations as the network does."""
-    target = copy.deepcopy(network)
-    target.observation_scales = network.observation_scales
-    target.requires_grad_(False)
-    target.train(False)
-    return target
-
-
-def follow(target: nn.Module, network: nn.Module, tau: float) -> None:
-    """Move a target network towards its network by `tau`; running statistics are copied, as in SB3."""
-    with torch.no_grad():
-        torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), tau)
-        for (name, its), own in zip(target.named_buffers(), network.buffers()):
-            if "running_" in name:
-                its.copy_(own)
-
-
-def clip_and_step(
-    parameters: Iterable[Tensor], loss: Tensor, optimizer: Any, max_grad_norm: float, step: int
-) -> Tensor:
-    """One step down the gradient of a loss, which is there already, clipped to a norm; returns that norm before.
-
-    Raises:
-        NotFinite: the loss or the norm is not finite; no parameter has changed.
-    """
-    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    if not torch.isfinite(loss.detach() + norm):
-        raise NotFinite(
-            f"the loss is {loss.item()} and the norm of its gradient {norm.item()} at step {step}; {ADVICE}",
-            "off-policy update",
-            {"step": step},
-        )
-    optimizer.step()
-    return norm

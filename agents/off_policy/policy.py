@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +30,8 @@ class ReplayPolicy(MemoryActorCriticPolicy):
     """
 
     return_scale_class: ClassVar[type[ReturnScale]] = RewardScale
+    followers: tuple[ReplayPolicy, ...] = ()
+    """Its target networks. They are no modules of it, so that its parameters and files are its own."""
 
     def __init__(
         self,
@@ -44,6 +47,13 @@ class ReplayPolicy(MemoryActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"shortcut": self.shortcut}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in torch. The target networks become equal to this one: else values would be learned from random ones."""
+        found = super().load_state_dict(state_dict, strict, assign)
+        for target in self.followers:
+            target.load_state_dict(self.state_dict())
+        return found
 
     @property
     def latent_size(self) -> int:

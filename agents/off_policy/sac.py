@@ -17,15 +17,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from palimpsest.agents.environments import made_environment
-from palimpsest.agents.off_policy.algorithm import (
-    SHARED,
-    OffPolicyMemoryAlgorithm,
-    check_arguments,
-    clip_and_step,
-    follow,
-    target_of,
-)
+from palimpsest.agents.off_policy.algorithm import OffPolicyMemoryAlgorithm
+from palimpsest.agents.off_policy.arguments import SHARED, check_arguments
 from palimpsest.agents.off_policy.exploration import first_parts, pink
+from palimpsest.agents.off_policy.networks import clip_and_step, follow, target_of
 from palimpsest.agents.off_policy.replay import SequenceReplay
 from palimpsest.agents.off_policy.sac_loss import sac_losses
 from palimpsest.agents.off_policy.sac_policy import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 
 import numpy as np
@@ -24,6 +25,7 @@ from palimpsest.agents.learn.numerics import NotFinite
 from palimpsest.agents.off_policy.dqn import Learning, q_loss
 from palimpsest.agents.off_policy.replay import Sequences
 from palimpsest.agents.off_policy.targets import rescale, unscale
+from palimpsest.agents.run.runs import give_weights
 from palimpsest.agents.tree import halves, tree_map
 
 B = 3
@@ -209,6 +211,36 @@ def test_the_target_network_only_follows():
     model._n_calls = 9
     model._on_step()
     torch.testing.assert_close(list(model.q_net_target.parameters()), expected)
+
+
+def test_weights_that_are_given_reach_the_target_network(tmp_path):
+    source = make(learning_rate=1e-2, target_update_interval=10**6)
+    source.learn(60)
+    source.save(tmp_path / "model.zip")
+    weights = source.policy.state_dict()
+
+    def given(put):
+        model = make(seed=1)
+        put(model)
+        torch.testing.assert_close(list(model.policy.parameters()), list(source.policy.parameters()), rtol=0, atol=0)
+        return list(model.q_net_target.parameters())
+
+    for put in (
+        lambda model: model.policy.load_state_dict(weights),
+        lambda model: model.set_parameters({"policy": weights}, exact_match=False),
+        lambda model: give_weights(model, tmp_path / "model.zip"),
+    ):
+        torch.testing.assert_close(given(put), list(source.policy.parameters()), rtol=0, atol=0)
+    # where the target network is given too, it is that one, in whatever order
+    all_of_it = dict(reversed(source.get_parameters().items()))
+    theirs = list(source.q_net_target.parameters())
+    assert not all(torch.equal(a, b) for a, b in zip(theirs, source.policy.parameters()))
+    torch.testing.assert_close(given(lambda model: model.set_parameters(all_of_it)), theirs, rtol=0, atol=0)
+    # a copy of the model has targets of its own
+    twin = copy.deepcopy(source)
+    twin.policy.load_state_dict(make(seed=2).policy.state_dict())
+    torch.testing.assert_close(list(twin.q_net_target.parameters()), list(twin.policy.parameters()), rtol=0, atol=0)
+    torch.testing.assert_close(list(source.q_net_target.parameters()), theirs, rtol=0, atol=0)
 
 
 def test_predict_remembers_and_explores():

@@ -219,6 +219,13 @@ def test_a_saved_model_acts_and_learns_on(kind, tmp_path):
     assert loaded._n_updates > 0
 
 
+def test_weights_that_are_given_reach_the_target_networks():
+    source, model = make(), make(seed=1)
+    model.set_parameters({"policy": source.get_parameters()["policy"]}, exact_match=False)
+    for network in (model.policy, model.critic_target):
+        torch.testing.assert_close(list(network.parameters()), list(source.policy.parameters()), rtol=0, atol=0)
+
+
 def test_a_box_is_scaled_in_the_replay_and_not_in_the_environment():
     model = make(action_noise=NormalActionNoise(np.zeros((1, 2)), np.full((1, 2), 0.1)), learning_starts=0)
     model.learn(60)
