@@ -38,7 +38,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         normalize_returns: whether rewards that are learned from are divided by a standard deviation; see `RewardScale`.
     """
 
-    replay_buffer: SequenceReplay | None  # type: ignore[assignment]
+    _replay: SequenceReplay | None = None
 
     def __init__(
         self,
@@ -85,17 +85,26 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             )
         self._make_targets()
         self._convert_train_freq()
-        self.replay_buffer = None
+        self._replay = None
         if self.env is not None:
             self._make_replay()
 
     @property
     def replay(self) -> SequenceReplay:
-        """The replay, made where there is none yet."""
-        if self.replay_buffer is None:
+        """The replay. A loaded model makes it when it is first asked for, as acting alone needs none."""
+        if self._replay is None:
             self._make_replay()
-        assert self.replay_buffer is not None
-        return self.replay_buffer
+        assert self._replay is not None
+        return self._replay
+
+    @property  # type: ignore[override]
+    def replay_buffer(self) -> SequenceReplay:
+        """`replay`, by SB3's name."""
+        return self.replay
+
+    @replay_buffer.setter
+    def replay_buffer(self, replay: Any) -> None:
+        self._replay = replay
 
     def _chosen_parts(self) -> dict[str, Any]:
         """The policy's arguments that are this algorithm's."""
@@ -131,7 +140,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             prioritized=self.prioritized,
             **self.replay_buffer_kwargs,
         )
-        self.replay_buffer = replay
+        self._replay = replay
         if self.verbose:
             total = replay.bytes_per_sequence * replay.tree.size
             print(
@@ -152,7 +161,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         result = super(OffPolicyAlgorithm, self)._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        if self.replay_buffer is None or self.replay_buffer.n_envs != self.n_envs:
+        if self.replay.n_envs != self.n_envs:
             self._make_replay()
         self.policy.look_for_changes()
         if fresh or self._last_state is None:
@@ -259,7 +268,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         return found
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_next_state"]
+        return [*super()._excluded_save_params(), "_next_state", "_replay"]
 
     def save_replay_buffer(self, path: File) -> None:  # type: ignore[override]
         """Write the replay as JSON and safetensors; `path` is as in `save`."""

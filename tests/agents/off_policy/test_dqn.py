@@ -20,7 +20,7 @@ from worlds import Counter, Spaces
 
 from palimpsest import memory
 from palimpsest.agents import MemoryDQN, MemoryPPO
-from palimpsest.agents.files.archive import CorruptFile, NamedOnly
+from palimpsest.agents.files.archive import CorruptFile, NamedOnly, read_tree
 from palimpsest.agents.learn.numerics import NotFinite
 from palimpsest.agents.off_policy.dqn import Learning, q_loss
 from palimpsest.agents.off_policy.replay import Sequences
@@ -300,6 +300,19 @@ def test_a_saved_model_acts_and_learns_on(tmp_path):
         make(burn_in=1).load_replay_buffer(tmp_path / "replay")
     with pytest.raises(CorruptFile, match="no replay"):
         make().load_replay_buffer(tmp_path / "model")
+
+
+def test_a_loaded_model_has_an_empty_replay(tmp_path):
+    model = make()
+    model.learn(60)
+    model.save(tmp_path / "model")
+    loaded = MemoryDQN.load(tmp_path / "model", device="cpu")
+    loaded.predict(np.zeros((B, 2), np.float32))
+    assert loaded._replay is None
+    assert loaded.replay_buffer.size() == 0
+    assert loaded.replay_buffer is loaded.replay_buffer is loaded.replay
+    assert loaded.replay_buffer.n_envs == B
+    assert "_replay" not in read_tree(tmp_path / "model")
 
 
 class Shifted(nn.Module):
