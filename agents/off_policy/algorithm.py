@@ -284,15 +284,12 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
 
         Raises:
             CorruptFile: the file is torn, altered, or holds no replay.
-            ValueError: the replay in it has other settings, spaces or another memory.
+            ValueError: the replay in it has other settings, spaces or another memory; the model's is as it was.
         """
         tree = read_tree(path)
         if not isinstance(tree, dict) or set(tree) != {"replay"}:
             raise CorruptFile(f"{str(path)!r} holds no replay; save_replay_buffer writes one")
-        try:
-            self.replay.restore(tree["replay"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{str(path)!r} does not fit this model's replay: {error!r}") from None
+        self.replay.restore(tree["replay"], repr(str(path)))
 
 
 def _stacked(rows: list[Any], like: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from palimpsest.agents.device import refuse_beyond_memory
 from palimpsest.agents.off_policy.priorities import SumTree, sequence_priorities
+from palimpsest.agents.off_policy.replay_file import SETTINGS, fitting
 from palimpsest.agents.tree import tree_map
 
 ALPHA, BETA, ETA = 0.9, 0.6, 0.9
@@ -302,39 +303,33 @@ class SequenceReplay:
         return {
             **{name: cut(name, entries) for name in _ENTRIES},
             **{name: cut(name, cuts) for name in _CUTS},
-            **{name: getattr(self, name) for name in _SETTINGS},
+            **{name: getattr(self, name) for name in SETTINGS},
             "written": self.written,
             "largest": self.largest,
             "priorities": self.tree.priorities,
         }
 
-    def restore(self, contents: dict[str, Any]) -> None:
-        """Take over what `contents` gave.
+    def restore(self, contents: Any, source: str = "the file") -> None:
+        """Take over what `contents` gave, or nothing of it.
+
+        Args:
+            contents: of a replay with the same settings, spaces and memory.
+            source: what messages call it.
 
         Raises:
-            ValueError: it is of a replay of other settings, spaces or memory.
+            ValueError: it is of a replay of other settings, spaces or memory; this one is as it was.
         """
-        for name in _SETTINGS:
-            if contents.get(name) != getattr(self, name):
-                raise ValueError(f"the replay has {name}={getattr(self, name)}; the file {contents.get(name)!r}")
-
-        def fill(into: np.ndarray, part: Any) -> None:
-            if not isinstance(part, np.ndarray) or part.shape[1:] != into.shape[1:] or part.dtype != into.dtype:
-                raise ValueError(
-                    f"the replay holds arrays {list(into.shape)} {into.dtype}; the file has one that does not fit"
-                )
+        settings = {name: getattr(self, name) for name in SETTINGS}
+        entries, cuts = ({name: getattr(self, name) for name in names} for names in (_ENTRIES, _CUTS))
+        for into, part in fitting(contents, settings, entries, cuts, self.tree.size, source):
             into[: len(part)] = part
-
-        for name in (*_ENTRIES, *_CUTS):
-            tree_map(fill, getattr(self, name), contents[name])
-        fill(self.written, contents["written"])
+        self.written[:] = contents["written"]
         self.largest = float(contents["largest"])
         self.tree.set(np.arange(self.tree.size), contents["priorities"])
 
 
 _ENTRIES = ("observations", "actions", "rewards", "terminated", "acted", "memory_start")
 _CUTS = ("states", "state_updates")
-_SETTINGS = ("buffer_size", "n_envs", "sequence_length", "burn_in", "n_steps", "prioritized")
 
 
 def _parts(space: spaces.Space) -> Any:

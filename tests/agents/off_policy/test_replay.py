@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from typing import NamedTuple
@@ -186,6 +187,58 @@ def test_a_replay_is_what_was_written_of_it():
                 np.testing.assert_array_equal(x, y, err_msg=name)
     with pytest.raises(ValueError, match="burn_in"):
         replay_for(space).restore(replay.contents())
+
+
+class Other(NamedTuple):
+    h: torch.Tensor
+
+
+def unlike(**changed):
+    """A replay of other settings, spaces or memory, of the same size."""
+    given = dict(buffer_size=B * 24, observation_space=spaces.Box(-1, 1, (2,)), action_space=spaces.Discrete(5))
+    given |= dict(initial_state=State(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)), device="cpu", n_envs=B)
+    return SequenceReplay(**(given | dict(sequence_length=L) | changed))
+
+
+REFUSED = {
+    "rows": (dict(n_envs=2 * B, buffer_size=B * 24), r"'here' is of a replay with n_envs=6; this one has n_envs=3"),
+    "size": (dict(buffer_size=B * 28), "buffer_size=28 .entries of each row.; this one has buffer_size=24"),
+    "observations": (dict(observation_space=spaces.Box(-1, 1, (3,))), r"another observation space.*\[3\] float32"),
+    "a Dict": (dict(observation_space=spaces.Dict(a=spaces.Box(-1, 1, (2,)))), "another observation space"),
+    "actions": (dict(action_space=spaces.Box(-1, 1, ())), "another action space"),
+    "memory": (dict(initial_state=Other(torch.zeros(1, 2))), "another memory"),
+    "units": (dict(initial_state=State(torch.zeros(1, 3), torch.zeros(1, dtype=torch.int64))), "another memory"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_replay_that_does_not_fit_is_refused_as_a_whole(kind):
+    changed, said = REFUSED[kind]
+    replay, other = unlike(), unlike(**changed)
+    played(replay, None, 20)
+    before = copy.deepcopy(replay.contents())
+    with pytest.raises(ValueError, match=said):
+        replay.restore(other.contents(), "'here'")
+    assert repr(replay.contents()) == repr(before)
+
+
+def test_a_replay_whose_parts_do_not_fit_together_is_refused():
+    replay, other = unlike(), unlike()
+    played(other, None, 20)
+    whole = other.contents()
+    for changed, said in (
+        (dict(rewards=whole["rewards"][:-1]), "rewards of a row"),
+        (dict(written=whole["written"] - 1000), "how many entries"),
+        (dict(priorities=-whole["priorities"]), "priorities, 0 or more"),
+        (dict(largest=float("nan")), "the largest priority"),
+        (dict(terminated=whole["rewards"]), "another kind of replay"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            replay.restore(whole | changed)
+    for broken in (3, {}, {name: part for name, part in whole.items() if name != "acted"}):
+        with pytest.raises(ValueError, match="holds no whole replay"):
+            replay.restore(broken)
+    assert not replay.written.any()
 
 
 def test_prioritized_sequences_are_drawn_and_weighted_by_their_errors():
