@@ -75,7 +75,7 @@ class SequenceReplay:
         prioritized: whether sequences with large errors are drawn more often (R2D2); else uniformly.
 
     Raises:
-        ValueError: `buffer_size` holds no sequence in each row, or is more than the machine's memory holds.
+        ValueError: `buffer_size` does not hold a sequence of each row at all times, or is more than the machine's memory holds.
     """
 
     def __init__(
@@ -98,11 +98,13 @@ class SequenceReplay:
         self.whole = burn_in + sequence_length + n_steps
         """Entries of a sequence."""
         cuts = buffer_size // n_envs // sequence_length
-        if cuts * sequence_length < self.whole:
+        # the oldest of the T entries are at any place of a sequence: up to L - 1 are of one that is overwritten already
+        needed = -(-(self.whole + sequence_length - 1) // sequence_length)
+        if cuts < needed:
             raise ValueError(
-                f"buffer_size must be {n_envs * sequence_length * -(-self.whole // sequence_length):,} or more, so "
-                f"that each of {n_envs} rows holds a sequence of burn_in + sequence_length + n_steps = {self.whole} "
-                f"entries; got {buffer_size:,}"
+                f"buffer_size must be {n_envs * sequence_length * needed:,} or more, so that each of {n_envs} rows "
+                f"holds a sequence of burn_in + sequence_length + n_steps = {self.whole} entries at any time, while "
+                f"the oldest of {sequence_length} are overwritten; got {buffer_size:,}"
             )
         self.buffer_size = cuts * sequence_length
         """T, entries of a row."""

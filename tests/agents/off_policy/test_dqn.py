@@ -391,6 +391,13 @@ def test_every_kind_of_observation_is_learned_from(kind):
     assert np.isfinite(mean)
 
 
+def test_the_smallest_replay_is_learned_from_at_every_step():
+    # 2 + 4 + 1 entries and 3 more, in whole sequences of 4: 12 a row
+    model = make(env=counters(1), buffer_size=12, train_freq=1, learning_starts=12)
+    model.learn(80)
+    assert model._n_updates == 80 - 12
+
+
 def test_the_size_of_the_replay_is_said(capsys):
     make(verbose=1)
     # 300 // 3 // 4 = 25 sequences a row; 4 steps of 2 floats, an action, a reward, 3 flags; 2 layers of 6 floats

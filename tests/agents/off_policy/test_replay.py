@@ -260,8 +260,33 @@ def test_a_replay_beyond_the_machine_is_refused_with_the_figure():
     steps = int(there * 1e9)
     with pytest.raises(ValueError, match=rf"takes [\d.]+ GB, and the machine has {there:.1f} GB"):
         replay_for(buffer_size=steps)
-    with pytest.raises(ValueError, match="buffer_size must be 24 or more"):
-        replay_for(buffer_size=20, burn_in=2)
+    with pytest.raises(ValueError, match="buffer_size must be 36 or more, so that each of 3 rows .* = 7 entries"):
+        replay_for(buffer_size=35, burn_in=2)
+
+
+@pytest.mark.parametrize(("burn_in", "n_steps"), [(0, 1), (1, 3), (2, 1), (3, 2), (4, 5)])
+def test_the_smallest_replay_always_holds_a_sequence_once_it_is_full(burn_in, n_steps):
+    """It is searched for; the ends of episodes move rows against each other."""
+    for cuts in range(1, 9):
+        try:
+            replay = replay_for(buffer_size=B * L * cuts, burn_in=burn_in, n_steps=n_steps)
+        except ValueError:
+            continue
+        break
+    # with one sequence less there are moments without any
+    assert replay.buffer_size - L < replay.whole + L - 1 <= replay.buffer_size
+    state = State(torch.zeros(B, 2), torch.zeros(B, dtype=torch.int64))
+    rng, seen = np.random.default_rng(0), []
+    for _ in range(100):
+        replay.add(
+            np.zeros((B, 2), np.float32), np.zeros(B, int), np.zeros(B), np.zeros(B, bool), np.zeros(B, bool), state
+        )
+        if (ended := np.flatnonzero(rng.random(B) < 0.2)).size:
+            replay.add_final(ended, np.zeros((len(ended), 2), np.float32), state)
+        if replay.full:
+            seen.append(replay.tree.priorities.reshape(-1, B).sum(0))
+    assert len(seen) > 50
+    assert np.min(seen) > 0
 
 
 def slow_return(values, rewards, terminated, acted, t, gamma, n):
