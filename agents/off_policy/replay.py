@@ -12,8 +12,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from palimpsest.agents.device import refuse_beyond_memory
+from palimpsest.agents.files.replay_file import SETTINGS, fitting
 from palimpsest.agents.off_policy.priorities import SumTree, sequence_priorities
-from palimpsest.agents.off_policy.replay_file import SETTINGS, fitting
 from palimpsest.agents.tree import tree_map
 
 ALPHA, BETA, ETA = 0.9, 0.6, 0.9
@@ -75,7 +75,7 @@ class SequenceReplay:
         prioritized: whether sequences with large errors are drawn more often (R2D2); else uniformly.
 
     Raises:
-        ValueError: `buffer_size` does not hold a sequence of each row at all times, or is more than the machine's memory holds.
+        ValueError: `buffer_size` does not hold a sequence of each row at all times, or is beyond the machine's memory.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ import torch
 from stable_baselines3 import PPO
 from test_checkpoint import counters, make
 
-from palimpsest.agents import MemoryPPO
+from palimpsest.agents import MemoryDQN, MemoryPPO, MemorySAC
 from palimpsest.agents.files.archive import CorruptFile, read_tree, write_tree
 
 
@@ -105,6 +105,18 @@ def test_a_machine_at_fault_is_no_fault_of_the_file(error, tmp_path, monkeypatch
     with pytest.raises(type(error)) as caught:
         MemoryPPO.load(tmp_path / "model")
     assert caught.value is error
+
+
+@pytest.mark.parametrize("algorithm", [MemoryPPO, MemoryDQN, MemorySAC])
+def test_a_model_without_environment_says_so_when_it_shall_learn(algorithm, tmp_path):
+    small = {"n_steps": 16} if algorithm is MemoryPPO else {"buffer_size": 300}
+    env = gym.make("Pendulum-v1" if algorithm is MemorySAC else "CartPole-v1")
+    algorithm("MlpMemoryPolicy", env, policy_kwargs={"memory": "none"}, device="cpu", **small).save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", device="cpu")
+    with pytest.raises(ValueError, match=rf"{algorithm.__name__} has no environment to learn in: .*set_env"):
+        loaded.learn(32)
+    loaded.set_env(env)
+    assert loaded.learn(32).num_timesteps == 32
 
 
 def test_another_environment_must_fit(tmp_path):

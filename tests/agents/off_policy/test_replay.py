@@ -260,7 +260,7 @@ def test_a_replay_beyond_the_machine_is_refused_with_the_figure():
     steps = int(there * 1e9)
     with pytest.raises(ValueError, match=rf"takes [\d.]+ GB, and the machine has {there:.1f} GB"):
         replay_for(buffer_size=steps)
-    with pytest.raises(ValueError, match="buffer_size must be 36 or more, so that each of 3 rows .* = 7 entries"):
+    with pytest.raises(ValueError, match=r"buffer_size must be 36 or more, so that each of 3 rows .* = 7 entries"):
         replay_for(buffer_size=35, burn_in=2)
 
 

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from small import small_policy
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
-from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from worlds import Spaces
@@ -237,6 +237,21 @@ def test_a_box_is_scaled_in_the_replay_and_not_in_the_environment():
         model.policy.log_std.bias.fill_(-20)
         model.policy.action_net.bias.fill_(20)
     np.testing.assert_allclose(model.predict(np.zeros((1, 2), np.float32))[0], [[[1.0, 3.0]]], rtol=1e-5)
+
+
+def test_each_row_has_noise_of_its_own_whenever_it_was_given():
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros((1, 2)), np.full((1, 2), 0.1))
+    given, set_later, of_three = make(action_noise=noise), make(), make()
+    set_later.action_noise, of_three.action_noise = noise, VectorizedActionNoise(noise, 3)
+    for model in (given, set_later, of_three):
+        model.learn(26)
+        assert isinstance(model.action_noise, VectorizedActionNoise)
+        assert model.action_noise.n_envs == B
+        first, second = model.action_noise.noises
+        assert not np.array_equal(first.noise_prev, second.noise_prev)
+    alone = make(env=worlds(rows=1), action_noise=noise)
+    alone.learn(30)
+    assert alone.action_noise is noise
 
 
 def test_a_fixed_weight_of_the_entropy_stays():
