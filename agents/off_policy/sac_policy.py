@@ -166,6 +166,13 @@ class MemorySACPolicy(ReplayPolicy):
             values = self.q_values(latent.critic)
         return self._to_values(values.amin(0))
 
+    def _value(self, latent: Both) -> Tensor:
+        judged = self._judge(latent)
+        if isinstance(self.action_space, spaces.Box):
+            return judged
+        likeliest = self.distribution(latent.actor).get_actions(deterministic=True)
+        return judged.gather(-1, likeliest.view(*judged.shape[:-1], 1)).squeeze(-1)
+
     def q_values(self, latent: Tensor, actions: Tensor | None = None) -> Tensor:
         """Values of the critics after what they read, latent [..., D].
 

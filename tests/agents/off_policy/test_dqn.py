@@ -131,6 +131,29 @@ def plain_loss(policy, target, batch, learning):
     return total / count
 
 
+@pytest.mark.parametrize("dueling", [True, False])
+def test_a_call_of_the_policy_takes_the_best_action_and_tells_its_value(dueling):
+    model = make(dueling=dueling, normalize_returns=True)
+    policy, state = model.policy, model.policy.initial_state(20)
+    policy.return_scale.std.fill_(3.0)
+    obs = torch.randn(20, 2)
+    with torch.no_grad():
+        q, after = policy.q_step(obs, state)
+        values = policy.predict_values(obs, state)
+        for deterministic in (True, False):
+            actions, told, log_prob, next_state = policy(obs, state, deterministic=deterministic)
+            np.testing.assert_array_equal(actions, q.argmax(-1))
+            torch.testing.assert_close(told, 3 * q.amax(-1))
+            torch.testing.assert_close(next_state, after)
+            assert not log_prob.any()
+        masks = torch.ones(20, 3, dtype=torch.bool).scatter(1, q.argmax(-1, keepdim=True), False)
+        second = policy(obs, state, action_masks=masks)[0]
+        np.testing.assert_array_equal(second, q.argsort(-1)[:, 1])
+    torch.testing.assert_close(values, 3 * q.amax(-1))
+    with pytest.raises(ValueError, match="MemoryPPO's"):
+        policy.evaluate_actions(obs[None], torch.zeros(1, 20), state, torch.zeros(1, 20, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("name", ["lstm", "rewrite"])
 @pytest.mark.parametrize(
     ("n_steps", "double_q", "dueling", "value_rescaling", "share_memory"),

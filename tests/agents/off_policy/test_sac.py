@@ -199,6 +199,32 @@ def test_burn_in_refreshes_the_states_of_actor_and_critics():
 
 
 @pytest.mark.parametrize("kind", ACTIONS)
+def test_a_call_of_the_policy_acts_and_tells_what_the_critics_judge(kind):
+    model = make(kind, normalize_returns=True)
+    policy, state = model.policy, model.policy.initial_state(20)
+    policy.return_scale.std.fill_(3.0)
+    obs = torch.randn(20, 2)
+    with torch.no_grad():
+        looked = policy.look(obs[None], state, torch.zeros(1, 20, dtype=torch.bool))
+        likeliest, told, _, after = policy(obs, state, deterministic=True)
+        torch.testing.assert_close(after, looked.state)
+        judged = looked.judged[0]
+        if kind == "discrete":
+            judged = judged[range(20), likeliest]
+        torch.testing.assert_close(told, judged)
+        torch.testing.assert_close(policy.predict_values(obs, state), judged)
+        torch.manual_seed(0)
+        drawn, _, log_prob, _ = policy(obs, state)
+        torch.manual_seed(0)
+        expected, _ = policy.act(obs, state)
+        torch.testing.assert_close(drawn.flatten(1) if kind == "box" else drawn, expected)
+        assert drawn.shape[1:] == policy.action_space.shape
+        torch.testing.assert_close(log_prob, looked.distribution.log_prob(expected), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="MemoryPPO's"):
+        policy.evaluate_actions(obs[None], expected[None], state, torch.zeros(1, 20, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
 def test_a_saved_model_acts_and_learns_on(kind, tmp_path):
     model = make(kind, ent_coef="auto_0.5", train_freq=(2, "step"), prioritized=True, learning_rate=1e-2)
     model.learn(70)
