@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,8 +47,9 @@ SHARED: dict[str, Allowed] = {
             "seed",
         )
     },
-    "buffer_size": integer(1),
-    "learning_starts": integer(0),
+    # of these SB3 takes more than `refusals.MOST`; the machine's memory bounds the replay
+    "buffer_size": integer(1, math.inf),
+    "learning_starts": integer(0, math.inf),
     "batch_size": integer(1),
     "tau": number(0, 1),
     "train_freq": Allowed('an integer, 1 or more, or a pair as (4, "step") or (1, "episode")', _is_frequency),
@@ -61,7 +63,7 @@ SHARED: dict[str, Allowed] = {
     "optimize_memory_usage": FLAG,
     "n_steps": integer(1),
     "n_step": optional(integer(1)),
-    "target_update_interval": integer(1),
+    "target_update_interval": integer(1, math.inf),
     "sequence_length": integer(1),
     "burn_in": integer(0),
     "prioritized": FLAG,

@@ -446,6 +446,15 @@ def test_what_cannot_be_is_refused_in_words(given, said):
         make(**given)
 
 
+def test_counts_may_be_as_large_as_in_sb3():
+    model = make("none", buffer_size=2_000_000, learning_starts=10**9, target_update_interval=3 * 10**9)
+    assert model.replay.buffer_size * B == pytest.approx(2_000_000, abs=4 * B)
+    model.learn(20)
+    assert model._n_updates == 0
+    with pytest.raises(ValueError, match=r"buffer_size=1,000,000,000,000 steps takes [\d.,]+ GB"):
+        make(buffer_size=10**12)
+
+
 def test_a_policy_of_another_algorithm_is_refused():
     with pytest.raises(ValueError, match="MemoryQPolicy"):
         MemoryDQN(MemoryPPO.policy_aliases["MlpMemoryPolicy"], counters())
