@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from palimpsest.agents.files.archive import File
 from palimpsest.refusals import is_number, shown
 
 SETTINGS = ("n_envs", "sequence_length", "burn_in", "n_steps", "prioritized", "buffer_size")
 """What both replays must have alike, the first cause first: with other n_envs the rows are of another size too."""
 
 _OTHER = {"observations": "observation space", "actions": "action space", "states": "memory"}
+
+
+def found_file(file: File) -> File:
+    """A replay's file, or the one beside it with the suffix that SB3's CheckpointCallback gives: NAME.pkl for NAME."""
+    if not isinstance(file, str | PathLike) or not (path := Path(file)).name:
+        return file
+    as_zip, as_pkl = (path.with_name(f"{path.name}.{suffix}") for suffix in ("zip", "pkl"))
+    return as_pkl if as_pkl.is_file() and not path.exists() and not as_zip.exists() else file
 
 
 def fitting(

@@ -18,10 +18,11 @@ from torch import Tensor
 from palimpsest.agents.device import check_device
 from palimpsest.agents.files.archive import CorruptFile, File, read_tree, write_tree
 from palimpsest.agents.files.load_checks import check_environments
+from palimpsest.agents.files.replay_file import found_file
 from palimpsest.agents.learn.hyperparameters import ARGUMENTS
 from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import check_observation, check_rewards
-from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
+from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences, check_replay_arguments
 from palimpsest.agents.policy.policy_kwargs import check_policy_kwargs
 from palimpsest.agents.policy.scales import RewardScale
 from palimpsest.agents.tree import tree_map
@@ -83,6 +84,7 @@ def check_arguments(allowed: Mapping[str, Allowed], given: Mapping[str, Any]) ->
         raise ValueError(
             f"n_step and n_steps are one number; got {given['n_step']} and {given['n_steps']}: leave one out"
         )
+    check_replay_arguments(given["replay_buffer_class"], given["replay_buffer_kwargs"])
     if given["refresh_states"] and given["burn_in"] > given["sequence_length"]:
         raise ValueError(
             f"refresh_states=True needs a burn_in of sequence_length, {given['sequence_length']}, at most; got "
@@ -357,7 +359,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         """Read what `save_replay_buffer` wrote. Nothing in the file is executed, imported or unpickled.
 
         Args:
-            path: as in `load`.
+            path: as in `load`; NAME.pkl, which SB3's CheckpointCallback writes, is found as NAME too.
             truncate_last_traj: of SB3, for its hindsight replay; without effect. Where `learn` resets the environments,
                 the last observation of an episode in the file ends it as a truncation would.
 
@@ -365,6 +367,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             CorruptFile: the file is torn, altered, or holds no replay.
             ValueError: the replay in it has other settings, spaces or another memory; the model's is as it was.
         """
+        path = found_file(path)
         tree = read_tree(path)
         if not isinstance(tree, dict) or set(tree) != {"replay"}:
             raise CorruptFile(f"{str(path)!r} holds no replay; save_replay_buffer writes one")

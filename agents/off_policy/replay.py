@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from palimpsest.agents.device import refuse_beyond_memory
 from palimpsest.agents.files.replay_file import SETTINGS, fitting
 from palimpsest.agents.off_policy.priorities import SumTree, sequence_priorities
 from palimpsest.agents.tree import tree_map
+from palimpsest.refusals import closest, keywords
 
 ALPHA, BETA, ETA = 0.9, 0.6, 0.9
 """Of prioritized replay, as in R2D2: exponent of priorities, of the weights that correct for them, share of the
@@ -328,6 +330,34 @@ class SequenceReplay:
         self.written[:] = contents["written"]
         self.largest = float(contents["largest"])
         self.tree.set(np.arange(self.tree.size), contents["priorities"])
+
+
+def check_replay_arguments(cls: type[SequenceReplay] | None, given: Mapping[str, Any] | None) -> None:
+    """Refuse arguments of a replay that it does not take, or that the algorithm gives it.
+
+    Args:
+        cls: class of the replay; None for `SequenceReplay`.
+        given: `replay_buffer_kwargs`.
+    """
+    cls, given = cls or SequenceReplay, given or {}
+    if "handle_timeout_termination" in given:
+        raise ValueError(
+            "replay_buffer_kwargs cannot hold 'handle_timeout_termination': truncations are always handled; leave "
+            "it out"
+        )
+    own = set(keywords(SequenceReplay))
+    if wrong := next((name for name in given if name in own), None):
+        raise ValueError(
+            f"replay_buffer_kwargs cannot hold {wrong!r}: the model gives it to its replay; set it as the model's own "
+            "argument, or leave it out"
+        )
+    # of its bases too, as a class may hand **kwargs on
+    known = {name for each in cls.__mro__ for name in keywords(each.__init__, skip={"self", *own})}  # type: ignore[misc]
+    if unknown := next((name for name in given if name not in known), None):
+        raise ValueError(
+            f"replay_buffer_kwargs: {cls.__name__} has no argument {unknown!r}{closest(unknown, known)}; allowed: "
+            f"{', '.join(sorted(known)) or 'none'}"
+        )
 
 
 _ENTRIES = ("observations", "actions", "rewards", "terminated", "acted", "memory_start")

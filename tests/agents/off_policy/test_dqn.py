@@ -10,7 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from small import small_policy
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -23,7 +23,7 @@ from palimpsest.agents import MemoryDQN, MemoryPPO
 from palimpsest.agents.files.archive import CorruptFile, NamedOnly, read_tree
 from palimpsest.agents.learn.numerics import NotFinite
 from palimpsest.agents.off_policy.dqn import Learning, q_loss
-from palimpsest.agents.off_policy.replay import Sequences
+from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
 from palimpsest.agents.off_policy.targets import rescale, unscale
 from palimpsest.agents.run.runs import give_weights
 from palimpsest.agents.tree import halves, tree_map
@@ -338,6 +338,31 @@ def test_a_loaded_model_has_an_empty_replay(tmp_path):
     assert "_replay" not in read_tree(tmp_path / "model")
 
 
+class Halved(SequenceReplay):
+    def __init__(self, buffer_size, *args, share=0.5, **kwargs):
+        super().__init__(int(buffer_size * share), *args, **kwargs)
+
+
+def test_a_replay_of_ones_own_gets_its_arguments():
+    assert make(replay_buffer_class=Halved).replay.buffer_size == 48
+    assert make(replay_buffer_class=Halved, replay_buffer_kwargs=dict(share=0.25)).replay.buffer_size == 24
+    with pytest.raises(ValueError, match=r"Halved has no argument 'shore' \(did you mean 'share'\?\)"):
+        make(replay_buffer_class=Halved, replay_buffer_kwargs=dict(shore=0.25))
+
+
+def test_a_checkpoint_callbacks_replay_is_found_by_its_name(tmp_path):
+    model = make()
+    model.learn(36, CheckpointCallback(12, tmp_path, save_replay_buffer=True))
+    other = make()
+    other.load_replay_buffer(tmp_path / "rl_model_replay_buffer_36_steps")
+    assert other.replay.pos > 0  # of the moment before the last step was stored
+    make(n_steps=2).save_replay_buffer(tmp_path / "rl_model_replay_buffer_36_steps.zip")
+    with pytest.raises(ValueError, match="n_steps=2"):
+        other.load_replay_buffer(tmp_path / "rl_model_replay_buffer_36_steps")
+    with pytest.raises(FileNotFoundError, match="absent"):
+        other.load_replay_buffer(tmp_path / "absent")
+
+
 class Shifted(nn.Module):
     def forward(self, x):
         return x + 1
@@ -437,6 +462,9 @@ def test_the_size_of_the_replay_is_said(capsys):
         (dict(refresh_states=True, burn_in=5), "sequence_length, 4, at most; got burn_in=5"),
         (dict(policy=dict(dueling=True)), "argument of MemoryDQN"),
         (dict(buffer_size=10), "buffer_size must be"),
+        (dict(replay_buffer_kwargs=dict(handle_timeout_termination=False)), "truncations are always handled"),
+        (dict(replay_buffer_kwargs=dict(burn_in=3)), "'burn_in': the model gives it"),
+        (dict(replay_buffer_kwargs=dict(alpha=0.5)), "SequenceReplay has no argument 'alpha'; allowed: none"),
         (dict(env=DummyVecEnv([lambda: Spaces(spaces.Discrete(2), spaces.MultiBinary(2))])), "must be Discrete"),
         (dict(name="sat", policy=dict(memory_kwargs=dict(allocator="adaptive"))), "adaptive"),
     ],
