@@ -23,6 +23,24 @@ def check_environments(model: BaseAlgorithm) -> None:
         )
 
 
+def by_one_name(given: Mapping[str, Any], synonyms: Mapping[str, str]) -> dict[str, Any]:
+    """Keywords of which each thing has one name.
+
+    Args:
+        given: keywords by name; a synonym with the value None says nothing.
+        synonyms: other name -> name.
+
+    Raises:
+        ValueError: two names of one thing have different values.
+    """
+    found = dict(given)
+    for other, name in synonyms.items():
+        value = found.pop(other, None)
+        if value is not None and found.setdefault(name, value) != value:
+            raise ValueError(f"{other} and {name} are one number; got {value} and {found[name]}: leave one out")
+    return found
+
+
 def check_policy_kwargs(tree: Mapping[str, Any], kwargs: Mapping[str, Any]) -> None:
     """Refuse other policy_kwargs than the file's."""
     saved = tree.get("policy_kwargs", {})

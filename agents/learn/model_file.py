@@ -20,6 +20,7 @@ from palimpsest.agents.files.archive import CorruptFile, File, read_contents, wr
 from palimpsest.agents.files.classes import has_name, qualified_name
 from palimpsest.agents.files.load_checks import (
     as_state,
+    by_one_name,
     check_environments,
     check_place,
     check_policy_kwargs,
@@ -81,6 +82,8 @@ class SavedAlgorithm(BaseAlgorithm):
     remembers = True
     allowed: ClassVar[Mapping[str, Allowed]]
     """Argument -> the values that it allows."""
+    synonyms: ClassVar[Mapping[str, str]] = {}
+    """Argument that is another name of one -> that one."""
     policy: MemoryActorCriticPolicy
     rng: np.random.Generator
     _last_state: Any
@@ -246,6 +249,7 @@ def load_model(
             spaces, a number of environments or a `VecNormalize` that do not fit.
     """
     check_device(device)
+    kwargs = by_one_name(kwargs, cls.synonyms)
     given = _objects(custom_objects or {}, kwargs)
     contents = read_contents(file, given, get_device(device), CLASSES)
     label, tree = contents.label, contents.tree

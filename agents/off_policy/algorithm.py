@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -84,6 +84,11 @@ def check_arguments(allowed: Mapping[str, Allowed], given: Mapping[str, Any]) ->
         raise ValueError(
             f"n_step and n_steps are one number; got {given['n_step']} and {given['n_steps']}: leave one out"
         )
+    check_together(given)
+
+
+def check_together(given: Mapping[str, Any]) -> None:
+    """Refuse arguments that do not fit each other. `given` may hold other names."""
     check_replay_arguments(given["replay_buffer_class"], given["replay_buffer_kwargs"])
     if given["refresh_states"] and given["burn_in"] > given["sequence_length"]:
         raise ValueError(
@@ -108,6 +113,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         normalize_returns: whether rewards that are learned from are divided by a standard deviation; see `RewardScale`.
     """
 
+    synonyms: ClassVar = {"n_step": "n_steps"}
     _replay: SequenceReplay | None = None
 
     def __init__(
@@ -135,6 +141,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self._return_so_far = self._exploration = np.zeros(0)
 
     def _setup_model(self) -> None:
+        check_together(vars(self))
         parts = self._chosen_parts()
         for name in parts:
             if name in self.policy_kwargs:

@@ -338,6 +338,22 @@ def test_a_loaded_model_has_an_empty_replay(tmp_path):
     assert "_replay" not in read_tree(tmp_path / "model")
 
 
+def test_what_load_is_given_is_checked_as_a_whole(tmp_path):
+    make(refresh_states=True).save(tmp_path / "model")
+    assert MemoryDQN.load(tmp_path / "model", env=counters(), n_step=3).replay.n_steps == 3
+    assert MemoryDQN.load(tmp_path / "model", n_step=3, n_steps=3).n_steps == 3
+    assert MemoryDQN.load(tmp_path / "model", n_step=None).n_steps == 1
+    for given, said in (
+        (dict(n_step=3, n_steps=2), "one number; got 3 and 2"),
+        (dict(n_step=0), "n_steps must be an integer, 1 to"),
+        (dict(burn_in=5), "sequence_length, 4, at most; got burn_in=5"),
+        (dict(sequence_length=1), "sequence_length, 1, at most; got burn_in=2"),
+        (dict(replay_buffer_kwargs=dict(alpha=1.0)), "has no argument 'alpha'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            MemoryDQN.load(tmp_path / "model", **given)
+
+
 class Halved(SequenceReplay):
     def __init__(self, buffer_size, *args, share=0.5, **kwargs):
         super().__init__(int(buffer_size * share), *args, **kwargs)
