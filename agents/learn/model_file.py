@@ -34,7 +34,7 @@ from palimpsest.agents.policy.policies import (
     MlpMemoryPolicy,
     MultiInputMemoryPolicy,
 )
-from palimpsest.agents.policy.policy_file import OUR_CLASSES, blamed, names_of, no_larger_than
+from palimpsest.agents.policy.policy_file import OUR_CLASSES, blamed, check_algorithm, names_of, no_larger_than
 from palimpsest.agents.workers.rows import own
 from palimpsest.envs.halves import VecHalves, check_outermost
 from palimpsest.envs.sb3 import watch_workers
@@ -159,7 +159,7 @@ class SavedAlgorithm(BaseAlgorithm):
         Raises:
             CorruptFile: the file is torn, altered, or not one of ours.
             ValueError: a keyword or a value that is not allowed; a name that `custom_objects` lacks; spaces, a number
-                of environments or a `VecNormalize` that do not fit; a model that SB3 saved.
+                of environments or a `VecNormalize` that do not fit; a model of another algorithm, or that SB3 saved.
         """
         if print_system_info:
             show("CURRENT SYSTEM INFO", written_by())
@@ -256,6 +256,7 @@ def load_model(
     if not isinstance(tree, dict) or "parameters" not in tree:
         is_policy = isinstance(tree, dict) and "state_dict" in tree
         raise CorruptFile(f"{label!r} holds {'a policy; use the load of its class' if is_policy else 'no model'}")
+    check_algorithm(cls, tree, label)
     _check_given(cls, tree, custom_objects or {}, kwargs)
     contents.refuse_names()
     if print_system_info:

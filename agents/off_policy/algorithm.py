@@ -23,6 +23,7 @@ from palimpsest.agents.learn.hyperparameters import ARGUMENTS
 from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import check_observation, check_rewards
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences, check_replay_arguments
+from palimpsest.agents.policy.policy_file import Unfit
 from palimpsest.agents.policy.policy_kwargs import check_policy_kwargs
 from palimpsest.agents.policy.scales import RewardScale
 from palimpsest.agents.tree import tree_map
@@ -148,7 +149,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
                 raise ValueError(
                     f"policy_kwargs cannot hold {name!r}: it is an argument of {type(self).__name__}; leave it out"
                 )
-        check_policy_kwargs(self.policy_class, self.policy_kwargs)
+        check_policy_kwargs(self.policy_class, self.policy_kwargs, type(self).__name__)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.rng = np.random.default_rng(self.seed)
@@ -164,7 +165,11 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self._convert_train_freq()
         self._replay = None
         if self.env is not None:
-            self._make_replay()
+            try:
+                self._make_replay()
+            except ValueError as error:
+                # of the number of environments, or of the machine, and of no fault in a file
+                raise Unfit(str(error)) from error
 
     @property
     def replay(self) -> SequenceReplay:

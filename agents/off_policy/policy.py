@@ -19,6 +19,7 @@ from palimpsest.agents.policy.memory_pair import Both, State
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.scales import ReturnScale, RewardScale
 from palimpsest.agents.tree import halves
+from palimpsest.refusals import FLAG, Allowed
 
 PolicyT = TypeVar("PolicyT", bound="ReplayPolicy")
 
@@ -36,6 +37,15 @@ class ReplayPolicy(MemoryActorCriticPolicy):
     """
 
     return_scale_class: ClassVar[type[ReturnScale]] = RewardScale
+    refused_arguments: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("use_sde", "log_std_init", "full_std", "use_expln", "squash_output"),
+            "it belongs to MemoryPPO's actions and gSDE, whose noise a replay does not store",
+        ),
+        "reconstruct": "it follows from memory_aux_coef, which MemoryPPO alone has",
+        "mark_starts": "it follows from memory_carry_over, which MemoryPPO alone has",
+    }
+    allowed_arguments: ClassVar[Mapping[str, Allowed]] = {"shortcut": FLAG}
     followers: tuple[ReplayPolicy, ...] = ()
     """Its target networks. They are no modules of it, so that its parameters and files are its own."""
 

@@ -477,6 +477,8 @@ def test_the_size_of_the_replay_is_said(capsys):
         (dict(n_step=2, n_steps=3), "one number"),
         (dict(refresh_states=True, burn_in=5), "sequence_length, 4, at most; got burn_in=5"),
         (dict(policy=dict(dueling=True)), "argument of MemoryDQN"),
+        (dict(policy=dict(normalize_observations=True)), "argument of MemoryDQN"),
+        (dict(policy=dict(squash_output=False)), "'squash_output': .* whose noise a replay does not store"),
         (dict(buffer_size=10), "buffer_size must be"),
         (dict(replay_buffer_kwargs=dict(handle_timeout_termination=False)), "truncations are always handled"),
         (dict(replay_buffer_kwargs=dict(burn_in=3)), "'burn_in': the model gives it"),

@@ -295,12 +295,34 @@ def test_a_fixed_weight_of_the_entropy_stays():
         (dict(ent_coef=-1.0), "ent_coef"),
         (dict(target_entropy="low"), "target_entropy"),
         (dict(policy=dict(share_features_extractor=True)), "must be share_memory"),
+        (dict(policy=dict(n_critics=0)), "n_critics must be an integer, 1 to .*; got 0"),
+        (dict(policy=dict(n_critics=2.5)), "n_critics must be an integer, 1 to .*; got 2.5"),
+        (dict(policy=dict(net_arch=dict(pi=[8], qf=[8], vf=[8]))), "'pi' and 'qf' or 'vf'"),
+        (dict(policy=dict(lr_schedule=1)), "it is MemorySAC's learning_rate"),
+        (dict(policy=dict(normalize_returns=True)), "it is an argument of MemorySAC"),
+        (dict(policy=dict(use_sde=False)), "'use_sde': .* whose noise a replay does not store"),
+        (dict(policy=dict(log_std_init=-3)), "'log_std_init': .* whose noise a replay does not store"),
+        (dict(policy=dict(use_expln=True)), "'use_expln'"),
+        (dict(policy=dict(squash_output=True)), "'squash_output'"),
+        (dict(policy=dict(reconstruct=True)), "which MemoryPPO alone has"),
+        (dict(policy=dict(clip_mean=2.0)), "has no argument 'clip_mean'"),
+        (dict(policy=dict(shortcut=2)), "shortcut must be True or False"),
         (dict(env=DummyVecEnv([lambda: Spaces(OBSERVATIONS, spaces.MultiBinary(2))])), "must be Box or Discrete"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(given, said):
     with pytest.raises(ValueError, match=said):
         make(**given)
+
+
+def test_the_critics_layers_have_sb3s_name_too(tmp_path):
+    one, other = (make(policy=dict(net_arch={"pi": [5], name: [7, 6]})) for name in ("qf", "vf"))
+    widths = [layer.out_features for layer in one.policy.value_net[0] if isinstance(layer, torch.nn.Linear)]
+    assert widths == [7, 6, 1]
+    assert one.policy.mlp_extractor.latent_dim_pi == 5
+    torch.testing.assert_close(one.policy.state_dict(), other.policy.state_dict(), rtol=0, atol=0)
+    one.save(tmp_path / "model")
+    assert MemorySAC.load(tmp_path / "model", device="cpu").policy_kwargs["net_arch"] == {"pi": [5], "qf": [7, 6]}
 
 
 def test_dicts_and_images_are_learned_from():
