@@ -62,7 +62,7 @@ class SequenceReplay:
     refresh that state, the next L are learned from, and the last n_steps are looked ahead into. Every entry is learned
     from in one sequence, once that is complete, until its first entry is overwritten.
 
-    Each observation is stored once, in the type of its space.
+    Each observation is stored once, in the type of its space; batches have float32 in place of float64.
 
     Args:
         buffer_size: environment steps that are kept, over all rows; rounded down to whole sequences in each.
@@ -112,7 +112,7 @@ class SequenceReplay:
         """T, entries of a row."""
         assert action_space.shape is not None
         dtype = np.dtype(np.int64 if isinstance(action_space, spaces.Discrete) else np.float32)
-        entry = tree_map(lambda space: (space.shape, _dtype(space)), _parts(observation_space))
+        entry = tree_map(lambda space: (space.shape, np.dtype(space.dtype)), _parts(observation_space))
         state = tree_map(lambda leaf: leaf[0].numpy(force=True), initial_state)
         T, B = self.buffer_size, n_envs
         self.bytes_per_sequence = sequence_length * (_entry_bytes(entry, action_space, dtype)) + _bytes(state)
@@ -250,7 +250,7 @@ class SequenceReplay:
         # the entries since the last one of the sequence
         age = (self.written[rows] - 1 - slots[-1]) % self.buffer_size
         return Sequences(
-            tree_map(lambda array: torch.as_tensor(array, device=self.device), observations),
+            tree_map(lambda array: _for_networks(array, self.device), observations),
             pick(self.actions),
             torch.as_tensor(rewards, device=self.device),
             pick(self.terminated),
@@ -373,8 +373,9 @@ def _map_entries(make: Any, entry: Any) -> Any:
     return {key: make(*part) for key, part in entry.items()} if isinstance(entry, dict) else make(*entry)
 
 
-def _dtype(space: spaces.Space) -> np.dtype:
-    return np.dtype(np.float32) if space.dtype == np.float64 else np.dtype(space.dtype)
+def _for_networks(array: np.ndarray, device: torch.device) -> Tensor:
+    """As networks read it: float64 is for what is normalised before, as the large numbers of a clock."""
+    return torch.as_tensor(array.astype(np.float32) if array.dtype == np.float64 else array, device=device)
 
 
 def _bytes(tree: Any) -> int:
