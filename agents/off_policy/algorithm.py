@@ -21,7 +21,7 @@ from palimpsest.agents.files.load_checks import check_environments
 from palimpsest.agents.files.replay_file import found_file
 from palimpsest.agents.learn.hyperparameters import ARGUMENTS
 from palimpsest.agents.learn.model_file import SavedAlgorithm
-from palimpsest.agents.learn.numerics import check_observation, check_rewards
+from palimpsest.agents.learn.numerics import check_categories, check_observation, check_rewards, explained_step
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences, check_replay_arguments
 from palimpsest.agents.policy.policy_file import Unfit
 from palimpsest.agents.policy.policy_kwargs import check_policy_kwargs
@@ -268,7 +268,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
     ) -> tuple[np.ndarray, np.ndarray]:
         check_observation(self._last_obs, self.num_timesteps)
         start = self._last_episode_starts
-        with torch.no_grad():
+        with torch.no_grad(), explained_step(self):  # type: ignore[arg-type]
             chosen, self._next_state = self._choose(
                 tree_map(lambda array: torch.from_numpy(array).to(self.device), self._last_obs),
                 self._last_state,
@@ -328,6 +328,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         if truncated.size:
             finals = _stacked([infos[row]["terminal_observation"] for row in truncated], self._last_obs)
             check_observation(finals, self.num_timesteps, "the final observation", list(truncated))
+            check_categories(self.observation_space, finals, self.num_timesteps, rows=list(truncated))
             if normalize is not None:
                 finals = normalize.unnormalize_obs(finals)
             replay_buffer.add_final(truncated, finals, self._next_state, self._n_updates)

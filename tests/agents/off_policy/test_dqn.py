@@ -501,6 +501,30 @@ def test_counts_may_be_as_large_as_in_sb3():
         make(buffer_size=10**12)
 
 
+class Beyond(Spaces):
+    """Observation 7 of 4 after `at` steps of an episode of 3."""
+
+    def __init__(self, at):
+        super().__init__(spaces.Discrete(4), spaces.Discrete(2))
+        self.at = at
+
+    def reset(self, **kwargs):
+        self.steps = 0
+        return 1, {}
+
+    def step(self, action):
+        self.steps += 1
+        return 7 if self.steps == self.at else 2, 0.0, False, self.steps == 3, {}
+
+
+@pytest.mark.parametrize("at", [1, 3])  # acted upon, and the final one
+def test_a_category_outside_its_space_is_named(at):
+    model = make(env=DummyVecEnv([lambda: Beyond(0), lambda: Beyond(at)]))
+    said = rf"observation is 7 in environment row 1 at step {2 * at}, outside its space, which is 0 to 3 there; correct"
+    with pytest.raises(ValueError, match=said):
+        model.learn(60)
+
+
 def test_a_policy_of_another_algorithm_is_refused():
     with pytest.raises(ValueError, match="MemoryQPolicy"):
         MemoryDQN(MemoryPPO.policy_aliases["MlpMemoryPolicy"], counters())

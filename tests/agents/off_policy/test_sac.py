@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from worlds import Spaces
 
 from palimpsest.agents import MemorySAC
+from palimpsest.agents.learn.numerics import NotFinite
 from palimpsest.agents.off_policy.replay import Sequences
 from palimpsest.agents.off_policy.sac_loss import sac_losses
 
@@ -330,6 +331,14 @@ def test_dicts_and_images_are_learned_from():
     model = make("discrete", env=worlds("discrete", 1, space), policy_class="MultiInputMemoryPolicy")
     model.learn(40)
     assert model._n_updates > 0
+
+
+def test_a_policy_that_is_not_finite_is_named():
+    model = make("discrete")
+    with torch.no_grad():
+        next(model.policy.memory.parameters()).fill_(np.nan)
+    with pytest.raises(NotFinite, match=r"parameter memory\..* nan"):
+        model.learn(20)
 
 
 def test_kernels_learn_as_torch_does():
