@@ -22,6 +22,7 @@ from palimpsest.agents.files.replay_file import found_file
 from palimpsest.agents.learn.hyperparameters import ARGUMENTS
 from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import check_categories, check_observation, check_rewards, explained_step
+from palimpsest.agents.masks import warn_of_masks
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences, check_replay_arguments
 from palimpsest.agents.policy.policy_file import Unfit
 from palimpsest.agents.policy.policy_kwargs import check_policy_kwargs
@@ -165,6 +166,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self._convert_train_freq()
         self._replay = None
         if self.env is not None:
+            warn_of_masks(self.env, type(self).__name__)
             try:
                 self._make_replay()
             except ValueError as error:

@@ -19,7 +19,7 @@ from torch import nn
 from worlds import Counter, Spaces
 
 from palimpsest import memory
-from palimpsest.agents import MemoryDQN, MemoryPPO
+from palimpsest.agents import MemoryDQN, MemoryPPO, MemorySAC
 from palimpsest.agents.files.archive import CorruptFile, NamedOnly, read_tree
 from palimpsest.agents.learn.numerics import NotFinite
 from palimpsest.agents.off_policy.dqn import Learning, q_loss
@@ -499,6 +499,21 @@ def test_counts_may_be_as_large_as_in_sb3():
     assert model._n_updates == 0
     with pytest.raises(ValueError, match=r"buffer_size=1,000,000,000,000 steps takes [\d.,]+ GB"):
         make(buffer_size=10**12)
+
+
+class Masked(Spaces):
+    def action_masks(self):
+        return np.array([True, False])
+
+
+@pytest.mark.parametrize("algorithm", [MemoryDQN, MemorySAC])
+def test_masks_that_are_not_obeyed_are_told_once(algorithm):
+    env = DummyVecEnv([lambda: Masked(spaces.Discrete(2), spaces.Discrete(2))])
+    settings = dict(sequence_length=4, burn_in=2, buffer_size=300, policy_kwargs=small_policy("gru"), device="cpu")
+    with pytest.warns(UserWarning, match=rf"{algorithm.__name__} does not obey .*action_masks") as told:
+        model = algorithm("MlpMemoryPolicy", env, **settings)
+    assert len(told) == 1
+    model.learn(8)  # a further warning is an error
 
 
 class Beyond(Spaces):
