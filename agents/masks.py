@@ -12,6 +12,7 @@ Importing this module imports neither torch nor stable-baselines3.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -46,6 +47,20 @@ def is_masking_supported(env: gym.Env | VecEnv) -> bool:
             "none: add it to them, or train and evaluate with use_masking=False"
         )
     return False
+
+
+def warn_of_masks(env: VecEnv, algorithm: str) -> None:
+    """Warn that an algorithm does not obey the masks of an environment that has some."""
+    try:
+        has = is_masking_supported(env)
+    except ValueError:
+        has = True  # some rows have them
+    if has:
+        warnings.warn(
+            f"{algorithm} does not obey the environment's {METHOD}(), and takes actions that it forbids; MemoryPPO "
+            "obeys them",
+            stacklevel=4,
+        )
 
 
 def get_action_masks(env: gym.Env | VecEnv, step: int | None = None) -> np.ndarray:

@@ -151,8 +151,9 @@ def read_contents(
             raise ValueError(f"tensors that nothing refers to: {sorted(unused)[:5]}")
     except _Foreign:
         raise ValueError(
-            f"{label!r} is a model of stable-baselines3, whose pickles can run code; if you trust it, convert it with "
-            "examples/from_sb3.py, which loads it there and hands its parameters over"
+            f"{label!r} is a model of stable-baselines3, whose pickles can run code; if you trust it, convert one of "
+            "PPO or RecurrentPPO with examples/from_sb3.py, which loads it there and hands its parameters over; one "
+            "of another algorithm cannot be converted: train it again"
         ) from None
     except Exception as error:  # whatever a parser says of a stranger's bytes, the bytes are at fault
         raise CorruptFile(f"{label!r} is torn, altered or not one of our files: {one_line(error)}") from None

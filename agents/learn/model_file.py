@@ -11,13 +11,21 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import check_for_correct_spaces, get_device
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecEnv
 
 from palimpsest.agents.device import check_device
 from palimpsest.agents.environments import check_environment
-from palimpsest.agents.files.archive import CorruptFile, File, one_line, read_contents, write_tree
+from palimpsest.agents.files.archive import CorruptFile, File, read_contents, write_tree
 from palimpsest.agents.files.classes import has_name, qualified_name
+from palimpsest.agents.files.load_checks import (
+    as_state,
+    by_one_name,
+    check_environments,
+    check_place,
+    check_policy_kwargs,
+    check_spaces,
+)
 from palimpsest.agents.files.statistics import give_statistics, trained_under
 from palimpsest.agents.files.written_by import show, written_by
 from palimpsest.agents.policy.policies import (
@@ -26,8 +34,7 @@ from palimpsest.agents.policy.policies import (
     MlpMemoryPolicy,
     MultiInputMemoryPolicy,
 )
-from palimpsest.agents.policy.policy_file import OUR_CLASSES, blamed, names_of, no_larger_than
-from palimpsest.agents.tree import tree_map
+from palimpsest.agents.policy.policy_file import OUR_CLASSES, blamed, check_algorithm, names_of, no_larger_than
 from palimpsest.agents.workers.rows import own
 from palimpsest.envs.halves import VecHalves, check_outermost
 from palimpsest.envs.sb3 import watch_workers
@@ -75,6 +82,8 @@ class SavedAlgorithm(BaseAlgorithm):
     remembers = True
     allowed: ClassVar[Mapping[str, Allowed]]
     """Argument -> the values that it allows."""
+    synonyms: ClassVar[Mapping[str, str]] = {}
+    """Argument that is another name of one -> that one."""
     policy: MemoryActorCriticPolicy
     rng: np.random.Generator
     _last_state: Any
@@ -88,6 +97,10 @@ class SavedAlgorithm(BaseAlgorithm):
         env = BaseAlgorithm._wrap_env(VecDropText.where_needed(env), verbose, monitor_wrapper)
         watch_workers(env)
         return env
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        check_environments(self)
+        return super()._setup_learn(*args, **kwargs)
 
     def recall(self) -> Any:
         """The memory before the step under way."""
@@ -146,7 +159,7 @@ class SavedAlgorithm(BaseAlgorithm):
         Raises:
             CorruptFile: the file is torn, altered, or not one of ours.
             ValueError: a keyword or a value that is not allowed; a name that `custom_objects` lacks; spaces, a number
-                of environments or a `VecNormalize` that do not fit; a model that SB3 saved.
+                of environments or a `VecNormalize` that do not fit; a model of another algorithm, or that SB3 saved.
         """
         if print_system_info:
             show("CURRENT SYSTEM INFO", written_by())
@@ -182,7 +195,10 @@ class SavedAlgorithm(BaseAlgorithm):
         """
         if not isinstance(load_path_or_dict, dict):
             load_path_or_dict = read_parameters(load_path_or_dict, device)
-        super().set_parameters(load_path_or_dict, exact_match, device)
+        # in the order of a file: a target network comes after the network, which it becomes equal to when that is given
+        known = [name for name in self._get_torch_save_params()[0] if name in load_path_or_dict]
+        ordered = {name: load_path_or_dict[name] for name in (*known, *load_path_or_dict)}
+        super().set_parameters(ordered, exact_match, device)
 
 
 def save_model(
@@ -232,19 +248,21 @@ def load_model(
             spaces, a number of environments or a `VecNormalize` that do not fit.
     """
     check_device(device)
+    kwargs = by_one_name(kwargs, cls.synonyms)
     given = _objects(custom_objects or {}, kwargs)
     contents = read_contents(file, given, get_device(device), CLASSES)
     label, tree = contents.label, contents.tree
     if not isinstance(tree, dict) or "parameters" not in tree:
         is_policy = isinstance(tree, dict) and "state_dict" in tree
         raise CorruptFile(f"{label!r} holds {'a policy; use the load of its class' if is_policy else 'no model'}")
+    check_algorithm(cls, tree, label)
     _check_given(cls, tree, custom_objects or {}, kwargs)
     contents.refuse_names()
     if print_system_info:
         show("SAVED MODEL SYSTEM INFO", tree.get("written_by"))
     beside = {name: tree.pop(name, None) for name in _BESIDE}
     parameters, statistics = beside.pop("parameters"), beside.pop("vec_normalize")
-    _check_policy_kwargs(tree, kwargs)
+    check_policy_kwargs(tree, kwargs)
     tree |= {_ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
     if lacking := [name for name in _NEEDED if name not in tree]:
         raise CorruptFile(
@@ -257,8 +275,8 @@ def load_model(
     if env is not None:
         check_environment(env)
         env = cls._wrap_env(maybe_make_env(env, 0), tree.get("verbose", 0))
-        _check_spaces(env, tree)
-        _check_place(tree, env.num_envs, label)
+        check_spaces(env, tree)
+        check_place(tree, env.num_envs, label)
         tree["n_envs"] = env.num_envs
     with blamed(label, "model", [*(custom_objects or ()), *kwargs]):
         # a subclass has defaults for the rest
@@ -269,7 +287,7 @@ def load_model(
             model._setup_model()
         model.set_parameters(parameters, exact_match=True, device=device)
     if model._last_state is not None:
-        model._last_state = _as_state(model.policy.initial_state(model.n_envs), model._last_state, label)
+        model._last_state = as_state(model.policy.initial_state(model.n_envs), model._last_state, label)
     if unknown:
         warnings.warn(
             f"{label!r} holds {', '.join(unknown)}, which a {cls.__name__} does not know: kept as attributes, without "
@@ -336,33 +354,6 @@ def _check_given(
             check(name, value, cls.allowed[name])
 
 
-def _check_policy_kwargs(tree: dict[str, Any], kwargs: dict[str, Any]) -> None:
-    saved = tree.get("policy_kwargs", {})
-    if "policy_kwargs" in kwargs and kwargs["policy_kwargs"] != saved:
-        raise ValueError(
-            f"policy_kwargs must be those of the file, {saved}; got {kwargs['policy_kwargs']}. Leave them out"
-        )
-
-
-def _check_spaces(env: VecEnv, tree: Mapping[str, Any]) -> None:
-    try:
-        check_for_correct_spaces(env, tree["observation_space"], tree["action_space"])
-    except ValueError as error:
-        normalized = unwrap_vec_normalize(env) is not None
-        hint = "; VecNormalize turns images into floats: leave it out, or give it norm_obs=False" if normalized else ""
-        raise ValueError(f"{one_line(error)} (the model's, then env's){hint}") from None
-
-
-def _check_place(tree: Mapping[str, Any], num_envs: int, label: str) -> None:
-    """Refuse to continue in the middle of episodes with another number of environments."""
-    starts = tree.get("_last_episode_starts")
-    if tree.get("_last_obs") is not None and starts is not None and len(starts) != num_envs:
-        raise ValueError(
-            f"force_reset=False continues in the {len(starts)} environments of {label!r}; got {num_envs}. Give as "
-            "many, or leave force_reset out"
-        )
-
-
 def _unknown_attributes(model: SavedAlgorithm, tree: Mapping[str, Any]) -> list[str]:
     """Attributes in a file that the class does not know; ValueError for attributes that no file may set."""
     unknown = set(tree) - set(vars(model)) - {"observation_space", "action_space", "n_envs", "rng"}
@@ -371,20 +362,3 @@ def _unknown_attributes(model: SavedAlgorithm, tree: Mapping[str, Any]) -> list[
     if wrong:
         raise ValueError(f"it names what a {type(model).__name__} does not have: {', '.join(sorted(wrong))}")
     return sorted(unknown)
-
-
-def _as_state(fresh: Any, saved: Any, label: str) -> Any:
-    """A memory state from a file, with the NamedTuples of a fresh state instead of plain tuples."""
-
-    def same_shape(new: torch.Tensor, old: Any) -> torch.Tensor:
-        if not isinstance(old, torch.Tensor) or old.shape != new.shape:
-            raise ValueError
-        return old
-
-    try:
-        return tree_map(same_shape, fresh, saved)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{label!r} holds a memory state that does not fit this version's memory; start a new run with "
-            "--config, resume it with the version that wrote it, or load the model with force_reset=True"
-        ) from None

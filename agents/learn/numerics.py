@@ -112,14 +112,32 @@ def explained_step(model: Algorithm) -> Iterator[None]:
         if found:
             raise NotFinite(f"{found}; {ADVICE}", "step", {}) from error
         # of the finite observations, only a category outside its space makes a policy fail
-        space = model.policy.observation_space
-        parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
-        others = {key for key, part in parts.items() if not isinstance(part, spaces.Discrete | spaces.MultiDiscrete)}
-        if outside := outside_space(space, model._last_obs, frozenset(others)):
-            raise ValueError(
-                f"{outside.at(model.num_timesteps)}; correct observation_space, or the environment"
-            ) from error
+        check_categories(model.policy.observation_space, model._last_obs, model.num_timesteps, error)
         raise
+
+
+def check_categories(
+    space: spaces.Space,
+    observation: Any,
+    step: int,
+    cause: Exception | None = None,
+    rows: Sequence[int] | None = None,
+) -> None:
+    """Refuse a category of an observation [B, ...] (or a dict of them) that is outside its space.
+
+    Args:
+        space: of one observation; other parts of it than Discrete and MultiDiscrete are not looked at.
+        observation: finite.
+        step: environment steps before it.
+        cause: the error that is explained, if there was one.
+        rows: indices of its environment rows; None for all rows.
+    """
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    others = {key for key, part in parts.items() if not isinstance(part, spaces.Discrete | spaces.MultiDiscrete)}
+    if outside := outside_space(space, observation, frozenset(others)):
+        row, *inside = outside.place
+        outside = outside._replace(place=(row if rows is None else int(rows[row]), *inside))
+        raise ValueError(f"{outside.at(step)}; correct observation_space, or the environment") from cause
 
 
 def check_actions(model: Algorithm, actions: np.ndarray) -> None:
@@ -151,9 +169,14 @@ def policy_input(model: Algorithm) -> dict[str, Any]:
     """The policy's next input: observation, state, starts and strategy, by the names of its arguments."""
     obs, start, episode_start = tree_map(
         lambda array: torch.as_tensor(array, device=model.policy.device),
-        (model._last_obs, model._last_memory_starts, model._last_episode_starts),
+        # off-policy, memories begin where episodes do
+        (
+            model._last_obs,
+            getattr(model, "_last_memory_starts", model._last_episode_starts),
+            model._last_episode_starts,
+        ),
     )
-    found = dict(obs=obs, state=model.recall(), start=start, strategy=model._last_strategy)
+    found = dict(obs=obs, state=model.recall(), start=start, strategy=getattr(model, "_last_strategy", None))
     return found | (dict(episode_start=episode_start) if model.policy.mark_starts else {})
 
 

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq
-from torch import Tensor, nn
+from torch import Tensor
 
 from palimpsest.agents.device import check_device
 from palimpsest.agents.files.archive import CorruptFile, File, read_tree, write_tree
+from palimpsest.agents.files.load_checks import check_environments
+from palimpsest.agents.files.replay_file import found_file
 from palimpsest.agents.learn.hyperparameters import ARGUMENTS
 from palimpsest.agents.learn.model_file import SavedAlgorithm
-from palimpsest.agents.learn.numerics import ADVICE, NotFinite, check_observation, check_rewards
-from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
-from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
+from palimpsest.agents.learn.numerics import check_categories, check_observation, check_rewards, explained_step
+from palimpsest.agents.masks import warn_of_masks
+from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences, check_replay_arguments
+from palimpsest.agents.policy.policy_file import Unfit
 from palimpsest.agents.policy.policy_kwargs import check_policy_kwargs
 from palimpsest.agents.policy.scales import RewardScale
 from palimpsest.agents.tree import tree_map
 from palimpsest.refusals import FLAG, NAMED, Allowed, check, integer, is_integer, number, optional
-
-PolicyT = TypeVar("PolicyT", bound=MemoryActorCriticPolicy)
 
 
 def _is_frequency(value: Any) -> bool:
@@ -49,8 +50,9 @@ SHARED: dict[str, Allowed] = {
             "seed",
         )
     },
-    "buffer_size": integer(1),
-    "learning_starts": integer(0),
+    # of these SB3 takes more than `refusals.MOST`; the machine's memory bounds the replay
+    "buffer_size": integer(1, math.inf),
+    "learning_starts": integer(0, math.inf),
     "batch_size": integer(1),
     "tau": number(0, 1),
     "train_freq": Allowed('an integer, 1 or more, or a pair as (4, "step") or (1, "episode")', _is_frequency),
@@ -64,7 +66,7 @@ SHARED: dict[str, Allowed] = {
     "optimize_memory_usage": FLAG,
     "n_steps": integer(1),
     "n_step": optional(integer(1)),
-    "target_update_interval": integer(1),
+    "target_update_interval": integer(1, math.inf),
     "sequence_length": integer(1),
     "burn_in": integer(0),
     "prioritized": FLAG,
@@ -84,6 +86,12 @@ def check_arguments(allowed: Mapping[str, Allowed], given: Mapping[str, Any]) ->
         raise ValueError(
             f"n_step and n_steps are one number; got {given['n_step']} and {given['n_steps']}: leave one out"
         )
+    check_together(given)
+
+
+def check_together(given: Mapping[str, Any]) -> None:
+    """Refuse arguments that do not fit each other. `given` may hold other names."""
+    check_replay_arguments(given["replay_buffer_class"], given["replay_buffer_kwargs"])
     if given["refresh_states"] and given["burn_in"] > given["sequence_length"]:
         raise ValueError(
             f"refresh_states=True needs a burn_in of sequence_length, {given['sequence_length']}, at most; got "
@@ -107,7 +115,8 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         normalize_returns: whether rewards that are learned from are divided by a standard deviation; see `RewardScale`.
     """
 
-    replay_buffer: SequenceReplay | None  # type: ignore[assignment]
+    synonyms: ClassVar = {"n_step": "n_steps"}
+    _replay: SequenceReplay | None = None
 
     def __init__(
         self,
@@ -134,13 +143,14 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self._return_so_far = self._exploration = np.zeros(0)
 
     def _setup_model(self) -> None:
+        check_together(vars(self))
         parts = self._chosen_parts()
         for name in parts:
             if name in self.policy_kwargs:
                 raise ValueError(
                     f"policy_kwargs cannot hold {name!r}: it is an argument of {type(self).__name__}; leave it out"
                 )
-        check_policy_kwargs(self.policy_class, self.policy_kwargs)
+        check_policy_kwargs(self.policy_class, self.policy_kwargs, type(self).__name__)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.rng = np.random.default_rng(self.seed)
@@ -154,17 +164,31 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             )
         self._make_targets()
         self._convert_train_freq()
-        self.replay_buffer = None
+        self._replay = None
         if self.env is not None:
-            self._make_replay()
+            warn_of_masks(self.env, type(self).__name__)
+            try:
+                self._make_replay()
+            except ValueError as error:
+                # of the number of environments, or of the machine, and of no fault in a file
+                raise Unfit(str(error)) from error
 
     @property
     def replay(self) -> SequenceReplay:
-        """The replay, made where there is none yet."""
-        if self.replay_buffer is None:
+        """The replay. A loaded model makes it when it is first asked for, as acting alone needs none."""
+        if self._replay is None:
             self._make_replay()
-        assert self.replay_buffer is not None
-        return self.replay_buffer
+        assert self._replay is not None
+        return self._replay
+
+    @property  # type: ignore[override]
+    def replay_buffer(self) -> SequenceReplay:
+        """`replay`, by SB3's name."""
+        return self.replay
+
+    @replay_buffer.setter
+    def replay_buffer(self, replay: Any) -> None:
+        self._replay = replay
 
     def _chosen_parts(self) -> dict[str, Any]:
         """The policy's arguments that are this algorithm's."""
@@ -200,7 +224,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             prioritized=self.prioritized,
             **self.replay_buffer_kwargs,
         )
-        self.replay_buffer = replay
+        self._replay = replay
         if self.verbose:
             total = replay.bytes_per_sequence * replay.tree.size
             print(
@@ -216,12 +240,14 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        check_environments(self)
+        self._give_each_row_its_noise()
         fresh = reset_num_timesteps or self._last_obs is None
         # past OffPolicyAlgorithm's, which changes a replay of SB3's
         result = super(OffPolicyAlgorithm, self)._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        if self.replay_buffer is None or self.replay_buffer.n_envs != self.n_envs:
+        if self.replay.n_envs != self.n_envs:
             self._make_replay()
         self.policy.look_for_changes()
         if fresh or self._last_state is None:
@@ -230,12 +256,21 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             self._exploration = self._first_exploration()
         return result
 
+    def _give_each_row_its_noise(self) -> None:
+        """Make SB3's action noise one of all rows, as noise that remembers does so for one row."""
+        noise = self.action_noise
+        if isinstance(noise, VectorizedActionNoise):
+            if noise.n_envs != self.n_envs:
+                self.action_noise = VectorizedActionNoise(noise.base_noise, self.n_envs)
+        elif noise is not None and self.n_envs > 1:
+            self.action_noise = VectorizedActionNoise(noise, self.n_envs)
+
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         check_observation(self._last_obs, self.num_timesteps)
         start = self._last_episode_starts
-        with torch.no_grad():
+        with torch.no_grad(), explained_step(self):  # type: ignore[arg-type]
             chosen, self._next_state = self._choose(
                 tree_map(lambda array: torch.from_numpy(array).to(self.device), self._last_obs),
                 self._last_state,
@@ -295,6 +330,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         if truncated.size:
             finals = _stacked([infos[row]["terminal_observation"] for row in truncated], self._last_obs)
             check_observation(finals, self.num_timesteps, "the final observation", list(truncated))
+            check_categories(self.observation_space, finals, self.num_timesteps, rows=list(truncated))
             if normalize is not None:
                 finals = normalize.unnormalize_obs(finals)
             replay_buffer.add_final(truncated, finals, self._next_state, self._n_updates)
@@ -328,7 +364,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         return found
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_next_state"]
+        return [*super()._excluded_save_params(), "_next_state", "_replay"]
 
     def save_replay_buffer(self, path: File) -> None:  # type: ignore[override]
         """Write the replay as JSON and safetensors; `path` is as in `save`."""
@@ -338,60 +374,21 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         """Read what `save_replay_buffer` wrote. Nothing in the file is executed, imported or unpickled.
 
         Args:
-            path: as in `load`.
+            path: as in `load`; NAME.pkl, which SB3's CheckpointCallback writes, is found as NAME too.
             truncate_last_traj: of SB3, for its hindsight replay; without effect. Where `learn` resets the environments,
                 the last observation of an episode in the file ends it as a truncation would.
 
         Raises:
             CorruptFile: the file is torn, altered, or holds no replay.
-            ValueError: the replay in it has other settings, spaces or another memory.
+            ValueError: the replay in it has other settings, spaces or another memory; the model's is as it was.
         """
+        path = found_file(path)
         tree = read_tree(path)
         if not isinstance(tree, dict) or set(tree) != {"replay"}:
             raise CorruptFile(f"{str(path)!r} holds no replay; save_replay_buffer writes one")
-        try:
-            self.replay.restore(tree["replay"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{str(path)!r} does not fit this model's replay: {error!r}") from None
+        self.replay.restore(tree["replay"], repr(str(path)))
 
 
 def _stacked(rows: list[Any], like: Any) -> Any:
     """Observations of one row each as a tree of [b, ...], with the keys of `like`."""
     return {key: np.stack([row[key] for row in rows]) for key in like} if isinstance(like, dict) else np.stack(rows)
-
-
-def target_of(network: PolicyT) -> PolicyT:
-    """A target network: a copy for which no gradient is computed. It scales observations as the network does."""
-    target = copy.deepcopy(network)
-    target.observation_scales = network.observation_scales
-    target.requires_grad_(False)
-    target.train(False)
-    return target
-
-
-def follow(target: nn.Module, network: nn.Module, tau: float) -> None:
-    """Move a target network towards its network by `tau`; running statistics are copied, as in SB3."""
-    with torch.no_grad():
-        torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), tau)
-        for (name, its), own in zip(target.named_buffers(), network.buffers()):
-            if "running_" in name:
-                its.copy_(own)
-
-
-def clip_and_step(
-    parameters: Iterable[Tensor], loss: Tensor, optimizer: Any, max_grad_norm: float, step: int
-) -> Tensor:
-    """One step down the gradient of a loss, which is there already, clipped to a norm; returns that norm before.
-
-    Raises:
-        NotFinite: the loss or the norm is not finite; no parameter has changed.
-    """
-    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    if not torch.isfinite(loss.detach() + norm):
-        raise NotFinite(
-            f"the loss is {loss.item()} and the norm of its gradient {norm.item()} at step {step}; {ADVICE}",
-            "off-policy update",
-            {"step": step},
-        )
-    optimizer.step()
-    return norm

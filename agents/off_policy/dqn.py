@@ -18,15 +18,9 @@ from torch.nn import functional
 
 from palimpsest.agents.environments import made_environment
 from palimpsest.agents.learn.hyperparameters import ARGUMENTS, FRACTION
-from palimpsest.agents.off_policy.algorithm import (
-    SHARED,
-    OffPolicyMemoryAlgorithm,
-    check_arguments,
-    clip_and_step,
-    follow,
-    target_of,
-)
+from palimpsest.agents.off_policy.algorithm import SHARED, OffPolicyMemoryAlgorithm, check_arguments
 from palimpsest.agents.off_policy.exploration import explored
+from palimpsest.agents.off_policy.policy import clip_and_step, follow, target_of
 from palimpsest.agents.off_policy.q_policy import CnnMemoryQPolicy, MemoryQPolicy, MultiInputMemoryQPolicy
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
 from palimpsest.agents.off_policy.targets import lookahead, refreshed, rescale, same, unscale

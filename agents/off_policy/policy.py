@@ -1,19 +1,27 @@
-"""What the networks of `MemoryDQN` and `MemorySAC` share."""
+"""What the networks of `MemoryDQN` and `MemorySAC` share, and the target networks that follow them."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
-from torch import Tensor
+from torch import Tensor, nn
 
+from palimpsest.agents.learn.numerics import ADVICE, NotFinite
+from palimpsest.agents.policy.distributions import draw, restricted
 from palimpsest.agents.policy.extractors import Observation
+from palimpsest.agents.policy.heads import in_its_form
 from palimpsest.agents.policy.memory_pair import Both, State
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.scales import ReturnScale, RewardScale
 from palimpsest.agents.tree import halves
+from palimpsest.refusals import FLAG, Allowed
+
+PolicyT = TypeVar("PolicyT", bound="ReplayPolicy")
 
 
 class ReplayPolicy(MemoryActorCriticPolicy):
@@ -29,6 +37,17 @@ class ReplayPolicy(MemoryActorCriticPolicy):
     """
 
     return_scale_class: ClassVar[type[ReturnScale]] = RewardScale
+    refused_arguments: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("use_sde", "log_std_init", "full_std", "use_expln", "squash_output"),
+            "it belongs to MemoryPPO's actions and gSDE, whose noise a replay does not store",
+        ),
+        "reconstruct": "it follows from memory_aux_coef, which MemoryPPO alone has",
+        "mark_starts": "it follows from memory_carry_over, which MemoryPPO alone has",
+    }
+    allowed_arguments: ClassVar[Mapping[str, Allowed]] = {"shortcut": FLAG}
+    followers: tuple[ReplayPolicy, ...] = ()
+    """Its target networks. They are no modules of it, so that its parameters and files are its own."""
 
     def __init__(
         self,
@@ -44,6 +63,69 @@ class ReplayPolicy(MemoryActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"shortcut": self.shortcut}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in torch. The target networks become equal to this one: else values would be learned from random ones."""
+        found = super().load_state_dict(state_dict, strict, assign)
+        for target in self.followers:
+            target.load_state_dict(self.state_dict())
+        return found
+
+    @in_its_form
+    def forward(  # type: ignore[override]
+        self,
+        obs: Observation,
+        state: State,
+        start: Tensor | None = None,
+        strategy: Tensor | None = None,
+        deterministic: bool = False,
+        keep_state: bool = True,
+        action_masks: Tensor | None = None,
+        episode_start: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        """Act for one step; arguments are the base class's.
+
+        Returns:
+            Actions [B, ...], those of a Box in -1 to 1, their values [B] as of `predict_values`, log-probabilities [B],
+            next state.
+        """
+        latent, state = self._step(obs, state, start, strategy, episode_start, keep_state or torch.is_grad_enabled())
+        actions, log_prob = self._drawn(latent, deterministic, action_masks)
+        return actions.reshape(-1, *self.action_space.shape), self._value(latent), log_prob, state  # type: ignore[misc]
+
+    @in_its_form
+    def predict_values(
+        self,
+        obs: Observation,
+        state: State,
+        start: Tensor | None = None,
+        strategy: Tensor | None = None,
+        episode_start: Tensor | None = None,
+    ) -> Tensor:
+        """Values [B] of the likeliest actions after observations [B, ...] that follow `state`, of unscaled rewards.
+
+        With `value_rescaling` they are on that scale. The state after the observations is discarded.
+        """
+        return self._value(self._step(obs, state, start, strategy, episode_start)[0])
+
+    def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: it is of policies that learn on-policy.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no evaluate_actions, which is MemoryPPO's, to learn from its own actions; a "
+            "replay is learned from by values: predict_values, or q_step of MemoryDQN's policy"
+        )
+
+    def _drawn(self, latent: Both, deterministic: bool, action_masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Actions [B, ...] and their log-probabilities [B], of what the heads read."""
+        return draw(restricted(self._actor(latent.actor), action_masks), deterministic)
+
+    def _value(self, latent: Both) -> Tensor:
+        """Values [B] of the likeliest actions, of what the heads read."""
+        raise NotImplementedError
 
     @property
     def latent_size(self) -> int:
@@ -69,3 +151,45 @@ class ReplayPolicy(MemoryActorCriticPolicy):
     def _beside(self, y: Tensor, features: Tensor) -> Tensor:
         """What a head reads of what its memory gave out, [..., D], and read, [..., F]."""
         return torch.cat([y, features], -1) if self.shortcut else y
+
+
+def target_of(network: PolicyT) -> PolicyT:
+    """A target network: a copy for which no gradient is computed. It scales observations as the network does.
+
+    Weights that the network is given later are its own too (`ReplayPolicy.load_state_dict`).
+    """
+    network.followers = ()
+    target = copy.deepcopy(network)
+    network.followers = (target,)
+    target.observation_scales = network.observation_scales
+    target.requires_grad_(False)
+    target.train(False)
+    return target
+
+
+def follow(target: nn.Module, network: nn.Module, tau: float) -> None:
+    """Move a target network towards its network by `tau`; running statistics are copied, as in SB3."""
+    with torch.no_grad():
+        torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), tau)
+        for (name, its), own in zip(target.named_buffers(), network.buffers()):
+            if "running_" in name:
+                its.copy_(own)
+
+
+def clip_and_step(
+    parameters: Iterable[Tensor], loss: Tensor, optimizer: Any, max_grad_norm: float, step: int
+) -> Tensor:
+    """One step down the gradient of a loss, which is there already, clipped to a norm; returns that norm before.
+
+    Raises:
+        NotFinite: the loss or the norm is not finite; no parameter has changed.
+    """
+    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    if not torch.isfinite(loss.detach() + norm):
+        raise NotFinite(
+            f"the loss is {loss.item()} and the norm of its gradient {norm.item()} at step {step}; {ADVICE}",
+            "off-policy update",
+            {"step": step},
+        )
+    optimizer.step()
+    return norm

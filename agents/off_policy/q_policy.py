@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
@@ -78,6 +79,14 @@ class MemoryQPolicy(ReplayPolicy):
 
     def _judge(self, latent: Both) -> Tensor:
         return super()._to_values(self._q(latent))
+
+    def _value(self, latent: Both) -> Tensor:
+        return self._judge(latent).amax(-1)
+
+    def _drawn(self, latent: Both, deterministic: bool, action_masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The actions of the largest values, whether `deterministic` or not: they are certain."""
+        actions, log_prob = super()._drawn(latent, True, action_masks)
+        return actions, torch.zeros_like(log_prob)
 
     def predict(
         self,

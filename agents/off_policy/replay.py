@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from palimpsest.agents.device import refuse_beyond_memory
+from palimpsest.agents.files.replay_file import SETTINGS, fitting
 from palimpsest.agents.off_policy.priorities import SumTree, sequence_priorities
 from palimpsest.agents.tree import tree_map
+from palimpsest.refusals import closest, keywords
 
 ALPHA, BETA, ETA = 0.9, 0.6, 0.9
 """Of prioritized replay, as in R2D2: exponent of priorities, of the weights that correct for them, share of the
@@ -59,7 +62,7 @@ class SequenceReplay:
     refresh that state, the next L are learned from, and the last n_steps are looked ahead into. Every entry is learned
     from in one sequence, once that is complete, until its first entry is overwritten.
 
-    Each observation is stored once, in the type of its space.
+    Each observation is stored once, in the type of its space; batches have float32 in place of float64.
 
     Args:
         buffer_size: environment steps that are kept, over all rows; rounded down to whole sequences in each.
@@ -74,7 +77,7 @@ class SequenceReplay:
         prioritized: whether sequences with large errors are drawn more often (R2D2); else uniformly.
 
     Raises:
-        ValueError: `buffer_size` holds no sequence in each row, or is more than the machine's memory holds.
+        ValueError: `buffer_size` does not hold a sequence of each row at all times, or is beyond the machine's memory.
     """
 
     def __init__(
@@ -97,17 +100,19 @@ class SequenceReplay:
         self.whole = burn_in + sequence_length + n_steps
         """Entries of a sequence."""
         cuts = buffer_size // n_envs // sequence_length
-        if cuts * sequence_length < self.whole:
+        # the oldest of the T entries are at any place of a sequence: up to L - 1 are of one that is overwritten already
+        needed = -(-(self.whole + sequence_length - 1) // sequence_length)
+        if cuts < needed:
             raise ValueError(
-                f"buffer_size must be {n_envs * sequence_length * -(-self.whole // sequence_length):,} or more, so "
-                f"that each of {n_envs} rows holds a sequence of burn_in + sequence_length + n_steps = {self.whole} "
-                f"entries; got {buffer_size:,}"
+                f"buffer_size must be {n_envs * sequence_length * needed:,} or more, so that each of {n_envs} rows "
+                f"holds a sequence of burn_in + sequence_length + n_steps = {self.whole} entries at any time, while "
+                f"the oldest of {sequence_length} are overwritten; got {buffer_size:,}"
             )
         self.buffer_size = cuts * sequence_length
         """T, entries of a row."""
         assert action_space.shape is not None
         dtype = np.dtype(np.int64 if isinstance(action_space, spaces.Discrete) else np.float32)
-        entry = tree_map(lambda space: (space.shape, _dtype(space)), _parts(observation_space))
+        entry = tree_map(lambda space: (space.shape, np.dtype(space.dtype)), _parts(observation_space))
         state = tree_map(lambda leaf: leaf[0].numpy(force=True), initial_state)
         T, B = self.buffer_size, n_envs
         self.bytes_per_sequence = sequence_length * (_entry_bytes(entry, action_space, dtype)) + _bytes(state)
@@ -245,7 +250,7 @@ class SequenceReplay:
         # the entries since the last one of the sequence
         age = (self.written[rows] - 1 - slots[-1]) % self.buffer_size
         return Sequences(
-            tree_map(lambda array: torch.as_tensor(array, device=self.device), observations),
+            tree_map(lambda array: _for_networks(array, self.device), observations),
             pick(self.actions),
             torch.as_tensor(rewards, device=self.device),
             pick(self.terminated),
@@ -302,39 +307,61 @@ class SequenceReplay:
         return {
             **{name: cut(name, entries) for name in _ENTRIES},
             **{name: cut(name, cuts) for name in _CUTS},
-            **{name: getattr(self, name) for name in _SETTINGS},
+            **{name: getattr(self, name) for name in SETTINGS},
             "written": self.written,
             "largest": self.largest,
             "priorities": self.tree.priorities,
         }
 
-    def restore(self, contents: dict[str, Any]) -> None:
-        """Take over what `contents` gave.
+    def restore(self, contents: Any, source: str = "the file") -> None:
+        """Take over what `contents` gave, or nothing of it.
+
+        Args:
+            contents: of a replay with the same settings, spaces and memory.
+            source: what messages call it.
 
         Raises:
-            ValueError: it is of a replay of other settings, spaces or memory.
+            ValueError: it is of a replay of other settings, spaces or memory; this one is as it was.
         """
-        for name in _SETTINGS:
-            if contents.get(name) != getattr(self, name):
-                raise ValueError(f"the replay has {name}={getattr(self, name)}; the file {contents.get(name)!r}")
-
-        def fill(into: np.ndarray, part: Any) -> None:
-            if not isinstance(part, np.ndarray) or part.shape[1:] != into.shape[1:] or part.dtype != into.dtype:
-                raise ValueError(
-                    f"the replay holds arrays {list(into.shape)} {into.dtype}; the file has one that does not fit"
-                )
+        settings = {name: getattr(self, name) for name in SETTINGS}
+        entries, cuts = ({name: getattr(self, name) for name in names} for names in (_ENTRIES, _CUTS))
+        for into, part in fitting(contents, settings, entries, cuts, self.tree.size, source):
             into[: len(part)] = part
-
-        for name in (*_ENTRIES, *_CUTS):
-            tree_map(fill, getattr(self, name), contents[name])
-        fill(self.written, contents["written"])
+        self.written[:] = contents["written"]
         self.largest = float(contents["largest"])
         self.tree.set(np.arange(self.tree.size), contents["priorities"])
 
 
+def check_replay_arguments(cls: type[SequenceReplay] | None, given: Mapping[str, Any] | None) -> None:
+    """Refuse arguments of a replay that it does not take, or that the algorithm gives it.
+
+    Args:
+        cls: class of the replay; None for `SequenceReplay`.
+        given: `replay_buffer_kwargs`.
+    """
+    cls, given = cls or SequenceReplay, given or {}
+    if "handle_timeout_termination" in given:
+        raise ValueError(
+            "replay_buffer_kwargs cannot hold 'handle_timeout_termination': truncations are always handled; leave "
+            "it out"
+        )
+    own = set(keywords(SequenceReplay))
+    if wrong := next((name for name in given if name in own), None):
+        raise ValueError(
+            f"replay_buffer_kwargs cannot hold {wrong!r}: the model gives it to its replay; set it as the model's own "
+            "argument, or leave it out"
+        )
+    # of its bases too, as a class may hand **kwargs on
+    known = {name for each in cls.__mro__ for name in keywords(each.__init__, skip={"self", *own})}  # type: ignore[misc]
+    if unknown := next((name for name in given if name not in known), None):
+        raise ValueError(
+            f"replay_buffer_kwargs: {cls.__name__} has no argument {unknown!r}{closest(unknown, known)}; allowed: "
+            f"{', '.join(sorted(known)) or 'none'}"
+        )
+
+
 _ENTRIES = ("observations", "actions", "rewards", "terminated", "acted", "memory_start")
 _CUTS = ("states", "state_updates")
-_SETTINGS = ("buffer_size", "n_envs", "sequence_length", "burn_in", "n_steps", "prioritized")
 
 
 def _parts(space: spaces.Space) -> Any:
@@ -346,8 +373,9 @@ def _map_entries(make: Any, entry: Any) -> Any:
     return {key: make(*part) for key, part in entry.items()} if isinstance(entry, dict) else make(*entry)
 
 
-def _dtype(space: spaces.Space) -> np.dtype:
-    return np.dtype(np.float32) if space.dtype == np.float64 else np.dtype(space.dtype)
+def _for_networks(array: np.ndarray, device: torch.device) -> Tensor:
+    """As networks read it: float64 is for what is normalised before, as the large numbers of a clock."""
+    return torch.as_tensor(array.astype(np.float32) if array.dtype == np.float64 else array, device=device)
 
 
 def _bytes(tree: Any) -> int:

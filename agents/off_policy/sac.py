@@ -10,22 +10,16 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.spaces.utils import flatdim
-from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from palimpsest.agents.environments import made_environment
-from palimpsest.agents.off_policy.algorithm import (
-    SHARED,
-    OffPolicyMemoryAlgorithm,
-    check_arguments,
-    clip_and_step,
-    follow,
-    target_of,
-)
+from palimpsest.agents.off_policy.algorithm import SHARED, OffPolicyMemoryAlgorithm, check_arguments
 from palimpsest.agents.off_policy.exploration import first_parts, pink
+from palimpsest.agents.off_policy.policy import clip_and_step, follow, target_of
 from palimpsest.agents.off_policy.replay import SequenceReplay
 from palimpsest.agents.off_policy.sac_loss import sac_losses
 from palimpsest.agents.off_policy.sac_policy import (
@@ -211,9 +205,6 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
             first = float(self.ent_coef.partition("_")[2] or 1.0)
             with torch.no_grad():
                 self.policy.log_ent_coef.fill_(math.log(first))
-        single = self.action_noise is not None and not isinstance(self.action_noise, VectorizedActionNoise)
-        if single and self.n_envs > 1:
-            self.action_noise = VectorizedActionNoise(self.action_noise, self.n_envs)  # type: ignore[arg-type]
 
     def _make_targets(self) -> None:
         self.critic_target = target_of(self.policy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +17,10 @@ from palimpsest.agents.off_policy.policy import ReplayPolicy
 from palimpsest.agents.policy.extractors import DictExtractor, ImageExtractor, Observation
 from palimpsest.agents.policy.heads import in_its_form
 from palimpsest.agents.policy.memory_pair import Both, State
+from palimpsest.agents.policy.policy_kwargs import net_arch as widths_of_heads
 from palimpsest.agents.policy.spaces import place_of
 from palimpsest.agents.tree import tree_map
+from palimpsest.refusals import Allowed, integer
 
 LOG_STD = -20.0, 2.0
 """Smallest and largest logarithm of a standard deviation, as in SB3."""
@@ -36,12 +39,19 @@ class MemorySACPolicy(ReplayPolicy):
         share_memory: whether actor and critics read one memory, which only the critics' loss trains; if not, each
             side has an extractor, an encoder and a memory of its own.
         n_critics: heads of the critics, of which the smallest value counts.
-        net_arch: widths of the layers of the heads; default two of 64 each.
+        net_arch: widths of the layers of the heads; default two of 64 each. A dict has those of the actor under "pi",
+            of the critics under "qf", as in SB3, or "vf".
         **kwargs: those of `ReplayPolicy`.
 
     Raises:
         ValueError: `share_features_extractor` differs from `share_memory`.
     """
+
+    allowed_arguments: ClassVar[Mapping[str, Allowed]] = {
+        **ReplayPolicy.allowed_arguments,
+        "n_critics": integer(1),
+        "net_arch": widths_of_heads("qf", "vf"),
+    }
 
     def __init__(
         self,
@@ -60,6 +70,8 @@ class MemorySACPolicy(ReplayPolicy):
                 "what is before it; leave it out"
             )
         self.n_critics = n_critics
+        if isinstance(net_arch, dict):
+            net_arch = {"vf" if name == "qf" else name: widths for name, widths in net_arch.items()}
         super().__init__(
             observation_space,
             action_space,
@@ -165,6 +177,13 @@ class MemorySACPolicy(ReplayPolicy):
         else:
             values = self.q_values(latent.critic)
         return self._to_values(values.amin(0))
+
+    def _value(self, latent: Both) -> Tensor:
+        judged = self._judge(latent)
+        if isinstance(self.action_space, spaces.Box):
+            return judged
+        likeliest = self.distribution(latent.actor).get_actions(deterministic=True)
+        return judged.gather(-1, likeliest.view(*judged.shape[:-1], 1)).squeeze(-1)
 
     def q_values(self, latent: Tensor, actions: Tensor | None = None) -> Tensor:
         """Values of the critics after what they read, latent [..., D].

@@ -29,6 +29,7 @@ from palimpsest.agents.slips import refuse_other_algorithms, refuse_steps
 from palimpsest.agents.tree import tree_map
 from palimpsest.memory.base import Memory
 from palimpsest.memory.kernels.arithmetic.dispatch import kernels_may_run
+from palimpsest.refusals import Allowed
 
 
 class Evaluation(NamedTuple):
@@ -73,6 +74,10 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
 
     default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     return_scale_class: ClassVar[type[ReturnScale]] = ReturnScale
+    refused_arguments: ClassVar[Mapping[str, str]] = {}
+    """Arguments that `policy_kwargs` cannot hold, and why; beside those of `policy_kwargs.SET_BY_THE_AGENT`."""
+    allowed_arguments: ClassVar[Mapping[str, Allowed]] = {}
+    """What further or other arguments may be; beside those of `policy_kwargs.POLICY_ARGUMENTS`."""
 
     def __init__(
         self,

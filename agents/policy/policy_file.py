@@ -22,6 +22,10 @@ from palimpsest.agents.policy.layers import Tanh
 PolicyT = TypeVar("PolicyT", bound=ActorCriticPolicy)
 
 
+class Unfit(ValueError):
+    """What a caller gave does not fit what a file holds, which is as it should be; `blamed` lets it through."""
+
+
 def names_of(classes: tuple[type, ...], *former_modules: str) -> dict[str, type]:
     """Class by the qualified name it has now, and by those it had in modules that are no more."""
     now = {qualified_name(cls): cls for cls in classes}
@@ -36,6 +40,12 @@ OUR_CLASSES = names_of((Tanh,), "agents.layers", "agents.activations") | names_o
 MOST_TIMES, MOST_MORE = 4, 1_000_000
 """Numbers that making modules may register for each one in the file, and beside them: some are replaced at once."""
 
+ALGORITHMS = {"n_epochs": "MemoryPPO", "exploration_fraction": "MemoryDQN", "target_entropy": "MemorySAC"}
+"""Attribute that only models of one algorithm have -> the algorithm's class."""
+
+_KINDS = {"dueling": "MemoryQPolicy", "n_critics": "MemorySACPolicy"}
+"""Argument that only policies of one algorithm have -> their class."""
+
 _ENTRIES = {"policy", "state_dict", "written_by"}
 
 
@@ -44,6 +54,28 @@ def save_policy(policy: ActorCriticPolicy, file: File) -> None:
     arguments = policy._get_constructor_parameters() | {"share_features_extractor": policy.share_features_extractor}
     arguments.pop("lr_schedule", None)
     write_tree(file, {"policy": arguments, "state_dict": policy.state_dict(), "written_by": written_by()})
+
+
+def algorithm_of(tree: Any) -> str | None:
+    """The class of the algorithm of which a file's tree is a model; None where that is not known."""
+    return next((cls for name, cls in ALGORITHMS.items() if isinstance(tree, Mapping) and name in tree), None)
+
+
+def check_algorithm(cls: type, tree: Any, label: str) -> None:
+    """Refuse the file of another algorithm of ours than `cls`."""
+    found, names = algorithm_of(tree), {each.__name__ for each in cls.__mro__}
+    if found is not None and found not in names and names & set(ALGORITHMS.values()):
+        raise ValueError(f"{label!r} is a {found}, not a {cls.__name__}; use {found}.load")
+
+
+def _check_kind(cls: type, arguments: Any, label: str) -> None:
+    """Refuse the policy of another algorithm of ours than that of `cls`."""
+    names = {each.__name__ for each in cls.__mro__}
+    expected = next((kind for kind in _KINDS.values() if kind in names), None)
+    found = next((kind for name, kind in _KINDS.items() if isinstance(arguments, Mapping) and name in arguments), None)
+    if found != expected:
+        told = "policy of MemoryPPO" if found is None else found
+        raise ValueError(f"{label!r} is a {told}, not a {cls.__name__}; use the load of its class")
 
 
 def load_policy(
@@ -62,7 +94,7 @@ def load_policy(
 
     Raises:
         CorruptFile: the file is torn, altered, or holds no policy.
-        ValueError: a name that `custom_objects` lacks.
+        ValueError: a name that `custom_objects` lacks, or a policy of another algorithm.
     """
     check_device(device)
     where = get_device(device)
@@ -70,7 +102,9 @@ def load_policy(
     tree = contents.tree
     if not isinstance(tree, dict) or set(tree) != _ENTRIES:
         is_model = isinstance(tree, dict) and "policy_class" in tree
-        raise CorruptFile(f"{contents.label!r} holds {'a model; use MemoryPPO.load' if is_model else 'no policy'}")
+        algorithm = algorithm_of(tree) or "MemoryPPO"
+        raise CorruptFile(f"{contents.label!r} holds {f'a model; use {algorithm}.load' if is_model else 'no policy'}")
+    _check_kind(cls, tree["policy"], contents.label)
     contents.refuse_names()
     with blamed(contents.label, "policy", custom_objects or ()):
         with no_larger_than([tree["state_dict"]]):
@@ -112,12 +146,13 @@ def blamed(label: str, what: str, given: Iterable[str]) -> Iterator[None]:
         given: names of what the caller gave.
 
     Raises:
+        Unfit: as it was raised.
         CorruptFile: nothing was given.
         ValueError: something was given, and is named.
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, OSError, ImportError, Warning):
+    except (Unfit, torch.OutOfMemoryError, MemoryError, OSError, ImportError, Warning):
         raise  # the machine is at fault, or the user made warnings errors
     except Exception as error:
         if names := ", ".join(given):

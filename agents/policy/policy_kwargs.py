@@ -35,10 +35,17 @@ def _are_widths(value: Any) -> bool:
     return isinstance(value, tuple | list) and all(map(_WIDTH.fits, value))
 
 
-def _are_widths_of_heads(value: Any) -> bool:
-    if isinstance(value, dict):
-        return set(value) <= {"pi", "vf"} and all(map(_are_widths, value.values()))
-    return _are_widths(value)
+def net_arch(*critics: str) -> Allowed:
+    """Widths of the heads' layers: one list, or a dict of one for "pi" and one for one of the names `critics`."""
+
+    def fits(value: Any) -> bool:
+        if isinstance(value, dict):
+            known = [set(value) <= {"pi", critic} for critic in critics]
+            return any(known) and all(map(_are_widths, value.values()))
+        return _are_widths(value)
+
+    names = " or ".join(map(repr, critics))
+    return optional(Allowed(f"{_WIDTHS}, or a dict of such lists under 'pi' and {names}", fits))
 
 
 def _subclass_of(base: type) -> Allowed:
@@ -53,7 +60,7 @@ POLICY_ARGUMENTS: dict[str, Allowed] = {
     "memory_kwargs": optional(NAMED),
     "share_memory": FLAG,
     "encoder_arch": Allowed(_WIDTHS, _are_widths),
-    "net_arch": optional(Allowed(f"{_WIDTHS}, or a dict of such lists under 'pi' and 'vf'", _are_widths_of_heads)),
+    "net_arch": net_arch("vf"),
     "activation_fn": _subclass_of(nn.Module),
     "ortho_init": FLAG,
     "log_std_init": number(-100, 100),
@@ -100,20 +107,29 @@ def check_policy(policy: Any, aliases: Mapping[str, type], base: type = MemoryAc
         refuse("policy", f"one of {names}, or a subclass of {base.__name__}", policy, closest(policy, aliases))
 
 
-def check_policy_kwargs(policy: type[Any], given: Mapping[str, Any]) -> None:
-    """Refuse arguments that a policy cannot be made with."""
-    known = _arguments_of(policy)
+def check_policy_kwargs(policy: type[Any], given: Mapping[str, Any], algorithm: str = "MemoryPPO") -> None:
+    """Refuse arguments that a policy cannot be made with.
+
+    Args:
+        policy: its class, whose `refused_arguments` and `allowed_arguments` differ from those here.
+        given: `policy_kwargs`.
+        algorithm: the class that makes the policy, for messages.
+    """
+    refused = {name: why.replace("MemoryPPO", algorithm) for name, why in SET_BY_THE_AGENT.items()}
+    refused |= policy.refused_arguments
+    allowed = {**POLICY_ARGUMENTS, **policy.allowed_arguments}
+    known = {name: parameter for name, parameter in _arguments_of(policy).items() if name not in refused}
     for name, value in given.items():
-        if name in SET_BY_THE_AGENT:
-            raise ValueError(f"policy_kwargs cannot hold {name!r}: {SET_BY_THE_AGENT[name]}; leave it out")
+        if name in refused:
+            raise ValueError(f"policy_kwargs cannot hold {name!r}: {refused[name]}; leave it out")
         if name not in known:
             here = OF_RECURRENT_PPO.get(name)
             hint = closest(name, known) if here is None else f", which is RecurrentPPO's; in its place is {here}"
             raise ValueError(
                 f"policy_kwargs: {policy.__name__} has no argument {name!r}{hint}; allowed: {', '.join(known)}"
             )
-        if name in POLICY_ARGUMENTS:
-            check(name, value, POLICY_ARGUMENTS[name])
+        if name in allowed:
+            check(name, value, allowed[name])
     if "input_size" in (given.get("memory_kwargs") or {}):
         raise ValueError(
             "memory_kwargs cannot hold 'input_size': it is the width of what the encoder gives; leave it out"

@@ -147,7 +147,7 @@ def restore(path: Path, env: VecEnv, device: str, algo: str = "ppo") -> SavedAlg
     else:
         reset_environments(model)
     if isinstance(model, OffPolicyMemoryAlgorithm):
-        model.replay.restore(alive["replay"])
+        model.replay.restore(alive["replay"], repr(str(path)))
     torch.set_rng_state(alive["torch"].cpu())
     if torch.cuda.is_available() and alive["cuda"]:
         if here().size == 1:

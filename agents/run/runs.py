@@ -21,16 +21,14 @@ from palimpsest.agents.files import shelf
 from palimpsest.agents.files.archive import CorruptFile, read_contents
 from palimpsest.agents.files.statistics import normalized, trained_under
 from palimpsest.agents.learn.model_file import CLASSES, SavedAlgorithm, read_parameters
+from palimpsest.agents.policy.policy_file import algorithm_of
 from palimpsest.agents.run.config import CONFIG_FILE, EPISODES, PATH, TrainConfig
-from palimpsest.agents.run.presets import algorithm_class
+from palimpsest.agents.run.presets import ALGORITHMS, algorithm_class
 from palimpsest.agents.worlds.vectors import make_environments, most_rows
 from palimpsest.refusals import check, check_integer
 
 MOST_ROWS = 256
 """The largest number of rows in which episodes of our environments are played."""
-
-_OWN_ATTRIBUTES = {"n_epochs": "ppo", "exploration_fraction": "dqn", "target_entropy": "sac"}
-"""Attribute that only models of one algorithm have -> the algorithm."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +163,10 @@ def _intact(place: Place, read: Callable[[Path], Any]) -> Any:
 def _algorithm_of(file: Path) -> str:
     """The algorithm of a model's file that is in no run directory."""
     tree = read_contents(file, classes=CLASSES).tree
-    found = [algo for name, algo in _OWN_ATTRIBUTES.items() if isinstance(tree, dict) and name in tree]
-    if not found:
+    found = algorithm_of(tree)
+    if found is None:
         raise CorruptFile(f"{str(file)!r} holds no model of ppo, dqn or sac")
-    return found[0]
+    return next(algo for algo, place in ALGORITHMS.items() if place.endswith(f":{found}"))
 
 
 def evaluate(

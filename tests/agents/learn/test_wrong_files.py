@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import sys
 
@@ -9,9 +10,10 @@ import gymnasium as gym
 import pytest
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv
 from test_checkpoint import counters, make
 
-from palimpsest.agents import MemoryPPO
+from palimpsest.agents import MemoryDQN, MemoryPPO, MemorySAC
 from palimpsest.agents.files.archive import CorruptFile, read_tree, write_tree
 
 
@@ -105,6 +107,52 @@ def test_a_machine_at_fault_is_no_fault_of_the_file(error, tmp_path, monkeypatch
     with pytest.raises(type(error)) as caught:
         MemoryPPO.load(tmp_path / "model")
     assert caught.value is error
+
+
+@pytest.mark.parametrize("algorithm", [MemoryPPO, MemoryDQN, MemorySAC])
+def test_a_model_without_environment_says_so_when_it_shall_learn(algorithm, tmp_path):
+    small = {"n_steps": 16} if algorithm is MemoryPPO else {"buffer_size": 300}
+    env = gym.make("Pendulum-v1" if algorithm is MemorySAC else "CartPole-v1")
+    algorithm("MlpMemoryPolicy", env, policy_kwargs={"memory": "none"}, device="cpu", **small).save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", device="cpu")
+    with pytest.raises(ValueError, match=rf"{algorithm.__name__} has no environment to learn in: .*set_env"):
+        loaded.learn(32)
+    loaded.set_env(env)
+    assert loaded.learn(32).num_timesteps == 32
+
+
+def test_a_file_of_another_algorithm_is_that(tmp_path):
+    classes = MemoryPPO, MemoryDQN, MemorySAC
+    policies = {}
+    for cls in classes:
+        small = {"n_steps": 16} if cls is MemoryPPO else {"buffer_size": 300}
+        model = cls("MlpMemoryPolicy", "CartPole-v1", policy_kwargs={"memory": "none"}, device="cpu", **small)
+        model.save(tmp_path / cls.__name__)
+        model.policy.save(tmp_path / f"policy of {cls.__name__}")
+        policies[cls] = type(model.policy)
+    for cls, other in itertools.permutations(classes, 2):
+        said = rf"is a {other.__name__}, not a {cls.__name__}; use {other.__name__}\.load"
+        for given in ({}, {"env": gym.make("CartPole-v1")}):
+            with pytest.raises(ValueError, match=said) as caught:
+                cls.load(tmp_path / other.__name__, device="cpu", **given)
+            assert not isinstance(caught.value, CorruptFile)
+        with pytest.raises(ValueError, match=rf"not a {policies[cls].__name__}; use the load of its class") as caught:
+            policies[cls].load(tmp_path / f"policy of {other.__name__}", device="cpu")
+        assert not isinstance(caught.value, CorruptFile)
+        with pytest.raises(CorruptFile, match=rf"a model; use {other.__name__}\.load"):
+            policies[cls].load(tmp_path / other.__name__, device="cpu")
+        assert type(policies[cls].load(tmp_path / f"policy of {cls.__name__}", device="cpu")) is policies[cls]
+
+
+def test_a_replay_that_is_too_small_for_more_environments_is_no_fault_of_the_file(tmp_path):
+    small = dict(sequence_length=4, burn_in=2, buffer_size=30, policy_kwargs={"memory": "none"}, device="cpu")
+    env = gym.make("CartPole-v1")
+    MemoryDQN("MlpMemoryPolicy", env, **small).save(tmp_path / "model")
+    more = DummyVecEnv([lambda: gym.make("CartPole-v1")] * 3)
+    with pytest.raises(ValueError, match=r"buffer_size must be 36 or more.*got 30") as caught:
+        MemoryDQN.load(tmp_path / "model", env=more, device="cpu")
+    assert not isinstance(caught.value, CorruptFile)
+    assert MemoryDQN.load(tmp_path / "model", env=more, device="cpu", buffer_size=36).replay.n_envs == 3
 
 
 def test_another_environment_must_fit(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from small import small_policy
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -18,12 +19,13 @@ from torch import nn
 from worlds import Counter, Spaces
 
 from palimpsest import memory
-from palimpsest.agents import MemoryDQN, MemoryPPO
-from palimpsest.agents.files.archive import CorruptFile, NamedOnly
+from palimpsest.agents import MemoryDQN, MemoryPPO, MemorySAC
+from palimpsest.agents.files.archive import CorruptFile, NamedOnly, read_tree
 from palimpsest.agents.learn.numerics import NotFinite
 from palimpsest.agents.off_policy.dqn import Learning, q_loss
-from palimpsest.agents.off_policy.replay import Sequences
+from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences
 from palimpsest.agents.off_policy.targets import rescale, unscale
+from palimpsest.agents.run.runs import give_weights
 from palimpsest.agents.tree import halves, tree_map
 
 B = 3
@@ -129,6 +131,29 @@ def plain_loss(policy, target, batch, learning):
     return total / count
 
 
+@pytest.mark.parametrize("dueling", [True, False])
+def test_a_call_of_the_policy_takes_the_best_action_and_tells_its_value(dueling):
+    model = make(dueling=dueling, normalize_returns=True)
+    policy, state = model.policy, model.policy.initial_state(20)
+    policy.return_scale.std.fill_(3.0)
+    obs = torch.randn(20, 2)
+    with torch.no_grad():
+        q, after = policy.q_step(obs, state)
+        values = policy.predict_values(obs, state)
+        for deterministic in (True, False):
+            actions, told, log_prob, next_state = policy(obs, state, deterministic=deterministic)
+            np.testing.assert_array_equal(actions, q.argmax(-1))
+            torch.testing.assert_close(told, 3 * q.amax(-1))
+            torch.testing.assert_close(next_state, after)
+            assert not log_prob.any()
+        masks = torch.ones(20, 3, dtype=torch.bool).scatter(1, q.argmax(-1, keepdim=True), False)
+        second = policy(obs, state, action_masks=masks)[0]
+        np.testing.assert_array_equal(second, q.argsort(-1)[:, 1])
+    torch.testing.assert_close(values, 3 * q.amax(-1))
+    with pytest.raises(ValueError, match="MemoryPPO's"):
+        policy.evaluate_actions(obs[None], torch.zeros(1, 20), state, torch.zeros(1, 20, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("name", ["lstm", "rewrite"])
 @pytest.mark.parametrize(
     ("n_steps", "double_q", "dueling", "value_rescaling", "share_memory"),
@@ -211,6 +236,36 @@ def test_the_target_network_only_follows():
     torch.testing.assert_close(list(model.q_net_target.parameters()), expected)
 
 
+def test_weights_that_are_given_reach_the_target_network(tmp_path):
+    source = make(learning_rate=1e-2, target_update_interval=10**6)
+    source.learn(60)
+    source.save(tmp_path / "model.zip")
+    weights = source.policy.state_dict()
+
+    def given(put):
+        model = make(seed=1)
+        put(model)
+        torch.testing.assert_close(list(model.policy.parameters()), list(source.policy.parameters()), rtol=0, atol=0)
+        return list(model.q_net_target.parameters())
+
+    for put in (
+        lambda model: model.policy.load_state_dict(weights),
+        lambda model: model.set_parameters({"policy": weights}, exact_match=False),
+        lambda model: give_weights(model, tmp_path / "model.zip"),
+    ):
+        torch.testing.assert_close(given(put), list(source.policy.parameters()), rtol=0, atol=0)
+    # where the target network is given too, it is that one, in whatever order
+    all_of_it = dict(reversed(source.get_parameters().items()))
+    theirs = list(source.q_net_target.parameters())
+    assert not all(torch.equal(a, b) for a, b in zip(theirs, source.policy.parameters()))
+    torch.testing.assert_close(given(lambda model: model.set_parameters(all_of_it)), theirs, rtol=0, atol=0)
+    # a copy of the model has targets of its own
+    twin = copy.deepcopy(source)
+    twin.policy.load_state_dict(make(seed=2).policy.state_dict())
+    torch.testing.assert_close(list(twin.q_net_target.parameters()), list(twin.policy.parameters()), rtol=0, atol=0)
+    torch.testing.assert_close(list(source.q_net_target.parameters()), theirs, rtol=0, atol=0)
+
+
 def test_predict_remembers_and_explores():
     model = make()
     obs = np.array([[0, 1], [1, 2], [2, 3]], np.float32)
@@ -264,10 +319,64 @@ def test_a_saved_model_acts_and_learns_on(tmp_path):
     alone.policy.save(tmp_path / "policy")
     again = type(alone.policy).load(tmp_path / "policy", device="cpu")
     np.testing.assert_array_equal(played(again), played(alone))
-    with pytest.raises(ValueError, match="burn_in"):
+    with pytest.raises(ValueError, match=r"replay'? is of a replay with burn_in=2; this one has burn_in=1"):
         make(burn_in=1).load_replay_buffer(tmp_path / "replay")
     with pytest.raises(CorruptFile, match="no replay"):
         make().load_replay_buffer(tmp_path / "model")
+
+
+def test_a_loaded_model_has_an_empty_replay(tmp_path):
+    model = make()
+    model.learn(60)
+    model.save(tmp_path / "model")
+    loaded = MemoryDQN.load(tmp_path / "model", device="cpu")
+    loaded.predict(np.zeros((B, 2), np.float32))
+    assert loaded._replay is None
+    assert loaded.replay_buffer.size() == 0
+    assert loaded.replay_buffer is loaded.replay_buffer is loaded.replay
+    assert loaded.replay_buffer.n_envs == B
+    assert "_replay" not in read_tree(tmp_path / "model")
+
+
+def test_what_load_is_given_is_checked_as_a_whole(tmp_path):
+    make(refresh_states=True).save(tmp_path / "model")
+    assert MemoryDQN.load(tmp_path / "model", env=counters(), n_step=3).replay.n_steps == 3
+    assert MemoryDQN.load(tmp_path / "model", n_step=3, n_steps=3).n_steps == 3
+    assert MemoryDQN.load(tmp_path / "model", n_step=None).n_steps == 1
+    for given, said in (
+        (dict(n_step=3, n_steps=2), "one number; got 3 and 2"),
+        (dict(n_step=0), "n_steps must be an integer, 1 to"),
+        (dict(burn_in=5), "sequence_length, 4, at most; got burn_in=5"),
+        (dict(sequence_length=1), "sequence_length, 1, at most; got burn_in=2"),
+        (dict(replay_buffer_kwargs=dict(alpha=1.0)), "has no argument 'alpha'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            MemoryDQN.load(tmp_path / "model", **given)
+
+
+class Halved(SequenceReplay):
+    def __init__(self, buffer_size, *args, share=0.5, **kwargs):
+        super().__init__(int(buffer_size * share), *args, **kwargs)
+
+
+def test_a_replay_of_ones_own_gets_its_arguments():
+    assert make(replay_buffer_class=Halved).replay.buffer_size == 48
+    assert make(replay_buffer_class=Halved, replay_buffer_kwargs=dict(share=0.25)).replay.buffer_size == 24
+    with pytest.raises(ValueError, match=r"Halved has no argument 'shore' \(did you mean 'share'\?\)"):
+        make(replay_buffer_class=Halved, replay_buffer_kwargs=dict(shore=0.25))
+
+
+def test_a_checkpoint_callbacks_replay_is_found_by_its_name(tmp_path):
+    model = make()
+    model.learn(36, CheckpointCallback(12, tmp_path, save_replay_buffer=True))
+    other = make()
+    other.load_replay_buffer(tmp_path / "rl_model_replay_buffer_36_steps")
+    assert other.replay.pos > 0  # of the moment before the last step was stored
+    make(n_steps=2).save_replay_buffer(tmp_path / "rl_model_replay_buffer_36_steps.zip")
+    with pytest.raises(ValueError, match="n_steps=2"):
+        other.load_replay_buffer(tmp_path / "rl_model_replay_buffer_36_steps")
+    with pytest.raises(FileNotFoundError, match="absent"):
+        other.load_replay_buffer(tmp_path / "absent")
 
 
 class Shifted(nn.Module):
@@ -346,6 +455,13 @@ def test_every_kind_of_observation_is_learned_from(kind):
     assert np.isfinite(mean)
 
 
+def test_the_smallest_replay_is_learned_from_at_every_step():
+    # 2 + 4 + 1 entries and 3 more, in whole sequences of 4: 12 a row
+    model = make(env=counters(1), buffer_size=12, train_freq=1, learning_starts=12)
+    model.learn(80)
+    assert model._n_updates == 80 - 12
+
+
 def test_the_size_of_the_replay_is_said(capsys):
     make(verbose=1)
     # 300 // 3 // 4 = 25 sequences a row; 4 steps of 2 floats, an action, a reward, 3 flags; 2 layers of 6 floats
@@ -361,7 +477,12 @@ def test_the_size_of_the_replay_is_said(capsys):
         (dict(n_step=2, n_steps=3), "one number"),
         (dict(refresh_states=True, burn_in=5), "sequence_length, 4, at most; got burn_in=5"),
         (dict(policy=dict(dueling=True)), "argument of MemoryDQN"),
+        (dict(policy=dict(normalize_observations=True)), "argument of MemoryDQN"),
+        (dict(policy=dict(squash_output=False)), "'squash_output': .* whose noise a replay does not store"),
         (dict(buffer_size=10), "buffer_size must be"),
+        (dict(replay_buffer_kwargs=dict(handle_timeout_termination=False)), "truncations are always handled"),
+        (dict(replay_buffer_kwargs=dict(burn_in=3)), "'burn_in': the model gives it"),
+        (dict(replay_buffer_kwargs=dict(alpha=0.5)), "SequenceReplay has no argument 'alpha'; allowed: none"),
         (dict(env=DummyVecEnv([lambda: Spaces(spaces.Discrete(2), spaces.MultiBinary(2))])), "must be Discrete"),
         (dict(name="sat", policy=dict(memory_kwargs=dict(allocator="adaptive"))), "adaptive"),
     ],
@@ -369,6 +490,54 @@ def test_the_size_of_the_replay_is_said(capsys):
 def test_what_cannot_be_is_refused_in_words(given, said):
     with pytest.raises(ValueError, match=said):
         make(**given)
+
+
+def test_counts_may_be_as_large_as_in_sb3():
+    model = make("none", buffer_size=2_000_000, learning_starts=10**9, target_update_interval=3 * 10**9)
+    assert model.replay.buffer_size * B == pytest.approx(2_000_000, abs=4 * B)
+    model.learn(20)
+    assert model._n_updates == 0
+    with pytest.raises(ValueError, match=r"buffer_size=1,000,000,000,000 steps takes [\d.,]+ GB"):
+        make(buffer_size=10**12)
+
+
+class Masked(Spaces):
+    def action_masks(self):
+        return np.array([True, False])
+
+
+@pytest.mark.parametrize("algorithm", [MemoryDQN, MemorySAC])
+def test_masks_that_are_not_obeyed_are_told_once(algorithm):
+    env = DummyVecEnv([lambda: Masked(spaces.Discrete(2), spaces.Discrete(2))])
+    settings = dict(sequence_length=4, burn_in=2, buffer_size=300, policy_kwargs=small_policy("gru"), device="cpu")
+    with pytest.warns(UserWarning, match=rf"{algorithm.__name__} does not obey .*action_masks") as told:
+        model = algorithm("MlpMemoryPolicy", env, **settings)
+    assert len(told) == 1
+    model.learn(8)  # a further warning is an error
+
+
+class Beyond(Spaces):
+    """Observation 7 of 4 after `at` steps of an episode of 3."""
+
+    def __init__(self, at):
+        super().__init__(spaces.Discrete(4), spaces.Discrete(2))
+        self.at = at
+
+    def reset(self, **kwargs):
+        self.steps = 0
+        return 1, {}
+
+    def step(self, action):
+        self.steps += 1
+        return 7 if self.steps == self.at else 2, 0.0, False, self.steps == 3, {}
+
+
+@pytest.mark.parametrize("at", [1, 3])  # acted upon, and the final one
+def test_a_category_outside_its_space_is_named(at):
+    model = make(env=DummyVecEnv([lambda: Beyond(0), lambda: Beyond(at)]))
+    said = rf"observation is 7 in environment row 1 at step {2 * at}, outside its space, which is 0 to 3 there; correct"
+    with pytest.raises(ValueError, match=said):
+        model.learn(60)
 
 
 def test_a_policy_of_another_algorithm_is_refused():

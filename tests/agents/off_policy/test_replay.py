@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from typing import NamedTuple
@@ -188,6 +189,58 @@ def test_a_replay_is_what_was_written_of_it():
         replay_for(space).restore(replay.contents())
 
 
+class Other(NamedTuple):
+    h: torch.Tensor
+
+
+def unlike(**changed):
+    """A replay of other settings, spaces or memory, of the same size."""
+    given = dict(buffer_size=B * 24, observation_space=spaces.Box(-1, 1, (2,)), action_space=spaces.Discrete(5))
+    given |= dict(initial_state=State(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)), device="cpu", n_envs=B)
+    return SequenceReplay(**(given | dict(sequence_length=L) | changed))
+
+
+REFUSED = {
+    "rows": (dict(n_envs=2 * B, buffer_size=B * 24), r"'here' is of a replay with n_envs=6; this one has n_envs=3"),
+    "size": (dict(buffer_size=B * 28), "buffer_size=28 .entries of each row.; this one has buffer_size=24"),
+    "observations": (dict(observation_space=spaces.Box(-1, 1, (3,))), r"another observation space.*\[3\] float32"),
+    "a Dict": (dict(observation_space=spaces.Dict(a=spaces.Box(-1, 1, (2,)))), "another observation space"),
+    "actions": (dict(action_space=spaces.Box(-1, 1, ())), "another action space"),
+    "memory": (dict(initial_state=Other(torch.zeros(1, 2))), "another memory"),
+    "units": (dict(initial_state=State(torch.zeros(1, 3), torch.zeros(1, dtype=torch.int64))), "another memory"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_replay_that_does_not_fit_is_refused_as_a_whole(kind):
+    changed, said = REFUSED[kind]
+    replay, other = unlike(), unlike(**changed)
+    played(replay, None, 20)
+    before = copy.deepcopy(replay.contents())
+    with pytest.raises(ValueError, match=said):
+        replay.restore(other.contents(), "'here'")
+    assert repr(replay.contents()) == repr(before)
+
+
+def test_a_replay_whose_parts_do_not_fit_together_is_refused():
+    replay, other = unlike(), unlike()
+    played(other, None, 20)
+    whole = other.contents()
+    for changed, said in (
+        (dict(rewards=whole["rewards"][:-1]), "rewards of a row"),
+        (dict(written=whole["written"] - 1000), "how many entries"),
+        (dict(priorities=-whole["priorities"]), "priorities, 0 or more"),
+        (dict(largest=float("nan")), "the largest priority"),
+        (dict(terminated=whole["rewards"]), "another kind of replay"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            replay.restore(whole | changed)
+    for broken in (3, {}, {name: part for name, part in whole.items() if name != "acted"}):
+        with pytest.raises(ValueError, match="holds no whole replay"):
+            replay.restore(broken)
+    assert not replay.written.any()
+
+
 def test_prioritized_sequences_are_drawn_and_weighted_by_their_errors():
     replay = replay_for(prioritized=True)
     played(replay, None, 9)
@@ -207,8 +260,33 @@ def test_a_replay_beyond_the_machine_is_refused_with_the_figure():
     steps = int(there * 1e9)
     with pytest.raises(ValueError, match=rf"takes [\d.]+ GB, and the machine has {there:.1f} GB"):
         replay_for(buffer_size=steps)
-    with pytest.raises(ValueError, match="buffer_size must be 24 or more"):
-        replay_for(buffer_size=20, burn_in=2)
+    with pytest.raises(ValueError, match=r"buffer_size must be 36 or more, so that each of 3 rows .* = 7 entries"):
+        replay_for(buffer_size=35, burn_in=2)
+
+
+@pytest.mark.parametrize(("burn_in", "n_steps"), [(0, 1), (1, 3), (2, 1), (3, 2), (4, 5)])
+def test_the_smallest_replay_always_holds_a_sequence_once_it_is_full(burn_in, n_steps):
+    """It is searched for; the ends of episodes move rows against each other."""
+    for cuts in range(1, 9):
+        try:
+            replay = replay_for(buffer_size=B * L * cuts, burn_in=burn_in, n_steps=n_steps)
+        except ValueError:
+            continue
+        break
+    # with one sequence less there are moments without any
+    assert replay.buffer_size - L < replay.whole + L - 1 <= replay.buffer_size
+    state = State(torch.zeros(B, 2), torch.zeros(B, dtype=torch.int64))
+    rng, seen = np.random.default_rng(0), []
+    for _ in range(100):
+        replay.add(
+            np.zeros((B, 2), np.float32), np.zeros(B, int), np.zeros(B), np.zeros(B, bool), np.zeros(B, bool), state
+        )
+        if (ended := np.flatnonzero(rng.random(B) < 0.2)).size:
+            replay.add_final(ended, np.zeros((len(ended), 2), np.float32), state)
+        if replay.full:
+            seen.append(replay.tree.priorities.reshape(-1, B).sum(0))
+    assert len(seen) > 50
+    assert np.min(seen) > 0
 
 
 def slow_return(values, rewards, terminated, acted, t, gamma, n):

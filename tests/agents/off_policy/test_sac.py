@@ -8,12 +8,13 @@ import torch
 from gymnasium import spaces
 from small import small_policy
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
-from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from worlds import Spaces
 
 from palimpsest.agents import MemorySAC
+from palimpsest.agents.learn.numerics import NotFinite
 from palimpsest.agents.off_policy.replay import Sequences
 from palimpsest.agents.off_policy.sac_loss import sac_losses
 
@@ -199,6 +200,32 @@ def test_burn_in_refreshes_the_states_of_actor_and_critics():
 
 
 @pytest.mark.parametrize("kind", ACTIONS)
+def test_a_call_of_the_policy_acts_and_tells_what_the_critics_judge(kind):
+    model = make(kind, normalize_returns=True)
+    policy, state = model.policy, model.policy.initial_state(20)
+    policy.return_scale.std.fill_(3.0)
+    obs = torch.randn(20, 2)
+    with torch.no_grad():
+        looked = policy.look(obs[None], state, torch.zeros(1, 20, dtype=torch.bool))
+        likeliest, told, _, after = policy(obs, state, deterministic=True)
+        torch.testing.assert_close(after, looked.state)
+        judged = looked.judged[0]
+        if kind == "discrete":
+            judged = judged[range(20), likeliest]
+        torch.testing.assert_close(told, judged)
+        torch.testing.assert_close(policy.predict_values(obs, state), judged)
+        torch.manual_seed(0)
+        drawn, _, log_prob, _ = policy(obs, state)
+        torch.manual_seed(0)
+        expected, _ = policy.act(obs, state)
+        torch.testing.assert_close(drawn.flatten(1) if kind == "box" else drawn, expected)
+        assert drawn.shape[1:] == policy.action_space.shape
+        torch.testing.assert_close(log_prob, looked.distribution.log_prob(expected), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="MemoryPPO's"):
+        policy.evaluate_actions(obs[None], expected[None], state, torch.zeros(1, 20, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
 def test_a_saved_model_acts_and_learns_on(kind, tmp_path):
     model = make(kind, ent_coef="auto_0.5", train_freq=(2, "step"), prioritized=True, learning_rate=1e-2)
     model.learn(70)
@@ -219,6 +246,13 @@ def test_a_saved_model_acts_and_learns_on(kind, tmp_path):
     assert loaded._n_updates > 0
 
 
+def test_weights_that_are_given_reach_the_target_networks():
+    source, model = make(), make(seed=1)
+    model.set_parameters({"policy": source.get_parameters()["policy"]}, exact_match=False)
+    for network in (model.policy, model.critic_target):
+        torch.testing.assert_close(list(network.parameters()), list(source.policy.parameters()), rtol=0, atol=0)
+
+
 def test_a_box_is_scaled_in_the_replay_and_not_in_the_environment():
     model = make(action_noise=NormalActionNoise(np.zeros((1, 2)), np.full((1, 2), 0.1)), learning_starts=0)
     model.learn(60)
@@ -230,6 +264,21 @@ def test_a_box_is_scaled_in_the_replay_and_not_in_the_environment():
         model.policy.log_std.bias.fill_(-20)
         model.policy.action_net.bias.fill_(20)
     np.testing.assert_allclose(model.predict(np.zeros((1, 2), np.float32))[0], [[[1.0, 3.0]]], rtol=1e-5)
+
+
+def test_each_row_has_noise_of_its_own_whenever_it_was_given():
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros((1, 2)), np.full((1, 2), 0.1))
+    given, set_later, of_three = make(action_noise=noise), make(), make()
+    set_later.action_noise, of_three.action_noise = noise, VectorizedActionNoise(noise, 3)
+    for model in (given, set_later, of_three):
+        model.learn(26)
+        assert isinstance(model.action_noise, VectorizedActionNoise)
+        assert model.action_noise.n_envs == B
+        first, second = model.action_noise.noises
+        assert not np.array_equal(first.noise_prev, second.noise_prev)
+    alone = make(env=worlds(rows=1), action_noise=noise)
+    alone.learn(30)
+    assert alone.action_noise is noise
 
 
 def test_a_fixed_weight_of_the_entropy_stays():
@@ -247,6 +296,18 @@ def test_a_fixed_weight_of_the_entropy_stays():
         (dict(ent_coef=-1.0), "ent_coef"),
         (dict(target_entropy="low"), "target_entropy"),
         (dict(policy=dict(share_features_extractor=True)), "must be share_memory"),
+        (dict(policy=dict(n_critics=0)), "n_critics must be an integer, 1 to .*; got 0"),
+        (dict(policy=dict(n_critics=2.5)), "n_critics must be an integer, 1 to .*; got 2.5"),
+        (dict(policy=dict(net_arch=dict(pi=[8], qf=[8], vf=[8]))), "'pi' and 'qf' or 'vf'"),
+        (dict(policy=dict(lr_schedule=1)), "it is MemorySAC's learning_rate"),
+        (dict(policy=dict(normalize_returns=True)), "it is an argument of MemorySAC"),
+        (dict(policy=dict(use_sde=False)), "'use_sde': .* whose noise a replay does not store"),
+        (dict(policy=dict(log_std_init=-3)), "'log_std_init': .* whose noise a replay does not store"),
+        (dict(policy=dict(use_expln=True)), "'use_expln'"),
+        (dict(policy=dict(squash_output=True)), "'squash_output'"),
+        (dict(policy=dict(reconstruct=True)), "which MemoryPPO alone has"),
+        (dict(policy=dict(clip_mean=2.0)), "has no argument 'clip_mean'"),
+        (dict(policy=dict(shortcut=2)), "shortcut must be True or False"),
         (dict(env=DummyVecEnv([lambda: Spaces(OBSERVATIONS, spaces.MultiBinary(2))])), "must be Box or Discrete"),
     ],
 )
@@ -255,11 +316,29 @@ def test_what_cannot_be_is_refused_in_words(given, said):
         make(**given)
 
 
+def test_the_critics_layers_have_sb3s_name_too(tmp_path):
+    one, other = (make(policy=dict(net_arch={"pi": [5], name: [7, 6]})) for name in ("qf", "vf"))
+    widths = [layer.out_features for layer in one.policy.value_net[0] if isinstance(layer, torch.nn.Linear)]
+    assert widths == [7, 6, 1]
+    assert one.policy.mlp_extractor.latent_dim_pi == 5
+    torch.testing.assert_close(one.policy.state_dict(), other.policy.state_dict(), rtol=0, atol=0)
+    one.save(tmp_path / "model")
+    assert MemorySAC.load(tmp_path / "model", device="cpu").policy_kwargs["net_arch"] == {"pi": [5], "qf": [7, 6]}
+
+
 def test_dicts_and_images_are_learned_from():
     space = spaces.Dict({"image": spaces.Box(0, 255, (3, 4, 4), np.uint8), "word": spaces.Discrete(3)})
     model = make("discrete", env=worlds("discrete", 1, space), policy_class="MultiInputMemoryPolicy")
     model.learn(40)
     assert model._n_updates > 0
+
+
+def test_a_policy_that_is_not_finite_is_named():
+    model = make("discrete")
+    with torch.no_grad():
+        next(model.policy.memory.parameters()).fill_(np.nan)
+    with pytest.raises(NotFinite, match=r"parameter memory\..* nan"):
+        model.learn(20)
 
 
 def test_kernels_learn_as_torch_does():

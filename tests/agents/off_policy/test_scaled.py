@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.vec_env import VecNormalize
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_dqn import B, counters, make, played
 
 from palimpsest.agents import MemoryDQN
@@ -21,6 +23,39 @@ def test_normalised_environments_are_stored_as_they_are():
     batch = model.replay_buffer.sample(5, np.random.default_rng(0), env)
     assert batch.observations.abs().max() < 10
     assert not set(batch.rewards.unique().tolist()) <= {0.0, 1.0}
+
+
+class Clock(gym.Env):
+    """Seconds since 1970, of which float32 would leave a difference of 128."""
+
+    observation_space, action_space = spaces.Box(-np.inf, np.inf, (1,), np.float64), spaces.Discrete(3)
+
+    def reset(self, **kwargs):
+        super().reset(**kwargs)
+        self.steps = 0
+        return np.array([1.7e9]), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.array([1.7e9 + self.steps]), 0.0, False, self.steps >= 100, {}
+
+
+def test_observations_in_float64_are_kept_as_they_are_and_read_in_float32():
+    env = VecNormalize(DummyVecEnv([Clock]))
+    model = make(env=env)
+    model.learn(90)
+    replay = model.replay
+    assert replay.observations.dtype == np.float64
+    np.testing.assert_array_equal(replay.observations[:90, 0, 0], 1.7e9 + np.arange(90))
+    batch = replay.sample(200, np.random.default_rng(0), env)
+    assert batch.observations.dtype == torch.float32
+    assert len(batch.observations.unique()) > 60
+    alone = replay.sample(5, np.random.default_rng(0))
+    assert alone.observations.dtype == torch.float32
+    # files of earlier versions hold float32
+    older = replay.contents()["observations"].astype(np.float32)
+    replay.restore(replay.contents() | {"observations": older})
+    np.testing.assert_array_equal(replay.observations[: len(older)], older)
 
 
 def test_observations_are_scaled_by_what_was_played(tmp_path):

@@ -171,7 +171,7 @@ def test_a_run_that_has_not_finished_is_evaluated_by_its_newest_checkpoint(tmp_p
 @pytest.mark.parametrize("algorithm", [MemoryPPO, MemoryDQN, MemorySAC])
 def test_a_file_alone_is_read_by_its_own_algorithm(algorithm, tmp_path):
     env = envs.make_vec(MAZE, 2, corridors=2, length=3)
-    small = {} if algorithm is MemoryPPO else {"buffer_size": 128}
+    small = {} if algorithm is MemoryPPO else {"buffer_size": 192}
     model: SavedAlgorithm = algorithm("MlpMemoryPolicy", env, policy_kwargs={"memory": "none"}, device="cpu", **small)
     model.save(tmp_path / "model")
     loaded = load_agent(tmp_path / "model", "cpu")
