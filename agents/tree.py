@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
@@ -22,3 +24,8 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 def halves(tree: Any, at: int) -> tuple[Any, Any]:
     """A tree of [T, ...] tensors before and from entry `at`."""
     return tree_map(lambda leaf: leaf[:at], tree), tree_map(lambda leaf: leaf[at:], tree)
+
+
+def stacked(rows: Sequence[Any], like: Any) -> Any:
+    """Observations of one row each as a tree of [b, ...] arrays, with the keys of `like`."""
+    return {key: np.stack([row[key] for row in rows]) for key in like} if isinstance(like, dict) else np.stack(rows)

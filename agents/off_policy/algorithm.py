@@ -12,7 +12,8 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq
+from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from palimpsest.agents.device import check_device
@@ -27,7 +28,7 @@ from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences, check
 from palimpsest.agents.policy.policy_file import Unfit
 from palimpsest.agents.policy.policy_kwargs import check_policy_kwargs
 from palimpsest.agents.policy.scales import RewardScale
-from palimpsest.agents.tree import tree_map
+from palimpsest.agents.tree import stacked, tree_map
 from palimpsest.refusals import FLAG, NAMED, Allowed, check, integer, is_integer, number, optional
 
 
@@ -283,6 +284,14 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             chosen = np.clip(chosen + action_noise(), -1, 1).astype(np.float32)
         return self.policy.unscale_action(chosen), chosen
 
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """SB3's, but a step at which a callback stops is kept, so that a later `learn` knows what ended there."""
+        collected = super().collect_rollouts(env, callback, *args, **kwargs)
+        if not collected.continue_training:
+            names = ("replay_buffer", "buffer_actions", "new_obs", "rewards", "dones", "infos")
+            self._store_transition(*(callback.locals[name] for name in names))
+        return collected
+
     def _store_transition(  # type: ignore[override]
         self,
         replay_buffer: SequenceReplay,
@@ -328,7 +337,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             self._n_updates,
         )
         if truncated.size:
-            finals = _stacked([infos[row]["terminal_observation"] for row in truncated], self._last_obs)
+            finals = stacked([infos[row]["terminal_observation"] for row in truncated], self._last_obs)
             check_observation(finals, self.num_timesteps, "the final observation", list(truncated))
             check_categories(self.observation_space, finals, self.num_timesteps, rows=list(truncated))
             if normalize is not None:
@@ -387,8 +396,3 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         if not isinstance(tree, dict) or set(tree) != {"replay"}:
             raise CorruptFile(f"{str(path)!r} holds no replay; save_replay_buffer writes one")
         self.replay.restore(tree["replay"], repr(str(path)))
-
-
-def _stacked(rows: list[Any], like: Any) -> Any:
-    """Observations of one row each as a tree of [b, ...], with the keys of `like`."""
-    return {key: np.stack([row[key] for row in rows]) for key in like} if isinstance(like, dict) else np.stack(rows)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from small import small_policy
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -553,3 +553,14 @@ def test_an_update_that_is_not_finite_changes_nothing():
     with pytest.raises(NotFinite, match="loss is"):
         model.train(1, 2)
     torch.testing.assert_close(before, list(model.policy.parameters()), rtol=0, atol=0)
+
+
+def test_a_callback_that_stops_where_an_episode_ends_joins_no_two_episodes():
+    model = make(env=DummyVecEnv([lambda: Counter()]), train_freq=50, learning_starts=1000)
+    model.learn(1000, callback=StopTrainingOnMaxEpisodes(1))
+    assert model.num_timesteps == 3
+    model.learn(6, reset_num_timesteps=False)
+    replay = model.replay_buffer
+    assert replay.observations[:6, 0, 1].tolist() == [0, 1, 2, 0, 1, 2]
+    assert replay.memory_start[:6, 0].tolist() == [True, False, False, True, False, False]
+    assert replay.terminated[:6, 0].tolist() == [False, False, True, False, False, True]
