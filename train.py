@@ -356,7 +356,9 @@ def _fields(config: Any, cls: type) -> dict[str, Any]:
 
 
 def _fail(error: object, code: int) -> int:
-    print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
+    from palimpsest.agents.command.blame import told
+
+    print(f"{PROGRAM}: {told(error)}", file=sys.stderr)
     return code
 
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 
 from palimpsest.envs.core import World
 from palimpsest.envs.kernels import STEP_AND_RESTART
-from palimpsest.envs.text import DropText, has_text
+from palimpsest.envs.text import DropText, check_storable, has_text
 from palimpsest.envs.workers import watch
 from palimpsest.refusals import MOST, check_integer
 
@@ -384,6 +384,9 @@ def dummy_vec_env(id: str, num_envs: int, kwargs: dict[str, Any]) -> DummyVecEnv
 
     def one() -> gym.Env:
         env = gym.make(id, **kwargs)
-        return Monitor(DropText(env) if has_text(env.observation_space) else env)
+        if has_text(env.observation_space):
+            env = DropText(env)
+        check_storable(env.observation_space)
+        return Monitor(env)
 
     return DummyVecEnv([one] * num_envs)

@@ -36,3 +36,13 @@ class DropText(gym.ObservationWrapper):
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
         """The observation without its text keys."""
         return {key: observation[key] for key in self.observation_space.spaces}  # type: ignore[attr-defined]
+
+
+def check_storable(space: gym.Space) -> None:
+    """Refuse what SB3 cannot store: a space without a shape, by itself or inside a Dict or Tuple."""
+    parts = getattr(space, "spaces", {"": space})
+    if any(part.shape is None for part in (parts.values() if hasattr(parts, "values") else parts)):
+        raise ValueError(
+            "the observation space must be Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of them; got "
+            f"{space}: flatten it (--wrapper flatten), or wrap the environment in one that builds such a space"
+        )

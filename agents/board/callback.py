@@ -66,7 +66,9 @@ class TensorBoardCallback(BetweenIterations):
             return
         writer, step = self.writer, self.num_timesteps
         writer.add_custom_scalars(layout(isinstance(self.model, OffPolicyMemoryAlgorithm)))
-        write_hparams(writer, model_hparams(self.model) | self.hparams)
+        # a registration is not asked for where its id is known: not every one goes through a pipe
+        known = self.hparams if "env" in self.hparams else {"env": _env_id(self.training_env), **self.hparams}
+        write_hparams(writer, model_hparams(self.model) | known)
         found = versions()
         command = shlex.join(found.pop("command"))
         texts = {"arguments": _table(model_arguments(self.model))} if self.texts is None else self.texts
@@ -111,14 +113,13 @@ class TensorBoardCallback(BetweenIterations):
 
 
 def model_hparams(model: Any) -> dict[str, Any]:
-    """The values of `COMPARED` that a model has."""
+    """The values of `COMPARED` that a model has, but for the environment's id."""
     found = {name: getattr(model, name, None) for name in ("seed", "gamma", "learning_rate")}
     if isinstance(model, OnPolicyAlgorithm):
         found |= {"n_steps": model.n_steps, "ent_coef": model.ent_coef, "carry_over": model.memory_carry_over}  # type: ignore[attr-defined]
     policy = model.policy
     return {
         **{name: value(1.0) if callable(value) else value for name, value in found.items()},
-        "env": _env_id(model.env),
         "memory": policy.memory_name,
         "memory_args": policy.memory_kwargs,
         "share_memory": policy.shares_memory,

@@ -10,7 +10,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from palimpsest.agents.environments import EVALUATION_SEED, longest_horizon
+from palimpsest.agents.environments import EVALUATION_SEED, declares, longest_horizon
 from palimpsest.agents.evaluation.masked import masked
 from palimpsest.agents.evaluation.success import AnswerLog, Answers, joined, success_by
 from palimpsest.agents.tree import tree_map
@@ -33,6 +33,8 @@ class Episodes(NamedTuple):
     """[N] float64, NaN where the environment does not report success."""
     stalled: np.ndarray
     """[N] bool, see `STALL_STEPS`"""
+    stopped: np.ndarray
+    """[N] bool, whether it was stopped before its end, stalled or not."""
     answers: dict[str, Answers]
     """Name of a breakdown (`World.breakdown`) -> answers. Empty if the environment has none."""
 
@@ -88,7 +90,7 @@ def play(
                 watch(before - playing)
 
         waves.append(_wave(model, env, count, deterministic, max_steps, ended))
-    return _in_a_row(waves)
+    return _judged(_in_a_row(waves), env)
 
 
 def play_together(model: Any, env: VecEnv, episodes: int) -> Episodes:
@@ -96,7 +98,14 @@ def play_together(model: Any, env: VecEnv, episodes: int) -> Episodes:
     workers = here()
     first, last = (episodes * rank // workers.size for rank in (workers.rank, workers.rank + 1))
     mine = play(model, env, last - first, seed=EVALUATION_SEED + first) if last > first else None
-    return _in_a_row([played for played in workers.objects(mine) if played is not None])
+    return _judged(_in_a_row([played for played in workers.objects(mine) if played is not None]), env)
+
+
+def _judged(played: Episodes, env: VecEnv) -> Episodes:
+    """Stopped episodes failed, where the environment reports success; ours do, others if a finished episode had it."""
+    if np.isnan(played.successes).all() and not declares(env, "chance_level"):
+        return played
+    return played._replace(successes=np.where(played.stopped & np.isnan(played.successes), 0.0, played.successes))
 
 
 def _in_a_row(waves: list[Episodes]) -> Episodes:
@@ -112,6 +121,7 @@ def _in_a_row(waves: list[Episodes]) -> Episodes:
         np.concatenate([wave.lengths for wave in waves]),
         np.concatenate([wave.successes for wave in waves]),
         np.concatenate([wave.stalled for wave in waves]),
+        np.concatenate([wave.stopped for wave in waves]),
         {name: joined(parts) for name, parts in answers.items()},
     )
 
@@ -127,7 +137,7 @@ def _wave(
     """One episode in each of the first `count` rows. `watch` gets the number of those that are not over."""
     B = env.num_envs
     returns, lengths, successes = np.zeros(B), np.zeros(B, np.int64), np.full(B, np.nan)
-    stalled = np.zeros(B, bool)
+    stalled, over = np.zeros(B, bool), np.zeros(B, bool)
     log = AnswerLog(env)
     playing = np.arange(B) < count
     patience = max(STALL_STEPS, longest_horizon(env) or 0)
@@ -153,10 +163,11 @@ def _wave(
         stalled[stopped] = True
         if max_steps is not None:
             stopped |= playing & ~start & (lengths >= max_steps)
-        successes[stopped] = 0.0
+        over |= stopped
         playing &= ~start & ~stopped
         watch(int(playing.sum()))
-    return Episodes(returns[:count], lengths[:count], successes[:count], stalled[:count], log.answers())
+    kept = slice(count)
+    return Episodes(returns[kept], lengths[kept], successes[kept], stalled[kept], over[kept], log.answers())
 
 
 def _same_rows(now: Any, before: Any, batch_size: int) -> np.ndarray:

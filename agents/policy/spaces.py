@@ -43,6 +43,11 @@ def check_action_space(space: spaces.Space) -> None:
         raise ValueError(
             f"the action space must have finite bounds; got {space}: wrap the environment in RescaleAction"
         )
+    if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            f"the actions of a Box must be floats; got {space}: make it a MultiDiscrete, or round in a wrapper whose "
+            "action_space is a Box of floats"
+        )
     if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box):
         raise ValueError(f"the action space must be Discrete, MultiDiscrete, MultiBinary or Box; got {space}")
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):

@@ -68,9 +68,10 @@ def score(row: Mapping[str, Any], metric: str) -> tuple[str, float]:
         metric = "return" if row["success"] is None else "success"
     if metric == "return":
         return metric, float(row["return_mean"])
-    if row["success"] is None:
+    if row["success"] is None and not row.get("stalled"):
         raise ValueError("metric is 'success', which the environment does not report; choose --metric return")
-    return metric, float(row["success"])
+    # an environment reports success at an episode's end; where no episode reached it, none was won
+    return metric, float(row["success"] or 0)
 
 
 def _search(trial: PlannedTrial, places: Places, console: Console) -> None:
@@ -112,7 +113,7 @@ class _Watch:
 
     def see(self, row: dict[str, Any]) -> None:
         """Take note of an evaluation; `Pruned` if the study wants no more of them."""
-        self.metric, self._last = score(row, self.trial.metric)
+        self.metric, self._last = score(row, self.metric)
         values = [*self._finished, self._last]
         self.value = sum(values) / len(values)
         each, config = self.trial.evaluations, self.trial.config

@@ -186,10 +186,15 @@ class _Search:
             self.url,
             self.study.study_name,
             self.config.pruner,
-            self.config.metric,
+            self._metric(),
             dataclasses.replace(config, checkpoint_every=0, progress=False, threads=config.threads or 1),
             tuple(range(config.seed, config.seed + self.config.seeds_per_trial)),
         )
+
+    def _metric(self) -> str:
+        """What all trials are compared by; "auto" until the first one has shown what the environment reports."""
+        known = (trial.user_attrs.get("metric") for trial in self._all())
+        return next(filter(None, known), "auto") if self.config.metric == "auto" else self.config.metric
 
     def _take_up(self) -> None:
         """End the trials of an earlier command in this folder that still count as running."""

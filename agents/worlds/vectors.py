@@ -127,7 +127,7 @@ class Row:
         import gymnasium
         from stable_baselines3.common.monitor import Monitor
 
-        from palimpsest.envs.text import DropText, has_text
+        from palimpsest.envs.text import DropText, check_storable, has_text
         from palimpsest.envs.wrappers import FullyObserved
 
         environment_spec(self.env_id)  # imports its module, or says that there is none
@@ -135,6 +135,7 @@ class Row:
         env = wrapped(FullyObserved(env) if self.fully_observed else env, self.wrapper)
         if has_text(env.observation_space):
             env = DropText(env)
+        check_storable(env.observation_space)
         return Monitor(env) if self.monitored else env
 
 

@@ -132,8 +132,8 @@ def _entry(document: Mapping[str, Any], env: str | None, key: str | None, path: 
 
 
 def _bare(name: str) -> str:
-    """The name of an environment without its namespace and version: Palimpsest/CartPoleNoVel-v0 -> CartPoleNoVel."""
-    return re.sub(r"-v\d+$", "", name.rpartition("/")[2])
+    """The name of an environment alone: module:Palimpsest/CartPoleNoVel-v0 -> CartPoleNoVel."""
+    return re.sub(r"-v\d+$", "", name.rpartition(":")[2].rpartition("/")[2])
 
 
 def _environment(name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from palimpsest import train
+from palimpsest.agents.command import blame
 from palimpsest.agents.command.parsing import NAMES
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.files.archive import CorruptFile
@@ -305,6 +306,8 @@ def test_an_existing_run_directory_is_refused_and_left_alone(started, capsys, tm
 
 @pytest.mark.parametrize("error", [ValueError("a\nproblem"), OSError("a problem"), CorruptFile("a problem")])
 def test_the_exit_code_tells_whether_the_run_had_begun(error, started, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(blame, "_is_ours", lambda file: True)
+
     def before(config, engine):
         raise error
 
@@ -379,6 +382,8 @@ def test_wrong_evaluations(line, message, finished, capsys, tmp_path):
     ("error", "code"), [(ValueError("no model"), 2), (CorruptFile("torn"), 1), (OSError("disk"), 1)]
 )
 def test_exit_codes_of_evaluation(error, code, finished, capsys, monkeypatch):
+    monkeypatch.setattr(blame, "_is_ours", lambda file: True)
+
     def fail(config):
         raise error
 

@@ -254,3 +254,41 @@ def test_a_learning_curve_without_success_is_drawn(tmp_path):
     (tmp_path / "e.csv").write_text("step,success,return_mean\n1,,2.0\n2,,3.0\n")
     learning_curve(tmp_path / "e.csv", tmp_path / "e.png", "title")
     assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Still(gym.Env):
+    """Action 0 does nothing; three times 1 end the episode. Success is reported if `reports`."""
+
+    observation_space = gym.spaces.Box(0, 3, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, reports):
+        self.reports = reports
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.place += int(action)
+        over = self.place == 3
+        return self._observe(), -1.0, over, False, {"is_success": True} if over and self.reports else {}
+
+    def _observe(self):
+        return np.array([self.place], np.float32)
+
+
+class Chooses:
+    """Row r takes action r at every step."""
+
+    def predict(self, obs, state=None, episode_start=None, deterministic=False):
+        return np.arange(len(obs)), None
+
+
+@pytest.mark.parametrize(("reports", "success"), [(True, 0.5), (False, None)])
+def test_an_episode_that_stalls_fails_only_where_success_is_reported(reports, success):
+    env = DummyVecEnv([lambda: Still(reports)] * 2)
+    played = play(Chooses(), env, 2)
+    assert played.stalled.tolist() == [True, False]
+    assert summary(played)["success"] == success

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from palimpsest.agents import MemoryPPO
 from palimpsest.agents.policy.extractors import DictExtractor
-from palimpsest.agents.policy.spaces import flat_action_space, flattened, preprocess
+from palimpsest.agents.policy.spaces import check_action_space, flat_action_space, flattened, preprocess
 
 FLAT = spaces.Box(-1, 1, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (7, 7, 3), np.uint8)
@@ -176,3 +176,9 @@ def test_a_minigrid_id_trains_without_its_mission(as_id):
         policy_kwargs=kwargs,
     ).learn(8)  # fmt: skip
     assert set(model.observation_space.spaces) == {"direction", "image"}
+
+
+def test_whole_numbers_in_a_box_of_actions_are_refused():
+    with pytest.raises(ValueError, match="the actions of a Box must be floats; got .*int32.*MultiDiscrete"):
+        check_action_space(spaces.Box(0, 5, (2,), np.int32))
+    check_action_space(spaces.Box(0, 5, (2,), np.float64))

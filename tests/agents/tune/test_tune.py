@@ -250,6 +250,8 @@ def test_the_metric_is_success_where_there_is_one():
     assert score({**row, "success": None}, "auto") == ("return", -3.0)
     with pytest.raises(ValueError, match="the environment does not report"):
         score({**row, "success": None}, "success")
+    stalled = {**row, "success": None, "stalled": 4}  # it reports at an episode's end, which none reached
+    assert score(stalled, "success") == ("success", 0.0)
 
 
 def test_a_password_is_not_shown(tmp_path):

@@ -245,3 +245,29 @@ def test_a_world_whose_package_is_missing_is_told_in_one_line(here, monkeypatch)
     with pytest.raises(ValueError, match="environment 'Boxed-v0' cannot be imported: install box2d"):
         environment_arguments("Boxed-v0", {})
     del gym.registry["Boxed-v0"]
+
+
+class Speaks(gym.Env):
+    """Of any spaces; it is never played."""
+
+    def __init__(self, space):
+        self.observation_space, self.action_space = space, gym.spaces.Discrete(2)
+
+
+gym.register("Test/Speaks-v0", entry_point=Speaks)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Text(5),
+        gym.spaces.Sequence(gym.spaces.Discrete(2)),
+        gym.spaces.Dict(a=gym.spaces.Dict(b=gym.spaces.Discrete(3)), c=gym.spaces.Discrete(2)),
+        gym.spaces.Tuple((gym.spaces.Discrete(2), gym.spaces.Text(5))),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("wrapper", [(), ("time-limit=9",)], ids=["plain", "wrapped"])
+def test_spaces_without_a_shape_are_refused_in_words(space, wrapper):
+    with pytest.raises(ValueError, match="the observation space must be Box, .* got .*--wrapper flatten"):
+        make_environments("Test/Speaks-v0", 2, 0, {"space": space}, wrapper=wrapper)

@@ -102,6 +102,7 @@ def test_an_entry_is_found_by_environment_or_name(path):
     assert (pendulum.share_memory, pendulum.use_sde, pendulum.sde_sample_freq) == (True, True, 8)
     assert (pendulum.learning_rate, pendulum.anneal, pendulum.net_arch) == (0.003, False, (64, 64))
     assert load(path, "Acrobot-v1", "CartPoleNoVel-v1").env == "Acrobot-v1"
+    assert load(path, "somebody.package:PendulumNoVel-v0").env == "somebody.package:PendulumNoVel-v0"
     with pytest.raises(
         ValueError, match="several entries; choose one by --zoo-key: CartPoleNoVel-v1, PendulumNoVel-v1"
     ):

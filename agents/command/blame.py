@@ -1,0 +1,48 @@
+"""What a command says of an error that ended it: a sentence of ours alone, what others raised with where it was."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2]
+ROOMS = frozenset({"agents", "envs", "memory", "palimpsest"})
+"""What is ours in the folder of the package, which in a clone is the clone's."""
+LIBRARIES = tuple(str(Path(folder).resolve()) for folder in {sys.prefix, sys.base_prefix})
+"""Where the interpreter and what it has installed are."""
+
+
+def told(error: object) -> str:
+    """The message in one line, below the lines of code that raised it if these are not ours.
+
+    A refusal of ours says all that is to be known. An error of somebody's environment or memory, or of a library that
+    these confused, does not say where it was. A library's OSError does, as of a full disk.
+    """
+    if not isinstance(error, BaseException):
+        return str(error)
+    root: BaseException = error
+    while isinstance(root.__cause__, Exception):
+        root = root.__cause__
+    frames = traceback.extract_tb(root.__traceback__)
+    theirs = [at for at, frame in enumerate(frames) if _is_theirs(frame.filename)]
+    library = bool(frames) and not isinstance(root, OSError) and not _is_ours(frames[-1].filename)
+    message = " ".join(str(error).split())
+    if not theirs and not library:
+        return message
+    lines = "".join(traceback.format_list(frames[theirs[0] if theirs else -1 :]))
+    return f"{type(root).__name__}: {message}\n{lines.rstrip()}"
+
+
+def _is_ours(file: str) -> bool:
+    path = Path(file).resolve()
+    if PACKAGE not in path.parents:
+        return path == Path(sys.argv[0]).resolve()
+    installed = PACKAGE.name == "palimpsest" and (PACKAGE / "refusals.py").exists()
+    return installed or path.relative_to(PACKAGE).parts[0] in (*ROOMS, "train.py")
+
+
+def _is_theirs(file: str) -> bool:
+    """Whether it is neither ours nor a library's."""
+    library = file.startswith("<") or str(Path(file).resolve()).startswith(LIBRARIES)
+    return not library and not _is_ours(file)
