@@ -179,6 +179,6 @@ def test_a_minigrid_id_trains_without_its_mission(as_id):
 
 
 def test_whole_numbers_in_a_box_of_actions_are_refused():
-    with pytest.raises(ValueError, match="the actions of a Box must be floats; got .*int32.*MultiDiscrete"):
+    with pytest.raises(ValueError, match=r"the actions of a Box must be floats; got .*int32.*MultiDiscrete"):
         check_action_space(spaces.Box(0, 5, (2,), np.int32))
     check_action_space(spaces.Box(0, 5, (2,), np.float64))

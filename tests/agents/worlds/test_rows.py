@@ -269,5 +269,5 @@ gym.register("Test/Speaks-v0", entry_point=Speaks)
 )
 @pytest.mark.parametrize("wrapper", [(), ("time-limit=9",)], ids=["plain", "wrapped"])
 def test_spaces_without_a_shape_are_refused_in_words(space, wrapper):
-    with pytest.raises(ValueError, match="the observation space must be Box, .* got .*--wrapper flatten"):
+    with pytest.raises(ValueError, match=r"the observation space must be Box, .* got .*--wrapper flatten"):
         make_environments("Test/Speaks-v0", 2, 0, {"space": space}, wrapper=wrapper)
