@@ -76,7 +76,7 @@ def tables() -> dict[str, dict[str, str]]:
     return {
         "README.md": {"worlds": table(["worlds", "ids", "what they ask"], world_rows())},
         "docs/memories.md": {
-            "learned": table(["memory", *QUESTIONS], learned_rows()),
+            "learned": table(["memory", *asked()], learned_rows()),
             "memories": table(memories, memory_rows()),
         },
         "docs/environments.md": {"environments": table(environments, environment_rows())},
@@ -100,12 +100,16 @@ def learned() -> dict[str, dict[str, list[results.Row]]]:
     found: dict[str, dict[str, list[results.Row]]] = {}
     for row in results.read(LEARNED):
         for question, (env, args, test) in QUESTIONS.items():
-            asked = (
-                row["env"] == f"Palimpsest/{env}" and row["test"] == test and args.items() <= row["env_args"].items()
-            )
-            if asked:
+            same = row["env"] == f"Palimpsest/{env}" and args.items() <= row["env_args"].items()
+            if same and row["test"] == test:
                 found.setdefault(row["memory"], {}).setdefault(question, []).append(row)
     return found
+
+
+def asked() -> list[str]:
+    """The questions that memories were asked so far."""
+    answered = {question for answers in learned().values() for question in answers}
+    return [question for question in QUESTIONS if question in answered]
 
 
 def score(rows: list[results.Row]) -> float:
@@ -123,8 +127,8 @@ def learned_rows() -> list[list[str]]:
     rows = []
     for name, answers in sorted(learned().items(), key=lambda item: memory.names().index(item[0])):
         cells = []
-        for question, (*_, test) in QUESTIONS.items():
-            answer = answers.get(question)
+        for question in asked():
+            answer, (*_, test) = answers.get(question), QUESTIONS[question]
             steps = "" if test or not answer else f" ({np.mean([row['steps'] for row in answer]) / 1000:,.0f} k)"
             cells.append(f"{score(answer):.2f}{steps}" if answer else "")
         rows.append([name, *cells])
@@ -134,15 +138,16 @@ def learned_rows() -> list[list[str]]:
 def heat_map(path: Path) -> None:
     """Draw what each memory learned."""
     matplotlib.use("Agg")
-    answers = learned()
+    answers, questions = learned(), asked()
     names = [name for name in memory.names() if name in answers]
-    grid = np.array([[score(answers[n][q]) if q in answers[n] else np.nan for q in QUESTIONS] for n in names])
-    figure, axis = pyplot.subplots(figsize=(7.2, 0.6 + 0.28 * len(names)), layout="constrained")
+    grid = np.array([[score(answers[n][q]) if q in answers[n] else np.nan for q in questions] for n in names])
+    figure, axis = pyplot.subplots(figsize=(1.6 + 0.7 * len(questions), 0.6 + 0.24 * len(names)), layout="constrained")
     axis.imshow(np.clip(grid, 0, 1), cmap="YlGn", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
         if np.isfinite(value):
-            axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="#111111")
-    axis.set_xticks(range(len(QUESTIONS)), list(QUESTIONS), rotation=30, ha="left", fontsize=8)
+            colour = "white" if value > 0.6 else "black"
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    axis.set_xticks(range(len(questions)), questions, rotation=30, ha="left", fontsize=8)
     axis.xaxis.tick_top()
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.spines[:].set_visible(False)
