@@ -14,6 +14,7 @@ from worlds import Counter
 from palimpsest import envs
 from palimpsest.agents import MemoryPPO, evaluate
 from palimpsest.agents.environments import EVALUATION_SEED
+from palimpsest.agents.evaluation import play as playing
 from palimpsest.agents.evaluation.play import STALL_STEPS, play, summary
 from palimpsest.agents.evaluation.plots import learning_curve
 from palimpsest.agents.run.callbacks import read_evaluations
@@ -96,6 +97,20 @@ def test_waves_have_seeds_of_their_own():
     play(Constant(0), DummyVecEnv([Recorder, Recorder]), 4, seed=EVALUATION_SEED)
     given = sorted(seed for seed in Recorder.seeds if seed is not None)
     assert given == [EVALUATION_SEED + i for i in range(4)]
+
+
+def test_a_very_long_episode_is_spoken_of_once(monkeypatch, capsys):
+    monkeypatch.setattr(playing, "LONG", 3)
+    play(Constant(0), envs.make_vec("CartPole-v1", 2), 2)
+    assert capsys.readouterr().err == (
+        "an evaluation episode of CartPole-v1 has lasted 3 steps: if it has no end, train with --wrapper time-limit=N, "
+        "which ends episodes after N steps\n"
+    )
+    play(Constant(0), DummyVecEnv([lambda: Counter(1)]), 1)
+    assert "this environment has lasted" in capsys.readouterr().err
+    play(Constant(0), DummyVecEnv([Counter]), 1)  # it ends at this step
+    play(Constant(0), envs.make_vec("CartPole-v1", 2), 2, max_steps=9)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_memory_is_fresh_at_the_beginning():
