@@ -88,8 +88,9 @@ def play(
     for first in range(0, episodes, env.num_envs):
         env.seed(seed + first)
         count = min(env.num_envs, episodes - first)
+        counted = itertools.count(1)
 
-        def ended(playing: int, before: int = first + count, steps: Iterator[int] = itertools.count(1)) -> None:
+        def ended(playing: int, before: int = first + count, steps: Iterator[int] = counted) -> None:
             if next(steps) == LONG and playing and max_steps is None:
                 _say_long(env)
             if watch is not None:
