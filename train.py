@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,8 +243,8 @@ def _evaluate(argv: list[str]) -> int:
     from palimpsest.agents.run import closing, listing
 
     if command.more or axes:
-        return _done(lambda: listing.show_grid(closing.evaluate_grid(config, run_dirs, axes)))
-    return _done(lambda: listing.show_evaluation(closing.evaluate(config)))
+        return _done(lambda: closing.evaluate_grid(config, run_dirs, axes, listing.show_grid))
+    return _done(lambda: closing.evaluate(config, listing.show_evaluation))
 
 
 def _by_room(target: str, argv: list[str]) -> int:
@@ -306,6 +307,11 @@ def _check_output(path: Path) -> None:
     ancestor = next(folder for folder in path.absolute().parents if folder.exists())
     if not ancestor.is_dir():
         raise Usage(f"--json {str(path)!r} cannot be made, as {str(ancestor)!r} is not a folder; choose another path")
+    try:
+        tempfile.TemporaryFile(dir=ancestor).close()
+    except OSError as error:
+        why = f"as nothing can be written to {str(ancestor)!r} ({error.strerror or error}); choose another path"
+        raise Usage(f"--json {str(path)!r} cannot be made, {why}") from None
 
 
 def _list(argv: list[str]) -> int:

@@ -29,7 +29,7 @@ def started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []
     monkeypatch.setattr(start, "train", lambda config, engine: seen.append(config))
-    monkeypatch.setattr(closing, "evaluate", lambda config: seen.append(config) or {"success": 0.5})
+    monkeypatch.setattr(closing, "evaluate", lambda config, show: seen.append(config) or show({"success": 0.5}))
     return seen
 
 
@@ -379,11 +379,21 @@ def test_wrong_evaluations(line, message, finished, capsys, tmp_path):
     ("error", "code"), [(ValueError("no model"), 2), (CorruptFile("torn"), 1), (OSError("disk"), 1)]
 )
 def test_exit_codes_of_evaluation(error, code, finished, capsys, monkeypatch):
-    def fail(config):
+    def fail(config, show):
         raise error
 
     monkeypatch.setattr(closing, "evaluate", fail)
     assert str(error) in refused(["evaluate", "run"], capsys, code=code)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_evaluation(finished, capsys, monkeypatch):
+    def fail(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(train.tempfile, "TemporaryFile", fail)
+    error = refused(["evaluate", "run", "--json", "new/out.json"], capsys)
+    assert re.search("--json 'new/out.json' cannot be made, .*Permission denied.*choose another path", error)
+    assert finished == []
 
 
 def test_as_a_program(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import gymnasium as gym
@@ -179,6 +180,11 @@ def test_a_run_is_evaluated_by_its_directory(run, tmp_path):
     path = tmp_path / "new" / "out.json"
     config = EvaluateConfig(run_dir=run.directory, episodes=20, env_args={"corridors": 2}, json=path)
     assert evaluate_run(config) == result == json.loads(path.read_text())
+    shown = []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        evaluate_run(dataclasses.replace(config, json=tmp_path / "file" / "out.json"), shown.append)
+    assert shown == [result]
 
 
 def test_the_memory_gates_are_logged_at_events_and_elsewhere(tmp_path):
