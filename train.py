@@ -22,7 +22,7 @@ from palimpsest import __version__
 from palimpsest.agents.command.parsing import Usage, or_usage, parse, value_of
 from palimpsest.agents.run.config import Axes, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.key_values import Given, algorithm_arguments, environment_arguments, memory_arguments
-from palimpsest.agents.run.presets import ENGINES, usual
+from palimpsest.agents.run.presets import ENGINES, GO_BY, filled_anew, usual
 from palimpsest.agents.run.program import PROGRAM
 from palimpsest.agents.sweep.config import SweepConfig
 from palimpsest.agents.tune.config import ENGINES as TRIAL_ENGINES
@@ -170,6 +170,8 @@ def _configured(cls: type[TrainT], argv: list[str]) -> tuple[TrainT, TrainConfig
     if source:
         saved = or_usage(lambda: TrainConfig.load(Path(source)))
         default = cls.load(Path(source))
+        if not value_of(argv, "--resume"):
+            default = dataclasses.replace(default, **filled_anew(default, _replaced(argv, default)))
     elif zoo:
         from palimpsest.agents.zoo import hyperparameters
 
@@ -182,6 +184,12 @@ def _configured(cls: type[TrainT], argv: list[str]) -> tuple[TrainT, TrainConfig
     command = parse(cls, argv, default)
     config = TrainConfig(**_fields(command, TrainConfig))
     return command, or_usage(lambda: _resolved(config, saved)), saved
+
+
+def _replaced(argv: list[str], default: TrainConfig) -> set[str]:
+    """Which of the fields that presets go by have another value on the command line than in its file."""
+    given = {name: value_of(argv, f"--{name.replace('_', '-')}") or value_of(argv, f"--{name}") for name in GO_BY}
+    return {name for name, text in given.items() if text not in (None, str(getattr(default, name)))}
 
 
 def _train(argv: list[str]) -> int:
