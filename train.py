@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from palimpsest import __version__
 from palimpsest.agents.command.parsing import Usage, or_usage, parse, value_of
 from palimpsest.agents.run.config import Axes, EvaluateConfig, TrainConfig
 from palimpsest.agents.run.key_values import Given, algorithm_arguments, environment_arguments, memory_arguments
-from palimpsest.agents.run.presets import ENGINES, usual
+from palimpsest.agents.run.presets import ENGINES, GO_BY, filled_anew, usual
 from palimpsest.agents.run.program import PROGRAM
 from palimpsest.agents.sweep.config import SweepConfig
 from palimpsest.agents.tune.config import ENGINES as TRIAL_ENGINES
@@ -169,6 +170,8 @@ def _configured(cls: type[TrainT], argv: list[str]) -> tuple[TrainT, TrainConfig
     if source:
         saved = or_usage(lambda: TrainConfig.load(Path(source)))
         default = cls.load(Path(source))
+        if not value_of(argv, "--resume"):
+            default = dataclasses.replace(default, **filled_anew(default, _replaced(argv, default)))
     elif zoo:
         from palimpsest.agents.zoo import hyperparameters
 
@@ -181,6 +184,12 @@ def _configured(cls: type[TrainT], argv: list[str]) -> tuple[TrainT, TrainConfig
     command = parse(cls, argv, default)
     config = TrainConfig(**_fields(command, TrainConfig))
     return command, or_usage(lambda: _resolved(config, saved)), saved
+
+
+def _replaced(argv: list[str], default: TrainConfig) -> set[str]:
+    """Which of the fields that presets go by have another value on the command line than in its file."""
+    given = {name: value_of(argv, f"--{name.replace('_', '-')}") or value_of(argv, f"--{name}") for name in GO_BY}
+    return {name for name, text in given.items() if text not in (None, str(getattr(default, name)))}
 
 
 def _train(argv: list[str]) -> int:
@@ -242,8 +251,8 @@ def _evaluate(argv: list[str]) -> int:
     from palimpsest.agents.run import closing, listing
 
     if command.more or axes:
-        return _done(lambda: listing.show_grid(closing.evaluate_grid(config, run_dirs, axes)))
-    return _done(lambda: listing.show_evaluation(closing.evaluate(config)))
+        return _done(lambda: closing.evaluate_grid(config, run_dirs, axes, listing.show_grid))
+    return _done(lambda: closing.evaluate(config, listing.show_evaluation))
 
 
 def _by_room(target: str, argv: list[str]) -> int:
@@ -306,6 +315,11 @@ def _check_output(path: Path) -> None:
     ancestor = next(folder for folder in path.absolute().parents if folder.exists())
     if not ancestor.is_dir():
         raise Usage(f"--json {str(path)!r} cannot be made, as {str(ancestor)!r} is not a folder; choose another path")
+    try:
+        tempfile.TemporaryFile(dir=ancestor).close()
+    except OSError as error:
+        why = f"as nothing can be written to {str(ancestor)!r} ({error.strerror or error}); choose another path"
+        raise Usage(f"--json {str(path)!r} cannot be made, {why}") from None
 
 
 def _list(argv: list[str]) -> int:

@@ -100,6 +100,14 @@ def declares(env: VecEnv, name: str) -> bool:
         return False
 
 
+def registered_id(env: VecEnv) -> str | None:
+    """The id with which the rows were made; None if they do not say it."""
+    if not declares(env, "spec"):
+        return None
+    spec = env.get_attr("spec", [0])[0]
+    return None if spec is None else spec.id
+
+
 def longest_horizon(env: VecEnv) -> int | None:
     """The largest correlation horizon that the environment declares, in steps; None if it declares none."""
     if not declares(env, "memory_horizons"):

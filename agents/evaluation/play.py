@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from palimpsest.agents.environments import EVALUATION_SEED, declares, longest_horizon
+from palimpsest.agents.environments import EVALUATION_SEED, declares, longest_horizon, registered_id
 from palimpsest.agents.evaluation.masked import masked
 from palimpsest.agents.evaluation.success import AnswerLog, Answers, joined, success_by
 from palimpsest.agents.tree import tree_map
@@ -20,6 +22,10 @@ STALL_STEPS = 500
 """An episode has stalled after this many consecutive repeats of one observation and action, and after as many as the
 environment's longest horizon. Within its horizons a task may show the same for long between an event and its use, as a
 corridor without positions does; beyond them nothing will change."""
+
+
+LONG = 100_000
+"""Steps of one wave after which a line says that the environment may have no end."""
 
 
 class Episodes(NamedTuple):
@@ -84,8 +90,11 @@ def play(
     for first in range(0, episodes, env.num_envs):
         env.seed(seed + first)
         count = min(env.num_envs, episodes - first)
+        counted = itertools.count(1)
 
-        def ended(playing: int, before: int = first + count) -> None:
+        def ended(playing: int, before: int = first + count, steps: Iterator[int] = counted) -> None:
+            if next(steps) == LONG and playing and max_steps is None:
+                _say_long(env)
             if watch is not None:
                 watch(before - playing)
 
@@ -93,11 +102,19 @@ def play(
     return _judged(_in_a_row(waves), env)
 
 
-def play_together(model: Any, env: VecEnv, episodes: int) -> Episodes:
+def _say_long(env: VecEnv) -> None:
+    print(
+        f"an evaluation episode of {registered_id(env) or 'this environment'} has lasted {LONG:,} steps: if it has no "
+        "end, train with --wrapper time-limit=N, which ends episodes after N steps",
+        file=sys.stderr,
+    )
+
+
+def play_together(model: Any, env: VecEnv, episodes: int, watch: Callable[[int], None] | None = None) -> Episodes:
     """Greedy episodes as `play` plays them, each worker its share of them; every worker gets all results."""
     workers = here()
     first, last = (episodes * rank // workers.size for rank in (workers.rank, workers.rank + 1))
-    mine = play(model, env, last - first, seed=EVALUATION_SEED + first) if last > first else None
+    mine = play(model, env, last - first, seed=EVALUATION_SEED + first, watch=watch) if last > first else None
     return _judged(_in_a_row([played for played in workers.objects(mine) if played is not None]), env)
 
 

@@ -54,8 +54,8 @@ def _learn(
     )
     saving = CheckpointCallback(lambda: checkpoints.save(model), config.checkpoint_every, signals)
     left = config.total_timesteps - model.num_timesteps
-    if left > 0 and not evaluation.solved:
-        model.learn(left, CallbackList([evaluation, saving]), reset_num_timesteps=False)
+    if (left > 0 or evaluation.lacks_last(model.num_timesteps)) and not evaluation.solved:
+        model.learn(max(left, 0), CallbackList([evaluation, saving]), reset_num_timesteps=False)
 
 
 def on_device(config: TrainConfig, local_rank: int) -> TrainConfig:

@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import safe_mean
 
 from palimpsest.agents.evaluation.intervals import BetweenIterations
 from palimpsest.agents.files.archive import write_atomically
-from palimpsest.agents.run.resume import Interrupted, StopSignals
+from palimpsest.agents.run.resume import EvaluationStopped, Interrupted, StopSignals
 from palimpsest.agents.workers.group import here
 
 EVALUATION_FIELDS = ("step", "success", "return_mean", "return_std", "length_mean", "episodes", "stalled")
@@ -40,7 +40,8 @@ class EvaluationCallback(BetweenIterations):
     """Evaluates greedily at intervals. An evaluation adds a row to a CSV file and values under `eval/` to the logger.
 
     Args:
-        evaluate: returns a result like that of `agents.evaluate`.
+        evaluate: returns a result like that of `agents.evaluate`. With `EvaluationStopped` it is dropped; a resumed
+            run makes up for it.
         path: the CSV file.
         every: environment steps between evaluations; 0 for never.
         on_best: called after an evaluation that beats all earlier ones, by success, then by return.
@@ -67,11 +68,21 @@ class EvaluationCallback(BetweenIterations):
         self.goals = {"success": success, "return_mean": mean_return}
         rows = read_evaluations(path)
         self.best = max((_score(row) for row in rows), default=None)
-        self.solved = here().of_first(self._is_solved(rows))
+        self.solved, self.noted = here().of_first((self._is_solved(rows), int(rows[-1]["step"]) if rows else 0))
+
+    def lacks_last(self, step: int) -> bool:
+        """Whether a run that ended at `step` was stopped before its last evaluation."""
+        return bool(self.every) and self.noted < step
+
+    def _on_training_start(self) -> None:
+        self._last = min(self.num_timesteps, self.noted)
 
     def work(self) -> None:
         """Evaluate now. All workers do; worker 0 notes what all have found."""
-        result = self.evaluate()
+        try:
+            result = self.evaluate()
+        except EvaluationStopped:
+            return
         if here().rank == 0:
             self._note(result)
         self.solved = here().of_first(self.solved)
@@ -149,7 +160,7 @@ def _score(row: Mapping[str, Any]) -> tuple[float, float]:
 
 
 class CheckpointCallback(BetweenIterations):
-    """Saves at intervals. After a signal to stop it saves and raises `Interrupted`.
+    """Saves at intervals and at the end. After a signal to stop it saves and raises `Interrupted`.
 
     Args:
         save: writes a checkpoint.
@@ -176,6 +187,8 @@ class CheckpointCallback(BetweenIterations):
 
     def _on_training_end(self) -> None:
         self.save()
+        if self.signals.number and here().size == 1:
+            raise Interrupted(self.signals.number)
 
 
 class _Rate(ProgressColumn):

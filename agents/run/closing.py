@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,11 @@ class _Watch:
             self.console.print(said, highlight=False, soft_wrap=True)
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate a run as configured. If `config.json` is set, the result is also written there."""
+def evaluate(config: EvaluateConfig, show: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+    """Evaluate a run as configured. If `config.json` is set, the result is also written there.
+
+    `show` is given the result before it is written, so that a disk that fails does not lose it.
+    """
     result = evaluate_model(
         config.run_dir,
         config.env,
@@ -130,12 +133,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         max_steps=config.max_steps,
         use_masking=config.use_masking,
     )
+    if show is not None:
+        show(result)
     _write_json(config.json, result)
     return result
 
 
 def evaluate_grid(
-    config: EvaluateConfig, run_dirs: Sequence[Path], axes: Mapping[str, Sequence[Any]]
+    config: EvaluateConfig,
+    run_dirs: Sequence[Path],
+    axes: Mapping[str, Sequence[Any]],
+    show: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate several runs in every setting of a grid. If `config.json` is set, the result is also written there.
 
@@ -143,6 +151,7 @@ def evaluate_grid(
         config: the options of every evaluation; its `run_dir` is not used.
         run_dirs: one or more.
         axes: argument of the environment -> values. Empty for one cell, the training setting.
+        show: given the cells before they are written.
 
     Returns:
         The cells, see `agents.run.grids.grid`. The file holds {"runs": directories, "cells": cells}.
@@ -159,6 +168,8 @@ def evaluate_grid(
         max_steps=config.max_steps,
         use_masking=config.use_masking,
     )
+    if show is not None:
+        show(cells)
     _write_json(config.json, {"runs": list(map(str, run_dirs)), "cells": cells})
     return cells
 

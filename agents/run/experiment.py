@@ -220,6 +220,10 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
             evaluation_env.close()
     run = Run(directory, config, model)
     write_model_card(directory)
+    if signals.number is not None:
+        said = f"the run has finished; tests are left out: {COMMAND} evaluate {directory}"
+        console.print(said, highlight=False, soft_wrap=True)
+        raise Interrupted(signals.number)
     if close:
         closing.close(run, console)
     return run
@@ -253,7 +257,7 @@ def _learn(
     off_policy = config.algo != "ppo"
     board = _board(config)
     evaluation = EvaluationCallback(
-        lambda: board.seen(summary(play_together(model, evaluation_env, config.eval_episodes))),
+        lambda: board.seen(summary(play_together(model, evaluation_env, config.eval_episodes, signals.check))),
         directory / "evaluations.csv",
         config.eval_every,
         on_best=lambda row: model.save(directory / "best.zip", exclude=PLACE_IN_ROLLOUT),
@@ -274,10 +278,13 @@ def _learn(
         left = config.total_timesteps - model.num_timesteps
         if left > 0 and evaluation.solved:
             console.print("its last evaluations reach its goals: nothing is left to train", highlight=False)
-        if left > 0 and not evaluation.solved:
-            model.learn(left, callbacks, sys.maxsize if off_policy else 1, reset_num_timesteps=False)
+        if (left > 0 or evaluation.lacks_last(model.num_timesteps)) and not evaluation.solved:
+            model.learn(max(left, 0), callbacks, sys.maxsize if off_policy else 1, reset_num_timesteps=False)
         model.save(directory / "model.zip", exclude=PLACE_IN_ROLLOUT)
     except Interrupted:
+        if model.num_timesteps >= config.total_timesteps:
+            said = "all steps are done; the last evaluation, if it was stopped, and the closing tests are left out"
+            console.print(said, highlight=False, soft_wrap=True)
         console.print(f"continue with: {COMMAND} --resume {directory}", highlight=False, soft_wrap=True)
         raise
     except OSError as error:

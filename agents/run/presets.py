@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 ALGORITHMS = {
@@ -97,6 +98,30 @@ def rolled_out(num_envs: int, n_steps: int | None, is_cut: bool) -> dict[str, in
         # whole columns where the steps are given, so that gradients reach as far as was asked for
         return {"n_steps": steps, "batch_size": min(max(MINIBATCH, n_steps or 0), steps * num_envs)}
     return {"n_steps": steps, "num_minibatches": math.gcd(num_envs // 4, num_envs)}
+
+
+GO_BY = ("algo", "memory", "num_envs", "n_steps", "num_minibatches", "batch_size")
+"""Fields of `TrainConfig` by which others are filled in."""
+
+
+def filled_anew(old: Any, changed: Collection[str]) -> dict[str, Any]:
+    """Fields of a run's `TrainConfig` that were filled in by `GO_BY`, as None: a change of those fills them in anew.
+
+    A run's file holds what the presets filled in beside what its user gave. What equals a preset counts as filled in. A
+    file that leaves fields of the preset out was written by hand: all in it was given.
+    """
+    preset = {name: value for name, value in usual(old.memory, old.algo)._asdict().items() if value is not None}
+    if any(getattr(old, name) is None for name in (*preset, "n_steps")):
+        return {}
+    filled: dict[str, Any] = {}
+    if {"algo", "memory"}.intersection(changed):
+        filled |= preset
+    if {"algo", "num_envs"}.intersection(changed):
+        filled["n_steps"] = rolled_out(old.num_envs, None, True)["n_steps"] if old.algo == "ppo" else COLUMN
+    if old.algo == "ppo" and set(changed) - {"memory"}:
+        cut = rolled_out(old.num_envs, old.n_steps, False)
+        filled |= {name: cut[name] for name in ("num_minibatches", "batch_size") if name in cut}
+    return {name: None for name, value in filled.items() if getattr(old, name) == value}
 
 
 def replaying(algo: str, num_envs: int) -> dict[str, Any]:

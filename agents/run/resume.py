@@ -34,6 +34,10 @@ class Interrupted(Exception):
         self.exit_code = 128 + number
 
 
+class EvaluationStopped(Exception):
+    """A signal came during an evaluation in training, which is then dropped."""
+
+
 class RunFailed(Exception):
     """A run failed because of a disk or of its environments' processes. Its checkpoints are intact."""
 
@@ -228,6 +232,14 @@ class StopSignals:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def check(self, ended: int = 0) -> None:
+        """Called after every step of an evaluation: EvaluationStopped after a signal.
+
+        Several workers finish their evaluation, as each waits for the others.
+        """
+        if self.number is not None and here().size == 1:
+            raise EvaluationStopped
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:

@@ -57,7 +57,9 @@ class Gif:
         self.frames.append(image.quantize(palette=self.palette, dither=Image.Dither.NONE))
 
     def close(self) -> None:
-        """Write the file."""
+        """Write the file, if there is a frame."""
+        if not self.frames:
+            return
         durations = [round(1000 / self.fps)] * len(self.frames)
         durations[-1] = max(durations[-1], self.LAST_MS)
         first, *others = self.frames

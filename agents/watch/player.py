@@ -155,7 +155,7 @@ def moments(
         obs: Any = env.reset()
         state, start, total = None, np.ones(1, bool), 0.0
         for step in range(max_steps):
-            world = env.env_method("render")[0] if render else None
+            world = _picture(env.env_method("render")[0]) if render else None
             masks = get_action_masks(env, step) if masking else None
             before = policy.initial_state(1) if state is None else as_tensors(state, policy.device)
             panels, scores, judged = _look(policy, obs, before, start, masks, names)
@@ -182,6 +182,21 @@ def moments(
             start = np.zeros(1, bool)
             if dones[0]:
                 break
+
+
+def _picture(rendered: Any) -> Any:
+    """What `render` has returned; ValueError for what is neither a picture [H, W, 3] uint8, nor text, nor None."""
+    if rendered is None or isinstance(rendered, str):
+        return rendered
+    if isinstance(rendered, np.ndarray):
+        if rendered.dtype == np.uint8 and rendered.ndim == 3 and rendered.shape[2] == 3 and rendered.size:
+            return rendered
+        got = f"{rendered.dtype} {list(rendered.shape)}"
+    else:
+        got = f"a {type(rendered).__name__}"
+    raise ValueError(
+        f"render() must return uint8 [H, W, 3]; got {got}: mend the environment's render, or play with --ansi"
+    )
 
 
 def _look(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -121,9 +124,14 @@ class Row:
     fully_observed: bool
     monitored: bool = True
     """Whether it keeps the statistics of its episodes itself."""
+    parent: int | None = None
+    """The process that ends the row's process, if it has one of its own. Ctrl-C in a terminal, which reaches all
+    processes, is then the parent's alone."""
 
     def __call__(self) -> gym.Env:
         """The environment in its wrappers, without text keys."""
+        if self.parent not in (None, os.getpid()):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         import gymnasium
         from stable_baselines3.common.monitor import Monitor
 
@@ -148,7 +156,7 @@ def _rows(row: Row, num_envs: int, vec: str | None) -> VecEnv:
     check_integer("num_envs", num_envs, 1, MOST)
     _check_arguments(row)
     if vec == "async":
-        one = Row(row.env_id, row.env_args, row.wrapper, row.fully_observed, monitored=False)
+        one = dataclasses.replace(row, monitored=False, parent=os.getpid())
         return VectorEnvAdaptor(AsyncVectorEnv([one] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP))
     if vec == "subproc":
         row().close()  # what does not fit is said here; a worker would only die of it
@@ -156,7 +164,7 @@ def _rows(row: Row, num_envs: int, vec: str | None) -> VecEnv:
             # these are imported once, not in each process
             multiprocessing.set_forkserver_preload([SubprocVecEnv.__module__, "gymnasium.envs"])
         try:
-            return SubprocVecEnv([row] * num_envs)
+            return SubprocVecEnv([dataclasses.replace(row, parent=os.getpid())] * num_envs)
         except (EOFError, ConnectionError) as error:
             raise ChildProcessError(
                 f"a process of {row.env_id!r} ended as it began, as said above; try vec='dummy', which needs none"

@@ -30,7 +30,7 @@ def started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []
     monkeypatch.setattr(start, "train", lambda config, engine: seen.append(config))
-    monkeypatch.setattr(closing, "evaluate", lambda config: seen.append(config) or {"success": 0.5})
+    monkeypatch.setattr(closing, "evaluate", lambda config, show: seen.append(config) or show({"success": 0.5}))
     return seen
 
 
@@ -280,6 +280,35 @@ def test_the_memory_that_is_named_last_brings_its_preset(started, tmp_path):
     assert (started[0].learning_rate, started.pop().num_minibatches) == (0.01, 8)
 
 
+@pytest.mark.parametrize("num_envs", [4, 16])
+def test_a_flag_fills_in_anew_what_presets_gave_a_run(num_envs, started, tmp_path, capsys):
+    """A run's file holds what nobody gave; a flag is not refused for it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text(TrainConfig(memory="gru", num_envs=num_envs).to_toml())
+    for words, same in (
+        (["--num-envs", "8"], dict(num_envs=8)),
+        (["--num_envs=64"], dict(num_envs=64)),
+        (["--num-envs", "4", "--num-minibatches", "2"], dict(num_envs=4, num_minibatches=2)),
+        (["--batch-size", "256"], dict(batch_size=256)),
+        (["--n-steps", "1024"], dict(n_steps=1024)),
+        (["--memory", "sat"], dict(memory="sat")),
+        (["--algo", "dqn"], dict(algo="dqn")),
+        (["--memory", "gru"], dict()),
+    ):
+        assert trained(["--config", "run", *words], started) == TrainConfig(
+            **{"memory": "gru", "num_envs": num_envs, **same}
+        )
+    (tmp_path / "run" / "config.toml").write_text(TrainConfig(memory="gru", algo="dqn", num_envs=num_envs).to_toml())
+    for algo in ("ppo", "sac"):
+        expected = TrainConfig(memory="gru", algo=algo, num_envs=num_envs)
+        assert trained(["--config", "run", "--algo", algo], started) == expected
+    given = TrainConfig(memory="gru", num_envs=4, n_steps=200, batch_size=100, learning_rate=0.02)
+    (tmp_path / "run" / "config.toml").write_text(given.to_toml())
+    config = trained(["--config", "run", "--num-envs", "8", "--memory", "sat"], started)
+    assert (config.n_steps, config.batch_size, config.learning_rate) == (200, 100, 0.02)
+    assert "batch_size=100" in refused(["--config", "run", "--num-minibatches", "2"], capsys)
+
+
 def test_a_resumed_run_keeps_its_configuration(started, capsys, tmp_path):
     saved = TrainConfig(env_args={"corridors": 10}, seed=5)
     (tmp_path / "old").mkdir()
@@ -384,11 +413,21 @@ def test_wrong_evaluations(line, message, finished, capsys, tmp_path):
 def test_exit_codes_of_evaluation(error, code, finished, capsys, monkeypatch):
     monkeypatch.setattr(blame, "_is_ours", lambda file: True)
 
-    def fail(config):
+    def fail(config, show):
         raise error
 
     monkeypatch.setattr(closing, "evaluate", fail)
     assert str(error) in refused(["evaluate", "run"], capsys, code=code)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_evaluation(finished, capsys, monkeypatch):
+    def fail(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(train.tempfile, "TemporaryFile", fail)
+    error = refused(["evaluate", "run", "--json", "new/out.json"], capsys)
+    assert re.search("--json 'new/out.json' cannot be made, .*Permission denied.*choose another path", error)
+    assert finished == []
 
 
 def test_as_a_program(tmp_path):

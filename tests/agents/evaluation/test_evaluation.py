@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ from worlds import Counter
 from palimpsest import envs
 from palimpsest.agents import MemoryPPO, evaluate
 from palimpsest.agents.environments import EVALUATION_SEED
+from palimpsest.agents.evaluation import play as playing
 from palimpsest.agents.evaluation.play import STALL_STEPS, play, summary
 from palimpsest.agents.evaluation.plots import learning_curve
 from palimpsest.agents.run.callbacks import read_evaluations
@@ -98,6 +100,20 @@ def test_waves_have_seeds_of_their_own():
     assert given == [EVALUATION_SEED + i for i in range(4)]
 
 
+def test_a_very_long_episode_is_spoken_of_once(monkeypatch, capsys):
+    monkeypatch.setattr(playing, "LONG", 3)
+    play(Constant(0), envs.make_vec("CartPole-v1", 2), 2)
+    assert capsys.readouterr().err == (
+        "an evaluation episode of CartPole-v1 has lasted 3 steps: if it has no end, train with --wrapper time-limit=N, "
+        "which ends episodes after N steps\n"
+    )
+    play(Constant(0), DummyVecEnv([lambda: Counter(1)]), 1)
+    assert "this environment has lasted" in capsys.readouterr().err
+    play(Constant(0), DummyVecEnv([Counter]), 1)  # it ends at this step
+    play(Constant(0), envs.make_vec("CartPole-v1", 2), 2, max_steps=9)
+    assert capsys.readouterr().err == ""
+
+
 def test_the_memory_is_fresh_at_the_beginning():
     starts = []
 
@@ -164,6 +180,11 @@ def test_a_run_is_evaluated_by_its_directory(run, tmp_path):
     path = tmp_path / "new" / "out.json"
     config = EvaluateConfig(run_dir=run.directory, episodes=20, env_args={"corridors": 2}, json=path)
     assert evaluate_run(config) == result == json.loads(path.read_text())
+    shown = []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        evaluate_run(dataclasses.replace(config, json=tmp_path / "file" / "out.json"), shown.append)
+    assert shown == [result]
 
 
 def test_the_memory_gates_are_logged_at_events_and_elsewhere(tmp_path):

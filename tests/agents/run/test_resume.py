@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import time
@@ -22,7 +23,7 @@ from palimpsest.agents.files.archive import read_tree, write_tree
 from palimpsest.agents.files.lock import locked
 from palimpsest.agents.run import callbacks, experiment
 from palimpsest.agents.run.config import TrainConfig
-from palimpsest.agents.run.resume import Checkpoints, Interrupted
+from palimpsest.agents.run.resume import Checkpoints, Interrupted, StopSignals
 
 
 @pytest.fixture(autouse=True)
@@ -250,6 +251,56 @@ def test_a_signal_finishes_the_iteration_and_saves(number, tmp_path, monkeypatch
     experiment.train(config(tmp_path / "run", resume=tmp_path / "run", run_dir=None, checkpoint_every=0), quiet())
     experiment.train(config(tmp_path / "whole", checkpoint_every=0), quiet())
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("step", [128, 384], ids=["between", "last"])
+def test_a_signal_drops_an_evaluation_and_the_resumed_run_makes_up_for_it(step, tmp_path, monkeypatch):
+    original = StopSignals.check
+    steps = []
+
+    def check(self, ended: int = 0) -> None:
+        steps.append(ended)
+        if len(callbacks.read_evaluations(tmp_path / "run" / "evaluations.csv")) == step // 128 - 1:
+            signal.raise_signal(signal.SIGTERM)
+        original(self, ended)
+
+    shown = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(StopSignals, "check", check)
+        with pytest.raises(Interrupted) as stopped:
+            experiment.train(config(tmp_path / "run", closing_episodes=1), Console(file=shown, width=400))
+    assert stopped.value.exit_code == 143
+    assert ("closing tests are left out" in shown.getvalue()) == (step == 384)
+    assert f"continue with: palimpsest --resume {tmp_path / 'run'}" in shown.getvalue()
+    assert steps[-1] < 4
+    evaluated = [int(row["step"]) for row in callbacks.read_evaluations(tmp_path / "run" / "evaluations.csv")]
+    assert evaluated == list(range(128, step, 128))
+    assert not (tmp_path / "run" / "closing.json").exists()
+    experiment.train(config(tmp_path / "run", resume=tmp_path / "run", run_dir=None), quiet())
+    experiment.train(config(tmp_path / "whole"), quiet())
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    mine, its = curves(tmp_path / "whole"), curves(tmp_path / "run")
+    assert mine.keys() == its.keys()
+    for name, points in mine.items():
+        # a run that had stopped after all its steps draws its memory's curves once more
+        assert points == (its[name] if step == 128 or name.startswith("eval/") else sorted(set(its[name]))), name
+
+
+def test_a_signal_after_the_last_iteration_leaves_the_tests_out(tmp_path, monkeypatch):
+    original = experiment._draw
+
+    def draw(*arguments) -> None:
+        signal.raise_signal(signal.SIGINT)
+        original(*arguments)
+
+    monkeypatch.setattr(experiment, "_draw", draw)
+    shown = io.StringIO()
+    with pytest.raises(Interrupted) as stopped:
+        experiment.train(config(tmp_path / "run", closing_episodes=1), Console(file=shown, width=400))
+    assert stopped.value.exit_code == 130
+    assert f"tests are left out: palimpsest evaluate {tmp_path / 'run'}" in shown.getvalue()
+    assert (tmp_path / "run" / "model.zip").exists()
+    assert not (tmp_path / "run" / "closing.json").exists()
 
 
 def test_a_directory_in_use_is_refused(tmp_path):

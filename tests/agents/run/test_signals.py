@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,37 @@ def test_a_second_signal_stops_at_once(running):
     assert read_tree(last)["num_timesteps"] == int(last.stem)
     assert [path.name for path in (run / "checkpoints").iterdir() if path.suffix != ".zip"] == []
     assert not (run / "model.zip").exists()
+
+
+@pytest.mark.parametrize("vec", ["subproc", "async"])
+def test_ctrl_c_in_a_terminal_reaches_the_first_process_alone(vec, tmp_path):
+    """It is sent to the whole group of processes, with those of the environments."""
+    run = tmp_path / "run"
+    words = ["--env", "CartPole-v1", "--vec", vec, "--memory", "none", "--num-envs", "2", "--n-steps", "64"]
+    words += ["--total-timesteps", "1000000000", "--eval-every", "0", "--device", "cpu", "--threads", "1"]
+    words += ["--checkpoint-every", "128", "--run-dir", str(run)]
+    program = Program(tmp_path / "printed", "train", *words, before=os.setsid)
+    try:
+        program.wait_until(lambda: checkpoints(run))
+        os.killpg(program.pid, signal.SIGINT)
+        ended, out, err = program.wait()
+    finally:
+        program.kill()
+    assert ended == 130, err
+    assert "continue with:" in out
+    assert "Traceback" not in err
+    deadline = time.monotonic() + 20
+    while group_lives(program.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def group_lives(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_exit_codes(tmp_path, capsys):

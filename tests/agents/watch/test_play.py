@@ -6,7 +6,9 @@ import pytest
 import torch
 from gymnasium import spaces
 from PIL import Image
+from stable_baselines3.common.vec_env import DummyVecEnv
 from watching import ARGUMENTS, MAZE, agent, write_run
+from worlds import Counter
 
 from palimpsest import envs, memory, train
 from palimpsest.agents import MemoryDQN, MemorySAC
@@ -235,6 +237,31 @@ def test_wrong_use_is_refused(words, said, run, capsys, tmp_path, monkeypatch):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("rendered", "got"),
+    [
+        (np.zeros((4, 5, 3), np.float32), r"float32 \[4, 5, 3\]"),
+        (np.zeros((4, 5), np.uint8), r"uint8 \[4, 5\]"),
+        (np.zeros((4, 5, 4), np.uint8), r"uint8 \[4, 5, 4\]"),
+        ([np.zeros((4, 5, 3), np.uint8)], "a list"),
+    ],
+)
+def test_frames_of_another_kind_are_refused(rendered, got, tmp_path):
+    class Rendering(Counter):
+        def render(self):
+            return rendered
+
+    env = DummyVecEnv([Rendering])
+    model = agent(env=env)
+    with pytest.raises(ValueError, match=rf"render\(\) must return uint8 \[H, W, 3\]; got {got}"):
+        next(moments(model, env, render=True))
+
+
+def test_a_gif_without_frames_is_no_file(tmp_path):
+    playing.Gif(tmp_path / "x.gif", 4).close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_video_names_its_extra(run, capsys, monkeypatch):
