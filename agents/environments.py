@@ -101,8 +101,12 @@ def declares(env: VecEnv, name: str) -> bool:
 
 
 def registered_id(env: VecEnv) -> str | None:
-    """The id with which the rows were made; None if they do not say it."""
-    if not declares(env, "spec"):
+    """The id with which the rows were made; None if they do not say it, or are in processes of their own.
+
+    A registration can hold what does not go through a pipe, and asking for it would end the process.
+    """
+    inner = innermost(env)
+    if not (hasattr(inner, "envs") or hasattr(inner, "world")) or not declares(env, "spec"):
         return None
     spec = env.get_attr("spec", [0])[0]
     return None if spec is None else spec.id

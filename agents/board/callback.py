@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.tensorboard import SummaryWriter
 
 from palimpsest.agents.board.events import writer_of
 from palimpsest.agents.board.first_page import layout, write_end, write_hparams
 from palimpsest.agents.board.inside import distributions, pictures, root_mean_square, states
 from palimpsest.agents.board.pictures import curve
-from palimpsest.agents.environments import declares
+from palimpsest.agents.environments import registered_id
 from palimpsest.agents.evaluation.intervals import BetweenIterations
 from palimpsest.agents.files.versions import versions
 from palimpsest.agents.off_policy.algorithm import OffPolicyMemoryAlgorithm
@@ -67,7 +66,7 @@ class TensorBoardCallback(BetweenIterations):
         writer, step = self.writer, self.num_timesteps
         writer.add_custom_scalars(layout(isinstance(self.model, OffPolicyMemoryAlgorithm)))
         # a registration is not asked for where its id is known: not every one goes through a pipe
-        known = self.hparams if "env" in self.hparams else {"env": _env_id(self.training_env), **self.hparams}
+        known = self.hparams if "env" in self.hparams else {"env": registered_id(self.training_env), **self.hparams}
         write_hparams(writer, model_hparams(self.model) | known)
         found = versions()
         command = shlex.join(found.pop("command"))
@@ -131,12 +130,6 @@ def model_hparams(model: Any) -> dict[str, Any]:
 def model_arguments(model: Any) -> dict[str, Any]:
     """The arguments that a model was made with, by name."""
     return {name: getattr(model, name) for name in sorted(type(model).allowed) if hasattr(model, name)}
-
-
-def _env_id(env: VecEnv) -> str | None:
-    """The id of the environments; None where it is not known."""
-    spec = env.get_attr("spec", indices=[0])[0] if declares(env, "spec") else None
-    return getattr(spec, "id", None)
 
 
 def _table(values: Mapping[str, Any]) -> str:
