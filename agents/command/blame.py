@@ -17,7 +17,7 @@ def told(error: object) -> str:
     """The message in one line, below the lines of code that raised it if these are not ours.
 
     A refusal of ours says all that is to be known. An error of somebody's environment or memory, or of a library that
-    these confused, does not say where it was. A library's OSError does, as of a full disk.
+    these confused, does not say where it was. A library's OSError does, as of a full disk, and what we have explained.
     """
     if not isinstance(error, BaseException):
         return str(error)
@@ -26,7 +26,8 @@ def told(error: object) -> str:
         root = root.__cause__
     frames = traceback.extract_tb(root.__traceback__)
     theirs = [at for at, frame in enumerate(frames) if _is_theirs(frame.filename)]
-    library = bool(frames) and not isinstance(root, OSError) and not _is_ours(frames[-1].filename)
+    explained = root is not error or isinstance(root, OSError)
+    library = bool(frames) and not explained and not _is_ours(frames[-1].filename)
     message = " ".join(str(error).split())
     if not theirs and not library:
         return message

@@ -172,11 +172,11 @@ def test_rollouts_are_the_same(name, share_memory):
 
 
 @pytest.mark.parametrize("name", WRITES_IN_PLACE)
-def test_a_rollout_that_stops_leaves_the_memory_before_its_last_step(name):
+def test_a_rollout_that_stops_leaves_the_memory_after_its_last_step(name):
     end = N_STEPS + 17
     model, _ = played(name, False, True, Watch(end))
     kept, _ = played(name, True, True, Watch(end))
-    assert model.rollout_buffer.pos == 16
+    assert model.rollout_buffer.pos == 17
     assert_equal(model._last_state, kept._last_state)
     short = tree_map(lambda leaf: leaf.clone(), model.rollout_buffer.columns.state)
     assert not torch.equal(short[1], model._last_state[1])

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.programs
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.filterwarnings("ignore:MemoryDQN does not obey")
 @pytest.mark.parametrize("case", CASES)
 def test_a_program_acts_as_predict_does(case, tmp_path):
     model, env = agent(case)
