@@ -9,8 +9,6 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 BENCH_READY = $(VENV)/.ready-bench
 JOBS ?= 2
-# one more than the two cores: tests that wait for Ray, signals and programs leave a core to others
-TEST_JOBS ?= 3
 # a file's tests run in one process, so that a kernel is compiled once, and tests/conftest.py orders
 # the files; bytecode is kept, so that a test is read once
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile \
@@ -40,7 +38,7 @@ train: $(READY)  ## train on the main job, or as ARGS="..." says; see train.py -
 	$(BIN)/python train.py $(ARGS)
 
 test: $(READY)  ## every test but those that train for minutes
-	$(PYTEST) --numprocesses=$(TEST_JOBS) -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-fast: $(READY)  ## of tests that need no compiled kernel, no training and no program, one case each
 	$(PYTEST) -m "not slow and not learning and not programs" --no-machine-code --most-cases=1
