@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 import traceback
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2]
 ROOMS = frozenset({"agents", "envs", "memory", "palimpsest"})
 """What is ours in the folder of the package, which in a clone is the clone's."""
-LIBRARIES = tuple(str(Path(folder).resolve()) for folder in {sys.prefix, sys.base_prefix})
-"""Where the interpreter and what it has installed are."""
+STANDARD = frozenset(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""Folders that hold what was installed, on Debian too."""
 
 
 def told(error: object) -> str:
-    """The message in one line, below the lines of code that raised it if these are not ours.
+    """The message in one line, followed by the lines of code that raised it if these are not ours.
 
     A refusal of ours says all that is to be known. An error of somebody's environment or memory, or of a library that
     these confused, does not say where it was. A library's OSError does, as of a full disk, and what we have explained.
@@ -45,5 +47,6 @@ def _is_ours(file: str) -> bool:
 
 def _is_theirs(file: str) -> bool:
     """Whether it is neither ours nor a library's."""
-    library = file.startswith("<") or str(Path(file).resolve()).startswith(LIBRARIES)
+    path = Path(file).resolve()
+    library = file.startswith("<") or not INSTALLED.isdisjoint(path.parts) or not STANDARD.isdisjoint(path.parents)
     return not library and not _is_ours(file)

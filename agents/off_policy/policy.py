@@ -12,9 +12,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from palimpsest.agents.learn.numerics import ADVICE, NotFinite
-from palimpsest.agents.policy.distributions import draw, restricted
 from palimpsest.agents.policy.extractors import Observation
-from palimpsest.agents.policy.heads import in_its_form
+from palimpsest.agents.policy.heads import Heads
 from palimpsest.agents.policy.memory_pair import Both, State
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.scales import ReturnScale, RewardScale
@@ -71,43 +70,6 @@ class ReplayPolicy(MemoryActorCriticPolicy):
             target.load_state_dict(self.state_dict())
         return found
 
-    @in_its_form
-    def forward(  # type: ignore[override]
-        self,
-        obs: Observation,
-        state: State,
-        start: Tensor | None = None,
-        strategy: Tensor | None = None,
-        deterministic: bool = False,
-        keep_state: bool = True,
-        action_masks: Tensor | None = None,
-        episode_start: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """Act for one step; arguments are the base class's.
-
-        Returns:
-            Actions [B, ...], those of a Box in -1 to 1, their values [B] as of `predict_values`, log-probabilities [B],
-            next state.
-        """
-        latent, state = self._step(obs, state, start, strategy, episode_start, keep_state or torch.is_grad_enabled())
-        actions, log_prob = self._drawn(latent, deterministic, action_masks)
-        return actions.reshape(-1, *self.action_space.shape), self._value(latent), log_prob, state  # type: ignore[misc]
-
-    @in_its_form
-    def predict_values(
-        self,
-        obs: Observation,
-        state: State,
-        start: Tensor | None = None,
-        strategy: Tensor | None = None,
-        episode_start: Tensor | None = None,
-    ) -> Tensor:
-        """Values [B] of the likeliest actions after observations [B, ...] that follow `state`, of unscaled rewards.
-
-        With `value_rescaling` they are on that scale. The state after the observations is discarded.
-        """
-        return self._value(self._step(obs, state, start, strategy, episode_start)[0])
-
     def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: it is of policies that learn on-policy.
 
@@ -119,12 +81,12 @@ class ReplayPolicy(MemoryActorCriticPolicy):
             "replay is learned from by values: predict_values, or q_step of MemoryDQN's policy"
         )
 
-    def _drawn(self, latent: Both, deterministic: bool, action_masks: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Actions [B, ...] and their log-probabilities [B], of what the heads read."""
-        return draw(restricted(self._actor(latent.actor), action_masks), deterministic)
+    def _compiled_heads(self, latent: Both) -> Heads | None:
+        """None: they are those of an actor and a critic of single values."""
+        return None
 
     def _value(self, latent: Both) -> Tensor:
-        """Values [B] of the likeliest actions, of what the heads read."""
+        """Values [B] of the likeliest actions, of unscaled rewards; with `value_rescaling` they are on that scale."""
         raise NotImplementedError
 
     @property

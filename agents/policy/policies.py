@@ -222,8 +222,16 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
         if heads is not None:
             chosen, predicted, log_prob = act(heads, *latent, action_masks)
             return chosen, self._to_values(predicted), log_prob, state
-        actions, log_prob = draw(restricted(self._actor(latent.actor), action_masks), deterministic)
-        return actions.reshape(-1, *self.action_space.shape), self._critic(latent.critic), log_prob, state  # type: ignore[misc]
+        actions, log_prob = self._drawn(latent, deterministic, action_masks)
+        return actions.reshape(-1, *self.action_space.shape), self._value(latent), log_prob, state  # type: ignore[misc]
+
+    def _drawn(self, latent: Both, deterministic: bool, action_masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Actions [B, ...] and their log-probabilities [B], of what the heads read."""
+        return draw(restricted(self._actor(latent.actor), action_masks), deterministic)
+
+    def _value(self, latent: Both) -> Tensor:
+        """Values [B] of what the heads read."""
+        return self._critic(latent.critic)
 
     @in_its_form
     def evaluate_actions(  # type: ignore[override]
@@ -294,8 +302,7 @@ class MemoryActorCriticPolicy(SavedPolicy, PredictingPolicy):
         episode_start: Tensor | None = None,
     ) -> Tensor:
         """Values [B] of observations [B, ...] that follow `state`; the state after them is discarded."""
-        latent, _ = self._step(obs, state, start, strategy, episode_start)
-        return self._critic(latent.critic)
+        return self._value(self._step(obs, state, start, strategy, episode_start)[0])
 
     @in_its_form
     def get_distribution(  # type: ignore[override]
