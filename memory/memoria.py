@@ -58,6 +58,7 @@ class Memoria(Stack):
     - Slots are of a fixed number. A new engram takes an empty one, or that of the long-term engram with the shortest
       life. Short-term are the last S inputs, alive or not.
     - Engrams have unit variance, and the nearest is the most alike.
+    - An input is reminded of all short-term engrams by default. The paper chooses the most alike of them.
     - Equal links go to the lowest slot; the code draws. No link of 0 is followed.
     - Nothing is detached: within a scan, gradients reach every input that is reminded, through what is read of it. None
       pass through what is chosen, or through lives.
@@ -71,7 +72,9 @@ class Memoria(Stack):
         engram_size: E, numbers in an engram.
         short_term: S, the newest engrams.
         long_term: N, slots for older ones.
-        remind_short: k_s, short-term engrams that an input is reminded of; at most S are.
+        remind_short: k_s, short-term engrams that an input is reminded of; at most S are. The choice is by likeness and
+            has no gradient. So with fewer than S an agent does not learn to be reminded of what looks different, as a
+            cue in a corridor does.
         remind_long: k_l, long-term engrams that it is reminded of.
         search_depth: d, links that are followed from a long-term engram to others; 0 or more.
         lifespan: inputs that an engram lives if it is never reminded; 1 or more.
@@ -92,7 +95,7 @@ class Memoria(Stack):
         engram_size: int = 32,
         short_term: int = 16,
         long_term: int = 16,
-        remind_short: int = 4,
+        remind_short: int = 16,
         remind_long: int = 4,
         search_depth: int = 3,
         lifespan: int = 64,

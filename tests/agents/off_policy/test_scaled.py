@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from small_dqn import B, counters, make, played
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from test_dqn import B, counters, make, played
 
 from palimpsest.agents import MemoryDQN
 
