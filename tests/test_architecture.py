@@ -40,6 +40,7 @@ GROUND = [
     "agents.observation_checks",
     "agents.slips",
     "agents.drawing",
+    "agents.printing",
 ]
 ROOMS = [
     f"agents.{room}" for room in ("files", "workers", "policy", "evaluation", "learn", "off_policy", "run", "sweep")
@@ -67,6 +68,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.observation_checks": [],
     "agents.slips": [],
     "agents.drawing": [],
+    "agents.printing": [],
     "agents.environments": ["envs"],
     "agents.files": [*GROUND],
     "agents.workers": [*GROUND],
@@ -78,7 +80,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     BOARD: [*GROUND, *ROOMS[:6], "memory.base", ARITHMETIC],
     "agents.run": [*GROUND, WORLDS, BOARD, *ROOMS[:6], "envs", "memory"],
     LAUNCH: [*GROUND, *ROOMS[:7], "memory"],
-    "agents.sweep": [*GROUND, *ROOMS[:7], "envs"],
+    "agents.sweep": [*GROUND, *ROOMS[:7], "envs", "memory"],
     "agents.tune": [*GROUND, *ROOMS, "memory"],
     "agents.zoo": ["agents.learn", "agents.run", "envs"],
     COMMAND: ["agents.run"],

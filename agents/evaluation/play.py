@@ -23,6 +23,9 @@ STALL_STEPS = 500
 environment's longest horizon. Within its horizons a task may show the same for long between an event and its use, as a
 corridor without positions does; beyond them nothing will change."""
 
+UNDECLARED_STALL_STEPS = 10_000
+"""The repeats where an environment declares no horizons: a delay or a bandit shows the same for long before it ends."""
+
 
 LONG = 100_000
 """Steps of one wave after which a line says that the environment may have no end."""
@@ -157,7 +160,7 @@ def _wave(
     stalled, over = np.zeros(B, bool), np.zeros(B, bool)
     log = AnswerLog(env)
     playing = np.arange(B) < count
-    patience = max(STALL_STEPS, longest_horizon(env) or 0)
+    patience = _patience(env)
     repeats = np.zeros(B, np.int64)
     obs: Any = env.reset()
     last: Any = None
@@ -185,6 +188,12 @@ def _wave(
         watch(int(playing.sum()))
     kept = slice(count)
     return Episodes(returns[kept], lengths[kept], successes[kept], stalled[kept], over[kept], log.answers())
+
+
+def _patience(env: VecEnv) -> int:
+    """Consecutive repeats after which an episode has stalled."""
+    horizon = longest_horizon(env)
+    return UNDECLARED_STALL_STEPS if horizon is None else max(STALL_STEPS, horizon)
 
 
 def _same_rows(now: Any, before: Any, batch_size: int) -> np.ndarray:

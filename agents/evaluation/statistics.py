@@ -6,12 +6,13 @@ of runs. All functions refuse NaN and infinity with the name of the task.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from palimpsest.refusals import check_integer, refuse
+from palimpsest.refusals import check_integer, check_number, refuse
 
 Scores = Mapping[str, Sequence[float] | np.ndarray]
 """Task -> [runs] scores."""
@@ -44,13 +45,14 @@ def interquartile_mean(scores: Scores) -> float:
 
 def optimality_gap(scores: Scores, target: float = 1.0) -> float:
     """How far scores stay below `target` on average. A score above it counts as the target."""
+    target = check_number("target", target, -math.inf, math.inf)
     return float(target - np.minimum(np.concatenate(_checked(scores)), target).mean())
 
 
 def performance_profile(scores: Scores, thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
     """The fraction of all runs whose score is above each threshold, [thresholds]."""
     pooled = np.concatenate(_checked(scores))
-    return np.asarray((pooled > np.asarray(thresholds, float)[:, None]).mean(axis=1))
+    return np.asarray((pooled > _thresholds(thresholds)[:, None]).mean(axis=1))
 
 
 def probability_of_improvement(first: Scores, second: Scores) -> float:
@@ -99,6 +101,7 @@ def estimate_gap(scores: Scores, target: float = 1.0) -> Estimate:
 
 def estimate_improvement(first: Scores, second: Scores, repeats: int = REPEATS, seed: int = 0) -> Estimate:
     """The probability of improvement and its interval."""
+    repeats = check_integer("repeats", repeats, 1)
     rng = np.random.default_rng(seed)
     drawn = [_wins(_drawn(x, repeats, rng), _drawn(y, repeats, rng)) for x, y in _paired(first, second)]
     return Estimate(probability_of_improvement(first, second), *_middle(np.mean(drawn, axis=0)))
@@ -108,6 +111,7 @@ def profile_band(
     scores: Scores, thresholds: Sequence[float] | np.ndarray, repeats: int = REPEATS, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """The lower and the upper end of the 95 % interval of a performance profile, [thresholds] each."""
+    thresholds = _thresholds(thresholds)
     ends = [
         interval(lambda drawn, over=threshold: (drawn > over).mean(axis=1), scores, repeats, seed)  # type: ignore[misc]
         for threshold in thresholds
@@ -129,6 +133,14 @@ def _checked(scores: Scores) -> list[np.ndarray]:
             refuse(f"scores of {task!r}", "finite numbers", array.tolist(), "; leave out runs that have no score")
         arrays.append(array)
     return arrays
+
+
+def _thresholds(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Thresholds of a profile as float64 [thresholds]."""
+    array = np.asarray(values, float)
+    if array.ndim != 1 or not len(array) or np.isnan(array).any():
+        refuse("thresholds", "one number or more", values)
+    return array
 
 
 def _paired(first: Scores, second: Scores) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -70,6 +70,8 @@ def export_policy(
         format = next((kind for kind, suffix in FORMATS.items() if suffix == file.suffix), None)
     if format not in FORMATS:
         refuse("format", "onnx or torch, or a file named *.onnx or *.pt2", format or file.name)
+    if file.is_dir():
+        refuse("the file to write", "a file, not a folder", str(file), "; name a file in it")
     check_integer("episodes", episodes, 1)
     if isinstance(model_or_run, str | Path):
         model_or_run = load_agent(Path(model_or_run), "cpu")

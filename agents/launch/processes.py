@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from palimpsest.agents import printing
 from palimpsest.agents.launch.follow import follow, on_device, remedy
 from palimpsest.agents.run import closing, experiment
 from palimpsest.agents.run.config import TrainConfig
@@ -67,7 +68,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
         except WorkerLost as error:
             raise RunFailed(f"{_fault(followers) or error}. {remedy(config)}") from error
     if close:
-        closing.close(run, console or Console())
+        closing.close(run, console or printing.output())
     return run
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
+from palimpsest.agents import printing
 from palimpsest.agents.board.events import write_closing
 from palimpsest.agents.environments import closing_settings
 from palimpsest.agents.files.archive import write_atomically
@@ -48,7 +48,7 @@ def _test(run: Run, console: Console, episodes: int) -> None:
     env = environments(run.config, 1)
     settings: list[dict[str, Any]] = [{}, *closing_settings(env)]
     env.close()
-    table = Table("setting", "success", "chance", "mean return", "episodes", "seconds")
+    table = printing.table("setting", "success", "chance", "mean return", "episodes", "seconds")
     table.title = "Greedy actions, episodes unseen in training"
     results: list[dict[str, Any]] = []
     labels = [" ".join(f"{key}={value}" for key, value in setting.items()) or "as trained" for setting in settings]
@@ -67,6 +67,14 @@ def _test(run: Run, console: Console, episodes: int) -> None:
     (run.directory / "closing.json").write_text(json.dumps(results, indent=2) + "\n")
     write_closing(run.directory, results, labels, run.model.num_timesteps)
     console.print(table)
+    for result, label in zip(results, labels):
+        if result["stalled"]:
+            console.print(
+                f"{label}: {result['stalled']} of {result['episodes']} episodes were stopped, because observation and "
+                "action had not changed for long; they count with what they had",
+                highlight=False,
+                soft_wrap=True,
+            )
     if results[0]["memory"] is not None:
         console.print(f"the training setting tests {reach(results[0]['memory'])}", highlight=False, soft_wrap=True)
 

@@ -24,6 +24,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from palimpsest import memory
+from palimpsest.agents import printing
 from palimpsest.agents.board.callback import TensorBoardCallback
 from palimpsest.agents.board.events import run_logger
 from palimpsest.agents.board.first_page import COMPARED
@@ -180,7 +181,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
     """
     if config.workers != here().size:
         refuse("workers", f"{here().size} here; agents.launch.start.train starts more", config.workers)
-    console = console or Console()
+    console = console or printing.output()
     directory = config.resume or config.run_dir or config.new_run_dir()
     if config.resume is None and directory.exists():
         raise ValueError(f"run directory {str(directory)!r} exists; choose another --run-dir, or leave it out")

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from palimpsest import envs, memory
+from palimpsest.agents import printing
 from palimpsest.agents.files import shelf
 from palimpsest.agents.run.program import PROGRAM
 
@@ -18,18 +18,18 @@ WIDTH = 128
 
 def show(console: Console | None = None) -> None:
     """Print the environments, the memories and the trained agents, each with one line of explanation."""
-    console = console or Console()
-    table = Table("environment", "meaning", title="Environments (any other gymnasium id works too)")
+    console = console or printing.output()
+    table = printing.table("environment", "meaning", title="Environments (any other gymnasium id works too)")
     for row in environment_rows():
         table.add_row(*row)
     console.print(table)
     title = f"Memories (with their defaults, reading {WIDTH} features)"
-    table = Table("memory", "meaning", "source", "erases", "state", "cost per step", "parameters", title=title)
+    table = printing.table("memory", "meaning", "source", "erases", "state", "cost per step", "parameters", title=title)
     for row in memory_rows():
         table.add_row(*row)
     console.print(table)
     title = f"Trained agents ({PROGRAM} play shelf:NAME)"
-    table = Table("agent", "environment", "memory", "steps", "success", "mean return", title=title)
+    table = printing.table("agent", "environment", "memory", "steps", "success", "mean return", title=title)
     for row in shelf_rows():
         table.add_row(*row)
     console.print(table)
@@ -68,7 +68,7 @@ def shelf_rows() -> list[list[str]]:
 
 def show_evaluation(result: Mapping[str, Any], console: Console | None = None) -> None:
     """Print a result of `agents.evaluate`: a line per figure, and a table per breakdown of the answers."""
-    console = console or Console()
+    console = console or printing.output()
     for name, value in result.items():
         if name == "success_by":
             continue
@@ -79,7 +79,7 @@ def show_evaluation(result: Mapping[str, Any], console: Console | None = None) -
         shown = format(value, ".4g") if isinstance(value, float) else value
         console.print(f"{name:<15} {shown}", highlight=False, soft_wrap=True)
     for name, kinds in result.get("success_by", {}).items():
-        table = Table(name, "success", "answers", title=f"Right answers by {name.replace('_', ' ')}")
+        table = printing.table(name, "success", "answers", title=f"Right answers by {name.replace('_', ' ')}")
         for kind, found in kinds.items():
             table.add_row(kind, plus_minus(found["success"], found["success_se"]), f"{found['answers']:,}")
         console.print(table)
@@ -87,12 +87,12 @@ def show_evaluation(result: Mapping[str, Any], console: Console | None = None) -
 
 def show_grid(cells: list[dict[str, Any]], console: Console | None = None) -> None:
     """Print the cells of `agents.run.grids.grid`, one line each."""
-    console = console or Console()
+    console = console or printing.output()
     runs, episodes = cells[0]["runs"], cells[0]["results"][0]["episodes"]
     over = f"{runs} runs" if runs > 1 else f"{episodes} episodes"
     title = f"Mean ± standard error over {over}" + (f" of {episodes} episodes" if runs > 1 else "")
     middle = ["success, IQM"] if runs > 1 else []
-    table = Table(*cells[0]["setting"], "success", *middle, "chance", "return", "tests", title=title)
+    table = printing.table(*cells[0]["setting"], "success", *middle, "chance", "return", "tests", title=title)
     for cell in cells:
         memory, chance = cell["results"][0]["memory"], cell["chance"]
         table.add_row(

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 
+from palimpsest.agents import printing
 from palimpsest.agents.evaluation.statistics import (
     Estimate,
     estimate_gap,
@@ -51,7 +51,7 @@ def report(config: ReportCommand, console: Console | None = None) -> None:
     source = config.source / table.FILE if config.source.is_dir() else config.source
     rows, out = table.read(source), config.out or source.parent
     make_folder(out)
-    write(rows, out, console or Console(), source.parent / "runs")
+    write(rows, out, console or printing.output(), source.parent / "runs")
 
 
 def make_folder(path: Path) -> None:
@@ -72,7 +72,9 @@ def write(rows: Sequence[Row], out: Path, console: Console, runs: Path) -> None:
     """
     found = tables(rows)
     for each in found:
-        printed = Table(*each.head, title=each.title, caption=each.note, title_justify="left", caption_justify="left")
+        printed = printing.table(
+            *each.head, title=each.title, caption=each.note, title_justify="left", caption_justify="left"
+        )
         for row in each.rows:
             printed.add_row(*row)
         console.print(printed, markup=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
 from palimpsest.agents.environments import EVALUATION_SEED
+from palimpsest.agents.files import shelf
 from palimpsest.agents.run.config import EPISODES, RETURN, Arguments, Checked, TrainConfig
 from palimpsest.agents.run.key_values import environment_arguments, memory_arguments
 from palimpsest.refusals import NAMED, check, closest, integer, refuse
@@ -61,6 +62,13 @@ class Environment(Checked):
             for key, values in getattr(self, name).items():
                 if not isinstance(values, tuple) or not values:
                     refuse(f"{name}.{key}", "a list of one value or more", values)
+
+        tests = self.all_tests()
+        for i, test in enumerate(tests):
+            if not test:
+                refuse("tests", "tables of one argument or more: each agent is tested as trained anyway", test)
+            if test in tests[:i]:
+                refuse("tests and test_grid", "different settings", test, "; leave one of the two out")
 
     def tasks(self) -> Iterator[Arguments]:
         """The arguments of each task."""
@@ -154,15 +162,20 @@ def load(path: Path) -> list[PlannedRun]:
 
 def check_runs(runs: Sequence[PlannedRun]) -> None:
     """Refuse runs whose environments or memories cannot be made as they are asked for; the message names the run."""
+    from palimpsest import memory
     from palimpsest.agents.run.runs import environments
 
     made: set[str] = set()
     for run in runs:
         config = run.config
         try:
-            if config.memory not in made:
-                made.add(config.memory)
-                memory_arguments(config.memory, config.memory_args)
+            key = repr((config.memory, sorted(config.memory_args.items())))
+            if key not in made:
+                made.add(key)
+                memory.make(config.memory, 1, **memory_arguments(config.memory, config.memory_args))
+            source = config.start_from
+            if source is not None and not shelf.on_shelf(source) and not source.exists():
+                refuse("start_from", "a run or a model", str(source), "; there is no such file")
             for test in ({}, *run.tests):
                 env_args = {**config.env_args, **test}
                 seen = (config.fully_observed, config.keep_observations, config.wrapper, config.vec)

@@ -6,14 +6,16 @@ The sweep's folder holds `runs/` (a run directory each), `logs/`, `results/`, re
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from palimpsest.agents import printing
+from palimpsest.agents.device import check_device
 from palimpsest.agents.files.lock import locked
 from palimpsest.agents.run.config import CONFIG_FILE, TrainConfig
 from palimpsest.agents.run.program import COMMAND
@@ -32,9 +34,12 @@ def sweep(config: SweepConfig, console: Console | None = None) -> None:
         Interrupted: a signal stopped the sweep. The same command continues it.
         RunFailed: all runs have ended, some of them by an error. The same command tries those again.
     """
-    console = console or Console()
+    console = console or printing.output()
     runs, folder = load(config.suite), config.folder
     check_runs(runs)
+    if config.engine == "processes":
+        for device in {run.config.device for run in runs}:
+            check_device(device)
     _check_same(runs, folder)
     if config.dry_run:
         _list(runs, folder, console)
@@ -52,7 +57,8 @@ def sweep(config: SweepConfig, console: Console | None = None) -> None:
     chosen = {"--out": config.out, "--workers": config.workers, "--address": config.address}
     if config.engine != "processes":
         chosen["--engine"] = config.engine
-    again = " ".join([f"{COMMAND} sweep {config.suite}", *(f"{k} {v}" for k, v in chosen.items() if v is not None)])
+    words = ["sweep", config.suite, *(word for pair in chosen.items() if pair[1] is not None for word in pair)]
+    again = f"{COMMAND} {shlex.join(map(str, words))}"
     if number is not None:
         console.print(f"continue with: {again}", highlight=False, soft_wrap=True)
         raise Interrupted(number)
@@ -161,7 +167,13 @@ class _Watch:
 
 
 def _check_same(runs: Sequence[PlannedRun], folder: Path) -> None:
-    """Refuse a folder in which a run of the same name has another configuration."""
+    """Refuse a folder with results of other runs, which its table would lose, or with a run configured otherwise."""
+    known = {run.name for run in runs}
+    if others := sorted(path.stem for path in (folder / "results").glob("*.json") if path.stem not in known):
+        raise ValueError(
+            f"{str(folder)!r} holds results of {len(others)} runs that are not in the suite, as {others[0]!r}; choose "
+            "another --out, or change the suite back"
+        )
     for run in runs:
         directory = Places(folder, run).directory
         if not (directory / CONFIG_FILE).exists():
@@ -178,7 +190,7 @@ def _check_same(runs: Sequence[PlannedRun], folder: Path) -> None:
 def _list(runs: Sequence[PlannedRun], folder: Path, console: Console) -> None:
     # a title would be cut into lines as wide as the table
     console.print(f"{len(runs)} runs, into {folder}", soft_wrap=True)
-    shown = Table("run", "steps", "tests", "state")
+    shown = printing.table("run", "steps", "tests", "state")
     for run in runs:
         places = Places(folder, run)
         done: Any = steps_done(places)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from palimpsest.agents import printing
 from palimpsest.agents.files.archive import write_atomically
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.program import COMMAND
@@ -40,7 +41,7 @@ def write(study: Any, training: TrainConfig, fixed: Collection[str], folder: Pat
         return
     best = found[0]
     metric = best.user_attrs.get("metric", "value")
-    table = Table("trial", metric, "seconds", "hyperparameters", title=f"The best of {counts}")
+    table = printing.table("trial", metric, "seconds", "hyperparameters", title=f"The best of {counts}")
     for trial in found[:SHOWN]:
         seconds = trial.user_attrs.get("seconds")
         table.add_row(
@@ -54,7 +55,12 @@ def write(study: Any, training: TrainConfig, fixed: Collection[str], folder: Pat
     comment = f"# trial {best.number} of the study {study.study_name}: {metric} {best.value:.4g}\n"
     write_atomically(path, (comment + configured(training, best.params, fixed).to_toml()).encode())
     _plot(study, metric, folder)
-    console.print(f"train the best: {COMMAND} train --config {path}", highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        f"train the best: {COMMAND} train --config {shlex.quote(str(path))}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def _plot(study: Any, metric: str, folder: Path) -> None:

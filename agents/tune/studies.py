@@ -29,10 +29,19 @@ def optuna() -> Any:
 
 
 def address(study: str | None, folder: Path) -> str:
-    """The URL of a study's storage: of a database as it is given, of a file, or of the file in the search's folder."""
+    """The URL of a study's storage: of a database as it is given, of a file, or of the file in the search's folder.
+
+    Raises:
+        ValueError: the file's path has a question mark.
+    """
     if study is not None and "://" in study:
         return study
     path = Path(study) if study is not None else folder / "study.db"
+    if "?" in str(path.absolute()):
+        raise ValueError(
+            f"the study's file cannot have '?' in its path, as a URL ends there; got {str(path.absolute())!r}: choose "
+            "another --out, or name a file with --study"
+        )
     return f"sqlite:///{path.absolute()}"
 
 

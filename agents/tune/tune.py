@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from palimpsest import memory
+from palimpsest.agents import printing
 from palimpsest.agents.files.lock import locked
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.resume import Interrupted, RunFailed
@@ -52,7 +53,7 @@ def tune(
         Interrupted: a signal stopped the search. The same command continues it.
         RunFailed: no trial has a value, and some died.
     """
-    console = console or Console()
+    console = console or printing.output()
     studies.optuna()
     memory.register_from(training.memory)
     training, space = _prepared(config, training, fixed)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from palimpsest import envs
+from palimpsest.agents import printing
 from palimpsest.agents.watch.config import InspectCommand
 from palimpsest.agents.watch.inside import influence, read_weights, record
 from palimpsest.agents.watch.player import load_watched, make_watched
@@ -47,7 +48,7 @@ def inspect(command: InspectCommand, console: Console | None = None) -> dict[str
         ValueError: no such run, or an environment or argument that does not fit.
         OSError: a file cannot be written.
     """
-    console = console or Console()
+    console = console or printing.output()
     run = load_watched(command.run, command.device)
     folder = command.run if command.run.is_dir() else command.run.parent
     policy = run.model.policy
@@ -164,7 +165,7 @@ def probes_picture(found: Sequence[Probed]) -> np.ndarray:
 
 def findings(found: Sequence[Probed]) -> Table:
     """The accuracies at the event and at the last lag, which is in brackets, beside chance."""
-    table = Table(
+    table = printing.table(
         "fact", "in the", "at the event", "at the last lag", "chance", title="Accuracy of probes on held-out histories"
     )
     for fact in found:

@@ -16,7 +16,7 @@ from palimpsest import envs
 from palimpsest.agents import MemoryPPO, evaluate
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.evaluation import play as playing
-from palimpsest.agents.evaluation.play import STALL_STEPS, play, summary
+from palimpsest.agents.evaluation.play import STALL_STEPS, UNDECLARED_STALL_STEPS, play, summary
 from palimpsest.agents.evaluation.plots import learning_curve
 from palimpsest.agents.run.callbacks import read_evaluations
 from palimpsest.agents.run.closing import evaluate as evaluate_run
@@ -78,6 +78,29 @@ def test_a_long_walk_without_positions_is_no_stall_and_every_step_is_taken():
     turning = play(Constant(1), envs.make_vec(MAZE, 4, **maze), 4)
     assert turning.stalled.all()
     assert (turning.lengths == length + 2).all()
+
+
+class Delay(gym.Env):
+    """Nothing changes for 600 steps; the last of them brings 1."""
+
+    observation_space = spaces.Box(-1, 1, (1,))
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        over = self.time == 600
+        return np.zeros(1, np.float32), float(over), over, False, {}
+
+
+def test_a_long_delay_of_an_environment_without_horizons_is_played_to_its_end():
+    assert STALL_STEPS < 600 < UNDECLARED_STALL_STEPS
+    played = play(Constant(0), DummyVecEnv([Delay] * 2), 2)
+    assert not played.stopped.any()
+    assert played.returns.tolist() == [1, 1]
 
 
 def test_max_steps_ends_an_episode_as_failed():

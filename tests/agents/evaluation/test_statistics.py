@@ -117,6 +117,19 @@ def test_intervals_hold_the_value_and_shrink_with_runs():
     assert (high >= performance_profile(few, [0.2, 0.5])).all()
 
 
+def test_wrong_arguments_are_refused():
+    scores = {"a": [0.1, 0.2]}
+    for repeats in (0, 1.5):
+        with pytest.raises(ValueError, match="repeats must be an integer, 1 to"):
+            estimate_improvement(scores, scores, repeats=repeats)
+    for thresholds in ([], 0.5, [np.nan]):
+        for profile in (performance_profile, profile_band):
+            with pytest.raises(ValueError, match="thresholds must be one number or more"):
+                profile(scores, thresholds)
+    with pytest.raises(ValueError, match="target must be a number"):
+        estimate_gap(scores, np.nan)
+
+
 def test_few_runs_and_equal_scores():
     assert mean_and_error([0.3]) == (0.3, None)
     assert mean_and_error([0.3, 0.3]) == (0.3, 0.0)

@@ -188,6 +188,12 @@ def test_what_is_refused(arguments, said, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_is_no_file_to_write_to(tmp_path):
+    with pytest.raises(ValueError, match="the file to write must be a file, not a folder"):
+        export_policy(agent("ppo")[0], tmp_path, format="torch")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ValueError, match=r"onnx(script)?; install it with: pip install 'palimpsest-rl\[export\]'"):

@@ -103,6 +103,17 @@ WRONG = [
     (HEAD + MAZE + "returns = [1, 0]", r"returns must be the mean returns .*; got \[1.0, 0.0\]"),
     (HEAD + MAZE + "returns = [1]", "returns must be the mean returns"),
     (HEAD + MAZE + "tests = {length = 3}", "tests must be a sequence of values"),
+    (HEAD + MAZE + "tests = [{}]", r"environments\[0\]: tests must be tables of one argument or more: .*; got {}"),
+    (
+        HEAD + MAZE + "tests = [{length = 3}]\ntest_grid = {length = [3, 4]}",
+        "tests and test_grid must be different settings",
+    ),
+    (HEAD + '[memory.none]\nmemory_args = {output_size = "x"}\n' + MAZE, "none-0: output_size must be an integer"),
+    (
+        HEAD + '[train]\nstart_from = "nowhere"\n' + MAZE,
+        "none-0: start_from must be a run or a model; got '.*nowhere'; there is",
+    ),
+    (HEAD + '[train]\ndevice = "cuda:77"\n' + MAZE, "device 'cuda:77' is not there"),
     (HEAD + MAZE + "tests = [{lenght = 3}]", "no argument 'lenght'.*did you mean 'length'"),
     (HEAD + MAZE + "tests = [{length = 0}]", "corridors=1-length=2-none-0: length must be an integer, 1 to "),
     (HEAD + MAZE.replace("EndlessT", "EndlesT"), "unknown environment .*did you mean 'Palimpsest/EndlessTMaze-v0'"),

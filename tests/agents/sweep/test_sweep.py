@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 
 import pytest
 from rich.console import Console
@@ -148,6 +149,14 @@ def test_what_is_finished_is_not_done_again(swept, monkeypatch, capsys):
     assert capsys.readouterr().out.count("finished") == 8
 
 
+def test_a_folder_with_results_of_other_runs_is_refused(swept, tmp_path, capsys):
+    before = (swept / "results.csv").read_bytes()
+    suite = write(tmp_path, HEAD.replace("none", "gru") + TRAIN + MAZE)
+    assert train.main(["sweep", str(suite), "--out", str(swept)]) == 2
+    assert "holds results of 8 runs that are not in the suite, as 'EndlessTMaze" in capsys.readouterr().err
+    assert (swept / "results.csv").read_bytes() == before
+
+
 def test_a_dry_run_lists_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
@@ -226,19 +235,22 @@ def test_a_run_that_dies_is_reported_and_tried_again(tmp_path, monkeypatch, caps
             raise FloatingPointError("the weights\nare NaN")
         return original(config, env, **kwargs)
 
-    line = ["sweep", str(path), "--out", str(tmp_path / "out")]
+    out = tmp_path / "o ut"
+    line = ["sweep", str(path), "--out", str(out)]
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "make_model", dying)
         assert train.main(line) == 1
-    out, err = capsys.readouterr()
-    assert "none-0: DIED: FloatingPointError: the weights are NaN" in out
-    assert "none-1: success" in out
+    printed, err = capsys.readouterr()
+    assert "none-0: DIED: FloatingPointError: the weights are NaN" in printed
+    assert "none-1: success" in printed
     assert "1 of 2 runs died" in err
     assert err.count("\n") == 1
-    assert "Traceback" in next((tmp_path / "out" / "logs").glob("*none-0.log")).read_text()
-    assert [row["seed"] for row in table.read(tmp_path / "out" / "results.csv")] == [1]
-    assert train.main(line) == 0
-    assert [row["seed"] for row in table.read(tmp_path / "out" / "results.csv")] == [0, 1]
+    again = shlex.split(err.partition("try them again with: ")[2])[1:]
+    assert again == line
+    assert "Traceback" in next((out / "logs").glob("*none-0.log")).read_text()
+    assert [row["seed"] for row in table.read(out / "results.csv")] == [1]
+    assert train.main(again) == 0
+    assert [row["seed"] for row in table.read(out / "results.csv")] == [0, 1]
 
 
 def test_a_solved_run_stops_after_three_evaluations_in_a_row(tmp_path):

@@ -254,6 +254,12 @@ def test_the_metric_is_success_where_there_is_one():
     assert score(stalled, "success") == ("success", 0.0)
 
 
+def test_a_path_that_would_end_the_url_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="cannot have '\\?' in its path"):
+        search(tmp_path, out=tmp_path / "q?x")
+    assert not (tmp_path / "q").exists()
+
+
 def test_a_password_is_not_shown(tmp_path):
     with pytest.raises(ValueError, match="cannot be opened") as caught:
         search(tmp_path, study="postgresql+nosuchdriver://me:secret@nowhere/x")
