@@ -42,13 +42,17 @@ def environment_spec(env_id: str) -> EnvSpec:
 def check_environment(env: Any) -> None:
     """Refuse an `env` that an agent cannot be trained in. None is allowed here."""
     from gymnasium import Env
+    from gymnasium.vector import VectorEnv
     from stable_baselines3.common.vec_env import VecEnv
 
     if isinstance(env, str):
         environment_spec(env)
     elif env is not None and not isinstance(env, Env | VecEnv):
         refuse(
-            "env", "a gymnasium Env, a VecEnv of stable-baselines3 (envs.make_vec gives one) or a registered id", env
+            "env",
+            "a gymnasium Env, a VecEnv of stable-baselines3 (envs.make_vec gives one) or a registered id",
+            env,
+            ": palimpsest.envs.sb3.VectorEnvAdaptor(env) makes a VecEnv of it" if isinstance(env, VectorEnv) else "",
         )
 
 
