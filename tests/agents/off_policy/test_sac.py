@@ -15,6 +15,7 @@ from worlds import Spaces
 
 from palimpsest.agents import MemorySAC
 from palimpsest.agents.learn.numerics import NotFinite
+from palimpsest.agents.off_policy import sac
 from palimpsest.agents.off_policy.replay import Sequences
 from palimpsest.agents.off_policy.sac_loss import sac_losses
 
@@ -331,6 +332,23 @@ def test_dicts_and_images_are_learned_from():
     model = make("discrete", env=worlds("discrete", 1, space), policy_class="MultiInputMemoryPolicy")
     model.learn(40)
     assert model._n_updates > 0
+
+
+@pytest.mark.parametrize("gradient_steps", [1, 3])
+def test_the_targets_follow_after_so_many_updates_of_all_calls(gradient_steps, monkeypatch):
+    followed, follow = [], sac.follow
+    model = make(target_update_interval=4, gradient_steps=gradient_steps, learning_starts=20)
+
+    def noted(*given):
+        followed.append(len(drawn))
+        follow(*given)
+
+    drawn, sample = [], model._sample
+    model._sample = lambda batch_size: drawn.append(1) or sample(batch_size)
+    monkeypatch.setattr(sac, "follow", noted)
+    model.learn(52)
+    assert len(drawn) == model._n_updates >= 12
+    assert followed == list(range(4, model._n_updates + 1, 4))
 
 
 def test_a_policy_that_is_not_finite_is_named():
