@@ -102,3 +102,15 @@ def joined(parts: Sequence[Any]) -> Any:
         return torch.cat(leaves) if isinstance(leaves[0], Tensor) else np.concatenate(leaves)
 
     return tree_map(join, *parts)
+
+
+def truncated_rows(dones: np.ndarray, infos: Sequence[dict[str, Any]]) -> list[int]:
+    """The rows whose episodes a step has truncated, from what SB3's VecEnvs return.
+
+    As in SB3, an end without its observation has nothing to bootstrap from: it counts as a termination.
+    """
+    return [
+        row
+        for row in np.flatnonzero(dones).tolist()
+        if infos[row].get("TimeLimit.truncated", False) and infos[row].get("terminal_observation") is not None
+    ]

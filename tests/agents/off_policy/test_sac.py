@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -280,6 +282,17 @@ def test_each_row_has_noise_of_its_own_whenever_it_was_given():
     alone = make(env=worlds(rows=1), action_noise=noise)
     alone.learn(30)
     assert alone.action_noise is noise
+
+
+@pytest.mark.parametrize("rows", [1, B])
+@pytest.mark.parametrize("shape", [(2,), (1, 1), (B, 1, 2)])
+def test_noise_of_another_shape_than_actions_is_refused_before_a_step(rows, shape):
+    env = worlds(rows=rows)
+    env.step_async = None  # is not called
+    model = make(env=env, action_noise=NormalActionNoise(np.zeros(shape), np.ones(shape)))
+    said = f"action_noise must have the shape of an action, (1, 2); got {shape}: make it of"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        model.learn(26)
 
 
 def test_a_fixed_weight_of_the_entropy_stays():
