@@ -88,6 +88,8 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
             self.policy.return_scale.begin()
         self.workers.share(list(self.policy.state_dict().values()))
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if fresh:
+            self._last_obs = tree_map(np.array, self._last_obs)  # see Part.end
         if fresh or self._last_state is None:
             self._last_state = self.policy.initial_state(self.n_envs)
             self._last_memory_starts = np.ones(self.n_envs, dtype=bool)

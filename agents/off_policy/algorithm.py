@@ -253,6 +253,8 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         if self.replay.n_envs != self.n_envs:
             self._make_replay()
         self.policy.look_for_changes()
+        if fresh:
+            self._last_obs = tree_map(np.array, self._last_obs)
         if fresh or self._last_state is None:
             self._last_state = self.policy.initial_state(self.n_envs)
             self._return_so_far = np.zeros(self.n_envs)
@@ -340,7 +342,8 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             if normalize is not None:
                 finals = normalize.unnormalize_obs(finals)
             replay_buffer.add_final(np.array(truncated), finals, self._next_state, self._n_updates)
-        self._last_obs, self._last_episode_starts = new_obs, dones
+        # copies, for a VecEnv may write the next step's into its own
+        self._last_obs, self._last_episode_starts = tree_map(np.array, new_obs), np.array(dones)
         self._last_original_obs = new_original
         self._last_state = self._next_state
 

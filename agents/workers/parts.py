@@ -79,9 +79,10 @@ class Part:
             self.env.begin(step.actions)
 
     def end(self) -> Step:
-        """Wait for the step's end."""
-        result = self.env.step(self.step.actions) if self.whole else self.env.end()
-        return self.step._replace(**dict(zip(("new_obs", "rewards", "dones", "infos"), result)))
+        """Wait for the step's end. Its arrays are copies, for a VecEnv may write the next step's into its own."""
+        *arrays, infos = self.env.step(self.step.actions) if self.whole else self.env.end()
+        new_obs, rewards, dones = tree_map(np.array, tuple(arrays))
+        return self.step._replace(new_obs=new_obs, rewards=rewards, dones=dones, infos=infos)
 
 
 def together(parts: Sequence[Step]) -> Step:

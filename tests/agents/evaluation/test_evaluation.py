@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
-from worlds import Counter
+from worlds import Counter, Reusing
 
 from palimpsest import envs
 from palimpsest.agents import MemoryPPO, evaluate
@@ -78,6 +78,12 @@ def test_a_long_walk_without_positions_is_no_stall_and_every_step_is_taken():
     turning = play(Constant(1), envs.make_vec(MAZE, 4, **maze), 4)
     assert turning.stalled.all()
     assert (turning.lengths == length + 2).all()
+
+
+def test_an_environment_that_uses_its_arrays_again_does_not_stall():
+    played = play(Constant(0), Reusing([lambda: Counter(STALL_STEPS)]), 1)
+    assert not played.stalled.any()
+    assert played.lengths.tolist() == [STALL_STEPS + 3]
 
 
 def test_max_steps_ends_an_episode_as_failed():

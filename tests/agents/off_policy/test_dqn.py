@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from torch import nn
-from worlds import Counter, Spaces
+from worlds import Counter, Reusing, Spaces
 
 from palimpsest.agents import MemoryDQN, MemoryPPO, MemorySAC
 from palimpsest.agents.files.archive import CorruptFile, NamedOnly, read_tree
@@ -317,3 +317,10 @@ def test_a_step_at_which_a_callback_stops_counts_as_any_other():
     # of the last learn, which began at 15 steps
     assert model._current_progress_remaining == pytest.approx(1 - 18 / 115)
     assert model.exploration_rate == pytest.approx(1 - 0.95 * 18 / 115)
+
+
+def test_arrays_that_an_environment_uses_again_are_stored_as_they_were():
+    rows = [lambda row=row: Counter(row, truncate=row == 0) for row in range(2)]
+    own, reused = (make(env=kind(rows)).learn(60).replay.contents() for kind in (DummyVecEnv, Reusing))
+    for name in ("observations", "rewards", "memory_start", "acted"):
+        np.testing.assert_array_equal(own[name], reused[name])
