@@ -12,11 +12,12 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
+from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from palimpsest.agents.device import check_device
+from palimpsest.agents.environments import check_normalize, unscaled
 from palimpsest.agents.files.archive import CorruptFile, File, read_tree, write_tree
 from palimpsest.agents.files.load_checks import check_environments
 from palimpsest.agents.files.replay_file import found_file
@@ -145,6 +146,12 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self._next_state: Any = None
         self._return_so_far = self._exploration = np.zeros(0)
 
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        wrapped = SavedAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        check_normalize(wrapped)
+        return wrapped
+
     def _setup_model(self) -> None:
         check_together(vars(self))
         parts = self._chosen_parts()
@@ -235,26 +242,18 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
                 f"{replay.bytes_per_sequence:,} bytes each with the memory's state, {total / 1e6:,.1f} MB"
             )
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         check_environments(self)
         self.action_noise = noise_of_rows(self.action_noise, self.n_envs)
-        fresh = reset_num_timesteps or self._last_obs is None
+        before = self._last_obs
         # past OffPolicyAlgorithm's, which changes a replay of SB3's
-        result = super(OffPolicyAlgorithm, self)._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
+        result = super(OffPolicyAlgorithm, self)._setup_learn(*args, **kwargs)
+        fresh = self._last_obs is not before
         if self.replay.n_envs != self.n_envs:
             self._make_replay()
         self.policy.look_for_changes()
         if fresh:
-            self._last_obs = tree_map(np.array, self._last_obs)
+            self._see(self._last_obs)
         if fresh or self._last_state is None:
             self._last_state = self.policy.initial_state(self.n_envs)
             self._return_so_far = np.zeros(self.n_envs)
@@ -310,10 +309,9 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
     ) -> None:
         """Keep a step, and the final observations of the episodes that it truncated; not normalised, as in SB3."""
         normalize = self._vec_normalize_env
-        if normalize is None:
-            self._last_original_obs, new_original, original_reward = self._last_obs, new_obs, reward
-        else:
-            new_original, original_reward = normalize.get_original_obs(), normalize.get_original_reward()
+        original, original_reward = self._last_obs, reward
+        if normalize is not None:
+            original, original_reward = self._last_original_obs, normalize.get_original_reward()
         check_rewards(original_reward, self.num_timesteps - self.n_envs)
         if self.policy.observation_scales is not None:
             played = tree_map(lambda array: torch.from_numpy(array[None]), self._last_obs)
@@ -327,7 +325,7 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         terminated = dones.copy()
         terminated[truncated] = False
         replay_buffer.add(
-            self._last_original_obs,
+            original,
             buffer_action,
             original_reward,
             terminated,
@@ -342,10 +340,13 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             if normalize is not None:
                 finals = normalize.unnormalize_obs(finals)
             replay_buffer.add_final(np.array(truncated), finals, self._next_state, self._n_updates)
-        # copies, for a VecEnv may write the next step's into its own
-        self._last_obs, self._last_episode_starts = tree_map(np.array, new_obs), np.array(dones)
-        self._last_original_obs = new_original
-        self._last_state = self._next_state
+        self._see(new_obs)
+        self._last_episode_starts, self._last_state = np.array(dones), self._next_state
+
+    def _see(self, obs: Any) -> None:
+        """Act on `obs` [B, ...] next. They are copied, as is what ended: a VecEnv may use its arrays again."""
+        self._last_obs = tree_map(np.array, obs)
+        self._last_original_obs = unscaled(self._last_obs, self._vec_normalize_env)
 
     def _sample(self, batch_size: int) -> Sequences:
         """Sequences to learn from, with scaled rewards."""
