@@ -14,7 +14,7 @@ from palimpsest.refusals import closest, refuse
 if TYPE_CHECKING:
     from gymnasium import Space
     from gymnasium.envs.registration import EnvSpec
-    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 EVALUATION_SEED = 1_000_000_007
 """First seed of evaluation episodes. All seeds of training are below it."""
@@ -42,13 +42,17 @@ def environment_spec(env_id: str) -> EnvSpec:
 def check_environment(env: Any) -> None:
     """Refuse an `env` that an agent cannot be trained in. None is allowed here."""
     from gymnasium import Env
+    from gymnasium.vector import VectorEnv
     from stable_baselines3.common.vec_env import VecEnv
 
     if isinstance(env, str):
         environment_spec(env)
     elif env is not None and not isinstance(env, Env | VecEnv):
         refuse(
-            "env", "a gymnasium Env, a VecEnv of stable-baselines3 (envs.make_vec gives one) or a registered id", env
+            "env",
+            "a gymnasium Env, a VecEnv of stable-baselines3 (envs.make_vec gives one) or a registered id",
+            env,
+            ": palimpsest.envs.sb3.VectorEnvAdaptor(env) makes a VecEnv of it" if isinstance(env, VectorEnv) else "",
         )
 
 
@@ -90,6 +94,49 @@ def innermost(env: VecEnv) -> Any:
     while isinstance(env, VecEnvWrapper):
         env = env.venv
     return env
+
+
+def around_normalize(env: VecEnv) -> str | None:
+    """The name of a wrapper around a VecNormalize that may change what it gives; None if there is none.
+
+    Wrappers of SB3 and those that agents add are known to change neither rewards nor what is scaled: images and texts
+    never are.
+    """
+    from stable_baselines3.common import vec_env
+
+    from palimpsest.envs.sb3_wrappers import VecDropText
+
+    watching = (vec_env.VecMonitor, vec_env.VecCheckNan, vec_env.VecVideoRecorder)
+    normalize = vec_env.unwrap_vec_normalize(env)
+    while normalize is not None and env is not normalize:
+        assert isinstance(env, vec_env.VecEnvWrapper)
+        if not isinstance(env, (*watching, vec_env.VecTransposeImage, VecDropText)):
+            return type(env).__name__
+        env = env.venv
+    return None
+
+
+def check_normalize(env: VecEnv) -> None:
+    """Refuse a VecNormalize inside a wrapper that may change what it gives, as a replay keeps what it is given."""
+    if name := around_normalize(env):
+        raise ValueError(
+            f"a replay keeps what VecNormalize is given, so VecNormalize must be around {name}; got {name} around "
+            f"VecNormalize: exchange them, as VecNormalize({name}(...)), or leave VecNormalize out and set "
+            "normalize_observations=True"
+        )
+
+
+def unscaled(seen: Any, normalize: VecNormalize | None) -> Any:
+    """The latest observations [B, ...] as they were `seen`, but what VecNormalize scales as it was given.
+
+    Args:
+        seen: a tree of arrays, in environments without an `around_normalize`.
+        normalize: the VecNormalize around them, None for none.
+    """
+    if normalize is None or not normalize.norm_obs:
+        return seen
+    given: Any = normalize.get_original_obs()
+    return seen | {key: given[key] for key in normalize.norm_obs_keys or ()} if isinstance(seen, dict) else given
 
 
 def declares(env: VecEnv, name: str) -> bool:

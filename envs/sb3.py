@@ -214,7 +214,7 @@ class VectorEnvAdaptor(EpisodicVecEnv):
 
     Autoreset mode SAME_STEP works as it is. SyncVectorEnv and AsyncVectorEnv in another mode are reset here, through
     `reset(options={"reset_mask": ended})`. All other entries of the environment's infos for a row are copied to that
-    row's info.
+    row's info. Observations are copies: environments with copy=False write the next ones into the same arrays.
 
     Args:
         env: the vector environment.
@@ -252,7 +252,7 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         obs, infos = self.env.reset(seed=seed, options=options)
         self._lengths[:] = 0
         self.reset_infos = [_of_row(infos, i) for i in range(self.num_envs)]
-        return obs
+        return _copied(obs)
 
     def step_async(self, actions: np.ndarray) -> None:
         """Take the actions [B, ...] for the next `step_wait`; rows in other processes begin to step."""
@@ -286,7 +286,7 @@ class VectorEnvAdaptor(EpisodicVecEnv):
             cut = (truncated & ~terminated)[rows]
             self._end(rows, final_obs, cut, success, self._lengths[rows])
             self._lengths[rows] = 0
-        return obs, rewards.astype(np.float32), ended, self._infos
+        return _copied(obs), rewards.astype(np.float32), ended, self._infos
 
     def _finals(self, rows: np.ndarray, obs: Any, infos: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
         """The last observations of `rows`, stacked, and their last infos."""
@@ -367,6 +367,11 @@ def watch_workers(venv: VecEnv) -> None:
         venv = venv.venv
     if isinstance(venv, SubprocVecEnv):
         watch(venv, "remotes")
+
+
+def _copied(obs: Any) -> Any:
+    """Observations, or a dict of them, in new arrays: with copy=False the next ones come in the same."""
+    return {key: part.copy() for key, part in obs.items()} if isinstance(obs, dict) else obs.copy()
 
 
 def _of_row(infos: dict[str, Any], i: int) -> dict[str, Any]:

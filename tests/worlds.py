@@ -7,6 +7,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.util import dict_to_obs
 
 from palimpsest.agents.masks import mask_sizes
 
@@ -31,6 +33,17 @@ class Counter(gym.Env):
 
     def _observe(self) -> np.ndarray:
         return np.array([self.row, self.steps], np.float32)
+
+
+class Reusing(DummyVecEnv):
+    """A VecEnv that returns the same arrays at every step, and writes the next step into them."""
+
+    def _obs_from_buf(self):
+        return dict_to_obs(self.observation_space, self.buf_obs)
+
+    def step_wait(self):
+        obs, _, _, infos = super().step_wait()
+        return obs, self.buf_rews, self.buf_dones, infos
 
 
 class Spaces(gym.Env):

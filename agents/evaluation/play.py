@@ -169,7 +169,7 @@ def _wave(
     while playing.any():
         actions, state = model.predict(obs, state, start, deterministic)
         repeats = np.where(_same_rows((obs, actions), last, B), repeats + 1, 0)
-        last = (obs, actions)
+        last = tree_map(np.array, (obs, actions))  # an environment may write the next observations into the same arrays
         log.before_step()
         obs, rewards, start, infos = env.step(actions)
         log.after_step(rewards, playing)

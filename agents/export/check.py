@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import maybe_transpose
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
@@ -55,22 +56,32 @@ class Rows(Protocol):
 
 
 class Played:
-    """The rows of a VecEnv, below its `VecNormalize`."""
+    """The rows of a VecEnv, below its `VecNormalize`.
 
-    def __init__(self, env: VecEnv) -> None:
+    Args:
+        env: the VecEnv.
+        space: that of the observations; images are brought into it, and texts left out, as agents' own wrappers do.
+    """
+
+    def __init__(self, env: VecEnv, space: spaces.Space) -> None:
         normalize = unwrap_vec_normalize(env)
         self.env = env if normalize is None else normalize.venv
-        self.num_envs = env.num_envs
+        self.num_envs, self.space = env.num_envs, space
 
     def reset(self) -> Any:
         """Reset the environments."""
-        return tree_map(np.array, self.env.reset())
+        return self._read(self.env.reset(), self.space)
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray]:
         """Step the environments."""
         obs, _, start, _ = self.env.step(actions)
+        return self._read(obs, self.space), start
+
+    def _read(self, obs: Any, space: spaces.Space) -> Any:
+        if isinstance(space, spaces.Dict):
+            return {key: self._read(obs[key], part) for key, part in space.spaces.items()}
         # an environment may write the next observation into the same array
-        return tree_map(np.array, obs), start
+        return np.array(maybe_transpose(obs, space))
 
     def masks(self) -> np.ndarray:
         """Ask the environments."""

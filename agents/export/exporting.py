@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from gymnasium import Env
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from palimpsest.agents.environments import EVALUATION_SEED
+from palimpsest.agents.environments import EVALUATION_SEED, around_normalize
 from palimpsest.agents.evaluation.play import check_spaces
 from palimpsest.agents.export.check import Checked, Drawn, Played, Rows, check
 from palimpsest.agents.export.config import FORMATS, ExportCommand
@@ -111,11 +111,16 @@ def _exported(
     known = [each for each in (env, model.env) if each is not None]
     if env is not None:
         check_spaces(model, env)
+    if name := next(filter(None, map(around_normalize, known)), None):
+        raise ValueError(
+            f"a file holds what VecNormalize does, not what {name} around it does; wrap the other way round, as "
+            f"VecNormalize({name}(...)), and train the agent so"
+        )
     takes_masks = use_masking and "action_masks" in inspect.signature(model.predict).parameters
     masked = takes_masks and bool(known) and is_masking_supported(known[0])
     normalize = next(filter(None, map(unwrap_vec_normalize, known)), None)
     step = Step(model.policy, masked, normalize)
-    rows: Rows = Drawn(step.space, model.action_space) if env is None else Played(env)
+    rows: Rows = Drawn(step.space, model.action_space) if env is None else Played(env, step.space)
     seen = (lambda obs: obs) if normalize is None else normalize.normalize_obs
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")

@@ -89,8 +89,8 @@ class Step(nn.Module):
         super().__init__()
         self.policy = _copied(policy)
         self.statistics = Statistics(normalize) if normalize is not None and normalize.norm_obs else None
-        self.space = policy.observation_space if normalize is None else normalize.venv.observation_space
-        """That of the observations."""
+        self.space = _unscaled(policy.observation_space, normalize)
+        """That of the observations: as the policy has it, but what `normalize` scales as it is before."""
         self.signature = signature_of(self.policy, self.space, masked)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -125,6 +125,16 @@ class Step(nn.Module):
             array = np.ones if port == self.signature.action_mask else np.zeros
             given.append(torch.from_numpy(array((rows, *port.shape), port.dtype)))
         return tuple(given)
+
+
+def _unscaled(space: spaces.Space, normalize: VecNormalize | None) -> spaces.Space:
+    if normalize is None or not normalize.norm_obs:
+        return space
+    given = normalize.venv.observation_space
+    if not isinstance(space, spaces.Dict):
+        return given
+    scaled = normalize.norm_obs_keys or ()
+    return spaces.Dict([(key, given[key] if key in scaled else part) for key, part in space.spaces.items()])  # type: ignore[index]
 
 
 def _copied(policy: MemoryActorCriticPolicy) -> MemoryActorCriticPolicy:

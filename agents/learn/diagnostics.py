@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
 from palimpsest.agents.device import refuse_beyond_memory
-from palimpsest.agents.environments import declares
+from palimpsest.agents.environments import around_normalize, declares
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
 from palimpsest.agents.tree import tree_map
 from palimpsest.agents.workers.group import Alone
@@ -108,10 +108,13 @@ def _record_steps(logger: Logger, key: str, value: Tensor, events: Tensor) -> No
 
 
 def event_mask(env: VecEnv | None, observations: Any) -> Tensor:
-    """[T, B] bool, the steps whose observation shows an event; all false if the environment has no `event_mask`."""
+    """[T, B] bool, the steps whose observation shows an event.
+
+    All are false where the environment has no `event_mask`, or was not seen as its VecNormalize shows it.
+    """
     leaf = next(iter(observations.values())) if isinstance(observations, dict) else observations
     none = torch.zeros(leaf.shape[:2], dtype=torch.bool)
-    if env is None or not declares(env, "event_mask"):
+    if env is None or not declares(env, "event_mask") or around_normalize(env):
         return none
     arrays = tree_map(lambda tensor: tensor.cpu().numpy(), observations)
     normalize = unwrap_vec_normalize(env)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -39,7 +40,7 @@ from palimpsest.agents.workers.rows import own
 from palimpsest.envs.halves import VecHalves, check_outermost
 from palimpsest.envs.sb3 import watch_workers
 from palimpsest.envs.sb3_wrappers import VecDropText
-from palimpsest.refusals import Allowed, check, closest
+from palimpsest.refusals import Allowed, check, closest, integer, optional
 
 AlgorithmT = TypeVar("AlgorithmT", bound="SavedAlgorithm")
 
@@ -70,6 +71,9 @@ CLASSES = OUR_CLASSES | names_of(
 )
 """Classes of ours that a model's file may name, under the names of every version."""
 
+LOG_INTERVAL = optional(integer(1, math.inf))
+"""What `learn` counts from one line of the log to the next: rollouts or episodes; None for no line."""
+
 _NEEDED = ("policy_class", "observation_space", "action_space")
 _NOT_GIVEN = ("policy", "env", "device", "_init_setup_model")
 _ATTRIBUTES = {"stats_window_size": "_stats_window_size"}
@@ -93,10 +97,25 @@ class SavedAlgorithm(BaseAlgorithm):
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         if isinstance(env, VecHalves):
             return env.wrapped(lambda half: SavedAlgorithm._wrap_env(half, verbose, monitor_wrapper))
+        check_environment(env)
         check_outermost(env)
         env = BaseAlgorithm._wrap_env(VecDropText.where_needed(env), verbose, monitor_wrapper)
         watch_workers(env)
         return env
+
+    def learn(
+        self: AlgorithmT,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> AlgorithmT:
+        """SB3's, but what `log_interval` cannot be is refused before anything is played."""
+        check("log_interval", log_interval, LOG_INTERVAL)
+        given = (total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        return super().learn(*given)  # type: ignore[safe-super, arg-type]
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         check_environments(self)

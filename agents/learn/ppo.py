@@ -264,7 +264,7 @@ class MemoryPPO(RememberingAlgorithm):
         self: SelfMemoryPPO,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 1,
+        log_interval: int | None = 1,
         tb_log_name: str = "MemoryPPO",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
@@ -275,7 +275,7 @@ class MemoryPPO(RememberingAlgorithm):
         Args:
             total_timesteps: environment steps, over all environments.
             callback: of SB3.
-            log_interval: rollouts between two lines of the log.
+            log_interval: rollouts between two lines of the log; None for no line.
             tb_log_name: name of the run in `tensorboard_log`.
             reset_num_timesteps: whether steps are counted from 0 and the environments are reset.
             progress_bar: whether SB3's progress bar is shown.
@@ -285,8 +285,8 @@ class MemoryPPO(RememberingAlgorithm):
         Raises:
             NotFinite: NaN or infinity in an observation, a reward, the policy or an update; what led to it is kept in
                 a file of the logger's directory, for `agents.learn.failure`.
-            ValueError: an observation is a category that its space does not hold; action masks that do not fit, that
-                some of the environments lack, or that allow nothing.
+            ValueError: a `log_interval` below 1; an observation that is a category which its space does not hold;
+                action masks that do not fit, that some of the environments lack, or that allow nothing.
         """
         uses_masks = use_masking and self.env is not None and is_masking_supported(self.env)
         self.rollout_buffer.keep_masks(sum(mask_sizes(self.action_space)) if uses_masks else 0)

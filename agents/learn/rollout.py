@@ -31,9 +31,9 @@ from palimpsest.agents.learn.numerics import (
 from palimpsest.agents.masks import get_action_masks
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.spaces import task_of
-from palimpsest.agents.tree import tree_map
+from palimpsest.agents.tree import stacked, tree_map
 from palimpsest.agents.workers.algorithm import DividedAlgorithm, Ends
-from palimpsest.agents.workers.parts import Part, Step, joined, together
+from palimpsest.agents.workers.parts import Part, Step, joined, together, truncated_rows
 from palimpsest.envs.halves import VecHalves
 
 
@@ -88,6 +88,8 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
             self.policy.return_scale.begin()
         self.workers.share(list(self.policy.state_dict().values()))
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if fresh:
+            self._last_obs = tree_map(np.array, self._last_obs)  # see Part.end
         if fresh or self._last_state is None:
             self._last_state = self.policy.initial_state(self.n_envs)
             self._last_memory_starts = np.ones(self.n_envs, dtype=bool)
@@ -273,8 +275,7 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
 
     def _settle(self, part: Part, step: Step, chances: Callable[[], np.ndarray], timesteps: int) -> np.ndarray:
         """Note what a part's step has led to. Its rewards [B], with what truncated episodes are still worth."""
-        ended = np.flatnonzero(step.dones)
-        rewards = self._bootstrap(part, step, ended, timesteps) if ended.size else step.rewards
+        rewards = self._bootstrap(part, step, timesteps) if step.dones.any() else step.rewards
         part.obs, part.episode_starts, part.memory_starts = step.new_obs, step.dones, step.dones
         if self.memory_carry_over > 0.0:
             part.memory_starts = step.dones & (chances()[part.rows] >= self.memory_carry_over)
@@ -332,20 +333,13 @@ class RememberingAlgorithm(DividedAlgorithm, SavedAlgorithm, OnPolicyAlgorithm):
             return self.policy.unscale_action(actions)
         return np.clip(actions, self.action_space.low, self.action_space.high)
 
-    def _bootstrap(self, part: Part, step: Step, ended: np.ndarray, timesteps: int) -> np.ndarray:
+    def _bootstrap(self, part: Part, step: Step, timesteps: int) -> np.ndarray:
         """Add γ V(final observation) to the last reward of each truncated episode; the state after it is dropped."""
-        # as in SB3, an end without its observation has nothing to bootstrap from: it counts as a termination
         infos, strategy = step.infos, self._last_strategy
-        truncated = [
-            int(row)
-            for row in ended
-            if infos[row].get("TimeLimit.truncated", False) and infos[row].get("terminal_observation") is not None
-        ]
+        truncated = truncated_rows(step.dones, infos)
         if not truncated:
             return step.rewards
-        finals = [infos[row]["terminal_observation"] for row in truncated]
-        keys = self.observation_space.spaces if isinstance(self.observation_space, spaces.Dict) else None
-        final = np.stack(finals) if keys is None else {key: np.stack([f[key] for f in finals]) for key in keys}
+        final = stacked([infos[row]["terminal_observation"] for row in truncated], step.new_obs)
         check_observation(final, timesteps, "the final observation", [part.rows.start + row for row in truncated])
         rows = torch.as_tensor(truncated, device=self.device)
         with torch.no_grad():

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
+from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from palimpsest.agents.device import check_device
+from palimpsest.agents.environments import check_normalize, unscaled
 from palimpsest.agents.files.archive import CorruptFile, File, read_tree, write_tree
 from palimpsest.agents.files.load_checks import check_environments
 from palimpsest.agents.files.replay_file import found_file
@@ -24,11 +25,13 @@ from palimpsest.agents.learn.hyperparameters import ARGUMENTS
 from palimpsest.agents.learn.model_file import SavedAlgorithm
 from palimpsest.agents.learn.numerics import check_categories, check_observation, check_rewards, explained_step
 from palimpsest.agents.masks import warn_of_masks
+from palimpsest.agents.off_policy.exploration import noise_of_rows, noisy
 from palimpsest.agents.off_policy.replay import SequenceReplay, Sequences, check_replay_arguments
 from palimpsest.agents.policy.policy_file import Unfit
 from palimpsest.agents.policy.policy_kwargs import check_policy_kwargs
 from palimpsest.agents.policy.scales import RewardScale
 from palimpsest.agents.tree import stacked, tree_map
+from palimpsest.agents.workers.parts import truncated_rows
 from palimpsest.refusals import FLAG, NAMED, Allowed, check, integer, is_integer, number, optional
 
 
@@ -143,6 +146,12 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         self._next_state: Any = None
         self._return_so_far = self._exploration = np.zeros(0)
 
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        wrapped = SavedAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        check_normalize(wrapped)
+        return wrapped
+
     def _setup_model(self) -> None:
         check_together(vars(self))
         parts = self._chosen_parts()
@@ -233,38 +242,23 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
                 f"{replay.bytes_per_sequence:,} bytes each with the memory's state, {total / 1e6:,.1f} MB"
             )
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         check_environments(self)
-        self._give_each_row_its_noise()
-        fresh = reset_num_timesteps or self._last_obs is None
+        self.action_noise = noise_of_rows(self.action_noise, self.n_envs)
+        before = self._last_obs
         # past OffPolicyAlgorithm's, which changes a replay of SB3's
-        result = super(OffPolicyAlgorithm, self)._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
+        result = super(OffPolicyAlgorithm, self)._setup_learn(*args, **kwargs)
+        fresh = self._last_obs is not before
         if self.replay.n_envs != self.n_envs:
             self._make_replay()
         self.policy.look_for_changes()
+        if fresh:
+            self._see(self._last_obs)
         if fresh or self._last_state is None:
             self._last_state = self.policy.initial_state(self.n_envs)
             self._return_so_far = np.zeros(self.n_envs)
             self._exploration = self._first_exploration()
         return result
-
-    def _give_each_row_its_noise(self) -> None:
-        """Make SB3's action noise one of all rows, as noise that remembers does so for one row."""
-        noise = self.action_noise
-        if isinstance(noise, VectorizedActionNoise):
-            if noise.n_envs != self.n_envs:
-                self.action_noise = VectorizedActionNoise(noise.base_noise, self.n_envs)
-        elif noise is not None and self.n_envs > 1:
-            self.action_noise = VectorizedActionNoise(noise, self.n_envs)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -281,16 +275,28 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         if not isinstance(self.action_space, spaces.Box):
             return chosen, chosen
         if action_noise is not None:
-            chosen = np.clip(chosen + action_noise(), -1, 1).astype(np.float32)
+            chosen = noisy(chosen, action_noise)
         return self.policy.unscale_action(chosen), chosen
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """SB3's, but a step at which a callback stops is kept, so that a later `learn` knows what ended there."""
+        """SB3's, but a step at which a callback stops is a whole one: a later `learn` knows what ended there."""
         collected = super().collect_rollouts(env, callback, *args, **kwargs)
         if not collected.continue_training:
-            names = ("replay_buffer", "buffer_actions", "new_obs", "rewards", "dones", "infos")
-            self._store_transition(*(callback.locals[name] for name in names))
+            self._end_step(callback.locals)
         return collected
+
+    def _end_step(self, step: dict[str, Any]) -> None:
+        """What SB3 does with a step, by its names, after the callback. `learn` resets action noise when it begins."""
+        self._update_info_buffer(step["infos"], step["dones"])
+        names = ("replay_buffer", "buffer_actions", "new_obs", "rewards", "dones", "infos")
+        self._store_transition(*(step[name] for name in names))
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        self._on_step()
+        interval = step["log_interval"]
+        for _ in range(step["dones"].sum()):
+            self._episode_num += 1
+            if interval is not None and self._episode_num % interval == 0:
+                self.dump_logs()
 
     def _store_transition(  # type: ignore[override]
         self,
@@ -303,10 +309,9 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
     ) -> None:
         """Keep a step, and the final observations of the episodes that it truncated; not normalised, as in SB3."""
         normalize = self._vec_normalize_env
-        if normalize is None:
-            self._last_original_obs, new_original, original_reward = self._last_obs, new_obs, reward
-        else:
-            new_original, original_reward = normalize.get_original_obs(), normalize.get_original_reward()
+        original, original_reward = self._last_obs, reward
+        if normalize is not None:
+            original, original_reward = self._last_original_obs, normalize.get_original_reward()
         check_rewards(original_reward, self.num_timesteps - self.n_envs)
         if self.policy.observation_scales is not None:
             played = tree_map(lambda array: torch.from_numpy(array[None]), self._last_obs)
@@ -316,19 +321,11 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             self._return_so_far = self.gamma * self._return_so_far + reward
             scale.update(torch.from_numpy(self._return_so_far), torch.from_numpy(reward))
             self._return_so_far[dones] = 0
-        # as in SB3, an end without its observation has nothing to bootstrap from: it counts as a termination
-        truncated = np.array(
-            [
-                row
-                for row in np.flatnonzero(dones)
-                if infos[row].get("TimeLimit.truncated", False) and infos[row].get("terminal_observation") is not None
-            ],
-            dtype=np.int64,
-        )
+        truncated = truncated_rows(dones, infos)
         terminated = dones.copy()
         terminated[truncated] = False
         replay_buffer.add(
-            self._last_original_obs,
+            original,
             buffer_action,
             original_reward,
             terminated,
@@ -336,16 +333,20 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
             self._last_state,
             self._n_updates,
         )
-        if truncated.size:
+        if truncated:
             finals = stacked([infos[row]["terminal_observation"] for row in truncated], self._last_obs)
-            check_observation(finals, self.num_timesteps, "the final observation", list(truncated))
-            check_categories(self.observation_space, finals, self.num_timesteps, rows=list(truncated))
+            check_observation(finals, self.num_timesteps, "the final observation", truncated)
+            check_categories(self.observation_space, finals, self.num_timesteps, rows=truncated)
             if normalize is not None:
                 finals = normalize.unnormalize_obs(finals)
-            replay_buffer.add_final(truncated, finals, self._next_state, self._n_updates)
-        self._last_obs, self._last_episode_starts = new_obs, dones
-        self._last_original_obs = new_original
-        self._last_state = self._next_state
+            replay_buffer.add_final(np.array(truncated), finals, self._next_state, self._n_updates)
+        self._see(new_obs)
+        self._last_episode_starts, self._last_state = np.array(dones), self._next_state
+
+    def _see(self, obs: Any) -> None:
+        """Act on `obs` [B, ...] next. They are copied, as is what ended: a VecEnv may use its arrays again."""
+        self._last_obs = tree_map(np.array, obs)
+        self._last_original_obs = unscaled(self._last_obs, self._vec_normalize_env)
 
     def _sample(self, batch_size: int) -> Sequences:
         """Sequences to learn from, with scaled rewards."""

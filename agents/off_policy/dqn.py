@@ -238,7 +238,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         self: SelfMemoryDQN,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 4,
+        log_interval: int | None = 4,
         tb_log_name: str = "MemoryDQN",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
@@ -246,6 +246,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
         """Train for at least `total_timesteps` environment steps; arguments as in SB3, `log_interval` in episodes.
 
         Raises:
+            ValueError: a `log_interval` that is neither an integer of 1 or more nor None.
             NotFinite: NaN or infinity in an observation, a reward or an update.
         """
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

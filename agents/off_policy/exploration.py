@@ -1,4 +1,4 @@
-"""Exploration that is kept up over steps: noise with a memory, and random actions that are repeated.
+"""Exploration that is kept up over steps: noise with a memory, and random actions that are repeated; SB3's noise.
 
 What is drawn anew at each step cancels out over some steps: a corridor is not walked to its end, and a swing is not
 pumped up.
@@ -7,6 +7,7 @@ pumped up.
 from __future__ import annotations
 
 import numpy as np
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 
 TIMES = 4.0, 16.0, 64.0, 256.0
 """Time constants, in steps, of the parts of pink noise, beside one part without memory."""
@@ -56,3 +57,22 @@ def explored(
     random = left > 0
     left -= random
     return np.where(random, action, actions)
+
+
+def noise_of_rows(noise: ActionNoise | None, rows: int) -> ActionNoise | None:
+    """SB3's action noise as one of all rows, as noise that remembers does so for one row."""
+    if isinstance(noise, VectorizedActionNoise):
+        return noise if noise.n_envs == rows else VectorizedActionNoise(noise.base_noise, rows)
+    return noise if noise is None or rows == 1 else VectorizedActionNoise(noise, rows)
+
+
+def noisy(actions: np.ndarray, noise: ActionNoise) -> np.ndarray:
+    """Actions [B, ...] of -1 to 1 with SB3's noise, float32; ValueError if that is not of the shape of an action."""
+    drawn = np.asarray(noise())
+    shape = drawn.shape[1:] if isinstance(noise, VectorizedActionNoise) else drawn.shape
+    if shape != actions.shape[1:]:
+        raise ValueError(
+            f"action_noise must have the shape of an action, {actions.shape[1:]}; got {shape}: make it of a mean and a "
+            "sigma of that shape"
+        )
+    return np.clip(actions + drawn, -1, 1).astype(np.float32)

@@ -70,7 +70,7 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         optimize_memory_usage: without effect: each observation is stored once in any case.
         n_steps: steps that returns look ahead.
         ent_coef: weight of the entropy; "auto" learns it, "auto_0.1" from 0.1 on.
-        target_update_interval: updates between those of the target networks.
+        target_update_interval: updates between those of the target networks, over all calls of `train`.
         target_entropy: what a learned weight aims at; "auto" is minus the numbers of a Box's action, or 0.98 of the
             largest entropy of Discrete actions.
         use_sde: refused: its noise is not part of what a replay stores.
@@ -213,7 +213,7 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         self: SelfMemorySAC,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 4,
+        log_interval: int | None = 4,
         tb_log_name: str = "MemorySAC",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
@@ -221,6 +221,7 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         """Train for at least `total_timesteps` environment steps; arguments as in SB3, `log_interval` in episodes.
 
         Raises:
+            ValueError: a `log_interval` that is neither an integer of 1 or more nor None.
             NotFinite: NaN or infinity in an observation, a reward or an update.
         """
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -265,7 +266,7 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
         learned = isinstance(self.ent_coef, str)
         self._update_learning_rate([policy.actor_optimizer, policy.critic_optimizer, policy.ent_coef_optimizer])
         records: dict[str, list[Tensor]] = {}
-        for step in range(gradient_steps):
+        for step in range(1, gradient_steps + 1):
             batch = self._sample(batch_size)
             ent_coef = policy.log_ent_coef.detach().exp() if learned else torch.tensor([float(self.ent_coef)])
             ent_coef = ent_coef.to(self.device)
@@ -286,7 +287,7 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
                 policy.ent_coef_optimizer.zero_grad()
                 loss.sum().backward()
                 clip_and_step([policy.log_ent_coef], loss.sum(), policy.ent_coef_optimizer, math.inf, at)
-            if step % self.target_update_interval == 0:
+            if (self._n_updates + step) % self.target_update_interval == 0:
                 follow(self.critic_target, policy, self.tau)
             replay.update_priorities(batch.items, losses.errors.numpy(force=True), losses.counted.numpy(force=True))
             self._refresh(batch, losses.state)

@@ -41,7 +41,8 @@ def check_action_space(space: spaces.Space) -> None:
     """Refuse an action space that no distribution of SB3's covers."""
     if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(
-            f"the action space must have finite bounds; got {space}: wrap the environment in RescaleAction"
+            f"the action space must have finite bounds; got {space}: give the environment finite ones, or wrap it in "
+            "gymnasium.wrappers.TransformAction(env, lambda action: action, a Box of finite bounds)"
         )
     if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
         raise ValueError(

@@ -22,6 +22,7 @@ from palimpsest.agents.learn.rollout import RememberingAlgorithm
 from palimpsest.agents.off_policy.algorithm import OffPolicyMemoryAlgorithm
 from palimpsest.agents.run.presets import algorithm_class
 from palimpsest.agents.run.program import COMMAND
+from palimpsest.agents.tree import tree_map
 from palimpsest.agents.workers.group import here
 from palimpsest.agents.workers.rows import of_all, own
 
@@ -207,7 +208,7 @@ def reset_environments(model: SavedAlgorithm) -> None:
     seed = (model.seed or 0) + iteration + workers.rows(model.n_envs).start
     print(f"these environments cannot be restored; they are reset with seeds from {seed} on", file=sys.stderr)
     model.env.seed(seed)
-    model._last_obs = model.env.reset()  # type: ignore[assignment]
+    model._last_obs = tree_map(np.array, model.env.reset())
     model._last_episode_starts = np.ones(model.n_envs, dtype=bool)
     if isinstance(model, RememberingAlgorithm):
         model._last_memory_starts = np.ones(model.n_envs, dtype=bool)

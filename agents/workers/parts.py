@@ -79,9 +79,10 @@ class Part:
             self.env.begin(step.actions)
 
     def end(self) -> Step:
-        """Wait for the step's end."""
-        result = self.env.step(self.step.actions) if self.whole else self.env.end()
-        return self.step._replace(**dict(zip(("new_obs", "rewards", "dones", "infos"), result)))
+        """Wait for the step's end. Its arrays are copies, for a VecEnv may write the next step's into its own."""
+        *arrays, infos = self.env.step(self.step.actions) if self.whole else self.env.end()
+        new_obs, rewards, dones = tree_map(np.array, tuple(arrays))
+        return self.step._replace(new_obs=new_obs, rewards=rewards, dones=dones, infos=infos)
 
 
 def together(parts: Sequence[Step]) -> Step:
@@ -102,3 +103,15 @@ def joined(parts: Sequence[Any]) -> Any:
         return torch.cat(leaves) if isinstance(leaves[0], Tensor) else np.concatenate(leaves)
 
     return tree_map(join, *parts)
+
+
+def truncated_rows(dones: np.ndarray, infos: Sequence[dict[str, Any]]) -> list[int]:
+    """The rows whose episodes a step has truncated, from what SB3's VecEnvs return.
+
+    As in SB3, an end without its observation has nothing to bootstrap from: it counts as a termination.
+    """
+    return [
+        row
+        for row in np.flatnonzero(dones).tolist()
+        if infos[row].get("TimeLimit.truncated", False) and infos[row].get("terminal_observation") is not None
+    ]

@@ -19,7 +19,7 @@ from palimpsest.agents.worlds.wrappers import NAMED
 from palimpsest.memory import registry
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "bring-your-environment.md").read_text(encoding="utf-8")
-(MODULE,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+MODULE, ADAPTED = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [
     shlex.split(line)[1:]
     for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
@@ -51,6 +51,16 @@ def here(tmp_path, monkeypatch):
 def test_the_page_names_every_wrapper():
     rows = re.findall(r"^\| `([a-z-]+)(?:=([N,]+))?` \| (.*) \|$", PAGE, re.MULTILINE)
     assert rows == [(name, named.takes, named.meaning) for name, named in NAMED.items()]
+
+
+def test_a_vector_environment_of_gymnasium_is_trained_in():
+    assert "learn(10_000)" in ADAPTED
+    names: dict = {}
+    try:
+        exec(ADAPTED.replace("10_000", "64"), names)
+        assert names["model"].num_timesteps >= 64
+    finally:
+        names["model"].env.close()
 
 
 @pytest.mark.learning

@@ -215,6 +215,7 @@ def test_any_registered_id_becomes_a_vec_env():
     np.testing.assert_array_equal(obs[1], gym.make("CartPole-v1").reset(seed=6)[0])
 
 
+COUNT = gym.spaces.Box(0, 100, (2,), np.float32)
 MODES = [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED]
 
 
@@ -244,6 +245,21 @@ def test_the_adaptor_equals_dummy_vec_env(kind, mode):
         compare(ours, theirs, lambda rng: rng.integers(3, size=3), steps=40, success=False)
     finally:
         theirs.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
+@pytest.mark.parametrize("key", [None, "count"])
+def test_observations_stay_as_they_were_where_rows_write_into_the_same_arrays(kind, mode, key):
+    def one():
+        return gym.wrappers.TransformObservation(Counter(), lambda obs: {key: obs}, gym.spaces.Dict({key: COUNT}))
+
+    venv = VectorEnvAdaptor(kind([one if key else Counter], copy=False, autoreset_mode=mode))
+    try:
+        seen = [venv.reset(), *(venv.step(np.zeros(1, int))[0] for _ in range(4))]
+    finally:
+        venv.close()
+    assert [int((each[key] if key else each)[0, 1]) for each in seen] == [0, 1, 2, 0, 1]
 
 
 def compare(ours, theirs, act, steps=300, success=True):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
-from worlds import Counter
+from worlds import Counter, Reusing
 
 from palimpsest import envs
 from palimpsest.agents import MemoryPPO, evaluate
@@ -101,6 +101,13 @@ def test_a_long_delay_of_an_environment_without_horizons_is_played_to_its_end():
     played = play(Constant(0), DummyVecEnv([Delay] * 2), 2)
     assert not played.stopped.any()
     assert played.returns.tolist() == [1, 1]
+
+
+def test_an_environment_that_uses_its_arrays_again_does_not_stall(monkeypatch):
+    monkeypatch.setattr(playing, "UNDECLARED_STALL_STEPS", 20)
+    played = play(Constant(0), Reusing([lambda: Counter(20)]), 1)
+    assert not played.stalled.any()
+    assert played.lengths.tolist() == [23]
 
 
 def test_max_steps_ends_an_episode_as_failed():

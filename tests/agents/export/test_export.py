@@ -14,7 +14,7 @@ import torch
 from exported_worlds import CASES, NUMBERS, Noise, agent
 from gymnasium import spaces
 from small import small_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from palimpsest.agents import MemoryPPO, export_policy
 from palimpsest.agents.export import check, exporting, formats
@@ -111,6 +111,27 @@ def test_statistics_of_vec_normalize_are_inside(tmp_path):
     before = other.obs_rms.count
     assert export_policy(model, tmp_path / "b.pt2", env=other, episodes=2).checked.episodes >= 2
     assert other.obs_rms.count == before
+
+
+def test_pictures_beside_what_vec_normalize_scales_are_exported(tmp_path):
+    image, numbers = spaces.Box(0, 255, (36, 40, 3), np.uint8), NUMBERS
+    for observations, policy, arguments in (
+        (image, "CnnMemoryPolicy", dict(norm_obs=False)),
+        (spaces.Dict(image=image, numbers=numbers), "MultiInputMemoryPolicy", dict(norm_obs_keys=["numbers"])),
+    ):
+        env = VecNormalize(DummyVecEnv([lambda space=observations: Noise(space, spaces.Discrete(3))] * 2), **arguments)
+        model = MemoryPPO(policy, env, policy_kwargs=small_policy("gru"), seed=0, device="cpu")
+        made = export_policy(model, tmp_path / "agent.pt2", env=env, episodes=2)
+        assert {port.shape for port in made.signature.observations} <= {(3, 36, 40), numbers.shape}
+        assert export_policy(model, tmp_path / "agent.pt2").signature == made.signature
+
+
+def test_a_wrapper_around_vec_normalize_that_a_file_lacks_is_refused(tmp_path):
+    env = VecFrameStack(VecNormalize(DummyVecEnv([lambda: Noise(NUMBERS, spaces.Discrete(3))])), 2)
+    model = MemoryPPO("MlpMemoryPolicy", env, policy_kwargs=small_policy("gru"), device="cpu")
+    with pytest.raises(ValueError, match=r"not what VecFrameStack around it does; .* VecNormalize\(VecFrameStack"):
+        export_policy(model, tmp_path / "agent.pt2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_exporting_leaves_the_agent_as_it_is(tmp_path):

@@ -24,14 +24,16 @@ from bad_values import (
     without,
 )
 from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.optim import Adam
 from worlds import Counter, Spaces
 
-from palimpsest.agents import MemoryActorCriticPolicy, MemoryPPO
+from palimpsest.agents import MemoryActorCriticPolicy, MemoryDQN, MemoryPPO, MemorySAC
 from palimpsest.agents.policy.policies import MlpMemoryPolicy
+from palimpsest.envs.sb3 import VectorEnvAdaptor
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
 
@@ -171,6 +173,36 @@ def test_actions_that_are_not_counted_from_0_are_taken_as_the_refusal_says():
     agent(env=shifted, n_steps=8).learn(8)
     assert len(taken) == 8
     assert set(taken) <= {1, 2}
+
+
+def test_actions_without_bounds_are_taken_as_the_refusal_says():
+    env = Spaces(spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (2,)))
+    with pytest.raises(ValueError, match=r"wrappers.TransformAction\(env, lambda action: action, a Box of finite"):
+        agent(env=env)
+    bounded = gym.wrappers.TransformAction(env, lambda action: action, spaces.Box(-1, 2, (2,)))
+    model = agent(env=bounded, n_steps=8).learn(8)
+    assert model.action_space == spaces.Box(-1, 2, (2,))
+
+
+@pytest.mark.parametrize("algorithm", [MemoryPPO, MemoryDQN, MemorySAC])
+def test_a_log_interval_that_nothing_can_be_counted_by_is_refused(algorithm):
+    own = {} if algorithm is MemoryPPO else dict(buffer_size=300)
+    model = algorithm("MlpMemoryPolicy", Counter(), policy_kwargs={"memory": "none"}, device="cpu", **own)
+    for wrong in (0, -1, 2.5, True, "4"):
+        with pytest.raises(ValueError, match="log_interval must be an integer, 1 or more, or None; got"):
+            model.learn(4, log_interval=wrong)
+    assert model.num_timesteps == 0
+    model.learn(4, log_interval=None)
+    assert model.num_timesteps >= 4
+
+
+def test_a_vector_environment_is_taken_as_the_refusal_says():
+    rows, model = SyncVectorEnv([Counter]), agent()
+    for refused in (lambda: agent(env=rows), lambda: model.set_env(rows)):
+        with pytest.raises(ValueError, match=r"env must be .*: palimpsest.envs.sb3.VectorEnvAdaptor\(env\) makes"):
+            refused()
+    model.set_env(VectorEnvAdaptor(rows))
+    agent(env=VectorEnvAdaptor(SyncVectorEnv([Counter]))).learn(4)
 
 
 def test_arguments_of_default_classes_are_checked():

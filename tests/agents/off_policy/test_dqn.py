@@ -13,9 +13,10 @@ from small_dqn import B, counters, make, played
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from torch import nn
-from worlds import Counter, Spaces
+from worlds import Counter, Reusing, Spaces
 
 from palimpsest.agents import MemoryDQN, MemoryPPO, MemorySAC
 from palimpsest.agents.files.archive import CorruptFile, NamedOnly, read_tree
@@ -301,3 +302,25 @@ def test_a_callback_that_stops_where_an_episode_ends_joins_no_two_episodes():
     assert replay.observations[:6, 0, 1].tolist() == [0, 1, 2, 0, 1, 2]
     assert replay.memory_start[:6, 0].tolist() == [True, False, False, True, False, False]
     assert replay.terminated[:6, 0].tolist() == [False, False, True, False, False, True]
+
+
+def test_a_step_at_which_a_callback_stops_counts_as_any_other():
+    model = make(env=DummyVecEnv([lambda: Monitor(Counter())]), learning_starts=1000, exploration_fraction=1.0)
+    dumped = []
+    model.dump_logs = lambda: dumped.append(model._episode_num)
+    for _ in range(6):
+        model.learn(100, StopTrainingOnMaxEpisodes(1), reset_num_timesteps=False)
+    assert model.num_timesteps == model._n_calls == 18
+    assert model._episode_num == 6
+    assert [info["l"] for info in model.ep_info_buffer] == [3] * 6
+    assert dumped == [4]
+    # of the last learn, which began at 15 steps
+    assert model._current_progress_remaining == pytest.approx(1 - 18 / 115)
+    assert model.exploration_rate == pytest.approx(1 - 0.95 * 18 / 115)
+
+
+def test_arrays_that_an_environment_uses_again_are_stored_as_they_were():
+    rows = [lambda row=row: Counter(row, truncate=row == 0) for row in range(2)]
+    own, reused = (make(env=kind(rows)).learn(60).replay.contents() for kind in (DummyVecEnv, Reusing))
+    for name in ("observations", "rewards", "memory_start", "acted"):
+        np.testing.assert_array_equal(own[name], reused[name])

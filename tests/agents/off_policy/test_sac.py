@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from worlds import Spaces
 
 from palimpsest.agents import MemorySAC
 from palimpsest.agents.learn.numerics import NotFinite
+from palimpsest.agents.off_policy import sac
 from palimpsest.agents.off_policy.replay import Sequences
 from palimpsest.agents.off_policy.sac_loss import sac_losses
 
@@ -281,6 +284,17 @@ def test_each_row_has_noise_of_its_own_whenever_it_was_given():
     assert alone.action_noise is noise
 
 
+@pytest.mark.parametrize("rows", [1, B])
+@pytest.mark.parametrize("shape", [(2,), (1, 1), (B, 1, 2)])
+def test_noise_of_another_shape_than_actions_is_refused_before_a_step(rows, shape):
+    env = worlds(rows=rows)
+    env.step_async = None  # is not called
+    model = make(env=env, action_noise=NormalActionNoise(np.zeros(shape), np.ones(shape)))
+    said = f"action_noise must have the shape of an action, (1, 2); got {shape}: make it of"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        model.learn(26)
+
+
 def test_a_fixed_weight_of_the_entropy_stays():
     model = make(ent_coef=0.2)
     model.learn(60)
@@ -331,6 +345,23 @@ def test_dicts_and_images_are_learned_from():
     model = make("discrete", env=worlds("discrete", 1, space), policy_class="MultiInputMemoryPolicy")
     model.learn(40)
     assert model._n_updates > 0
+
+
+@pytest.mark.parametrize("gradient_steps", [1, 3])
+def test_the_targets_follow_after_so_many_updates_of_all_calls(gradient_steps, monkeypatch):
+    followed, follow = [], sac.follow
+    model = make(target_update_interval=4, gradient_steps=gradient_steps, learning_starts=20)
+
+    def noted(*given):
+        followed.append(len(drawn))
+        follow(*given)
+
+    drawn, sample = [], model._sample
+    model._sample = lambda batch_size: drawn.append(1) or sample(batch_size)
+    monkeypatch.setattr(sac, "follow", noted)
+    model.learn(52)
+    assert len(drawn) == model._n_updates >= 12
+    assert followed == list(range(4, model._n_updates + 1, 4))
 
 
 def test_a_policy_that_is_not_finite_is_named():

@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from small import small_policy
 from small_dqn import B, counters, make, played
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecCheckNan,
+    VecEnvWrapper,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+)
 
-from palimpsest.agents import MemoryDQN
+from palimpsest.agents import MemoryDQN, MemorySAC
+from palimpsest.envs.sb3_wrappers import VecKeepObservations, VecPreviousActionReward
 
 
 def test_normalised_environments_are_stored_as_they_are():
@@ -23,6 +32,104 @@ def test_normalised_environments_are_stored_as_they_are():
     batch = model.replay_buffer.sample(5, np.random.default_rng(0), env)
     assert batch.observations.abs().max() < 10
     assert not set(batch.rewards.unique().tolist()) <= {0.0, 1.0}
+
+
+class Filmed(gym.Env):
+    """A picture, channels last, and a number, both of which tell the steps so far; episodes are cut after three."""
+
+    observation_space = spaces.Dict(
+        image=spaces.Box(0, 255, (36, 40, 3), np.uint8), count=spaces.Box(0, 100, (1,), np.float32)
+    )
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self._observe(), 1.0, False, self.steps == 3, {}
+
+    def _observe(self):
+        image = np.zeros((36, 40, 3), np.uint8)
+        image[1, 2, 0] = image[4, 5, 2] = self.steps
+        return {"image": image, "count": np.array([self.steps], np.float32)}
+
+
+class Titled(VecEnvWrapper):
+    """A VecEnv whose observations have a text, too."""
+
+    def __init__(self, venv):
+        parts = venv.observation_space.spaces
+        super().__init__(venv, observation_space=spaces.Dict({**parts, "title": spaces.Text(9)}))
+
+    def reset(self):
+        return self.venv.reset() | {"title": np.array(["a film"])}
+
+    def step_wait(self):
+        obs, *rest = self.venv.step_wait()
+        return obs | {"title": np.array(["a film"])}, *rest
+
+
+@pytest.mark.parametrize("titled", [False, True])
+def test_pictures_are_stored_as_they_are_seen_beside_what_is_normalised(titled):
+    rows = DummyVecEnv([Filmed])
+    env = VecMonitor(VecNormalize(Titled(rows) if titled else rows, norm_obs_keys=["count"]))
+    settings = dict(sequence_length=4, burn_in=2, buffer_size=100, learning_starts=8, batch_size=3, device="cpu")
+    model = MemoryDQN("MultiInputMemoryPolicy", env, policy_kwargs=small_policy("gru"), **settings).learn(24)
+    stored, steps = model.replay.observations, np.tile(np.arange(4), 6)
+    assert stored.keys() == {"image", "count"}
+    # the final observation is the fourth of each episode
+    np.testing.assert_allclose(stored["count"][:24, 0, 0], steps, atol=1e-5)
+    for place in ((0, 1, 2), (2, 4, 5)):
+        np.testing.assert_array_equal(stored["image"][:24, 0][:, *place], steps)
+    batch = model._sample(5)
+    assert batch.observations["count"].min() < 0
+    assert batch.observations["image"].dtype == torch.uint8
+
+
+def test_pictures_alone_are_learned_from_where_rewards_are_normalised():
+    def one():
+        return gym.wrappers.TransformObservation(
+            Filmed(), lambda obs: obs["image"], Filmed.observation_space.spaces["image"]
+        )
+
+    env = VecNormalize(DummyVecEnv([one]), norm_obs=False)
+    settings = dict(sequence_length=4, burn_in=2, buffer_size=100, learning_starts=8, batch_size=3, device="cpu")
+    model = MemorySAC("CnnMemoryPolicy", env, policy_kwargs=small_policy("gru"), **settings).learn(24)
+    assert model._n_updates > 0
+    assert model.replay.observations[:5, 0, 2, 4, 5].tolist() == [0, 1, 2, 3, 0]
+
+
+class Fives(VecEnvWrapper):
+    """What is seen is 5, whatever happens."""
+
+    def reset(self):
+        return self.venv.reset() * 0 + 5
+
+    def step_wait(self):
+        obs, *rest = self.venv.step_wait()
+        return obs * 0 + 5, *rest
+
+
+AROUND = {
+    "VecFrameStack": lambda env: VecFrameStack(env, 2),
+    "VecPreviousActionReward": VecPreviousActionReward,
+    "VecKeepObservations": lambda env: VecKeepObservations(env, [1]),
+    "Fives": Fives,
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_normalising_inside_another_wrapper_is_refused_and_goes_the_other_way_round(name):
+    around = AROUND[name]
+    model = make(env=VecCheckNan(VecNormalize(around(counters()))))
+    said = rf"must be around {name}; got {name} around VecNormalize: exchange them, as VecNormalize\({name}\(...\)\)"
+    for wrong in (around(VecNormalize(counters())), VecMonitor(around(VecNormalize(counters(), norm_obs=False)))):
+        for refused in (lambda env=wrong: make(env=env), lambda env=wrong: model.set_env(env)):
+            with pytest.raises(ValueError, match=said):
+                refused()
+    assert model.learn(60)._n_updates > 0
 
 
 class Clock(gym.Env):

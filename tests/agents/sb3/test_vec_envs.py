@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from situations import MEMORIES, agent, assert_finite
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
-from worlds import Counter
+from worlds import Counter, Reusing
 
 from palimpsest.agents import MemoryPPO
 from palimpsest.envs.sb3_wrappers import VecDropText, VecPreviousActionReward
@@ -139,3 +140,13 @@ def test_rows_that_cannot_be_asked_train_and_are_evaluated(answer, tmp_path):
     assert mean == 4
     model.save(tmp_path / "model")
     assert MemoryPPO.load(tmp_path / "model", env=env).learn(32).num_timesteps == 32
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_arrays_that_an_environment_uses_again_are_learned_from_as_they_were(memory):
+    rows = [lambda row=row: Counter(row, truncate=row == 0) for row in range(2)]
+    own, reused = (agent("Mlp", kind(rows), memory).learn(32) for kind in (DummyVecEnv, Reusing))
+    for name in ("observations", "rewards", "episode_starts", "log_probs", "returns"):
+        np.testing.assert_array_equal(getattr(own.rollout_buffer, name), getattr(reused.rollout_buffer, name))
+    for mine, its in zip(own.policy.parameters(), reused.policy.parameters()):
+        assert torch.equal(mine, its)

@@ -12,6 +12,7 @@ from typing import ClassVar
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from small import small_arguments
 from stable_baselines3.common.callbacks import EvalCallback
@@ -27,6 +28,7 @@ from worlds import Counter, Spaces
 
 from palimpsest.agents import MemoryPPO, evaluate
 from palimpsest.agents.files.archive import CorruptFile, read_tree, write_tree
+from palimpsest.agents.learn.diagnostics import event_mask
 
 MIXED = spaces.Dict(
     goal=spaces.Box(-20, 20, (4,), np.float32), kind=spaces.Discrete(3), place=spaces.Box(-20, 20, (2,), np.float32)
@@ -280,3 +282,23 @@ def test_evaluate_shows_what_training_showed(source, tmp_path, monkeypatch):
     np.testing.assert_array_equal(seen[0], env.normalize_obs(first[None]))
     assert np.abs(np.concatenate(seen)).max() <= 0.5
     np.testing.assert_array_equal(env.obs_rms.mean, before)
+
+
+class Eventful(Counter):
+    """Every third step is an event."""
+
+    def event_mask(self, obs):
+        return obs[..., 1] % 3 == 1
+
+
+def test_events_are_told_where_only_the_normalisation_changed_what_was_seen():
+    def told(env):
+        return event_mask(make(env).env, torch.tensor([[[0.0, 1.0], [0.0, 2.0]]]))
+
+    rows = DummyVecEnv([Eventful])
+    unchanged = VecNormalize(rows, norm_obs=False)
+    for env in (rows, unchanged, VecMonitor(unchanged)):
+        assert told(env).tolist() == [[True, False]]
+    assert not told(VecFrameStack(VecNormalize(rows), 2)).any()
+    stacked = make(VecFrameStack(VecNormalize(rows), 2), policy_kwargs={"memory": "rewrite"}).learn(16)
+    assert "memory/rewrite_mean" in stacked.logger.name_to_value
