@@ -281,7 +281,7 @@ class VectorEnvAdaptor(EpisodicVecEnv):
             for row, info in zip(rows.tolist(), final_info):
                 self._infos[row].update(info)
                 self.reset_infos[row] = _of_row(infos, row)
-            told = [info.get("is_success", info.get("success")) for info in final_info]
+            told = [info.get("is_success") for info in final_info]
             success = None if None in told else np.array(told, bool)
             cut = (truncated & ~terminated)[rows]
             self._end(rows, final_obs, cut, success, self._lengths[rows])

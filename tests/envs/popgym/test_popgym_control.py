@@ -80,7 +80,7 @@ def test_equals_the_package(id):
             np.testing.assert_allclose(motion(world), their_env.unwrapped.state, rtol=1e-13, atol=1e-15)
             total, steps, over = total + reward, steps + 1, terminated or truncated
         ends.add((terminated, truncated))
-        assert info.keys() == {"success"}
+        assert info.keys() == {"success", "is_success"}
         assert -1 <= total <= 1 + 1e-9
         totals.append(total)
     assert steps >= 1000

@@ -53,7 +53,7 @@ def test_one_input_back_needs_no_memory():
         rewards.append(reward)
     assert len(rewards) == 51
     assert sum(rewards) == pytest.approx(1)
-    assert info == {"success": True}
+    assert info == {"success": True, "is_success": True}
 
 
 @pytest.mark.parametrize("game", ["RepeatPrevious", "RepeatFirst", "Autoencode"])
