@@ -154,12 +154,10 @@ def event_mask(env: VecEnv, obs: Any) -> np.ndarray:
 
     for layer in _layers(env):
         if isinstance(layer, VecTransposeImage) and not layer.skip:
-            pictures = layer.image_space_keys if isinstance(obs, dict) else None
-            obs = (
-                np.moveaxis(obs, -3, -1)
-                if pictures is None
-                else {key: np.moveaxis(part, -3, -1) if key in pictures else part for key, part in obs.items()}
-            )
+            if isinstance(obs, dict):
+                obs = {**obs, **{key: np.moveaxis(obs[key], -3, -1) for key in layer.image_space_keys}}
+            else:
+                obs = np.moveaxis(obs, -3, -1)
         elif isinstance(layer, VecPreviousActionReward):
             obs = layer.joined.part(obs)
     return np.asarray(layer.env_method("event_mask", obs, indices=[0])[0], bool)
