@@ -5,13 +5,14 @@ Importing this module imports neither torch nor stable-baselines3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from palimpsest.imports import imported
 from palimpsest.refusals import closest, refuse
 
 if TYPE_CHECKING:
+    import numpy as np
     from gymnasium import Space
     from gymnasium.envs.registration import EnvSpec
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -140,11 +141,73 @@ def unscaled(seen: Any, normalize: VecNormalize | None) -> Any:
 
 
 def declares(env: VecEnv, name: str) -> bool:
-    """Whether the rows have an attribute. A VecEnv that answers to any name, or to none, declares nothing."""
+    """Whether the rows have an attribute, and it holds for what an agent sees.
+
+    A VecEnv that answers to any name, or to none, declares nothing. What is declared of observations
+    (`envs.declared.DECLARED`) does not hold under wrappers that change them.
+    """
     try:
-        return env.has_attr(name) and not env.has_attr("a name that no environment has")
+        return env.has_attr(name) and not env.has_attr("a name that no environment has") and not _undone(env, name)
     except NotImplementedError:
         return False
+
+
+def _undone(env: VecEnv, name: str) -> bool:
+    from gymnasium.wrappers import FlattenObservation
+    from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize, VecTransposeImage
+
+    from palimpsest.envs.declared import DECLARED, ChangesObservations
+    from palimpsest.envs.sb3_wrappers import VecHiding
+
+    if name not in DECLARED:
+        return False
+    *wrappers, inner = _layers(env)
+    for wrapper in wrappers:
+        if isinstance(wrapper, VecNormalize):
+            undone = name == "event_mask" and wrapper.norm_obs  # its statistics move on, so it is not reckoned back
+        elif isinstance(wrapper, VecHiding | VecTransposeImage) or not isinstance(wrapper, VecEnvWrapper):
+            undone = False
+        else:
+            undone = wrapper.observation_space != wrapper.venv.observation_space
+        if undone:
+            return True
+    kinds: list[Any] = [ChangesObservations, *([FlattenObservation] if name == "event_mask" else [])]
+    return any(any(inner.env_is_wrapped(kind)) for kind in kinds)
+
+
+def _layers(env: VecEnv) -> Iterator[VecEnv]:
+    """A VecEnv and those that it wraps, the outermost first; of two halves the first one."""
+    inner: Any = env
+    while inner is not None:
+        yield inner
+        halves = getattr(inner, "halves", None)
+        inner = halves[0].settled() if halves else getattr(inner, "venv", None)
+
+
+def event_mask(env: VecEnv, obs: Any) -> np.ndarray:
+    """Which observations show an event, of an environment that `declares` its "event_mask".
+
+    Args:
+        env: the environments, in the wrappers of SB3 in which the agent sees them.
+        obs: the agent's observations, an array [..., *shape] or a dict of such.
+
+    Returns:
+        [...] bool.
+    """
+    import numpy as np
+    from stable_baselines3.common.vec_env import VecTransposeImage
+
+    from palimpsest.envs.sb3_wrappers import VecPreviousActionReward
+
+    for layer in _layers(env):
+        if isinstance(layer, VecTransposeImage) and not layer.skip:
+            if isinstance(obs, dict):
+                obs = {**obs, **{key: np.moveaxis(obs[key], -3, -1) for key in layer.image_space_keys}}
+            else:
+                obs = np.moveaxis(obs, -3, -1)
+        elif isinstance(layer, VecPreviousActionReward):
+            obs = layer.joined.part(obs)
+    return np.asarray(layer.env_method("event_mask", obs, indices=[0])[0], bool)
 
 
 def registered_id(env: VecEnv) -> str | None:
@@ -166,11 +229,21 @@ def longest_horizon(env: VecEnv) -> int | None:
     return max(env.env_method("memory_horizons", indices=[0])[0])
 
 
+def longest_wait(env: VecEnv) -> int | None:
+    """For how many steps the task may show the same before something happens, whatever an agent sees beside it.
+
+    None where the environment does not say it.
+    """
+    if declares(env, "longest_wait"):
+        return env.env_method("longest_wait", indices=[0])[0]
+    return longest_horizon(env)
+
+
 def chance_level(env: VecEnv) -> float | None:
-    """Success of the best player without memory; None if the environment does not declare it."""
+    """Success of the best player without memory; None if the environment does not declare it, or does not know it."""
     if not declares(env, "chance_level"):
         return None
-    return float(env.env_method("chance_level", indices=[0])[0])
+    return env.env_method("chance_level", indices=[0])[0]
 
 
 def closing_settings(env: VecEnv) -> list[dict[str, Any]]:

@@ -45,8 +45,8 @@ class World(gym.Env):
     """Compiled function (rules, state, io, mode) -> int; see `envs.kernels`."""
     observed: ClassVar[type[tuple] | None] = None
     """For a Dict observation: the NamedTuple of arrays that `observe` writes. Its fields have the names of the keys."""
-    expert_success: ClassVar[float] = 1.0
-    """Mean success of the expert, or a lower bound of it where chance decides."""
+    expert_success: float | None = 1.0
+    """Mean success of the expert, or a lower bound of it where chance decides; None where it is not known."""
     reported: ClassVar[dict[str, str]] = {}
     """More of an episode's result in its last info: name -> the field of the state, [B], that holds it even after the
     row has begun its next episode."""
@@ -88,8 +88,12 @@ class World(gym.Env):
         """Ξ, ascending: how many inputs reach from an event to its use, both included (arXiv 2412.06531)."""
         raise NotImplementedError
 
-    def chance_level(self) -> float:
-        """Success of the best player without memory, 0 to 1."""
+    def longest_wait(self) -> int:
+        """The largest of Ξ: for so many steps a task may show the same, whatever wrappers add to what is seen."""
+        return max(self.memory_horizons())
+
+    def chance_level(self) -> float | None:
+        """Success of the best player without memory, 0 to 1; None where it is not known for these arguments."""
         raise NotImplementedError
 
     def event_mask(self, obs: Any) -> np.ndarray:
@@ -252,7 +256,7 @@ class World(gym.Env):
         return self.first(self.io.obs), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step. `info` holds `success` and what is `reported` at the end of an episode; at other steps it is empty.
+        """One step. At an episode's end `info` has `success`, for SB3 as `is_success` too, and what is `reported`.
 
         Args:
             action: an integer, or an array [n] of integers or of floats, by the action space.
@@ -267,7 +271,7 @@ class World(gym.Env):
         info = {}
         if self.run(STEP):
             self.over[0] = True
-            info["success"] = io.success.item(0)
+            info["success"] = info["is_success"] = io.success.item(0)
             if self.reported:
                 info |= {name: values.item() for name, values in self.report(np.zeros(1, _INT64)).items()}
         return self.first(io.obs), io.reward.item(0), io.terminated.item(0), io.truncated.item(0), info

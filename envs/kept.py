@@ -9,15 +9,6 @@ from gymnasium import spaces
 
 from palimpsest.refusals import check_integer
 
-DECLARED = ("memory_horizons", "chance_level", "event_mask")
-"""What an environment declares of its whole observation. It does not hold for a part."""
-
-
-def refuse_declared(name: str) -> None:
-    """AttributeError for the name of something declared of whole observations."""
-    if name in DECLARED:
-        raise AttributeError(f"{name!r} is declared of whole observations, of which only a part is seen here")
-
 
 class Kept:
     """Which numbers of an observation are kept, in which order.

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from palimpsest.envs.core import World
+from palimpsest.envs.declared import DECLARED, hides
 from palimpsest.envs.kernels import STEP_AND_RESTART
 from palimpsest.envs.text import DropText, check_storable, has_text
 from palimpsest.envs.workers import watch
@@ -281,10 +283,9 @@ class VectorEnvAdaptor(EpisodicVecEnv):
             for row, info in zip(rows.tolist(), final_info):
                 self._infos[row].update(info)
                 self.reset_infos[row] = _of_row(infos, row)
-            told = [info.get("is_success", info.get("success")) for info in final_info]
+            told = [info.get("is_success") for info in final_info]
             success = None if None in told else np.array(told, bool)
-            cut = (truncated & ~terminated)[rows]
-            self._end(rows, final_obs, cut, success, self._lengths[rows])
+            self._end(rows, final_obs, (truncated & ~terminated)[rows], success, self._lengths[rows])
             self._lengths[rows] = 0
         return _copied(obs), rewards.astype(np.float32), ended, self._infos
 
@@ -317,8 +318,14 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         whole = self.env.unwrapped
         if isinstance(whole, SyncVectorEnv | AsyncVectorEnv):
             # Ask the rows first: reading an attribute that does not exist ends the worker of an AsyncVectorEnv.
-            return all(whole.call("has_wrapper_attr", attr_name))
+            hidden = attr_name in DECLARED and self._holder(attr_name) is not whole
+            return not hidden and all(whole.call("has_wrapper_attr", attr_name))
         return super().has_attr(attr_name)
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """True for Monitor, as the infos hold its statistics; else whether a row of this process is in the wrapper."""
+        inside = any(is_wrapped(row, wrapper_class) for row in getattr(self.env.unwrapped, "envs", ()))
+        return [inside or told for told in super().env_is_wrapped(wrapper_class, indices)]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """An attribute of each row; if there are no single rows, that of the vector environment for each row."""
@@ -351,7 +358,7 @@ class VectorEnvAdaptor(EpisodicVecEnv):
     def _holder(self, name: str) -> Any:
         """The outermost wrapper of the vector environment that has an attribute or hides it; else the environment."""
         env: Any = self.env
-        while isinstance(env, VectorWrapper) and not hasattr(env, name) and name not in getattr(env, "hides", ()):
+        while isinstance(env, VectorWrapper) and not hasattr(env, name) and not hides(env, name):
             env = env.env
         return env
 

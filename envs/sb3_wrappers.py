@@ -14,19 +14,41 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
+from palimpsest.envs.declared import DECLARED, refuse_declared
 from palimpsest.envs.joined import Joined
-from palimpsest.envs.kept import DECLARED, Kept, refuse_declared
+from palimpsest.envs.kept import Kept
 from palimpsest.envs.kernels import STEP
 from palimpsest.envs.observed import Observed, numbers
 from palimpsest.envs.sb3 import WorldVecEnv
 from palimpsest.envs.text import DropText, has_text, without_text
 
 
-class VecPreviousActionReward(VecEnvWrapper):
+class VecHiding(VecEnv):
+    """A VecEnv that hides what its rows declare of their own observations. It stands before another base class."""
+
+    hides: Sequence[str] = DECLARED
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether every row has the attribute, and it is not hidden."""
+        return attr_name not in self.hides and super().has_attr(attr_name)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of each row; AttributeError if it is hidden."""
+        refuse_declared(attr_name, self.hides)
+        return super().get_attr(attr_name, indices)  # type: ignore[safe-super]
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Call a method of every row; AttributeError if it is hidden."""
+        refuse_declared(method_name, self.hides)
+        return super().env_method(method_name, *args, indices=indices, **kwargs)  # type: ignore[safe-super]
+
+
+class VecPreviousActionReward(VecHiding, VecEnvWrapper):
     """A VecEnv whose observations include the previous action and reward; see `envs.joined.Joined`.
 
     The first observation of an episode has zeros; `terminal_observation` has the last action and reward. The reward is
     what the wrapped VecEnv returns, [B] float32. If VecNormalize wraps this wrapper, it is the unnormalised reward.
+    The last action is itself a memory, so chance level and horizons of the rows are hidden.
 
     Args:
         venv: the environment.
@@ -35,6 +57,8 @@ class VecPreviousActionReward(VecEnvWrapper):
     Raises:
         ValueError: spaces that `Joined` does not support.
     """
+
+    hides = ("memory_horizons", "chance_level")
 
     def __init__(self, venv: VecEnv, antialias: bool = False) -> None:
         self.joined = Joined(venv.observation_space, venv.action_space, antialias)
@@ -65,14 +89,14 @@ class VecPreviousActionReward(VecEnvWrapper):
         if method_name == "event_mask":
             args = tuple(map(self.joined.part, args))
             kwargs = {name: self.joined.part(obs) for name, obs in kwargs.items()}
-        return self.venv.env_method(method_name, *args, indices=indices, **kwargs)
+        return super().env_method(method_name, *args, indices=indices, **kwargs)
 
 
-class VecKeepObservations(VecEnvWrapper):
+class VecKeepObservations(VecHiding, VecEnvWrapper):
     """A VecEnv of whose observations only chosen numbers are seen, such as positions without velocities.
 
-    What the environment declares of its whole observation (`envs.kept.DECLARED`) is hidden. `terminal_observation` is a
-    part too.
+    What the environment declares of its whole observation (`envs.declared.DECLARED`) is hidden.
+    `terminal_observation` is a part too.
 
     Args:
         venv: the environment; its observations are a Box of one dimension.
@@ -96,26 +120,12 @@ class VecKeepObservations(VecEnvWrapper):
         infos = _with_finals(infos, dones, lambda row, final: self.kept.part(final))
         return self.kept.part(obs), rewards, dones, infos  # type: ignore[arg-type]
 
-    def has_attr(self, attr_name: str) -> bool:
-        """Whether every row has the attribute, and it is not hidden."""
-        return attr_name not in DECLARED and self.venv.has_attr(attr_name)
 
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of each row; AttributeError if it is hidden."""
-        refuse_declared(attr_name)
-        return self.venv.get_attr(attr_name, indices)
-
-    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Call a method of every row; AttributeError if it is hidden."""
-        refuse_declared(method_name)
-        return self.venv.env_method(method_name, *args, indices=indices, **kwargs)
-
-
-class FullyObservedVecEnv(WorldVecEnv):
+class FullyObservedVecEnv(VecHiding, WorldVecEnv):
     """A `World` whose observations include the hidden state; see `envs.observed.Observed`.
 
-    What the environment declares of its own observations (`envs.kept.DECLARED`) is hidden: nothing must be remembered.
-    Arguments are those of `WorldVecEnv`.
+    What the environment declares of its own observations (`envs.declared.DECLARED`) is hidden: nothing must be
+    remembered. Arguments are those of `WorldVecEnv`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -144,19 +154,11 @@ class FullyObservedVecEnv(WorldVecEnv):
         world.begin(io.terminated | io.truncated, [None] * self.num_envs, lambda: world.np_random, None)
         return ends, self.observed.join(last, hidden)
 
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of each row; AttributeError if it is hidden."""
-        refuse_declared(attr_name)
-        return super().get_attr(attr_name, indices)
 
-    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Call a method of each row; AttributeError if it is hidden."""
-        refuse_declared(method_name)
-        return super().env_method(method_name, *args, indices=indices, **kwargs)
-
-
-class VecDropText(VecEnvWrapper):
+class VecDropText(VecHiding, VecEnvWrapper):
     """A VecEnv without the text keys of its Dict observations (MiniGrid's `mission`). No policy reads text."""
+
+    hides = ()
 
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv, observation_space=without_text(venv.observation_space))

@@ -8,6 +8,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from palimpsest.envs.declared import Hiding
+
 
 def is_text(space: spaces.Space) -> bool:
     """Whether a space holds strings: gymnasium's Text, or a space such as MiniGrid's MissionSpace."""
@@ -26,11 +28,13 @@ def without_text(space: spaces.Space) -> spaces.Space:
     return spaces.Dict({key: part for key, part in space.spaces.items() if not is_text(part)})
 
 
-class DropText(gym.ObservationWrapper):
-    """An environment without the text keys of its Dict observations."""
+class DropText(Hiding, gym.ObservationWrapper):
+    """An environment without the text keys of its Dict observations. What it declares holds as before."""
+
+    hides = ()
 
     def __init__(self, env: gym.Env) -> None:
-        super().__init__(env)
+        gym.ObservationWrapper.__init__(self, env)
         self.observation_space = without_text(env.observation_space)
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:

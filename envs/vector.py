@@ -45,7 +45,7 @@ class FinalInfos(dict):
         ended = np.zeros(B, bool)
         ended[rows] = True
         final_info: dict[str, np.ndarray] = {}
-        for name, values in {"success": success[:ends], **report}.items():
+        for name, values in {"success": success[:ends], "is_success": success[:ends], **report}.items():
             final_info[name] = np.zeros(B, values.dtype)
             final_info[name][rows] = values
             final_info[f"_{name}"] = ended.copy()
@@ -83,8 +83,8 @@ class WorldVectorEnv(VectorEnv):
     """A `World` of B rows as a gymnasium VectorEnv. A row that ends starts its next episode in the same step.
 
     When rows end, `infos` has the form of gymnasium's SyncVectorEnv in the same autoreset mode. It holds `final_obs`
-    (object array [B]) and `final_info` with `success` [B] bool, each with its mask. The caller may keep and change the
-    arrays that are returned.
+    (object array [B]) and `final_info` with `success` and `is_success`, the same [B] bool, each with its mask. The
+    caller may keep and change the arrays that are returned.
 
     Args:
         family: a subclass of `World`.
@@ -174,8 +174,8 @@ class WorldVectorEnv(VectorEnv):
         """Ξ, ascending."""
         return self.world.memory_horizons()
 
-    def chance_level(self) -> float:
-        """Success of the best player without memory, 0 to 1."""
+    def chance_level(self) -> float | None:
+        """Success of the best player without memory, 0 to 1; None where it is not known."""
         return self.world.chance_level()
 
     def event_mask(self, obs: Any) -> np.ndarray:

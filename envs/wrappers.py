@@ -13,7 +13,7 @@ observation, `envs.kept.Kept` that of a part of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -21,8 +21,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
+from palimpsest.envs.declared import DECLARED, Hiding
 from palimpsest.envs.joined import Joined
-from palimpsest.envs.kept import DECLARED, Kept, refuse_declared
+from palimpsest.envs.kept import Kept
 from palimpsest.envs.observed import Observed, numbers
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ __all__ = [
 ]
 
 
-class PreviousActionReward(gym.Wrapper, gym.utils.RecordConstructorArgs):
+class PreviousActionReward(Hiding, gym.utils.RecordConstructorArgs):
     """A gymnasium environment whose observations include the previous action and reward; see `Joined`.
 
-    Both are zero after a reset. Restoring a hidden state is a reset.
+    Both are zero after a reset. Restoring a hidden state is a reset. The last action is itself a memory, so the
+    environment's chance level and horizons are hidden.
 
     Args:
         env: the environment.
@@ -70,9 +72,14 @@ class PreviousActionReward(gym.Wrapper, gym.utils.RecordConstructorArgs):
         encoded = self.joined.encode(np.asarray(action)[None])[0]
         return self.joined.join(obs, encoded, reward), reward, terminated, truncated, info
 
-    def event_mask(self, obs: Any) -> np.ndarray:
-        """The environment's `event_mask`, for `obs` without action and reward."""
-        return self.env.get_wrapper_attr("event_mask")(self.joined.part(obs))
+    @property
+    def event_mask(self) -> Callable[[Any], np.ndarray]:
+        """The environment's `event_mask`, which is given observations without action and reward.
+
+        AttributeError where the environment has none.
+        """
+        of_part = self.env.get_wrapper_attr("event_mask")
+        return lambda obs: of_part(self.joined.part(obs))
 
 
 class VectorPreviousActionReward(VectorWrapper):
@@ -80,7 +87,7 @@ class VectorPreviousActionReward(VectorWrapper):
 
     The first observation of an episode has zeros. In autoreset mode SAME_STEP it comes in the step that ends the last
     episode, and `final_obs` has the last action and reward. In mode NEXT_STEP it comes one step later. A reset with
-    "reset_mask" sets the masked rows to zero.
+    "reset_mask" sets the masked rows to zero. The environment's chance level and horizons are hidden.
 
     Args:
         env: the vector environment.
@@ -89,6 +96,8 @@ class VectorPreviousActionReward(VectorWrapper):
     Raises:
         ValueError: spaces that `Joined` does not support, or no known autoreset mode in `env.metadata`.
     """
+
+    hides = DECLARED
 
     def __init__(self, env: VectorEnv, antialias: bool = False) -> None:
         super().__init__(env)
@@ -130,9 +139,14 @@ class VectorPreviousActionReward(VectorWrapper):
             self._forget(self._ended)
         return self._join(obs), rewards, terminated, truncated, infos
 
-    def event_mask(self, obs: Any) -> np.ndarray:
-        """The environment's `event_mask`, for `obs` without action and reward."""
-        return self.env.event_mask(self.joined.part(obs))  # type: ignore[attr-defined]
+    @property
+    def event_mask(self) -> Callable[[Any], np.ndarray]:
+        """The environment's `event_mask`, which is given observations without action and reward.
+
+        AttributeError where the environment has none.
+        """
+        of_part = self.env.event_mask  # type: ignore[attr-defined]
+        return lambda obs: of_part(self.joined.part(obs))
 
     def _forget(self, rows: np.ndarray | slice) -> None:
         self._action[rows] = self.joined.no_action
@@ -143,10 +157,11 @@ class VectorPreviousActionReward(VectorWrapper):
         return self.joined.join(obs, self._action, self._reward)
 
 
-class FullyObserved(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
+class FullyObserved(Hiding, gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     """A gymnasium environment whose observations include the hidden state; see `envs.observed.Observed`.
 
-    What the environment declares of its own observations (`envs.kept.DECLARED`) is hidden: nothing must be remembered.
+    What the environment declares of its own observations (`envs.declared.DECLARED`) is hidden: nothing must be
+    remembered.
 
     Args:
         env: the environment; under its wrappers a `World`.
@@ -167,20 +182,11 @@ class FullyObserved(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
         """The observation and the hidden state."""
         return self.observed.join(observation, numbers(self.env.unwrapped.hidden_state())[0])  # type: ignore[attr-defined]
 
-    def has_wrapper_attr(self, name: str) -> bool:
-        """Whether this wrapper or the environment has the attribute, and it is not hidden."""
-        return name not in DECLARED and super().has_wrapper_attr(name)
 
-    def get_wrapper_attr(self, name: str) -> Any:
-        """An attribute of this wrapper or of the environment; AttributeError if it is hidden."""
-        refuse_declared(name)
-        return super().get_wrapper_attr(name)
-
-
-class KeepObservations(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
+class KeepObservations(Hiding, gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     """A gymnasium environment of whose observations only chosen numbers are seen, such as positions without velocities.
 
-    What the environment declares of its whole observation (`envs.kept.DECLARED`) is hidden.
+    What the environment declares of its whole observation (`envs.declared.DECLARED`) is hidden.
 
     Args:
         env: the environment; its observations are a Box of one dimension.
@@ -199,15 +205,6 @@ class KeepObservations(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """The kept numbers."""
         return self.kept.part(observation)
-
-    def has_wrapper_attr(self, name: str) -> bool:
-        """Whether this wrapper or the environment has the attribute, and it is not hidden."""
-        return name not in DECLARED and super().has_wrapper_attr(name)
-
-    def get_wrapper_attr(self, name: str) -> Any:
-        """An attribute of this wrapper or of the environment; AttributeError if it is hidden."""
-        refuse_declared(name)
-        return super().get_wrapper_attr(name)
 
 
 class VectorKeepObservations(VectorWrapper):

@@ -12,7 +12,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from palimpsest.agents.environments import EVALUATION_SEED, declares, longest_horizon, registered_id
+from palimpsest.agents.environments import EVALUATION_SEED, declares, longest_wait, registered_id
 from palimpsest.agents.evaluation.masked import masked
 from palimpsest.agents.evaluation.success import AnswerLog, Answers, joined, success_by
 from palimpsest.agents.tree import tree_map
@@ -122,10 +122,14 @@ def play_together(model: Any, env: VecEnv, episodes: int, watch: Callable[[int],
 
 
 def _judged(played: Episodes, env: VecEnv) -> Episodes:
-    """Stopped episodes failed, where the environment reports success; ours do, others if a finished episode had it."""
-    if np.isnan(played.successes).all() and not declares(env, "chance_level"):
+    """Where the environment reports success, an episode without a report failed: it was stopped, or a wrapper ended it.
+
+    Our environments report success, others do if an episode had it.
+    """
+    reports = any(declares(env, name) for name in ("expert_success", "chance_level"))
+    if np.isnan(played.successes).all() and not reports:
         return played
-    return played._replace(successes=np.where(played.stopped & np.isnan(played.successes), 0.0, played.successes))
+    return played._replace(successes=np.nan_to_num(played.successes))
 
 
 def _in_a_row(waves: list[Episodes]) -> Episodes:
@@ -192,8 +196,8 @@ def _wave(
 
 def _patience(env: VecEnv) -> int:
     """Consecutive repeats after which an episode has stalled."""
-    horizon = longest_horizon(env)
-    return UNDECLARED_STALL_STEPS if horizon is None else max(STALL_STEPS, horizon)
+    wait = longest_wait(env)
+    return UNDECLARED_STALL_STEPS if wait is None else max(STALL_STEPS, wait)
 
 
 def _same_rows(now: Any, before: Any, batch_size: int) -> np.ndarray:

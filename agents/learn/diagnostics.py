@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from palimpsest.agents import environments
 from palimpsest.agents.device import refuse_beyond_memory
-from palimpsest.agents.environments import around_normalize, declares
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
 from palimpsest.agents.tree import tree_map
 from palimpsest.agents.workers.group import Alone
@@ -110,14 +109,10 @@ def _record_steps(logger: Logger, key: str, value: Tensor, events: Tensor) -> No
 def event_mask(env: VecEnv | None, observations: Any) -> Tensor:
     """[T, B] bool, the steps whose observation shows an event.
 
-    All are false where the environment has no `event_mask`, or was not seen as its VecNormalize shows it.
+    All are false where the environment has no `event_mask`, or wrappers change what it shows.
     """
     leaf = next(iter(observations.values())) if isinstance(observations, dict) else observations
-    none = torch.zeros(leaf.shape[:2], dtype=torch.bool)
-    if env is None or not declares(env, "event_mask") or around_normalize(env):
-        return none
+    if env is None or not environments.declares(env, "event_mask"):
+        return torch.zeros(leaf.shape[:2], dtype=torch.bool)
     arrays = tree_map(lambda tensor: tensor.cpu().numpy(), observations)
-    normalize = unwrap_vec_normalize(env)
-    if normalize is not None:
-        arrays = normalize.unnormalize_obs(arrays)
-    return torch.from_numpy(np.asarray(env.env_method("event_mask", arrays, indices=[0])[0], dtype=bool))
+    return torch.from_numpy(environments.event_mask(env, arrays))

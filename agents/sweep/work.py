@@ -10,20 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import gymnasium as gym
 import numpy as np
 from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
 from palimpsest import envs
-from palimpsest.agents.environments import EVALUATION_SEED, innermost
+from palimpsest.agents.environments import innermost
 from palimpsest.agents.evaluation.play import play, summary
 from palimpsest.agents.files.archive import one_line, write_atomically
 from palimpsest.agents.files.lock import LOCK
 from palimpsest.agents.run import experiment
 from palimpsest.agents.run.callbacks import reached, read_evaluations
-from palimpsest.agents.run.config import CONFIG_FILE, Arguments
+from palimpsest.agents.run.config import CONFIG_FILE, Arguments, TrainConfig
 from palimpsest.agents.run.resume import Checkpoints, Interrupted
-from palimpsest.agents.run.runs import MOST_ROWS, Run, evaluate, load_run
+from palimpsest.agents.run.runs import MOST_ROWS, Run, environments, evaluate, load_run
 from palimpsest.agents.sweep.suite import Named, PlannedRun
 from palimpsest.agents.sweep.table import Row
 
@@ -182,7 +183,7 @@ def after_solved(goals: dict[str, float | None], evaluations: list[dict[str, str
 def _test(run: PlannedRun, trained: Run, test: Arguments) -> Row:
     """The columns of a row that a test gives."""
     result = evaluate(trained, env_args=test, episodes=run.episodes)
-    expert = _expert(result["env"], result["env_args"], run.episodes)
+    expert = _expert(trained.config, result["env_args"], run.episodes)
     by = "success" if run.returns is None else "return_mean"
     low, high = run.returns or (0.0, 1.0)
     return {
@@ -205,19 +206,28 @@ class _Expert:
     """The expert of a world as a player."""
 
     def __init__(self, env: VecEnv) -> None:
-        self.world = innermost(env).world
+        self.env, self.world = env, getattr(innermost(env), "world", None)
 
     def predict(self, obs: Any, state: Any, start: Any, deterministic: bool) -> tuple[np.ndarray, None]:
         """The expert's action in every row."""
-        return self.world.expert(), None
+        if self.world is not None:
+            return self.world.expert(), None
+        return np.stack(self.env.env_method("expert_action")), None
 
 
-def _expert(env_id: str, env_args: Arguments, episodes: int) -> dict[str, Any]:
-    """How the expert plays the episodes of a test; empty for an environment without an expert."""
-    if env_id not in envs.ids():
+def _expert(config: TrainConfig, env_args: Arguments, episodes: int) -> dict[str, Any]:
+    """How the expert plays the episodes of a test, in the run's wrappers.
+
+    Empty for an environment without an expert, and where a wrapper takes other actions than the expert's.
+    """
+    if config.env not in envs.ids():
         return {}
-    env = envs.make_vec(env_id, min(episodes, MOST_ROWS), seed=EVALUATION_SEED, **env_args)
+    rows = min(episodes, 8 if config.wrapper else MOST_ROWS)
+    env = environments(dataclasses.replace(config, env_args=env_args, vec=None), rows)
     try:
+        own = env.get_attr("unwrapped", [0])[0].action_space
+        if env.action_space != own or any(env.env_is_wrapped(gym.ActionWrapper)):
+            return {}
         return summary(play(_Expert(env), env, episodes))
     finally:
         env.close()

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from palimpsest.agents.environments import declares
+from palimpsest.agents.environments import declares, event_mask
 from palimpsest.agents.masks import get_action_masks, is_masking_supported
 from palimpsest.agents.policy.memory_pair import Both
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
@@ -59,7 +59,7 @@ def record(model: Any, env: VecEnv, seed: int, steps: int, deterministic: bool =
         tensors = policy.obs_to_tensor(obs)[0]
         seen.append(tree_map(torch.clone, tensors))
         strategies.append(greedy_strategy(policy.memory, tensors, 1))
-        events.append(has_events and bool(env.env_method("event_mask", obs)[0][0]))
+        events.append(has_events and bool(event_mask(env, obs)[0]))
         action, state = model.predict(obs, state, start, deterministic, **masks)
         actions.append(torch.as_tensor(action[0], device=policy.device))
         obs, _, start, _ = env.step(action)

@@ -81,7 +81,11 @@ def inspect(command: InspectCommand, console: Console | None = None) -> dict[str
                     "probes: too few different histories of events; more --episodes, or longer ones, have more"
                 )
         else:
-            console.print(f"probes: {name} has no event_mask() and hidden_state()", highlight=False)
+            console.print(
+                f"probes: {name} has no event_mask() and hidden_state() for what this agent sees",
+                highlight=False,
+                soft_wrap=True,
+            )
     finally:
         env.close()
 
@@ -194,6 +198,8 @@ def _inputs(label: str, events: np.ndarray) -> str:
 def _mark(axes: Axes, events: np.ndarray) -> None:
     """Mark the steps that show an event along the upper edge."""
     steps = np.flatnonzero(events)
+    if len(steps) == 0:
+        return  # an empty line has no box, and the layout collapses around it
     axes.plot(steps, np.full(len(steps), -0.5), linestyle="", marker="v", color=EVENT, markersize=5, clip_on=False)
 
 

@@ -15,7 +15,7 @@ from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.vec_env import VecEnv
 
-from palimpsest.agents.environments import EVALUATION_SEED, declares, environment_spec
+from palimpsest.agents.environments import EVALUATION_SEED, declares, environment_spec, event_mask
 from palimpsest.agents.evaluation.play import check_spaces
 from palimpsest.agents.masks import get_action_masks, is_masking_supported
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
@@ -161,7 +161,7 @@ def moments(
             panels, scores, judged = _look(policy, obs, before, start, masks, names)
             taken = {} if masks is None else {"action_masks": masks}
             action, state = model.predict(obs, state, start, deterministic, **taken)
-            event = has_events and bool(env.env_method("event_mask", obs)[0][0])
+            event = has_events and bool(event_mask(env, obs)[0])
             obs, rewards, dones, infos = env.step(action)
             total += float(rewards[0])
             end = _end(infos[0]) if dones[0] else "stopped" if step == max_steps - 1 else ""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
-from palimpsest.agents.environments import declares
+from palimpsest.agents.environments import declares, event_mask
 from palimpsest.agents.masks import get_action_masks, is_masking_supported
 from palimpsest.agents.policy.policies import MemoryActorCriticPolicy
 from palimpsest.agents.policy.spaces import greedy_strategy
@@ -110,7 +110,7 @@ def collect(model: Any, env: VecEnv, episodes: int, seed: int, lags: int, determ
         for obs, playing, facts, state, output in _steps(model, env, B, deterministic):
             if now.shape != facts.shape:
                 now, before = np.zeros_like(facts), np.zeros_like(facts)
-            shown = np.asarray(env.env_method("event_mask", obs, indices=[0])[0])[:B]
+            shown = event_mask(env, obs)[:B]
             new = shown & ((number < 0) | (facts != now).any(1))
             before, now = np.where(new[:, None], now, before), np.where(new[:, None], facts, now)
             number, since = number + new, np.where(new, 0, since + 1)

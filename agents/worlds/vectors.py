@@ -135,6 +135,7 @@ class Row:
         import gymnasium
         from stable_baselines3.common.monitor import Monitor
 
+        from palimpsest.envs.declared import Hiding, undone
         from palimpsest.envs.text import DropText, check_storable, has_text
         from palimpsest.envs.wrappers import FullyObserved
 
@@ -144,7 +145,7 @@ class Row:
         if has_text(env.observation_space):
             env = DropText(env)
         check_storable(env.observation_space)
-        return Monitor(env) if self.monitored else env
+        return Monitor(env) if self.monitored else Hiding(env, undone(env))
 
 
 def _rows(row: Row, num_envs: int, vec: str | None) -> VecEnv:

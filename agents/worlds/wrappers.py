@@ -51,9 +51,12 @@ def _frame_stack(env: gym.Env, count: int) -> gym.Env:
 
 
 def _time_limit(env: gym.Env, steps: int) -> gym.Env:
+    """In fewer steps another success may be the best one without memory."""
     from gymnasium.wrappers import TimeLimit
 
-    return TimeLimit(env, steps)
+    from palimpsest.envs.declared import Hiding
+
+    return Hiding(TimeLimit(env, steps), ("chance_level",))
 
 
 def _previous_action_reward(env: gym.Env) -> gym.Env:
@@ -77,6 +80,11 @@ def _minigrid_image(env: gym.Env) -> gym.Env:
 def _minigrid_pixels(env: gym.Env) -> gym.Env:
     from minigrid.wrappers import RGBImgPartialObsWrapper
 
+    if not hasattr(env.unwrapped, "get_frame"):
+        raise ValueError(
+            "only the environments of the package minigrid, as MiniGrid-MemoryS7-v0, draw the view (get_frame); choose "
+            "one of them, or minigrid-image"
+        )
     return _minigrid_image(RGBImgPartialObsWrapper(env))
 
 
@@ -87,7 +95,7 @@ NAMED: dict[str, Named] = {
     "previous-action-reward": Named("the previous action and reward beside the observation", _previous_action_reward),
     "keep-observations": Named("only the numbers of an observation with these indices", _keep_observations, "N,N"),
     "minigrid-image": Named("MiniGrid's view alone, as codes of objects", _minigrid_image),
-    "minigrid-pixels": Named("MiniGrid's view alone, as a picture", _minigrid_pixels),
+    "minigrid-pixels": Named("MiniGrid's view alone, as a picture; not of our own", _minigrid_pixels),
 }
 """Name -> wrapper."""
 

@@ -37,8 +37,8 @@ class POPGymCartPole(Pole):
 
     Horizons Ξ: {2} with positions, two of them tell a velocity, and more average the noise. {limit} with velocities:
     where the cart is, is the sum of all. Chance level: 0 with positions, no player without memory was found that
-    survives. With velocities 1, 0.99 and 0.3 for 200, 400 and 600 steps, the best linear player without memory that was
-    found, who pushes by 0.1 velocity + angular velocity; the cart drifts away slowly.
+    survives 200 steps; not known for fewer. With velocities 1, 0.99 and 0.3 for 200, 400 and 600 steps, the best linear
+    player without memory that was found, who pushes by 0.1 velocity + angular velocity; the cart drifts away slowly.
 
     Args:
         seen: "position" or "velocity".
@@ -80,7 +80,8 @@ class POPGymPendulum(Rod):
     last 20 steps (1 s) the rod was within 0.2 rad (11.5 degrees) of upright.
 
     Horizons Ξ: {2}, two positions tell a velocity; more of them average the noise. Chance level: 0.055, a spring
-    without damping, which holds a rod that begins upright and slow; 0.01 with noise, by the same player.
+    without damping, which holds a rod that begins upright and slow; 0.01 with noise, by the same player. It is not
+    known for noise below 0.1, nor with noise in fewer than 200 steps. The expert swings the rod up in 100 steps.
 
     Args:
         limit: steps of an episode, 20 to 1,000,000.
@@ -91,10 +92,9 @@ class POPGymPendulum(Rod):
     steps; with noise they have 200 steps and 0.1, 0.2 and 0.3. Versions: v0, the first.
     """
 
-    expert_success = 0.98
-
     def __init__(self, limit: int = 200, noise: float = 0.0, render_mode: str | None = None) -> None:
         limit = check_integer("limit", limit, 20, MOST_STEPS)
         noise = check_number("noise", noise, 0.0, MOST_NOISE)
         rules: Any = RodRules(limit, False, noise, HALF, HALF, float(limit))
         super().__init__(rules, render_mode)
+        self.expert_success = 0.98 if limit >= 100 else None  # to swing up takes time

@@ -205,13 +205,14 @@ def towards(square: np.ndarray, wanted: np.ndarray, y: np.ndarray, x: np.ndarray
 class Labyrinth(PartsWorld):
     """What both labyrinths share. `wanted` says which squares the expert walks to."""
 
-    expert_success = 0.99
-
     def __init__(self, maze_size: Any, episode_length: Any, explore: bool, flat: Any, render_mode: str | None) -> None:
         check("maze_size", maze_size, SIZE)
         length = check_integer("episode_length", episode_length, 2, MOST)
         rules = Rules(length - 1, int(maze_size) + 1, explore, -1 / length, check_flat(flat))
         super().__init__(rules, [CONTENTS] * 9 + [5], spaces.Discrete(4), render_mode)
+        # a maze of n cells has 2 n - 1 free squares; a walk along all its walls enters each of them twice at most
+        self.long_enough = rules.limit >= 4 * (rules.side // 2) ** 2
+        self.expert_success = 0.99 if self.long_enough else None
 
     def wanted(self) -> np.ndarray:
         """[B, side * side] bool: the squares to go to."""
@@ -241,9 +242,9 @@ class Labyrinth(PartsWorld):
         """The last observation is enough."""
         return (1,)
 
-    def chance_level(self) -> float:
-        """A player that follows the wall on its right needs no memory."""
-        return 1.0
+    def chance_level(self) -> float | None:
+        """A player that follows the wall on its right needs no memory, but steps for the whole maze."""
+        return 1.0 if self.long_enough else None
 
     def event_mask(self, obs: np.ndarray) -> np.ndarray:
         """Nothing must be remembered."""
@@ -300,7 +301,8 @@ class LabyrinthEscape(Labyrinth):
 
     Horizons Ξ: {1}. Chance level: 1. A player that follows the wall on its right needs only the view and its last
     action, and returns 0.95, 0.90 and 0.84 at Easy, Medium and Hard; the package itself warns that its mazes need no
-    memory. The shortest way, which the expert takes, returns 0.98, 0.96 and 0.95.
+    memory. The shortest way, which the expert takes, returns 0.98, 0.96 and 0.95. In fewer than maze_size² steps the
+    player may not get through, and the chance level is not known.
 
     Args:
         maze_size: squares along a side of the maze, less one, even, 6 to 40.
@@ -347,7 +349,8 @@ class LabyrinthExplore(Labyrinth):
     The expert walks to the nearest square that was not visited yet.
 
     Horizons Ξ: {1}. Chance level: 1. A player that follows the wall on its right visits all squares (LabyrinthEscape),
-    and returns 0.97, 0.92 and 0.87 at Easy, Medium and Hard, no less than the expert: memory gains nothing.
+    and returns 0.97, 0.92 and 0.87 at Easy, Medium and Hard, no less than the expert: memory gains nothing. In fewer
+    than maze_size² steps it may not get through, and the chance level is not known.
 
     Args:
         maze_size: squares along a side of the maze, less one, even, 6 to 40.

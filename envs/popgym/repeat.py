@@ -180,7 +180,8 @@ class RepeatPrevious(Repeating):
 
     Ends: terminated when the last card is dealt, after 52 num_decks - 1 steps; success if all answers were right.
 
-    Horizons Ξ: {k}. Chance level: 4^-(52 num_decks - k), a guess for every answer; 1 for k = 1.
+    Horizons Ξ: {k}. Chance level: 1 for k = 1; 13 / 51 (of one deck) if a single card is asked for, by another suit
+    than the one in sight; else 4^-(52 num_decks - k), a guess for every answer, which the best player exceeds a little.
 
     Args:
         num_decks: decks of 52 cards, shuffled together, 1 to 100.
@@ -209,8 +210,14 @@ class RepeatPrevious(Repeating):
         return (self.rules.k,)
 
     def chance_level(self) -> float:
-        """A guess for every answer."""
-        return 1.0 if self.rules.k == 1 else 0.25 ** (self.rules.cards - self.rules.k)
+        """A single answer is another suit than the one in sight, of which a card fewer is left.
+
+        Of several answers it is a lower bound, a guess for each: what is in sight tells a little of each of them.
+        """
+        cards, answers = self.rules.cards, self.rules.cards - self.rules.k
+        if self.rules.k == 1:
+            return 1.0
+        return cards / SUITS / (cards - 1) if answers == 1 else 0.25**answers
 
 
 class RepeatFirst(Repeating):

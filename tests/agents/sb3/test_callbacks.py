@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnNoModelImprovement,
     StopTrainingOnRewardThreshold,
 )
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import IdentityEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -223,3 +224,11 @@ def test_hooks_of_a_callback_are_called_in_sb3s_order():
     agent("Mlp", counters(), n_steps=2, batch_size=2).learn(8, order)
     rollout = ["rollout start", "step", "step", "rollout end"]
     assert order.order == ["training start", *rollout, *rollout, "training end"]
+
+
+def test_evaluations_of_sb3_see_the_success_of_our_worlds():
+    """In single rows too, as SB3's make_vec_env makes them."""
+    venv = make_vec_env("palimpsest:Palimpsest/TMaze-v0", 2, env_kwargs={"length": 2})
+    evaluation = EvalCallback(venv, eval_freq=16, n_eval_episodes=3, verbose=0, warn=False)
+    agent("Mlp", make_vec_env("palimpsest:Palimpsest/TMaze-v0", 2, env_kwargs={"length": 2})).learn(32, evaluation)
+    assert len(evaluation._is_success_buffer) == 3

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gymnasium as gym
+
 HEAD = """
 memories = ["none"]
 seeds = [0]
@@ -27,6 +29,14 @@ MAZE = """
 env = "Palimpsest/EndlessTMaze-v0"
 env_args = {corridors = 1, length = 2}
 """
+
+
+class Turned(gym.ActionWrapper):
+    """A wrapper that takes other actions: each is the next one."""
+
+    def action(self, action):
+        """The action of the world."""
+        return (action + 1) % self.action_space.n
 
 
 def write(folder: Path, text: str, name: str = "tiny") -> Path:

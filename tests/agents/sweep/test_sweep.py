@@ -20,7 +20,7 @@ from palimpsest.agents.sweep.config import SweepConfig
 from palimpsest.agents.sweep.report import scores_by_player, tables
 from palimpsest.agents.sweep.suite import load
 from palimpsest.agents.sweep.sweep import sweep
-from palimpsest.agents.sweep.work import Places, after_solved, attempt, finished, steps_done
+from palimpsest.agents.sweep.work import Places, _expert, after_solved, attempt, finished, steps_done
 
 QUIET = Console(quiet=True)
 STREAM = '\n[[environments]]\nenv = "Palimpsest/KeyValueRewrite-v0"\nenv_args = {keys = 1}\nreturns = [-1, 1]\n'
@@ -133,6 +133,15 @@ def test_other_tables_are_refused(text, message, tmp_path, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "success"),
+    [((), 1.0), (("frame-stack=2",), 1.0), (("time-limit=3",), 0.0), (("suites:Turned",), None)],
+)
+def test_the_expert_plays_in_the_wrappers_of_the_run(wrapper, success):
+    config = TrainConfig(env="Palimpsest/EndlessTMaze-v0", wrapper=wrapper)
+    assert _expert(config, {"corridors": 1, "length": 10}, 4).get("success") == success
 
 
 def test_what_is_finished_is_not_done_again(swept, monkeypatch, capsys):

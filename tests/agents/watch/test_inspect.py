@@ -10,6 +10,7 @@ from watching import ARGUMENTS, MAZE, agent, write_run
 from palimpsest import envs, train
 from palimpsest.agents.policy.memory_pair import Both
 from palimpsest.agents.watch.inside import chosen_output, chosen_outputs, influence, read_weights, record
+from palimpsest.agents.watch.look_inside import read_weights_picture
 from palimpsest.agents.watch.probes import LEAST_SAMPLES, best_guess, collect, curve, predicted, shortened
 from palimpsest.memory.kernels.arithmetic.dispatch import torch_only
 
@@ -211,6 +212,12 @@ def test_inspect_writes_pictures_and_images(run, capsys):
     events = EventAccumulator(str(run))
     events.Reload()
     assert sorted(events.Tags()["images"]) == ["inside/influence", "inside/read_weights"]
+
+
+def test_reads_are_drawn_alike_with_events_and_without():
+    weights = np.ones((4, 3, 3))
+    shapes = {read_weights_picture(weights, np.full(3, event), 2).shape for event in (False, True)}
+    assert len(shapes) == 1
 
 
 def test_inspect_says_what_it_leaves_out(tmp_path, capsys):

@@ -118,13 +118,18 @@ def presets(game: str) -> list[tuple[str, str]]:
     return [(game, level) for level in LEVELS]
 
 
-def won(world: Any, choose: Callable[[Any, Any], np.ndarray], rows: int, seed: int = 0) -> tuple[float, float]:
-    """Success and mean return of the first episodes of `rows` rows, played by `choose(world, obs)` -> [B] actions."""
+def won(
+    world: Any, choose: Callable[[Any, Any], np.ndarray], rows: int, seed: int = 0, **arguments: Any
+) -> tuple[float, float]:
+    """Success and mean return of the first episodes of `rows` rows, played by `choose(world, obs)` -> [B] actions.
+
+    The rows are those of an id with the rules of `world`, or with `arguments`.
+    """
     vector = gym.make_vec(
         next(id for id in envs.ids() if envs.family(id) is type(world)),
         rows,
         vectorization_mode="vector_entry_point",
-        **world_arguments(world),
+        **(arguments or world_arguments(world)),
     )
     obs, _ = vector.reset(seed=seed)
     returns, success, running = np.zeros(rows), np.zeros(rows, bool), np.ones(rows, bool)

@@ -111,6 +111,19 @@ def test_no_memory_is_needed(game, level):
     assert won(world, lambda world, obs: world.expert(), 200) == (1, pytest.approx(expert, abs=0.01))
 
 
+@pytest.mark.parametrize("game", ["LabyrinthEscape", "LabyrinthExplore"])
+def test_a_maze_that_takes_longer_than_an_episode_is_not_declared(game):
+    """In maze_size² steps the wall leads through any maze; in the steps of Easy it does not through the largest."""
+    arguments = dict(maze_size=6, episode_length=37)
+    just = ours(game, "Easy", **arguments)
+    assert won(just, follow_the_wall, 2000, **arguments)[0] == just.chance_level() == 1
+    assert won(just, lambda world, obs: world.expert(), 2000, **arguments)[0] >= just.expert_success == 0.99
+    for hasty in (dict(maze_size=6, episode_length=36), dict(maze_size=40), dict(episode_length=2)):
+        world = ours(game, "Easy", **hasty)
+        assert world.chance_level() is world.expert_success is None
+    assert won(world, follow_the_wall, 40, maze_size=40)[0] < 1
+
+
 def test_mazes_are_distributed_as_those_of_the_package():
     """All mazes of 3 × 3 cells, 20,000 of each; two counts a, b differ by chance with (a - b)² / (a + b) of mean 1."""
     many = 20_000

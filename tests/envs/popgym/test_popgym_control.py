@@ -80,7 +80,7 @@ def test_equals_the_package(id):
             np.testing.assert_allclose(motion(world), their_env.unwrapped.state, rtol=1e-13, atol=1e-15)
             total, steps, over = total + reward, steps + 1, terminated or truncated
         ends.add((terminated, truncated))
-        assert info.keys() == {"success"}
+        assert info.keys() == {"success", "is_success"}
         assert -1 <= total <= 1 + 1e-9
         totals.append(total)
     assert steps >= 1000
@@ -153,3 +153,25 @@ def test_noise_is_normal_and_fresh(id):
 def test_noise_is_for_positions():
     with pytest.raises(ValueError, match=r"noise must be a number, 0 to 0; got 0\.1"):
         gym.make("Palimpsest/POPGym-VelocityOnlyCartPole-Easy-v0", noise=0.1)
+
+
+def test_what_few_steps_allow_is_not_declared():
+    """Where a player that looks at nothing survives, and where no expert gets the rod up in time."""
+    rng = np.random.default_rng(0)
+    for limit, survives in ((8, 0.9), (199, None), (200, 0)):
+        vector = make_rows("Palimpsest/POPGym-PositionOnlyCartPole-Easy-v0", 512, limit=limit)
+        vector.reset(seed=0)
+        fell = np.zeros(512, bool)
+        for _ in range(limit):
+            fell |= vector.step(rng.integers(2, size=512))[2]
+        assert survives in (0, None) or (~fell).mean() > survives
+        assert vector.chance_level() == (0 if limit == 200 else None)
+    rods = {limit: make("Palimpsest/POPGym-PositionOnlyPendulum-Easy-v0", limit=limit) for limit in (20, 99, 100)}
+    assert [rod.chance_level() for rod in rods.values()] == [0.055] * 3
+    assert [rod.expert_success for rod in rods.values()] == [None, None, 0.98]
+
+
+@pytest.mark.parametrize(("noise", "limit", "chance"), [(1e-6, 200, None), (0.1, 20, None), (0.1, 200, 0.01)])
+def test_noise_that_was_not_measured(noise, limit, chance):
+    id = "Palimpsest/POPGym-PositionOnlyPendulum-Easy-v0"
+    assert make(id, noise=noise, limit=limit).chance_level() == chance

@@ -43,6 +43,15 @@ def test_guesses_win_nothing_where_answers_differ():
         assert won(world, lambda world, obs: rng.integers(4, size=len(obs)), 500)[0] == 0
 
 
+@pytest.mark.parametrize(("k", "chance"), [(51, 13 / 51), (50, 1 / 16)])
+def test_another_suit_than_the_one_in_sight_is_likelier(k, chance):
+    """Of a single answer that is the chance level; of two it is a little more than the guesses that are declared."""
+    world, rng = ours("RepeatPrevious", "Easy", k=k), np.random.default_rng(0)
+    assert world.chance_level() == pytest.approx(chance)
+    another = won(world, lambda world, obs: (obs.argmax(1) + rng.integers(1, 4, len(obs))) % 4, 20_000, k=k)[0]
+    assert another == pytest.approx((13 / 51) ** (52 - k), abs=0.01)
+
+
 def test_one_input_back_needs_no_memory():
     world = ours("RepeatPrevious", "Easy", k=1)
     assert world.chance_level() == 1
@@ -53,7 +62,7 @@ def test_one_input_back_needs_no_memory():
         rewards.append(reward)
     assert len(rewards) == 51
     assert sum(rewards) == pytest.approx(1)
-    assert info == {"success": True}
+    assert info == {"success": True, "is_success": True}
 
 
 @pytest.mark.parametrize("game", ["RepeatPrevious", "RepeatFirst", "Autoencode"])
