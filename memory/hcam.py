@@ -26,10 +26,9 @@ from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory, Panel
 from palimpsest.memory.kernels.arithmetic.dispatch import is_watched, refuse_tracing
-from palimpsest.memory.kernels.attention.chunks import choose_chunks, read_chunks
 from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates
 from palimpsest.memory.kernels.attention.torch_slices import softmax_where
-from palimpsest.memory.parts.chunk_layer import ChunkLayer, sinusoid
+from palimpsest.memory.parts.chunk_layer import ChunkLayer, read_by, sinusoid
 from palimpsest.memory.parts.chunk_plan import plan_chunks
 from palimpsest.memory.parts.surprise import Surprises, borders
 from palimpsest.refusals import check_choice, check_divides, check_flag, check_integer, check_number, refuse
@@ -195,15 +194,14 @@ class HCAM(Memory):
             own = rows * L + index
             h = layer.norm(x)
             running = put(running, (own, at), h.to(running.dtype))
-            maps = layer.local_key.weight, layer.local_value.weight, self.sinusoid
+            maps = layer.local_key, layer.local_value, self.sinusoid
             query = layer.local_query(h + place_code)
-            local = read_chunks(query, *maps, running, own[:, None], at[:, None] + 1, x.new_ones(B, 1), self.num_heads)
+            local = read_by(query, *maps, running, own[:, None], at[:, None] + 1, x.new_ones(B, 1), self.num_heads)
 
-            toward = layer.score_query(h) @ layer.score_key.weight  # q . W s = (Wᵀ q) . s, without N products W s
-            slot, weight = choose_chunks(toward, state.summaries[:, index], finished, self.top_k)
-            maps = layer.key.weight, layer.value.weight, self.sinusoid
+            slot, weight = layer.choose(h, state.summaries[:, index], finished, self.top_k)
+            maps = layer.key, layer.value, self.sinusoid
             length = state.lengths.gather(1, slot).clamp(1) if self.borders == "surprise" else torch.full_like(slot, C)
-            mem = read_chunks(layer.query(h), *maps, chunks, own[:, None] * N + slot, length, weight, self.num_heads)
+            mem = read_by(layer.query(h), *maps, chunks, own[:, None] * N + slot, length, weight, self.num_heads)
             x = layer.output(x, local, mem)
 
         after = state._replace(running=running.unflatten(0, (B, L)))

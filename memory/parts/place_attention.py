@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from palimpsest.memory.kernels.arithmetic.as_built import is_matrix
 from palimpsest.memory.kernels.arithmetic.dispatch import in_full_precision
 
 RATES = 8
@@ -96,18 +97,18 @@ class ReadLayer(nn.Module):
     def forward(self, h: Tensor, seen: View) -> Tensor:
         """Map the stream h [G, C, D] to that of the next layer. Each step attends to its readable keys in `seen`."""
         n = self.norm(h)
-        weights = _scores(self.query(n), self.key.weight, self.num_heads, seen)
+        weights = _scores(self.query(n), self.key, self.num_heads, seen)
         if seen.among is None:
             weights = weights.softmax(-1)
         else:
-            place_scores = _scores(self.place_query(n), self.place_key.weight, 1, seen)
+            place_scores = _scores(self.place_query(n), self.place_key, 1, seen)
             weights = by_place(weights, place_scores.squeeze(2), seen.readable, seen.among, self.top_k)
-        h = h + self.out(_means(weights, self.value.weight, seen))
+        h = h + self.out(_means(weights, self.value, seen))
         return h + self.mlp(self.norm_mlp(h))
 
     def scores(self, h: Tensor, seen: View) -> Tensor:
         """Scores [G, C, H, J] of each step and head for the entries."""
-        return _scores(self.query(self.norm(h)), self.key.weight, self.num_heads, seen)
+        return _scores(self.query(self.norm(h)), self.key, self.num_heads, seen)
 
 
 @in_full_precision
@@ -137,12 +138,15 @@ def by_place(scores: Tensor, place_scores: Tensor, readable: Tensor, among: Tens
     return raised * (shares.view(G, C * H, -1) @ among.mT).view_as(raised)
 
 
-def _scores(query: Tensor, key: Tensor, num_heads: int, seen: View) -> Tensor:
+def _scores(query: Tensor, key: nn.Linear, num_heads: int, seen: View) -> Tensor:
     """Scores of queries [G, C, D]: q . (key M) / sqrt(D / H) + barrier for each of H heads, [G, C, H, J]."""
     G, C, D = query.shape
     H, J = num_heads, seen.code.shape[1]
-    q = query.reshape(G * C, H, -1).transpose(0, 1)
-    maps = (key * (D // H) ** -0.5).view(H, D // H, -1)
+    if not is_matrix(key):
+        q = query.view(G, C, H, D // H) * (D // H) ** -0.5
+        return torch.einsum("gche,gcjhe->gchj", q, _mapped(key, H, seen)) + seen.barrier[:, :, None]
+    q = query.reshape(G * C, H, D // H).transpose(0, 1)
+    maps = (key.weight * (D // H) ** -0.5).view(H, D // H, -1)
     content = torch.bmm(q, maps[..., :D]).transpose(0, 1).reshape(G, C * H, D)
     code = torch.bmm(q, maps[..., D:]).transpose(0, 1).view(G, C, H, -1)
     barrier = seen.barrier[:, :, None].expand(G, C, H, J).reshape(G, C * H, J)
@@ -150,16 +154,25 @@ def _scores(query: Tensor, key: Tensor, num_heads: int, seen: View) -> Tensor:
     return torch.baddbmm(scores, content, seen.content_t).view(G, C, H, J)
 
 
-def _means(weights: Tensor, value: Tensor, seen: View) -> Tensor:
+def _means(weights: Tensor, value: nn.Linear, seen: View) -> Tensor:
     """Mean of `value` M over the keys with weights [G, C, H, J], heads side by side: [G, C, D]."""
     G, C, H, J = weights.shape
     D = seen.content.shape[-1]
+    if not is_matrix(value):
+        return torch.einsum("gchj,gcjhe->gche", weights, _mapped(value, H, seen)).flatten(2)
     weights = weights.view(G, C * H, J)
     content = torch.bmm(weights, seen.content).view(G * C, H, D).transpose(0, 1)
     code = _rotated(torch.bmm(weights, seen.code).view(G, C, H, -1), seen.turn).view(G * C, H, -1).transpose(0, 1)
-    maps = value.view(H, D // H, -1)
+    maps = value.weight.view(H, D // H, -1)
     heads = torch.baddbmm(torch.bmm(code, maps[..., D:].mT), content, maps[..., :D].mT)
     return heads.transpose(0, 1).reshape(G, C, D)
+
+
+def _mapped(map_: nn.Linear, num_heads: int, seen: View) -> Tensor:
+    """What a map that is more than a matrix makes of M, of every key at every step: [G, C, J, H, D / H]."""
+    ages = _rotated(seen.code[:, None], seen.turn)
+    M = torch.cat([seen.content[:, None].expand(*ages.shape[:3], -1), ages], -1)
+    return map_(M).unflatten(-1, (num_heads, -1))
 
 
 def _rotated(code: Tensor, turn: Tensor) -> Tensor:

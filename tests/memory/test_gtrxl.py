@@ -9,7 +9,8 @@ from conftest import tolerance
 from torch.testing import assert_close
 
 from palimpsest.memory import Memory
-from palimpsest.memory.gtrxl import Gate, GTrXL, TransformerXL
+from palimpsest.memory.gtrxl import Gate, GTrXL
+from palimpsest.memory.trxl import TransformerXL
 
 FORMS = pytest.mark.parametrize("form", [GTrXL.scan, Memory.scan], ids=["scan", "steps"])
 
