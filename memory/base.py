@@ -70,13 +70,14 @@ class Memory(nn.Module):
     output_size: int
     num_places: int = 1
     """Places that `place` may name; 1 where a memory does not use it."""
-    _layout: tuple[torch.dtype, list[tuple[torch.Size, torch.dtype]]] | None = None
+    _layout: tuple[torch.dtype, type, list[tuple[torch.Size, torch.dtype]]] | None = None
     _accepted: list[Any] | None = None
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
         self.input_size = check_integer("input_size", input_size, 1)
         self.output_size = check_integer("output_size", output_size, 1)
+        self.register_load_state_dict_post_hook(Memory._fit_what_was_loaded)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -238,21 +239,21 @@ class Memory(nn.Module):
 
     def check_step(self, x: Tensor, state: Any) -> int:
         """B of one input, or a ValueError that says what does not fit."""
-        if x.ndim != 2 or x.shape[1] != self.input_size:
-            raise ValueError(f"x must be [B, F] with F = {self.input_size}; got {list(x.shape)}")
+        if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != self.input_size:
+            raise ValueError(f"x must be [B, F] with F = {self.input_size}; got {_size(x)}")
         B = x.shape[0]
         self._check_state(x, state, B)
         return B
 
     def check_sequence(self, x: Tensor, start: Tensor, state: Any) -> tuple[int, int]:
         """T and B of a sequence, or a ValueError that says what does not fit."""
-        if x.ndim != 3 or x.shape[2] != self.input_size:
-            raise ValueError(f"x must be [T, B, F] with F = {self.input_size}; got {list(x.shape)}")
+        if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[2] != self.input_size:
+            raise ValueError(f"x must be [T, B, F] with F = {self.input_size}; got {_size(x)}")
         T, B, _ = x.shape
-        if start.shape != (T, B) or start.dtype != torch.bool:
+        if not isinstance(start, Tensor) or start.shape != (T, B) or start.dtype != torch.bool:
+            order = "" if isinstance(start, Tensor) else "; scan takes (x, start, state), a call (x, state, start)"
             raise ValueError(
-                f"start must be [T, B] = [{T}, {B}] bool, one flag per input; "
-                f"got {list(start.shape)} {_name(start.dtype)}"
+                f"start must be [T, B] = [{T}, {B}] bool, one flag per input; got {described(start)}{order}"
             )
         self._check_state(x, state, B)
         return T, B
@@ -264,30 +265,54 @@ class Memory(nn.Module):
         recorded = torch.compiler.is_compiling()
         if isinstance(state, tuple):
             try:
-                given = [B, x.dtype, *map(_SIZE, state), *[s.dtype for s in state]]
+                given = [B, x.dtype, type(state), *map(_SIZE, state), *[s.dtype for s in state]]
             except TypeError:  # not all are tensors
                 given = []
             if given and not recorded and given == self._accepted:
                 return
-        if self._layout is None:
-            self._layout = self.dtype, [(s.shape[1:], s.dtype) for s in self.initial_state(1)]
-        dtype, layout = self._layout
+        if self._layout is None or self._layout[0] != self.dtype:  # parameters may have been replaced
+            fresh = self.initial_state(1)
+            self._layout = self.dtype, type(fresh), [(s.shape[1:], s.dtype) for s in fresh]
+        dtype, kind, layout = self._layout
         fits, typed = bool(given) and len(state) == len(layout), x.dtype == dtype
         if fits:
-            for s, (size, kind) in zip(state, layout):
+            for s, (size, type_) in zip(state, layout):
                 fits = fits and s.shape == (B, *size)
-                typed = typed and s.dtype == kind
+                typed = typed and s.dtype == type_
         # autocast makes floats of several types, which no kernel takes
         if not fits or not (typed or torch.is_autocast_enabled(x.device.type)):
             raise ValueError(
                 f"x must be {_name(dtype)} and the state as initial_state({B}), {_told(self.initial_state(B))}; "
                 f"got {_name(x.dtype)} and {_told(state)}"
             )
+        if not isinstance(state, kind):
+            raise ValueError(
+                f"the state must be {kind.__name__}, as initial_state({B}) gives it; got {type(state).__name__} of the "
+                f"same tensors: give {kind.__name__}(*state), or type(state)(*(s.detach() for s in state)) to detach it"
+            )
         self._accepted = given if typed and not recorded else None
 
+    def constants(self) -> dict[str, Tensor]:
+        """Buffers that follow from the arguments, by name, before they are rounded to the module's type.
+
+        They are made anew where the module gets another type or device: rounded twice, they would be others.
+        """
+        return {}
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
         self._layout = self._accepted = None  # other types, perhaps
-        return super()._apply(fn, recurse)
+        for name, value in self.constants().items():
+            setattr(self, name, value.to(self.device, self.dtype))
+        return self
+
+    def _fit_what_was_loaded(self, _: Any) -> None:
+        """Parameters that are assigned may have another type or device than the buffers that are not saved."""
+        self._layout = self._accepted = None
+        for name, value in self.constants().items():
+            now = getattr(self, name)
+            if (now.device, now.dtype) != (self.device, self.dtype):
+                setattr(self, name, value.to(self.device, self.dtype))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -322,8 +347,13 @@ def _name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _shown(part: Any) -> str:
-    return f"{list(part.shape)} {_name(part.dtype)}" if isinstance(part, Tensor) else f"of type {type(part).__name__}"
+def described(value: Any) -> str:
+    """The shape and type of a tensor, for a message; of anything else, that it is none."""
+    return f"{list(value.shape)} {_name(value.dtype)}" if isinstance(value, Tensor) else _size(value)
+
+
+def _size(value: Any) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else f"{type(value).__name__}, which is not a tensor"
 
 
 def _told(state: Any) -> str:
@@ -331,5 +361,5 @@ def _told(state: Any) -> str:
     if not isinstance(state, tuple):
         return type(state).__name__
     names = getattr(state, "_fields", range(len(state)))
-    fields = (f"{name} {_shown(s)}" for name, s in zip(names, state))
+    fields = (f"{name} {described(s)}" for name, s in zip(names, state))
     return f"{type(state).__name__}({', '.join(fields)})"

@@ -112,6 +112,10 @@ class GTrXL(Memory):
         self.register_buffer("sinusoids", sinusoids(memory_length + 1, output_size), persistent=False)
         self._last: dict[str, Tensor] = {}
 
+    def constants(self) -> dict[str, Tensor]:
+        """The codes of distances."""
+        return {"sinusoids": sinusoids(self.memory_length + 1, self.output_size)}
+
     def initial_state(self, batch_size: int) -> GTrXLState | SelectiveState:
         """An empty window."""
         size = batch_size, self.num_layers, self.memory_length

@@ -146,6 +146,10 @@ class HCAM(Memory):
         self._reads: list[tuple[Tensor, Tensor]] = []
         self._borders: Tensor | None = None
 
+    def constants(self) -> dict[str, Tensor]:
+        """The code of a place in a chunk."""
+        return {"sinusoid": sinusoid(self.chunk_size, self.output_size)}
+
     def initial_state(self, batch_size: int) -> HCAMState | EventState:
         """Zeros: nothing read, nothing stored."""
         B, L, N, C, D = batch_size, self.num_layers, self.num_chunks, self.chunk_size, self.output_size

@@ -121,11 +121,9 @@ class RewriteMemory(Memory):
         self._gates: list[tuple[Tensor, Tensor]] = []
         self._built = AsBuilt(self)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        # rounded once, whatever the type before was
-        self.turns = torch.from_numpy(turns(self.sizes.key_size)).to(self.turns)
-        return self
+    def constants(self) -> dict[str, Tensor]:
+        """The angles by which keys and queries turn."""
+        return {"turns": torch.from_numpy(turns(self.sizes.key_size))}
 
     def initial_state(self, batch_size: int) -> RewriteState:
         """Empty tables at time 0, and zeros in front."""

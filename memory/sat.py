@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import Context, Memory, Panel
+from palimpsest.memory.base import Context, Memory, Panel, described
 from palimpsest.memory.kernels.arithmetic.dispatch import is_watched, refuse_tracing
 from palimpsest.memory.parts.allocation import BY_ATTENTION, STRATEGIES, Slots, allocate, allocate_step, reads
 from palimpsest.memory.parts.place_attention import RATES, ReadLayer, checked_places, time_code, view
@@ -197,7 +197,7 @@ class SpatiallyAwareTransformer(Memory):
             slots = (*slots, state.attended, state.attentions)
         else:
             start = np.zeros((1, B), dtype=np.bool_)
-            strategy = None if strategy is None else strategy[None]
+            strategy = strategy[None] if isinstance(strategy, Tensor) else strategy
             arrays, *at = self._allocate(x[None], state, place, start, strategy, keep_state)
             slots, (slot, now) = tuple(_on(x, s) for s in arrays), (_on(x, each[0]) for each in at)
         h, stored = self._entries(x, place[0], now)
@@ -316,10 +316,10 @@ class SpatiallyAwareTransformer(Memory):
         if self.strategy_values is None:
             chosen = np.full(start.shape, STRATEGIES.index(self.allocator))
         elif strategy is not None:
-            if strategy.shape != start.shape or strategy.dtype != torch.int64:
+            if not isinstance(strategy, Tensor) or strategy.shape != start.shape or strategy.dtype != torch.int64:
                 raise ValueError(
                     f"strategy must have the shape of place, {list(place.shape)} for a sequence, and be int64; "
-                    f"got {list(strategy.shape)} {strategy.dtype}"
+                    f"got {described(strategy)}"
                 )
             chosen = strategy.cpu().contiguous().numpy()
         elif start.any() or not slots.steps.all():

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from palimpsest.memory.base import described
 from palimpsest.memory.kernels.arithmetic.as_built import is_matrix
 from palimpsest.memory.kernels.arithmetic.dispatch import in_full_precision
 
@@ -191,6 +192,6 @@ def checked_places(place: Tensor | None, num_places: int, size: tuple[int, ...],
                 f"place is missing: num_places={num_places} needs it, int64 {list(size)}; give it, or set num_places=1"
             )
         place = torch.zeros(size, dtype=torch.int64, device=like.device)
-    if place.shape != size or place.dtype != torch.int64:
-        raise ValueError(f"place must be {list(size)} int64; got {list(place.shape)} {place.dtype}")
+    if not isinstance(place, Tensor) or place.shape != size or place.dtype != torch.int64:
+        raise ValueError(f"place must be {list(size)} int64; got {described(place)}")
     return place.view(-1, size[-1])

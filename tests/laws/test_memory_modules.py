@@ -91,3 +91,37 @@ def test_what_fits_follows_the_module_to_another_type(case):
         x, _, place, strategy = sequence(module, 1, 4)
         with torch.no_grad():
             assert module.step(x[0], module.initial_state(4), place[0], strategy[0])[0].dtype == dtype
+
+
+def scanned(module):
+    x, start, place, strategy = sequence(module, 9, 3)
+    return module.scan(x, start, module.initial_state(3), place, strategy)[0]
+
+
+@each_case
+@pytest.mark.parametrize("rounded", [torch.bfloat16, torch.float32], ids=str)
+def test_a_module_is_the_same_after_it_was_of_another_type(case, rounded):
+    """What was rounded meanwhile comes back with the parameters."""
+    module = make_small(case)
+    saved, state = {name: value.clone() for name, value in module.state_dict().items()}, torch.get_rng_state()
+    expected = scanned(module)
+    module.to(rounded).double().load_state_dict(saved)
+    torch.set_rng_state(state)
+    assert torch.equal(scanned(module), expected)
+
+
+@each_case
+@pytest.mark.parametrize("assign", [True, False], ids=["assign", "to_empty"])
+def test_a_module_can_be_built_without_memory_of_its_own(case, assign):
+    """On the device "meta"; with parameters it is like any other."""
+    module = make_small(case)
+    with torch.device("meta"):
+        other = make_small(case)
+    assert {each.device.type for each in (*other.parameters(), *other.buffers())} == {"meta"}
+    if not assign:
+        other.to_empty(device="cpu")
+    other.load_state_dict(module.state_dict(), assign=assign)
+    state = torch.get_rng_state()
+    expected = scanned(module)
+    torch.set_rng_state(state)
+    assert torch.equal(scanned(other), expected)
