@@ -151,8 +151,8 @@ class GTrXL(Memory):
     ) -> tuple[Tensor, Any]:
         """Map x [T, B, F] to y [T, B, D] in one pass per layer. The memory use grows linearly with T."""
         T, B = self.check_sequence(x, start, state)
-        if T == 0:
-            return x.new_empty(0, B, self.output_size), state
+        if x.numel() == 0:
+            return x.new_empty(T, B, self.output_size), state
         M = self.memory_length
         state = reset(state, self.initial_state(B), start[0])
         window = Window(start.t(), state.filled, M, self.dtype)

@@ -270,8 +270,8 @@ class HCAM(Memory):
         A chunk that began before the scan is put together from the state's running inputs and the scan's.
         """
         T, B = self.check_sequence(x, start, state)
-        if T == 0:
-            return x.new_empty(0, B, self.output_size), state
+        if x.numel() == 0:
+            return x.new_empty(T, B, self.output_size), state
         C, H, D = self.chunk_size, self.num_heads, self.output_size
         events = isinstance(state, EventState)
         if events:

@@ -223,8 +223,8 @@ class SpatiallyAwareTransformer(Memory):
         """
         T, B = self.check_sequence(x, start, state)
         place = checked_places(place, self.num_places, (T, B), x)
-        if T == 0:
-            return x.new_empty(0, B, self.output_size), state
+        if x.numel() == 0:
+            return x.new_empty(T, B, self.output_size), state
         C = min(CHUNK, T)
         N = -(-T // C)
         flags = start.cpu().contiguous().numpy()

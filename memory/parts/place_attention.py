@@ -134,9 +134,9 @@ def by_place(scores: Tensor, place_scores: Tensor, readable: Tensor, among: Tens
         peak = peak.scatter_reduce(-1, places, scores, "amax").gather(-1, places)
         peak = peak.masked_fill(peak == -math.inf, 0.0)
     raised = (scores - peak).exp()
-    totals = (raised.view(G, C * H, J) @ among).view(G, C, H, -1)  # 1 or more where a place holds an entry
+    totals = (raised.view(G, C * H, J) @ among).view(G, C, H, among.shape[-1])  # 1 or more where a place holds an entry
     shares = chosen / totals.masked_fill(totals == 0, 1.0)
-    return raised * (shares.view(G, C * H, -1) @ among.mT).view_as(raised)
+    return raised * (shares.flatten(1, 2) @ among.mT).view_as(raised)
 
 
 def _scores(query: Tensor, key: nn.Linear, num_heads: int, seen: View) -> Tensor:
@@ -149,9 +149,9 @@ def _scores(query: Tensor, key: nn.Linear, num_heads: int, seen: View) -> Tensor
     q = query.reshape(G * C, H, D // H).transpose(0, 1)
     maps = (key.weight * (D // H) ** -0.5).view(H, D // H, -1)
     content = torch.bmm(q, maps[..., :D]).transpose(0, 1).reshape(G, C * H, D)
-    code = torch.bmm(q, maps[..., D:]).transpose(0, 1).view(G, C, H, -1)
+    code = torch.bmm(q, maps[..., D:]).transpose(0, 1).view(G, C, H, 2 * RATES)
     barrier = seen.barrier[:, :, None].expand(G, C, H, J).reshape(G, C * H, J)
-    scores = torch.baddbmm(barrier, _rotated(code, seen.turn).reshape(G, C * H, -1), seen.code.mT)
+    scores = torch.baddbmm(barrier, _rotated(code, seen.turn).flatten(1, 2), seen.code.mT)
     return torch.baddbmm(scores, content, seen.content_t).view(G, C, H, J)
 
 
@@ -163,7 +163,7 @@ def _means(weights: Tensor, value: nn.Linear, seen: View) -> Tensor:
         return torch.einsum("gchj,gcjhe->gche", weights, _mapped(value, H, seen)).flatten(2)
     weights = weights.view(G, C * H, J)
     content = torch.bmm(weights, seen.content).view(G * C, H, D).transpose(0, 1)
-    code = _rotated(torch.bmm(weights, seen.code).view(G, C, H, -1), seen.turn).view(G * C, H, -1).transpose(0, 1)
+    code = _rotated(torch.bmm(weights, seen.code).view(G, C, H, 2 * RATES), seen.turn).flatten(0, 1).transpose(0, 1)
     maps = value.weight.view(H, D // H, -1)
     heads = torch.baddbmm(torch.bmm(code, maps[..., D:].mT), content, maps[..., :D].mT)
     return heads.transpose(0, 1).reshape(G, C, D)
@@ -194,4 +194,4 @@ def checked_places(place: Tensor | None, num_places: int, size: tuple[int, ...],
         place = torch.zeros(size, dtype=torch.int64, device=like.device)
     if not isinstance(place, Tensor) or place.shape != size or place.dtype != torch.int64:
         raise ValueError(f"place must be {list(size)} int64; got {described(place)}")
-    return place.view(-1, size[-1])
+    return place if len(size) == 2 else place.unsqueeze(0)

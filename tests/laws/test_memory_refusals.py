@@ -36,7 +36,9 @@ def test_bad_sequences_are_refused(case):
             scan(x, state, start, place, strategy)
     with pytest.raises(ValueError, match=rf"start must be .*got {type(state).__name__}, .*; {order}"):
         module(x, start, state, place, strategy)
-    with pytest.raises(ValueError, match=rf"x must be \[B, F\] with F = {FEATURES}; got ndarray, which is not a tensor"):
+    with pytest.raises(
+        ValueError, match=rf"x must be \[B, F\] with F = {FEATURES}; got ndarray, which is not a tensor"
+    ):
         module.step(x[0].numpy(), state, place[0], strategy[0])
 
 
@@ -128,7 +130,7 @@ def test_places_and_strategies_that_are_no_tensors_are_refused(case):
     with pytest.raises(ValueError, match=r"place must be \[4\] int64; got list, which is not a tensor"):
         module.step(x[0], state, place[0].tolist(), strategy[0])
     if case == "sat-adaptive":
-        with pytest.raises(ValueError, match="strategy must have .*; got list, which is not a tensor"):
+        with pytest.raises(ValueError, match=r"strategy must have .*; got list, which is not a tensor"):
             module.scan(x, start, state, place, strategy.tolist())
-        with pytest.raises(ValueError, match="strategy must have .*; got list, which is not a tensor"):
+        with pytest.raises(ValueError, match=r"strategy must have .*; got list, which is not a tensor"):
             module.step(x[0], state, place[0], strategy[0].tolist())

@@ -36,12 +36,12 @@ def torch_read(
 ) -> Tensor:
     """`read_chunks` by torch's operations, of a scaled query."""
     (B, D), J, C, H = query.shape, which.shape[1], len(code), num_heads
-    toward = torch.einsum("bhe,hed->bhd", query.view(B, H, -1), key.view(H, -1, D))
+    toward = torch.einsum("bhe,hed->bhd", query.view(B, H, D // H), key.view(H, D // H, D))
     content = contents.index_select(0, which.flatten()).view(B, J * C, D)
     score = (toward @ content.mT).view(B, H, J, C) + (toward @ code.T)[:, :, None]
     prob = _weighted(score, length, weight)
     mixed = prob.view(B, H, J * C) @ content + prob.sum(2) @ code
-    return torch.einsum("bhd,hed->bhe", mixed, value.view(H, -1, D)).reshape(B, D)
+    return torch.einsum("bhd,hed->bhe", mixed, value.view(H, D // H, D)).reshape(B, D)
 
 
 def torch_read_mapped(
