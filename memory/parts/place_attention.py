@@ -51,7 +51,7 @@ class View(NamedTuple):
 def view(now: Tensor, keys: Tensor, readable: Tensor, among: Tensor | None) -> View:
     """The `View` of keys [G, J, D + 16], m and s(tau), for steps that read at the times `now` [G, C]."""
     content, code = keys.split([keys.shape[-1] - 2 * RATES, 2 * RATES], -1)
-    s = time_code(now, keys.dtype).unflatten(-1, (RATES, 2))
+    s = time_code(now, torch.promote_types(keys.dtype, torch.float32)).unflatten(-1, (RATES, 2))
     turn = torch.view_as_complex(torch.stack([-s[..., 1], s[..., 0]], -1)[:, :, None])
     barrier = torch.zeros(readable.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~readable, -math.inf)
     # With one step per group, memory bandwidth is the limit: a copy of the keys would cost more than it saves.
@@ -178,10 +178,10 @@ def _mapped(map_: nn.Linear, num_heads: int, seen: View) -> Tensor:
 
 def _rotated(code: Tensor, turn: Tensor) -> Tensor:
     """Rotate a code [G, C, H, 16] of times into one of ages, or back. The map is its own inverse and transpose."""
-    # under autocast a code is bfloat16, which no complex number is made of
-    code = code.to(turn.real.dtype)
-    rotated = torch.view_as_complex(code.unflatten(-1, (RATES, 2))).conj() * turn
-    return torch.view_as_real(rotated).flatten(-2)
+    # no complex number is made of bfloat16
+    wide = code.to(turn.real.dtype)
+    rotated = torch.view_as_complex(wide.unflatten(-1, (RATES, 2))).conj() * turn
+    return torch.view_as_real(rotated).flatten(-2).to(code.dtype)
 
 
 def checked_places(place: Tensor | None, num_places: int, size: tuple[int, ...], like: Tensor) -> Tensor:

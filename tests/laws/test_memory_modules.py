@@ -8,8 +8,10 @@ import pytest
 import torch
 from small import FEATURES, make_small
 from test_memory_laws import each_case, each_dtype, sequence, used_state
+from torch.testing import assert_close
 
 from palimpsest import memory
+from palimpsest.memory import Memory
 
 
 @each_case
@@ -125,3 +127,20 @@ def test_a_module_can_be_built_without_memory_of_its_own(case, assign):
     expected = scanned(module)
     torch.set_rng_state(state)
     assert torch.equal(scanned(other), expected)
+
+
+@each_case
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_module_of_half_precision_steps_and_scans(case, dtype):
+    """Recurrences compute in float32 inside, as under autocast; what comes out is of the module's type."""
+    module = make_small(case, torch.float32).to(dtype)
+    x, start, place, strategy = sequence(module, 20, 3)
+    start[0] = True
+    y, last = module.scan(x, start, module.initial_state(3), place, strategy)
+    slow, slow_last = Memory.scan(module, x, start, module.initial_state(3), place, strategy)
+    y.square().sum().backward()
+    with torch.no_grad():
+        acted, _ = Memory.scan(module, x, start, module.initial_state(3), place, strategy)
+    assert [each.dtype for each in (y, *last)] == [each.dtype for each in (slow, *slow_last)]
+    assert y.dtype == acted.dtype == dtype
+    assert_close((y, acted), (slow, slow), rtol=0, atol=0.1)

@@ -105,28 +105,34 @@ def torch_only() -> Iterator[None]:
 
 
 def in_full_precision(recurrence: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a recurrence: under autocast it computes in the widest of its types, which is that of its state.
+    """Decorate a recurrence: none computes in half precision, as thousands of steps add to its state.
 
-    Autocast makes what surrounds it in half precision. A state that thousands of steps add to must not be.
+    Under autocast, which makes what surrounds it in half precision, it computes in the widest of its types, which is
+    that of its state. Where all are of half precision, as in a module made so, a function computes in float32 and
+    rounds what it returns.
     """
 
     @functools.wraps(recurrence)
     def run(*args: Any, **kwargs: Any) -> Any:
         tensors = [each for arg in args for each in (arg if isinstance(arg, tuple) else (arg,)) if _has_floats(each)]
-        device = tensors[0].device.type
+        device, given = tensors[0].device.type, tensors[0].dtype
         if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-            return recurrence(*args, **kwargs)
+            # a module's own step multiplies by its parameters, which are of half precision too
+            if given not in (torch.bfloat16, torch.float16) or isinstance(args[0], nn.Module):
+                return recurrence(*args, **kwargs)
+            return _in(given, recurrence(*_in(torch.float32, args), **kwargs))
         widest = functools.reduce(torch.promote_types, (each.dtype for each in tensors))
-
-        def widened(arg: Any) -> Any:
-            if type(arg) is tuple:
-                return tuple(map(widened, arg))
-            return arg.to(widest) if _has_floats(arg) else arg
-
         with torch.autocast(device, enabled=False):
-            return recurrence(*map(widened, args), **kwargs)
+            return recurrence(*_in(widest, args), **kwargs)
 
     return run
+
+
+def _in(dtype: torch.dtype, value: Any) -> Any:
+    """A value with its floats in the type `dtype`, those in tuples too."""
+    if type(value) is tuple:
+        return tuple(_in(dtype, each) for each in value)
+    return value.to(dtype) if _has_floats(value) else value
 
 
 def _has_floats(value: Any) -> bool:
