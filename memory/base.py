@@ -54,7 +54,19 @@ def reset(state: StateT, fresh: StateT, start: Tensor) -> StateT:
     return type(state)(*map(pick, state, fresh))
 
 
-class Memory(nn.Module):
+class Watching(nn.Module):
+    """A module that keeps what its `diagnostics` shows of the last scan, detached. Its copies and files do without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: of a long scan the rest is many times larger than the module."""
+        return vars(self) | {"watched": {}}
+
+
+class Memory(Watching):
     """What an agent remembers with: a recurrence from features [B, F] to features [B, D].
 
     A memory defines `initial_state` and `step`; a faster one overrides `scan` with a form that equals the loop

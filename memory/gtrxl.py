@@ -110,7 +110,6 @@ class GTrXL(Memory):
         self.embedding = maps(input_size, output_size, bias=True)
         self.layers = nn.ModuleList(Layer(output_size, num_heads, gated) for _ in range(num_layers))
         self.register_buffer("sinusoids", sinusoids(memory_length + 1, output_size), persistent=False)
-        self._last: dict[str, Tensor] = {}
 
     def constants(self) -> dict[str, Tensor]:
         """The codes of distances."""
@@ -167,9 +166,9 @@ class GTrXL(Memory):
             openness.append(z)
             masks.append(mask)
             attention += weights / self.num_layers
-        self._last = {"attention": attention}
+        self.watched = {"attention": attention}
         if openness[0].numel():
-            self._last["gate_openness"] = torch.cat(openness, 2).transpose(0, 1)
+            self.watched["gate_openness"] = torch.cat(openness, 2).transpose(0, 1)
         episode, ending = window.key_ids[:, T : T + M], window.query_ids[:, T - 1 : T]
         over = ((episode != ending) & (ending > 0))[:, None]
         last = torch.stack(inputs, 1).masked_fill(over.unsqueeze(3), 0)
@@ -187,7 +186,7 @@ class GTrXL(Memory):
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Diagnostics of the last scan: mean attention by distance [M + 1], and mean z of the 2 L gates [T, B, 2 L]."""
-        return dict(self._last)
+        return dict(self.watched)
 
 
 class Layer(nn.Module):

@@ -143,8 +143,6 @@ class HCAM(Memory):
         self.embed = nn.Linear(input_size, output_size)
         self.layers: Sequence[ChunkLayer] = nn.ModuleList(ChunkLayer(output_size) for _ in range(num_layers))  # type: ignore[assignment]
         self.register_buffer("sinusoid", sinusoid(chunk_size, output_size), persistent=False)
-        self._reads: list[tuple[Tensor, Tensor]] = []
-        self._borders: Tensor | None = None
 
     def constants(self) -> dict[str, Tensor]:
         """The code of a place in a chunk."""
@@ -273,10 +271,10 @@ class HCAM(Memory):
         if x.numel() == 0:
             return x.new_empty(T, B, self.output_size), state
         C, H, D = self.chunk_size, self.num_heads, self.output_size
-        events = isinstance(state, EventState)
+        events, watched = isinstance(state, EventState), {}
         if events:
             border, state = self._surprised(x, start, state)
-            self._borders = border.to(x.dtype).unsqueeze(2)
+            watched["border"] = border.to(x.dtype).unsqueeze(2)
             plan = plan_chunks(start, state.place, state.finished, C, self.num_chunks, border)
             lengths = plan.length.index_copy(0, plan.stored_index, state.lengths[plan.stored])
         else:
@@ -286,7 +284,7 @@ class HCAM(Memory):
         before = torch.arange(B, device=x.device)[:, None], plan.place[:, : C - 1]
         untouched = torch.where(plan.untouched[:, None, None, None], state.running, 0)
         final_chunks, final_summaries, runnings = [], [], []
-        self._reads = []
+        reads = []
         x = self.embed(x.transpose(0, 1))  # [B, T, D]
         for index, layer in enumerate(self.layers):
             h = layer.norm(x)
@@ -337,8 +335,9 @@ class HCAM(Memory):
             final_summaries.append(summary[plan.final_index])
             runnings.append(torch.where(plan.running_filled, tokens[plan.running].view(B, C, D), untouched[:, index]))
             age = torch.where(read, (plan.oldest + plan.finished)[:, None] - 1 - best, 0)
-            self._reads.append((age.view(B, T, -1), weight.detach().view(B, T, -1)))
+            reads.append((age.view(B, T, -1), weight.detach().view(B, T, -1)))
 
+        self.watched = watched | {"reads": reads}
         row, slot = plan.final
         chunks = torch.where(plan.kept[:, None, None, None, None], state.chunks, 0)
         chunks[row, :, slot] = torch.stack(final_chunks, 1)
@@ -386,13 +385,14 @@ class HCAM(Memory):
         all queries that had a finished chunk and all layers; 0 where none had. `border` [T, B, 1]: 1 where an input
         surprised.
         """
-        if not self._reads:
-            return {}
-        shown = {} if self._borders is None else {"border": self._borders}
-        for index, (age, weight) in enumerate(self._reads):
+        shown = dict(self.watched)
+        reads = shown.pop("reads", ())
+        if not reads:
+            return shown
+        for index, (age, weight) in enumerate(reads):
             image = weight.new_zeros(age.shape[1], self.num_chunks)
             shown[f"chunks_read_{index}"] = image.scatter_add_(1, age[0], weight[0])
-        age, weight = (torch.stack(parts) for parts in zip(*self._reads))
+        age, weight = (torch.stack(parts) for parts in zip(*reads))
         count = (weight > 0).any(-1).sum().clamp(min=1)
         shown["read_entropy"] = torch.special.entr(weight).sum() / count
         shown["read_age"] = (age * weight).sum() / count

@@ -149,7 +149,6 @@ class SpatiallyAwareTransformer(Memory):
         places_read = min(top_k, num_places) if read == "hierarchical" else 0
         self.layers = nn.ModuleList(ReadLayer(output_size, num_heads, places_read) for _ in range(num_layers))
         self.strategy_values = StrategyValues(num_tasks) if allocator == "adaptive" else None
-        self._last: tuple[Tensor, ...] | None = None
 
     def initial_state(self, batch_size: int) -> SATState:
         """Empty slots."""
@@ -257,7 +256,7 @@ class SpatiallyAwareTransformer(Memory):
         contents = table.index_select(0, last.clamp_min(0).flatten()).view(B, S, W)
         after = SATState(torch.where((last >= 0)[..., None], contents, 0.0), *(_on(x, s) for s in slots))
         # copies, because `advance` may write into the returned state
-        self._last = tuple(each.clone() for each in after[1:])
+        self.watched = {"slots": tuple(each.clone() for each in after[1:])}
         return y, after
 
     def context(self) -> Context:
@@ -274,9 +273,9 @@ class SpatiallyAwareTransformer(Memory):
 
         With an adaptive allocator also "strategy" [6], the number of rows that use each of `STRATEGIES`.
         """
-        if self._last is None:
+        if not self.watched:
             return {}
-        time, place, _, _, strategy, *_ = self._last
+        time, place, _, _, strategy, *_ = self.watched["slots"]
         counts = torch.bincount(place[time >= 0], minlength=self.num_places)
         shown = {"occupancy": counts.to(self.dtype) / max(time.numel(), 1)}
         if self.strategy_values is not None:
