@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from palimpsest.memory.kernels.arithmetic.dispatch import by_steps_where_transformed
 from palimpsest.refusals import check_integer
 
 State = tuple[Tensor, ...]
@@ -84,6 +85,7 @@ class Memory(Watching):
     """Places that `place` may name; 1 where a memory does not use it."""
     _layout: tuple[torch.dtype, type, list[tuple[torch.Size, torch.dtype]]] | None = None
     _accepted: list[Any] | None = None
+    _told_of_steps: bool = False
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
@@ -93,6 +95,8 @@ class Memory(Watching):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "scan" in cls.__dict__:
+            cls.scan = by_steps_where_transformed(cls.__dict__["scan"], Memory.scan)  # type: ignore[method-assign]
         if "step" in cls.__dict__ and "advance" not in cls.__dict__:
             # a class with a step of its own does not act by another one's
             cls.advance = Memory.advance  # type: ignore[method-assign]

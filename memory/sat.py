@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory, Panel, described
-from palimpsest.memory.kernels.arithmetic.dispatch import is_watched, refuse_tracing
+from palimpsest.memory.kernels.arithmetic.dispatch import as_array, is_watched, refuse_tracing
 from palimpsest.memory.parts.allocation import BY_ATTENTION, STRATEGIES, Slots, allocate, allocate_step, reads
 from palimpsest.memory.parts.place_attention import RATES, ReadLayer, checked_places, time_code, view
 from palimpsest.memory.parts.steps import episode_steps
@@ -226,9 +226,9 @@ class SpatiallyAwareTransformer(Memory):
             return x.new_empty(T, B, self.output_size), state
         C = min(CHUNK, T)
         N = -(-T // C)
-        flags = start.cpu().contiguous().numpy()
+        flags = np.ascontiguousarray(as_array(start))
         slots, slot, now = self._allocate(x, state, place, flags, strategy)
-        plan = reads((state.time >= 0).cpu().contiguous().numpy(), slot, flags, C)
+        plan = reads(np.ascontiguousarray(as_array(state.time) >= 0), slot, flags, C)
 
         def grouped(sequence: Tensor) -> Tensor:
             """[T, B, ...] as [N, B, C, ...], with zeros after T."""
@@ -311,7 +311,7 @@ class SpatiallyAwareTransformer(Memory):
         """The slots after a sequence, and the slot and the step of every entry, [T, B] each."""
         refuse_tracing()
         as_slots = partial(np.array, order="C") if keep_state else np.ascontiguousarray
-        slots = Slots(*(as_slots(s.cpu().numpy()) for s in state[1:]))
+        slots = Slots(*(as_slots(as_array(s)) for s in state[1:]))
         if self.strategy_values is None:
             chosen = np.full(start.shape, STRATEGIES.index(self.allocator))
         elif strategy is not None:
@@ -320,7 +320,7 @@ class SpatiallyAwareTransformer(Memory):
                     f"strategy must have the shape of place, {list(place.shape)} for a sequence, and be int64; "
                     f"got {described(strategy)}"
                 )
-            chosen = strategy.cpu().contiguous().numpy()
+            chosen = np.ascontiguousarray(as_array(strategy))
         elif start.any() or not slots.steps.all():
             raise ValueError(
                 "strategy is missing: with allocator='adaptive' an episode starts with one of "
@@ -328,7 +328,7 @@ class SpatiallyAwareTransformer(Memory):
             )
         else:
             chosen = np.zeros(start.shape, dtype=np.int64)
-        places = place.cpu().contiguous().numpy()
+        places = np.ascontiguousarray(as_array(place))
         if max(chosen.max(initial=0), slots.strategy.max(initial=0)) < BY_ATTENTION or not start.size:
             return slots, *allocate(slots, places, start, chosen, self.layout == "place")
         slot, now = zip(*self._by_attention(x.detach(), state.slots.detach(), slots, place, start, chosen))
@@ -348,10 +348,8 @@ class SpatiallyAwareTransformer(Memory):
             h, stored = (each.transpose(0, 1) for each in self._entries(x[part], known, now[part]))
             keys = torch.cat([held, stored], 1)
             readable = torch.ones(*h.shape[:2], keys.shape[1], dtype=torch.bool, device=x.device)
-            scores = (
-                layer.scores(h, view(now[part].T, keys, readable, None)).mean(2).double().cpu().contiguous().numpy()
-            )
-            places = place[part].cpu().contiguous().numpy()
+            scores = as_array(layer.scores(h, view(now[part].T, keys, readable, None)).mean(2).double().contiguous())
+            places = np.ascontiguousarray(as_array(place[part]))
             slot, times = allocate(slots, places, start[part], chosen[part], self.layout == "place", scores)
             held = held.clone()
             for i, s in enumerate(_on(x, slot)):
