@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     ARITHMETIC: [],
     **{recurrence: [ARITHMETIC] for recurrence in CLASSES},
     "memory.kernels": [ARITHMETIC, *CLASSES],
-    "memory.base": [],
+    "memory.base": [ARITHMETIC],
     "memory.parts": ["memory.base", ARITHMETIC, *CLASSES],
     "memory": ["memory.base", "memory.parts", "memory.kernels", ARITHMETIC, *CLASSES, "short_names"],
     "agents.tree": [],
