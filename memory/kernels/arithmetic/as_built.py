@@ -149,7 +149,7 @@ def is_matrix(module: nn.Module) -> bool:
     Where it does something else, as one that is pruned, adapted or hooked, it must be called. This looks at one module
     and on any device, where `AsBuilt` looks at a tree whose work numba does.
     """
-    return is_plain(module, nn.Linear) and module.bias is None
+    return is_plain(module, nn.Linear) and module._parameters["bias"] is None
 
 
 _VALUES: Any = dict.values

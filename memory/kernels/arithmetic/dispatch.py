@@ -130,6 +130,8 @@ def refuse_tracing() -> None:
 
 def as_array(numbers: Tensor) -> np.ndarray:
     """The numbers of a tensor on any device, without their gradient; those that `torch.func.grad` wraps, too."""
+    if not torch._C._are_functorch_transforms_active():
+        return numbers.numpy(force=True)
     while torch._C._functorch.is_gradtrackingtensor(numbers):
         numbers = torch._C._functorch.get_unwrapped(numbers)
     with torch._C._DisableFuncTorch():  # which would wrap what is made of them
