@@ -304,7 +304,7 @@ class Memory(Watching):
         if not isinstance(state, kind):
             raise ValueError(
                 f"the state must be {kind.__name__}, as initial_state({B}) gives it; got {type(state).__name__} of the "
-                f"same tensors: give {kind.__name__}(*state), or type(state)(*(s.detach() for s in state)) to detach it"
+                f"same tensors: give {kind.__name__}(*state). type(s)(*(each.detach() for each in s)) detaches s"
             )
         self._accepted = given if typed and not recorded else None
 
