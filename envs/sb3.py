@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from palimpsest.envs.core import World
@@ -366,14 +366,6 @@ class VectorEnvAdaptor(EpisodicVecEnv):
         """One picture per row; None for each row if the render mode is not "rgb_array"."""
         frames: Any = self.env.render() if self.render_mode == "rgb_array" else [None] * self.num_envs
         return list(frames)
-
-
-def watch_workers(venv: VecEnv) -> None:
-    """Make a SubprocVecEnv, under any wrappers, report a dead worker (`envs.workers`). Others are not changed."""
-    while isinstance(venv, VecEnvWrapper):
-        venv = venv.venv
-    if isinstance(venv, SubprocVecEnv):
-        watch(venv, "remotes")
 
 
 def _copied(obs: Any) -> Any:

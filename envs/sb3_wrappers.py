@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from palimpsest.envs.declared import DECLARED, refuse_declared
@@ -21,6 +21,7 @@ from palimpsest.envs.kernels import STEP
 from palimpsest.envs.observed import Observed, numbers
 from palimpsest.envs.sb3 import WorldVecEnv
 from palimpsest.envs.text import DropText, has_text, without_text
+from palimpsest.envs.workers import watch
 
 
 class VecHiding(VecEnv):
@@ -198,3 +199,11 @@ def _with_finals(
         if final is not None:
             changed[row] = {**infos[row], "terminal_observation": change(row, final)}
     return changed
+
+
+def watch_workers(venv: VecEnv) -> None:
+    """Make a SubprocVecEnv, under any wrappers, report a dead worker (`envs.workers`). Others are not changed."""
+    while isinstance(venv, VecEnvWrapper):
+        venv = venv.venv
+    if isinstance(venv, SubprocVecEnv):
+        watch(venv, "remotes")

@@ -114,7 +114,7 @@ class ALERLayer(Layer):
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The equations."""
         h, c, M, t = state
-        y, after = self.lstm.step(x, CellState(h.unsqueeze(1), c.unsqueeze(1)))
+        y, after = self.lstm(x, CellState(h.unsqueeze(1), c.unsqueeze(1)))
         w, address, v = self.tokens(y, t)
         M = (1 - w).unsqueeze(-1) * M + written(w, v)
         return self.leave(torch.cat([y, read(M, address)], -1)), (*(part.squeeze(1) for part in after), M, t + 1)
@@ -122,7 +122,7 @@ class ALERLayer(Layer):
     def scan(self, x: Tensor, start: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """By the kernels of the LSTM and of `memory.kernels.outer_scan`, with a table of N keys."""
         h, c, M, before = state
-        y, after = self.lstm.scan(x, start, CellState(h.unsqueeze(1), c.unsqueeze(1)))
+        y, after = self.lstm(x, CellState(h.unsqueeze(1), c.unsqueeze(1)), start)
         t, last = episode_steps(start, before)
         w, address, v = (each.unsqueeze(2) for each in self.tokens(y, t))
         found, M = outer_scan(w, v, 1 - w, address, start, M.unsqueeze(1))

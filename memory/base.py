@@ -6,12 +6,16 @@ states `[B, ...]`.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from palimpsest.memory.kernels.arithmetic.dispatch import by_steps_where_transformed
+from palimpsest.memory.messages import described, size_of, state_of, type_of
 from palimpsest.refusals import check_integer
 
 State = tuple[Tensor, ...]
@@ -54,7 +58,40 @@ def reset(state: StateT, fresh: StateT, start: Tensor) -> StateT:
     return type(state)(*map(pick, state, fresh))
 
 
-class Memory(nn.Module):
+def takes_plain_tuples(position: int) -> Callable[[Callable[..., Any]], Any]:
+    """Decorate a memory's method: a state that lost its type, as `tuple(s.detach() for s in state)`, gets it back.
+
+    Args:
+        position: that of the argument `state`, after `self`.
+    """
+
+    def decorate(method: Callable[..., Any]) -> Any:
+        @functools.wraps(method)
+        def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if len(args) > position and type(args[position]) is tuple:
+                args = (*args[:position], self._named(args[position]), *args[position + 1 :])
+            elif type(kwargs.get("state")) is tuple:
+                kwargs["state"] = self._named(kwargs["state"])
+            return method(self, *args, **kwargs)
+
+        return run
+
+    return decorate
+
+
+class Watching(nn.Module):
+    """A module that keeps what its `diagnostics` shows of the last scan, detached. Its copies and files do without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: of a long scan the rest is many times larger than the module."""
+        return vars(self) | {"watched": {}}
+
+
+class Memory(Watching):
     """What an agent remembers with: a recurrence from features [B, F] to features [B, D].
 
     A memory defines `initial_state` and `step`; a faster one overrides `scan` with a form that equals the loop
@@ -70,16 +107,23 @@ class Memory(nn.Module):
     output_size: int
     num_places: int = 1
     """Places that `place` may name; 1 where a memory does not use it."""
-    _layout: tuple[torch.dtype, list[tuple[torch.Size, torch.dtype]]] | None = None
+    _layout: tuple[torch.dtype, type, list[tuple[torch.Size, torch.dtype]]] | None = None
     _accepted: list[Any] | None = None
+    _told_of_steps: bool = False
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
         self.input_size = check_integer("input_size", input_size, 1)
         self.output_size = check_integer("output_size", output_size, 1)
+        self.register_load_state_dict_post_hook(Memory._fit_what_was_loaded)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "scan" in cls.__dict__:
+            cls.scan = by_steps_where_transformed(cls.__dict__["scan"], Memory.scan)  # type: ignore[method-assign]
+        for name, position in (("step", 1), ("advance", 1), ("scan", 2)):
+            if name in cls.__dict__:
+                setattr(cls, name, takes_plain_tuples(position)(cls.__dict__[name]))
         if "step" in cls.__dict__ and "advance" not in cls.__dict__:
             # a class with a step of its own does not act by another one's
             cls.advance = Memory.advance  # type: ignore[method-assign]
@@ -145,6 +189,7 @@ class Memory(nn.Module):
         """Whether `advance` may write into the state it is given."""
         return type(self).advance is not Memory.advance
 
+    @takes_plain_tuples(2)
     def scan(
         self,
         x: Tensor,
@@ -238,21 +283,21 @@ class Memory(nn.Module):
 
     def check_step(self, x: Tensor, state: Any) -> int:
         """B of one input, or a ValueError that says what does not fit."""
-        if x.ndim != 2 or x.shape[1] != self.input_size:
-            raise ValueError(f"x must be [B, F] with F = {self.input_size}; got {list(x.shape)}")
+        if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != self.input_size:
+            raise ValueError(f"x must be [B, F] with F = {self.input_size}; got {size_of(x)}")
         B = x.shape[0]
         self._check_state(x, state, B)
         return B
 
     def check_sequence(self, x: Tensor, start: Tensor, state: Any) -> tuple[int, int]:
         """T and B of a sequence, or a ValueError that says what does not fit."""
-        if x.ndim != 3 or x.shape[2] != self.input_size:
-            raise ValueError(f"x must be [T, B, F] with F = {self.input_size}; got {list(x.shape)}")
+        if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[2] != self.input_size:
+            raise ValueError(f"x must be [T, B, F] with F = {self.input_size}; got {size_of(x)}")
         T, B, _ = x.shape
-        if start.shape != (T, B) or start.dtype != torch.bool:
+        if not isinstance(start, Tensor) or start.shape != (T, B) or start.dtype != torch.bool:
+            order = "" if isinstance(start, Tensor) else "; scan takes (x, start, state), a call (x, state, start)"
             raise ValueError(
-                f"start must be [T, B] = [{T}, {B}] bool, one flag per input; "
-                f"got {list(start.shape)} {_name(start.dtype)}"
+                f"start must be [T, B] = [{T}, {B}] bool, one flag per input; got {described(start)}{order}"
             )
         self._check_state(x, state, B)
         return T, B
@@ -264,30 +309,59 @@ class Memory(nn.Module):
         recorded = torch.compiler.is_compiling()
         if isinstance(state, tuple):
             try:
-                given = [B, x.dtype, *map(_SIZE, state), *[s.dtype for s in state]]
+                given = [B, x.dtype, type(state), *map(_SIZE, state), *[s.dtype for s in state]]
             except TypeError:  # not all are tensors
                 given = []
             if given and not recorded and given == self._accepted:
                 return
-        if self._layout is None:
-            self._layout = self.dtype, [(s.shape[1:], s.dtype) for s in self.initial_state(1)]
-        dtype, layout = self._layout
+        if self._layout is None or self._layout[0] != self.dtype:  # parameters may have been replaced
+            fresh = self.initial_state(1)
+            self._layout = self.dtype, type(fresh), [(s.shape[1:], s.dtype) for s in fresh]
+        dtype, kind, layout = self._layout
         fits, typed = bool(given) and len(state) == len(layout), x.dtype == dtype
         if fits:
-            for s, (size, kind) in zip(state, layout):
+            for s, (size, type_) in zip(state, layout):
                 fits = fits and s.shape == (B, *size)
-                typed = typed and s.dtype == kind
+                typed = typed and s.dtype == type_
         # autocast makes floats of several types, which no kernel takes
         if not fits or not (typed or torch.is_autocast_enabled(x.device.type)):
             raise ValueError(
-                f"x must be {_name(dtype)} and the state as initial_state({B}), {_told(self.initial_state(B))}; "
-                f"got {_name(x.dtype)} and {_told(state)}"
+                f"x must be {type_of(dtype)} and the state as initial_state({B}), {state_of(self.initial_state(B))}; "
+                f"got {type_of(x.dtype)} and {state_of(state)}"
+            )
+        if not isinstance(state, kind):
+            raise ValueError(
+                f"the state must be {kind.__name__}, as initial_state({B}) gives it; got {type(state).__name__} of the "
+                f"same tensors: give {kind.__name__}(*state)"
             )
         self._accepted = given if typed and not recorded else None
 
+    def _named(self, state: tuple[Any, ...]) -> Any:
+        """A plain tuple as this memory's state; as it is where their lengths differ."""
+        kind = type(self.initial_state(1))
+        return kind(*state) if len(state) == len(getattr(kind, "_fields", ())) else state
+
+    def constants(self) -> dict[str, Tensor]:
+        """Buffers that follow from the arguments, by name, before they are rounded to the module's type.
+
+        They are made anew where the module gets another type or device: rounded twice, they would be others.
+        """
+        return {}
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
         self._layout = self._accepted = None  # other types, perhaps
-        return super()._apply(fn, recurse)
+        for name, value in self.constants().items():
+            setattr(self, name, value.to(self.device, self.dtype))
+        return self
+
+    def _fit_what_was_loaded(self, _: Any) -> None:
+        """Parameters that are assigned may have another type or device than the buffers that are not saved."""
+        self._layout = self._accepted = None
+        for name, value in self.constants().items():
+            now = getattr(self, name)
+            if (now.device, now.dtype) != (self.device, self.dtype):
+                setattr(self, name, value.to(self.device, self.dtype))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -316,20 +390,3 @@ def _first_parameter(module: nn.Module) -> Tensor | None:
 
 # acting looks at every step whether sizes and types are those of the last one
 _SIZE: Any = Tensor.size
-
-
-def _name(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _shown(part: Any) -> str:
-    return f"{list(part.shape)} {_name(part.dtype)}" if isinstance(part, Tensor) else f"of type {type(part).__name__}"
-
-
-def _told(state: Any) -> str:
-    """A state's fields with their shapes and types, for a message."""
-    if not isinstance(state, tuple):
-        return type(state).__name__
-    names = getattr(state, "_fields", range(len(state)))
-    fields = (f"{name} {_shown(s)}" for name, s in zip(names, state))
-    return f"{type(state).__name__}({', '.join(fields)})"

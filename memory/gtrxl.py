@@ -26,8 +26,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory, reset
+from palimpsest.memory.kernels.arithmetic.as_built import is_matrix, is_plain
 from palimpsest.memory.parts.windows import Window
 from palimpsest.refusals import check_divides, check_flag, check_integer
+
+EPS = 1e-5
+"""Of the layer norms, torch's."""
 
 
 class GTrXLState(NamedTuple):
@@ -106,7 +110,10 @@ class GTrXL(Memory):
         self.embedding = maps(input_size, output_size, bias=True)
         self.layers = nn.ModuleList(Layer(output_size, num_heads, gated) for _ in range(num_layers))
         self.register_buffer("sinusoids", sinusoids(memory_length + 1, output_size), persistent=False)
-        self._last: dict[str, Tensor] = {}
+
+    def constants(self) -> dict[str, Tensor]:
+        """The codes of distances."""
+        return {"sinusoids": sinusoids(self.memory_length + 1, self.output_size)}
 
     def initial_state(self, batch_size: int) -> GTrXLState | SelectiveState:
         """An empty window."""
@@ -128,7 +135,7 @@ class GTrXL(Memory):
         for number, layer in enumerate(cast("list[Layer]", self.layers)):
             newest.append(standardise(x))
             mask = state.masked[:, number] if self.selective else None
-            x, mask = layer.step(x, newest[-1], state.inputs[:, number], seen, self.sinusoids, mask)
+            x, mask = layer(x, newest[-1], state.inputs[:, number], seen, self.sinusoids, mask)
             masks.append(mask)
         inputs = torch.cat([state.inputs[:, :, 1:], torch.stack(newest, 1).unsqueeze(2)], 2)
         return x, self._state(inputs, (state.filled + 1).clamp(max=M), masks)
@@ -143,8 +150,8 @@ class GTrXL(Memory):
     ) -> tuple[Tensor, Any]:
         """Map x [T, B, F] to y [T, B, D] in one pass per layer. The memory use grows linearly with T."""
         T, B = self.check_sequence(x, start, state)
-        if T == 0:
-            return x.new_empty(0, B, self.output_size), state
+        if x.numel() == 0:
+            return x.new_empty(T, B, self.output_size), state
         M = self.memory_length
         state = reset(state, self.initial_state(B), start[0])
         window = Window(start.t(), state.filled, M, self.dtype)
@@ -155,13 +162,13 @@ class GTrXL(Memory):
             known = torch.cat([state.inputs[:, number], standardise(x)], 1)
             inputs.append(known[:, -M:])
             mask = state.masked[:, number] if self.selective else None
-            x, z, weights, mask = layer.scan(x, known, window, self.sinusoids, mask)
+            x, z, weights, mask = layer(x, known, window, self.sinusoids, mask)
             openness.append(z)
             masks.append(mask)
             attention += weights / self.num_layers
-        self._last = {"attention": attention}
+        self.watched = {"attention": attention}
         if openness[0].numel():
-            self._last["gate_openness"] = torch.cat(openness, 2).transpose(0, 1)
+            self.watched["gate_openness"] = torch.cat(openness, 2).transpose(0, 1)
         episode, ending = window.key_ids[:, T : T + M], window.query_ids[:, T - 1 : T]
         over = ((episode != ending) & (ending > 0))[:, None]
         last = torch.stack(inputs, 1).masked_fill(over.unsqueeze(3), 0)
@@ -179,32 +186,7 @@ class GTrXL(Memory):
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Diagnostics of the last scan: mean attention by distance [M + 1], and mean z of the 2 L gates [T, B, 2 L]."""
-        return dict(self._last)
-
-
-class TransformerXL(GTrXL):
-    """GTrXL without gates: Transformer-XL with the layer norms at the entrance of the sublayers.
-
-    Transformer-XL itself has its norms after the sums. The GTrXL paper found that form hard to train in RL, and calls
-    the one here TrXL-I: x + relu(sublayer(LN(x))).
-
-    Args:
-        input_size, output_size, num_layers, num_heads, memory_length, selective: those of `GTrXL`.
-    State:
-        That of `GTrXL`.
-    Source: arXiv 1901.02860; the order of norms and sums: arXiv 1910.06764.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        output_size: int = 128,
-        num_layers: int = 2,
-        num_heads: int = 4,
-        memory_length: int = 64,
-        selective: bool = False,
-    ) -> None:
-        super().__init__(input_size, output_size, num_layers, num_heads, memory_length, False, selective)
+        return dict(self.watched)
 
 
 class Layer(nn.Module):
@@ -231,6 +213,10 @@ class Layer(nn.Module):
         self.mlp = nn.Sequential(maps(size, 4 * size, bias=True), nn.ReLU(), maps(4 * size, size, bias=True))
         self.mlp_gate = Gate(size) if gated else Sum()
 
+    def forward(self, *given: Any) -> tuple[Any, ...]:
+        """`scan` with its arguments, else `step`. Only a call runs hooks, such as those that make pruned parameters."""
+        return self.scan(*given) if isinstance(given[2], Window) else self.step(*given)
+
     def step(
         self, x: Tensor, now: Tensor, before: Tensor, seen: Tensor, sinusoids: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
@@ -252,6 +238,11 @@ class Layer(nn.Module):
         """
         B, M, D = before.shape
         H = self.num_heads
+        if not (is_matrix(self.key_value) and self._norm_is_plain()):
+            window = Window(seen.new_zeros(B, 1), seen.sum(1), M, x.dtype)
+            known = torch.cat([before, now.unsqueeze(1)], 1)
+            x, _, _, mask = self.scan(x.unsqueeze(1), known, window, sinusoids, mask)
+            return x.squeeze(1), mask
         gain, shift = self.attention_norm.weight, self.attention_norm.bias
         key, value = (w.view(H, D // H, D) for w in self.key_value.weight.chunk(2))
         to_content, to_position = self._queries(now)
@@ -312,12 +303,21 @@ class Layer(nn.Module):
         return x, openness, window.by_distance(weights.detach()), mask
 
     def _of_inputs(self, of: nn.Linear, standardised: Tensor) -> Tensor:
-        """The linear map `of` after the layer norm, from standardised inputs [..., D].
+        """The map `of` after the layer norm, from standardised inputs [..., D].
 
-        The gain and the shift of the norm are multiplied into the weights of the map.
+        The gain and the shift of the norm are multiplied into the weights of the map. Where the map is more than a
+        matrix it is called, and so is a norm that was replaced or hooked.
         """
+        if not self._norm_is_plain():
+            return of(self.attention_norm(centred(standardised)))
         gain, shift = self.attention_norm.weight, self.attention_norm.bias
+        if not is_matrix(of):
+            return of(standardised * gain + shift)
         return functional.linear(standardised, of.weight * gain, of.weight @ shift)
+
+    def _norm_is_plain(self) -> bool:
+        norm = self.attention_norm
+        return is_plain(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None and norm.eps == EPS
 
     def _queries(self, standardised: Tensor) -> tuple[Tensor, Tensor]:
         """Map [..., D] to the scaled queries for keys and for positions, [..., H, D / H] each."""
@@ -334,7 +334,17 @@ class Layer(nn.Module):
 
 def standardise(x: Tensor) -> Tensor:
     """[..., D] with mean 0 and variance 1: a layer norm without gain and shift."""
-    return functional.layer_norm(x, x.shape[-1:])
+    return functional.layer_norm(x, x.shape[-1:], eps=EPS)
+
+
+def centred(standardised: Tensor) -> Tensor:
+    """What is standardised [..., D] at its scale before: x - mean(x) from `standardise(x)`.
+
+    The variance of that is v / (v + EPS), where v is that of x. Where v is large, 1 minus it is rounding: the result is
+    then 100 times what is given, of which a layer norm makes the same.
+    """
+    left = 1 - standardised.var(-1, unbiased=False, keepdim=True)
+    return standardised * (EPS / left.clamp(min=1e-4 * EPS)).sqrt()
 
 
 class Gate(nn.Module):

@@ -26,10 +26,9 @@ from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory, Panel
 from palimpsest.memory.kernels.arithmetic.dispatch import is_watched, refuse_tracing
-from palimpsest.memory.kernels.attention.chunks import choose_chunks, read_chunks
 from palimpsest.memory.kernels.attention.slices import attend_slices, best_candidates
 from palimpsest.memory.kernels.attention.torch_slices import softmax_where
-from palimpsest.memory.parts.chunk_layer import ChunkLayer, sinusoid
+from palimpsest.memory.parts.chunk_layer import ChunkLayer, read_by, sinusoid
 from palimpsest.memory.parts.chunk_plan import plan_chunks
 from palimpsest.memory.parts.surprise import Surprises, borders
 from palimpsest.refusals import check_choice, check_divides, check_flag, check_integer, check_number, refuse
@@ -144,8 +143,10 @@ class HCAM(Memory):
         self.embed = nn.Linear(input_size, output_size)
         self.layers: Sequence[ChunkLayer] = nn.ModuleList(ChunkLayer(output_size) for _ in range(num_layers))  # type: ignore[assignment]
         self.register_buffer("sinusoid", sinusoid(chunk_size, output_size), persistent=False)
-        self._reads: list[tuple[Tensor, Tensor]] = []
-        self._borders: Tensor | None = None
+
+    def constants(self) -> dict[str, Tensor]:
+        """The code of a place in a chunk."""
+        return {"sinusoid": sinusoid(self.chunk_size, self.output_size)}
 
     def initial_state(self, batch_size: int) -> HCAMState | EventState:
         """Zeros: nothing read, nothing stored."""
@@ -195,15 +196,14 @@ class HCAM(Memory):
             own = rows * L + index
             h = layer.norm(x)
             running = put(running, (own, at), h.to(running.dtype))
-            maps = layer.local_key.weight, layer.local_value.weight, self.sinusoid
+            maps = layer.local_key, layer.local_value, self.sinusoid
             query = layer.local_query(h + place_code)
-            local = read_chunks(query, *maps, running, own[:, None], at[:, None] + 1, x.new_ones(B, 1), self.num_heads)
+            local = read_by(query, *maps, running, own[:, None], at[:, None] + 1, x.new_ones(B, 1), self.num_heads)
 
-            toward = layer.score_query(h) @ layer.score_key.weight  # q . W s = (Wᵀ q) . s, without N products W s
-            slot, weight = choose_chunks(toward, state.summaries[:, index], finished, self.top_k)
-            maps = layer.key.weight, layer.value.weight, self.sinusoid
+            slot, weight = layer.choose(h, state.summaries[:, index], finished, self.top_k)
+            maps = layer.key, layer.value, self.sinusoid
             length = state.lengths.gather(1, slot).clamp(1) if self.borders == "surprise" else torch.full_like(slot, C)
-            mem = read_chunks(layer.query(h), *maps, chunks, own[:, None] * N + slot, length, weight, self.num_heads)
+            mem = read_by(layer.query(h), *maps, chunks, own[:, None] * N + slot, length, weight, self.num_heads)
             x = layer.output(x, local, mem)
 
         after = state._replace(running=running.unflatten(0, (B, L)))
@@ -268,13 +268,13 @@ class HCAM(Memory):
         A chunk that began before the scan is put together from the state's running inputs and the scan's.
         """
         T, B = self.check_sequence(x, start, state)
-        if T == 0:
-            return x.new_empty(0, B, self.output_size), state
+        if x.numel() == 0:
+            return x.new_empty(T, B, self.output_size), state
         C, H, D = self.chunk_size, self.num_heads, self.output_size
-        events = isinstance(state, EventState)
+        events, watched = isinstance(state, EventState), {}
         if events:
             border, state = self._surprised(x, start, state)
-            self._borders = border.to(x.dtype).unsqueeze(2)
+            watched["border"] = border.to(x.dtype).unsqueeze(2)
             plan = plan_chunks(start, state.place, state.finished, C, self.num_chunks, border)
             lengths = plan.length.index_copy(0, plan.stored_index, state.lengths[plan.stored])
         else:
@@ -284,7 +284,7 @@ class HCAM(Memory):
         before = torch.arange(B, device=x.device)[:, None], plan.place[:, : C - 1]
         untouched = torch.where(plan.untouched[:, None, None, None], state.running, 0)
         final_chunks, final_summaries, runnings = [], [], []
-        self._reads = []
+        reads = []
         x = self.embed(x.transpose(0, 1))  # [B, T, D]
         for index, layer in enumerate(self.layers):
             h = layer.norm(x)
@@ -335,8 +335,9 @@ class HCAM(Memory):
             final_summaries.append(summary[plan.final_index])
             runnings.append(torch.where(plan.running_filled, tokens[plan.running].view(B, C, D), untouched[:, index]))
             age = torch.where(read, (plan.oldest + plan.finished)[:, None] - 1 - best, 0)
-            self._reads.append((age.view(B, T, -1), weight.detach().view(B, T, -1)))
+            reads.append((age.view(B, T, -1), weight.detach().view(B, T, -1)))
 
+        self.watched = watched | {"reads": reads}
         row, slot = plan.final
         chunks = torch.where(plan.kept[:, None, None, None, None], state.chunks, 0)
         chunks[row, :, slot] = torch.stack(final_chunks, 1)
@@ -384,13 +385,14 @@ class HCAM(Memory):
         all queries that had a finished chunk and all layers; 0 where none had. `border` [T, B, 1]: 1 where an input
         surprised.
         """
-        if not self._reads:
-            return {}
-        shown = {} if self._borders is None else {"border": self._borders}
-        for index, (age, weight) in enumerate(self._reads):
+        shown = dict(self.watched)
+        reads = shown.pop("reads", ())
+        if not reads:
+            return shown
+        for index, (age, weight) in enumerate(reads):
             image = weight.new_zeros(age.shape[1], self.num_chunks)
             shown[f"chunks_read_{index}"] = image.scatter_add_(1, age[0], weight[0])
-        age, weight = (torch.stack(parts) for parts in zip(*self._reads))
+        age, weight = (torch.stack(parts) for parts in zip(*reads))
         count = (weight > 0).any(-1).sum().clamp(min=1)
         shown["read_entropy"] = torch.special.entr(weight).sum() / count
         shown["read_age"] = (age * weight).sum() / count

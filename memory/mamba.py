@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from palimpsest.memory.base import Context
 from palimpsest.memory.kernels.diagonal.convolution import short_convolution
 from palimpsest.memory.kernels.diagonal.selective import selective_scan
 from palimpsest.memory.parts.stack import Layer, Stack
@@ -75,6 +76,11 @@ class Mamba(Stack):
         output_size = check_integer("output_size", output_size, 1)
         layers = [MambaLayer(output_size, expand * output_size, state_size, conv_size) for _ in range(num_layers)]
         super().__init__(input_size, output_size, layers)
+        self.conv_size = conv_size
+
+    def context(self) -> Context:
+        """The convolution reads its inputs directly; the tables may carry any earlier one."""
+        return Context(self.conv_size, math.inf)
 
 
 class MambaLayer(Layer):

@@ -11,7 +11,7 @@ G = the gradient with respect to the weights (A, B), from g
 S <- S_0 + (1 - alpha) (S - S_0) - eta G / sqrt(1 + |G|^2)
 (A, B) = the retention gate: weights made of S
     "l2"        S
-    "lq"        S |S|^(q-2) / mean(|S|^q)^(1-2/q)      element by element, the mean over all weights of A or B
+    "lq"        S Q^(q/2-1) / mean(Q^(q/2))^(1-2/q)    Q = S^2 + 1e-4, the mean over all weights of A or B
     "kl"        sqrt(N) (softmax(S) - 1 / N)           over the N inputs of each unit
 
 x_t is what the layer reads of the stream: see `memory.parts.stack`.

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from palimpsest.memory.base import Context, Memory
 from palimpsest.memory.kernels.arithmetic.as_built import Arrays, AsBuilt
-from palimpsest.memory.kernels.arithmetic.dispatch import in_full_precision
+from palimpsest.memory.kernels.arithmetic.dispatch import in_full_precision, is_transformed
 from palimpsest.memory.kernels.cells import gated
+from palimpsest.memory.kernels.cells.naive import lstm_naive
 from palimpsest.refusals import check_integer
 
 
@@ -173,6 +174,8 @@ class LSTM(Recurrent):
     @in_full_precision
     def cell(self, x: Tensor, state: tuple[Tensor, ...], weights: gated.Weights) -> tuple[Tensor, ...]:
         """One step of a layer."""
+        if is_transformed():  # vmap cannot run torch's
+            return lstm_naive(x[None], x.new_zeros(1, len(x), dtype=torch.bool), state[0], state[1], weights)[1]
         return torch.lstm_cell(x, state, *weights)
 
 

@@ -277,7 +277,7 @@ register(
 )
 register(
     "trxl",
-    "palimpsest.memory.gtrxl:TransformerXL",
+    "palimpsest.memory.trxl:TransformerXL",
     "Transformer-XL: attention over a sliding window of layer inputs, without gates.",
     "arXiv 1901.02860",
     cost="L M D²",

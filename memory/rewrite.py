@@ -118,14 +118,11 @@ class RewriteMemory(Memory):
         first = DeltaLayer(features, output_size, self.sizes, self.input_size)
         others = (DeltaLayer(output_size, output_size, self.sizes) for _ in range(1, num_layers))
         self.layers = nn.ModuleList((first, *others))
-        self._gates: list[tuple[Tensor, Tensor]] = []
         self._built = AsBuilt(self)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        # rounded once, whatever the type before was
-        self.turns = torch.from_numpy(turns(self.sizes.key_size)).to(self.turns)
-        return self
+    def constants(self) -> dict[str, Tensor]:
+        """The angles by which keys and queries turn."""
+        return {"turns": torch.from_numpy(turns(self.sizes.key_size))}
 
     def initial_state(self, batch_size: int) -> RewriteState:
         """Empty tables at time 0, and zeros in front."""
@@ -160,7 +157,7 @@ class RewriteMemory(Memory):
         times, last = episode_steps(start, state.time)
         x, h = self._beside_front(x, state.h, start)
         y, table, gates, _ = self._layers(x, start, times, state.table)
-        self._gates = [(alpha.detach(), beta.detach()) for alpha, beta in gates]
+        self.watched = {"gates": [(alpha.detach(), beta.detach()) for alpha, beta in gates]}
         return y, RewriteState(table, last % len(self.turns), h)
 
     def context(self) -> Context:
@@ -169,9 +166,9 @@ class RewriteMemory(Memory):
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Of the last scan: alpha as "keep" and beta as "rewrite", [T, B, L * H] each."""
-        if not self._gates:
+        if not self.watched:
             return {}
-        keep, rewrite = zip(*self._gates)
+        keep, rewrite = zip(*self.watched["gates"])
         return {"keep": torch.cat(keep, -1), "rewrite": torch.cat(rewrite, -1)}
 
     def panels(self, before: Any, after: Any) -> list[Panel]:

@@ -71,10 +71,10 @@ class S5Layer(Layer):
         super().__init__()
         eigenvalues, vectors = hippo(2 * P)
         real = torch.get_default_dtype()
-        self.log_decay = nn.Parameter(torch.from_numpy(np.log(-eigenvalues.real)).to(real))
-        self.frequency = nn.Parameter(torch.from_numpy(eigenvalues.imag).to(real))
+        self.log_decay = nn.Parameter(torch.tensor(np.log(-eigenvalues.real)).to(real))
+        self.frequency = nn.Parameter(torch.tensor(eigenvalues.imag).to(real))
         self.log_step = nn.Parameter(torch.empty(P).uniform_(*map(math.log, STEPS_AT_START)))
-        basis = torch.from_numpy(vectors)
+        basis = torch.tensor(vectors)
         into = basis.mH @ (torch.randn(2 * P, size) / math.sqrt(size)).to(basis)
         out_of = (torch.randn(size, 2 * P) / math.sqrt(2 * P)).to(basis) @ basis
         self.into = nn.Parameter(torch.cat([into.real, into.imag]).to(real))

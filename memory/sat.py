@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import Context, Memory, Panel
-from palimpsest.memory.kernels.arithmetic.dispatch import is_watched, refuse_tracing
+from palimpsest.memory.kernels.arithmetic.dispatch import as_array, is_watched, refuse_tracing
+from palimpsest.memory.messages import described
 from palimpsest.memory.parts.allocation import BY_ATTENTION, STRATEGIES, Slots, allocate, allocate_step, reads
 from palimpsest.memory.parts.place_attention import RATES, ReadLayer, checked_places, time_code, view
 from palimpsest.memory.parts.steps import episode_steps
@@ -149,7 +150,6 @@ class SpatiallyAwareTransformer(Memory):
         places_read = min(top_k, num_places) if read == "hierarchical" else 0
         self.layers = nn.ModuleList(ReadLayer(output_size, num_heads, places_read) for _ in range(num_layers))
         self.strategy_values = StrategyValues(num_tasks) if allocator == "adaptive" else None
-        self._last: tuple[Tensor, ...] | None = None
 
     def initial_state(self, batch_size: int) -> SATState:
         """Empty slots."""
@@ -197,7 +197,7 @@ class SpatiallyAwareTransformer(Memory):
             slots = (*slots, state.attended, state.attentions)
         else:
             start = np.zeros((1, B), dtype=np.bool_)
-            strategy = None if strategy is None else strategy[None]
+            strategy = strategy[None] if isinstance(strategy, Tensor) else strategy
             arrays, *at = self._allocate(x[None], state, place, start, strategy, keep_state)
             slots, (slot, now) = tuple(_on(x, s) for s in arrays), (_on(x, each[0]) for each in at)
         h, stored = self._entries(x, place[0], now)
@@ -223,13 +223,13 @@ class SpatiallyAwareTransformer(Memory):
         """
         T, B = self.check_sequence(x, start, state)
         place = checked_places(place, self.num_places, (T, B), x)
-        if T == 0:
-            return x.new_empty(0, B, self.output_size), state
+        if x.numel() == 0:
+            return x.new_empty(T, B, self.output_size), state
         C = min(CHUNK, T)
         N = -(-T // C)
-        flags = start.cpu().contiguous().numpy()
+        flags = np.ascontiguousarray(as_array(start))
         slots, slot, now = self._allocate(x, state, place, flags, strategy)
-        plan = reads((state.time >= 0).cpu().contiguous().numpy(), slot, flags, C)
+        plan = reads(np.ascontiguousarray(as_array(state.time) >= 0), slot, flags, C)
 
         def grouped(sequence: Tensor) -> Tensor:
             """[T, B, ...] as [N, B, C, ...], with zeros after T."""
@@ -257,7 +257,7 @@ class SpatiallyAwareTransformer(Memory):
         contents = table.index_select(0, last.clamp_min(0).flatten()).view(B, S, W)
         after = SATState(torch.where((last >= 0)[..., None], contents, 0.0), *(_on(x, s) for s in slots))
         # copies, because `advance` may write into the returned state
-        self._last = tuple(each.clone() for each in after[1:])
+        self.watched = {"slots": tuple(each.clone() for each in after[1:])}
         return y, after
 
     def context(self) -> Context:
@@ -274,9 +274,9 @@ class SpatiallyAwareTransformer(Memory):
 
         With an adaptive allocator also "strategy" [6], the number of rows that use each of `STRATEGIES`.
         """
-        if self._last is None:
+        if not self.watched:
             return {}
-        time, place, _, _, strategy, *_ = self._last
+        time, place, _, _, strategy, *_ = self.watched["slots"]
         counts = torch.bincount(place[time >= 0], minlength=self.num_places)
         shown = {"occupancy": counts.to(self.dtype) / max(time.numel(), 1)}
         if self.strategy_values is not None:
@@ -312,16 +312,16 @@ class SpatiallyAwareTransformer(Memory):
         """The slots after a sequence, and the slot and the step of every entry, [T, B] each."""
         refuse_tracing()
         as_slots = partial(np.array, order="C") if keep_state else np.ascontiguousarray
-        slots = Slots(*(as_slots(s.cpu().numpy()) for s in state[1:]))
+        slots = Slots(*(as_slots(as_array(s)) for s in state[1:]))
         if self.strategy_values is None:
             chosen = np.full(start.shape, STRATEGIES.index(self.allocator))
         elif strategy is not None:
-            if strategy.shape != start.shape or strategy.dtype != torch.int64:
+            if not isinstance(strategy, Tensor) or strategy.shape != start.shape or strategy.dtype != torch.int64:
                 raise ValueError(
                     f"strategy must have the shape of place, {list(place.shape)} for a sequence, and be int64; "
-                    f"got {list(strategy.shape)} {strategy.dtype}"
+                    f"got {described(strategy)}"
                 )
-            chosen = strategy.cpu().contiguous().numpy()
+            chosen = np.ascontiguousarray(as_array(strategy))
         elif start.any() or not slots.steps.all():
             raise ValueError(
                 "strategy is missing: with allocator='adaptive' an episode starts with one of "
@@ -329,7 +329,7 @@ class SpatiallyAwareTransformer(Memory):
             )
         else:
             chosen = np.zeros(start.shape, dtype=np.int64)
-        places = place.cpu().contiguous().numpy()
+        places = np.ascontiguousarray(as_array(place))
         if max(chosen.max(initial=0), slots.strategy.max(initial=0)) < BY_ATTENTION or not start.size:
             return slots, *allocate(slots, places, start, chosen, self.layout == "place")
         slot, now = zip(*self._by_attention(x.detach(), state.slots.detach(), slots, place, start, chosen))
@@ -349,10 +349,8 @@ class SpatiallyAwareTransformer(Memory):
             h, stored = (each.transpose(0, 1) for each in self._entries(x[part], known, now[part]))
             keys = torch.cat([held, stored], 1)
             readable = torch.ones(*h.shape[:2], keys.shape[1], dtype=torch.bool, device=x.device)
-            scores = (
-                layer.scores(h, view(now[part].T, keys, readable, None)).mean(2).double().cpu().contiguous().numpy()
-            )
-            places = place[part].cpu().contiguous().numpy()
+            scores = as_array(layer.scores(h, view(now[part].T, keys, readable, None)).mean(2).double().contiguous())
+            places = np.ascontiguousarray(as_array(place[part]))
             slot, times = allocate(slots, places, start[part], chosen[part], self.layout == "place", scores)
             held = held.clone()
             for i, s in enumerate(_on(x, slot)):

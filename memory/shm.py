@@ -77,7 +77,6 @@ class SHM(Memory):
             self.table[half : 2 * half] = -self.table[:half]
         self.output = nn.Linear(memory_size, output_size)
         self.register_buffer("salt", torch.zeros((), dtype=torch.int64))
-        self._last: dict[str, Tensor] = {}
 
     def initial_state(self, batch_size: int) -> SHMState:
         """An empty matrix and step 0."""
@@ -116,7 +115,7 @@ class SHM(Memory):
         read, M = hadamard_scan(theta, v_c, v, k, q, start, state.M)
         if T:
             C = 1 + (theta[-1].detach().unsqueeze(2) * v_c[-1].detach().unsqueeze(1)).tanh()
-            self._last = {
+            self.watched = {
                 "write_strength": eta.detach(),
                 "calibration_mean": C.mean(),
                 "memory_rms": M.detach().square().mean().sqrt(),
@@ -133,13 +132,13 @@ class SHM(Memory):
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Of the last scan: eta of every write, mean of C at the last step, and root mean square of the last M."""
-        return dict(self._last)
+        return dict(self.watched)
 
     def panels(self, before: Any, after: Any) -> list[Panel]:
         """How strongly the step wrote, how long each row of the matrix is, and the matrix."""
         M = after.M[0].detach()
         return [
-            Panel("strength of the write (η)", self._last["write_strength"][-1, 0], (0, 1)),
+            Panel("strength of the write (η)", self.watched["write_strength"][-1, 0], (0, 1)),
             Panel("rows of the matrix: lengths", M.norm(dim=1)),
             Panel("matrix: values down, keys across", M),
         ]

@@ -38,8 +38,7 @@ from palimpsest.agents.policy.policies import (
 from palimpsest.agents.policy.policy_file import OUR_CLASSES, blamed, check_algorithm, names_of, no_larger_than
 from palimpsest.agents.workers.rows import own
 from palimpsest.envs.halves import VecHalves, check_outermost
-from palimpsest.envs.sb3 import watch_workers
-from palimpsest.envs.sb3_wrappers import VecDropText
+from palimpsest.envs.sb3_wrappers import VecDropText, watch_workers
 from palimpsest.refusals import Allowed, check, closest, integer, optional
 
 AlgorithmT = TypeVar("AlgorithmT", bound="SavedAlgorithm")

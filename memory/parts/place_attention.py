@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from palimpsest.memory.base import described
+from palimpsest.memory.kernels.arithmetic.as_built import is_matrix
 from palimpsest.memory.kernels.arithmetic.dispatch import in_full_precision
 
 RATES = 8
@@ -49,7 +51,7 @@ class View(NamedTuple):
 def view(now: Tensor, keys: Tensor, readable: Tensor, among: Tensor | None) -> View:
     """The `View` of keys [G, J, D + 16], m and s(tau), for steps that read at the times `now` [G, C]."""
     content, code = keys.split([keys.shape[-1] - 2 * RATES, 2 * RATES], -1)
-    s = time_code(now, keys.dtype).unflatten(-1, (RATES, 2))
+    s = time_code(now, torch.promote_types(keys.dtype, torch.float32)).unflatten(-1, (RATES, 2))
     turn = torch.view_as_complex(torch.stack([-s[..., 1], s[..., 0]], -1)[:, :, None])
     barrier = torch.zeros(readable.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~readable, -math.inf)
     # With one step per group, memory bandwidth is the limit: a copy of the keys would cost more than it saves.
@@ -96,18 +98,18 @@ class ReadLayer(nn.Module):
     def forward(self, h: Tensor, seen: View) -> Tensor:
         """Map the stream h [G, C, D] to that of the next layer. Each step attends to its readable keys in `seen`."""
         n = self.norm(h)
-        weights = _scores(self.query(n), self.key.weight, self.num_heads, seen)
+        weights = _scores(self.query(n), self.key, self.num_heads, seen)
         if seen.among is None:
             weights = weights.softmax(-1)
         else:
-            place_scores = _scores(self.place_query(n), self.place_key.weight, 1, seen)
+            place_scores = _scores(self.place_query(n), self.place_key, 1, seen)
             weights = by_place(weights, place_scores.squeeze(2), seen.readable, seen.among, self.top_k)
-        h = h + self.out(_means(weights, self.value.weight, seen))
+        h = h + self.out(_means(weights, self.value, seen))
         return h + self.mlp(self.norm_mlp(h))
 
     def scores(self, h: Tensor, seen: View) -> Tensor:
         """Scores [G, C, H, J] of each step and head for the entries."""
-        return _scores(self.query(self.norm(h)), self.key.weight, self.num_heads, seen)
+        return _scores(self.query(self.norm(h)), self.key, self.num_heads, seen)
 
 
 @in_full_precision
@@ -132,42 +134,54 @@ def by_place(scores: Tensor, place_scores: Tensor, readable: Tensor, among: Tens
         peak = peak.scatter_reduce(-1, places, scores, "amax").gather(-1, places)
         peak = peak.masked_fill(peak == -math.inf, 0.0)
     raised = (scores - peak).exp()
-    totals = (raised.view(G, C * H, J) @ among).view(G, C, H, -1)  # 1 or more where a place holds an entry
+    totals = (raised.view(G, C * H, J) @ among).view(G, C, H, among.shape[-1])  # 1 or more where a place holds an entry
     shares = chosen / totals.masked_fill(totals == 0, 1.0)
-    return raised * (shares.view(G, C * H, -1) @ among.mT).view_as(raised)
+    return raised * (shares.flatten(1, 2) @ among.mT).view_as(raised)
 
 
-def _scores(query: Tensor, key: Tensor, num_heads: int, seen: View) -> Tensor:
+def _scores(query: Tensor, key: nn.Linear, num_heads: int, seen: View) -> Tensor:
     """Scores of queries [G, C, D]: q . (key M) / sqrt(D / H) + barrier for each of H heads, [G, C, H, J]."""
     G, C, D = query.shape
     H, J = num_heads, seen.code.shape[1]
-    q = query.reshape(G * C, H, -1).transpose(0, 1)
-    maps = (key * (D // H) ** -0.5).view(H, D // H, -1)
+    if not is_matrix(key):
+        q = query.view(G, C, H, D // H) * (D // H) ** -0.5
+        return torch.einsum("gche,gcjhe->gchj", q, _mapped(key, H, seen)) + seen.barrier[:, :, None]
+    q = query.reshape(G * C, H, D // H).transpose(0, 1)
+    maps = (key.weight * (D // H) ** -0.5).view(H, D // H, -1)
     content = torch.bmm(q, maps[..., :D]).transpose(0, 1).reshape(G, C * H, D)
-    code = torch.bmm(q, maps[..., D:]).transpose(0, 1).view(G, C, H, -1)
+    code = torch.bmm(q, maps[..., D:]).transpose(0, 1).view(G, C, H, 2 * RATES)
     barrier = seen.barrier[:, :, None].expand(G, C, H, J).reshape(G, C * H, J)
-    scores = torch.baddbmm(barrier, _rotated(code, seen.turn).reshape(G, C * H, -1), seen.code.mT)
+    scores = torch.baddbmm(barrier, _rotated(code, seen.turn).flatten(1, 2), seen.code.mT)
     return torch.baddbmm(scores, content, seen.content_t).view(G, C, H, J)
 
 
-def _means(weights: Tensor, value: Tensor, seen: View) -> Tensor:
+def _means(weights: Tensor, value: nn.Linear, seen: View) -> Tensor:
     """Mean of `value` M over the keys with weights [G, C, H, J], heads side by side: [G, C, D]."""
     G, C, H, J = weights.shape
     D = seen.content.shape[-1]
+    if not is_matrix(value):
+        return torch.einsum("gchj,gcjhe->gche", weights, _mapped(value, H, seen)).flatten(2)
     weights = weights.view(G, C * H, J)
     content = torch.bmm(weights, seen.content).view(G * C, H, D).transpose(0, 1)
-    code = _rotated(torch.bmm(weights, seen.code).view(G, C, H, -1), seen.turn).view(G * C, H, -1).transpose(0, 1)
-    maps = value.view(H, D // H, -1)
+    code = _rotated(torch.bmm(weights, seen.code).view(G, C, H, 2 * RATES), seen.turn).flatten(0, 1).transpose(0, 1)
+    maps = value.weight.view(H, D // H, -1)
     heads = torch.baddbmm(torch.bmm(code, maps[..., D:].mT), content, maps[..., :D].mT)
     return heads.transpose(0, 1).reshape(G, C, D)
 
 
+def _mapped(map_: nn.Linear, num_heads: int, seen: View) -> Tensor:
+    """What a map that is more than a matrix makes of M, of every key at every step: [G, C, J, H, D / H]."""
+    ages = _rotated(seen.code[:, None], seen.turn)
+    M = torch.cat([seen.content[:, None].expand(*ages.shape[:3], -1), ages], -1)
+    return map_(M).unflatten(-1, (num_heads, -1))
+
+
 def _rotated(code: Tensor, turn: Tensor) -> Tensor:
     """Rotate a code [G, C, H, 16] of times into one of ages, or back. The map is its own inverse and transpose."""
-    # under autocast a code is bfloat16, which no complex number is made of
-    code = code.to(turn.real.dtype)
-    rotated = torch.view_as_complex(code.unflatten(-1, (RATES, 2))).conj() * turn
-    return torch.view_as_real(rotated).flatten(-2)
+    # no complex number is made of bfloat16
+    wide = code.to(turn.real.dtype)
+    rotated = torch.view_as_complex(wide.unflatten(-1, (RATES, 2))).conj() * turn
+    return torch.view_as_real(rotated).flatten(-2).to(code.dtype)
 
 
 def checked_places(place: Tensor | None, num_places: int, size: tuple[int, ...], like: Tensor) -> Tensor:
@@ -178,6 +192,6 @@ def checked_places(place: Tensor | None, num_places: int, size: tuple[int, ...],
                 f"place is missing: num_places={num_places} needs it, int64 {list(size)}; give it, or set num_places=1"
             )
         place = torch.zeros(size, dtype=torch.int64, device=like.device)
-    if place.shape != size or place.dtype != torch.int64:
-        raise ValueError(f"place must be {list(size)} int64; got {list(place.shape)} {place.dtype}")
-    return place.view(-1, size[-1])
+    if not isinstance(place, Tensor) or place.shape != size or place.dtype != torch.int64:
+        raise ValueError(f"place must be {list(size)} int64; got {described(place)}")
+    return place if len(size) == 2 else place.unsqueeze(0)

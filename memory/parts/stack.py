@@ -17,18 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.memory.base import Context, Memory, State
+from palimpsest.memory.base import Context, Memory, State, Watching
 
 
-class Layer(nn.Module):
+class Layer(Watching):
     """One mechanism of width D: features [..., D] to what is added to the stream [..., D].
 
-    `watched` holds what `diagnostics` shows of the last scan, detached: [N] or [T, B, N] each.
+    `watched` holds tensors, [N] or [T, B, N] each.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.watched: dict[str, Tensor] = {}
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         """The parts of the state, batch first."""

@@ -20,7 +20,8 @@ from worlds import Counter
 from palimpsest.agents import MemoryPPO
 from palimpsest.agents.files.archive import read_tree
 from palimpsest.agents.run import experiment
-from palimpsest.envs.sb3 import VectorEnvAdaptor, watch_workers
+from palimpsest.envs.sb3 import VectorEnvAdaptor
+from palimpsest.envs.sb3_wrappers import watch_workers
 
 ROWS = 3
 

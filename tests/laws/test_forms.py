@@ -82,6 +82,26 @@ def test_a_compiled_gradient_refuses_to_be_differentiated(name):
         dx.square().sum().backward()
 
 
+@pytest.mark.parametrize("name", ["rewrite", "ffm", "hcam", "lstm", "shm", "mamba", "gla", "mingru"])
+def test_a_compiled_gradient_refuses_a_batch_of_gradients(name):
+    module = memory.make(name, 3)
+    x, start = torch.randn(5, 2, 3, requires_grad=True), torch.zeros(5, 2, dtype=torch.bool)
+
+    def batch_of_gradients():
+        y, _ = module.scan(x, start, module.initial_state(2))
+        ways = torch.eye(y.numel())[::200].view(-1, *y.shape)
+        found = torch.autograd.grad(y, x, ways, is_grads_batched=True, retain_graph=True)[0]
+        return found, torch.stack([torch.autograd.grad(y, x, way, retain_graph=True)[0] for way in ways])
+
+    with pytest.raises(RuntimeError, match=r"one gradient at a time, not a batch .*torch_only"):
+        batch_of_gradients()
+    with torch_only():
+        assert_close(*batch_of_gradients(), atol=1e-5, rtol=1e-4)
+    y, _ = module.scan(x, start, module.initial_state(2))
+    with pytest.raises(RuntimeError, match=r"one gradient at a time, not a batch .*torch_only"):
+        torch.func.vmap(lambda way: torch.autograd.grad(y, x, way))(torch.ones(2, *y.shape))
+
+
 def test_tanh_refuses_to_be_differentiated_twice():
     x = torch.randn(300, 3, requires_grad=True)
     grads = torch.autograd.grad(Tanh()(x).sum(), [x], create_graph=True)

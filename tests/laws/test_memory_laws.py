@@ -29,7 +29,7 @@ def sequence(module, T, B, start="sparse"):
 def used_state(module, B, steps=7):
     """A state as a rollout leaves it: some episodes old, one of them young."""
     x, start, place, strategy = sequence(module, steps, B)
-    start[steps - 2, 0] = True
+    start[steps - 2, :1] = True
     with torch.no_grad():
         return Memory.scan(module, x, start, module.initial_state(B), place, strategy)[1]
 
@@ -84,6 +84,8 @@ def assert_same(fast, slow, dtype):
         (23, 1, "sparse"),
         (1, 3, "sparse"),
         (0, 3, "nowhere"),
+        (20, 0, "nowhere"),
+        (0, 0, "nowhere"),
     ],
 )
 def test_scan_equals_steps(case, dtype, T, B, start):
@@ -153,6 +155,19 @@ def test_no_grad_changes_no_value(case):
     assert not acted.requires_grad
     assert_close(acted, y.detach(), **tolerance(torch.float64))
     assert_close(tuple(acted_last), tuple(with_floats(last, torch.detach)), **tolerance(torch.float64))
+
+
+@each_case
+@torch.no_grad()
+def test_acting_without_rows(case):
+    module = make_small(case)
+    x, start, place, strategy = sequence(module, 1, 0)
+    y, state = module.scan(x, start, module.initial_state(0), place, strategy)
+    for act in (module.step, module.advance):
+        acted, state = act(x[0], state, place[0], strategy[0])
+        assert acted.shape == (0, module.output_size)
+    assert y.shape == (1, 0, module.output_size)
+    assert all(len(s) == 0 for s in state)
 
 
 @each_case

@@ -8,8 +8,10 @@ import pytest
 import torch
 from small import FEATURES, make_small
 from test_memory_laws import each_case, each_dtype, sequence, used_state
+from torch.testing import assert_close
 
 from palimpsest import memory
+from palimpsest.memory import Memory
 
 
 @each_case
@@ -51,6 +53,7 @@ def test_a_used_module_can_be_copied(case, duplicate):
     x, start, place, strategy = sequence(module, 20, 3)
     y, _ = module.scan(x, start, module.initial_state(3), place, strategy)
     other = duplicate(module)
+    assert not other.diagnostics() or case == "ffm", "what ffm shows are parameters"
     assert torch.equal(other.scan(x, start, other.initial_state(3), place, strategy)[0], y)
 
 
@@ -91,3 +94,54 @@ def test_what_fits_follows_the_module_to_another_type(case):
         x, _, place, strategy = sequence(module, 1, 4)
         with torch.no_grad():
             assert module.step(x[0], module.initial_state(4), place[0], strategy[0])[0].dtype == dtype
+
+
+def scanned(module):
+    x, start, place, strategy = sequence(module, 9, 3)
+    return module.scan(x, start, module.initial_state(3), place, strategy)[0]
+
+
+@each_case
+@pytest.mark.parametrize("rounded", [torch.bfloat16, torch.float32], ids=str)
+def test_a_module_is_the_same_after_it_was_of_another_type(case, rounded):
+    """What was rounded meanwhile comes back with the parameters."""
+    module = make_small(case)
+    saved, state = {name: value.clone() for name, value in module.state_dict().items()}, torch.get_rng_state()
+    expected = scanned(module)
+    module.to(rounded).double().load_state_dict(saved)
+    torch.set_rng_state(state)
+    assert torch.equal(scanned(module), expected)
+
+
+@each_case
+@pytest.mark.parametrize("assign", [True, False], ids=["assign", "to_empty"])
+def test_a_module_can_be_built_without_memory_of_its_own(case, assign):
+    """On the device "meta"; with parameters it is like any other."""
+    module = make_small(case)
+    with torch.device("meta"):
+        other = make_small(case)
+    assert {each.device.type for each in (*other.parameters(), *other.buffers())} == {"meta"}
+    if not assign:
+        other.to_empty(device="cpu")
+    other.load_state_dict(module.state_dict(), assign=assign)
+    state = torch.get_rng_state()
+    expected = scanned(module)
+    torch.set_rng_state(state)
+    assert torch.equal(scanned(other), expected)
+
+
+@each_case
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_module_of_half_precision_steps_and_scans(case, dtype):
+    """Recurrences compute in float32 inside, as under autocast; what comes out is of the module's type."""
+    module = make_small(case, torch.float32).to(dtype)
+    x, start, place, strategy = sequence(module, 20, 3)
+    start[0] = True
+    y, last = module.scan(x, start, module.initial_state(3), place, strategy)
+    slow, slow_last = Memory.scan(module, x, start, module.initial_state(3), place, strategy)
+    y.square().sum().backward()
+    with torch.no_grad():
+        acted, _ = Memory.scan(module, x, start, module.initial_state(3), place, strategy)
+    assert [each.dtype for each in (y, *last)] == [each.dtype for each in (slow, *slow_last)]
+    assert y.dtype == acted.dtype == dtype
+    assert_close((y, acted), (slow, slow), rtol=0, atol=0.1)

@@ -5,12 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import tolerance
 from small import FEATURES, SMALL, make_small
 from stacks import assert_follows, sigmoid
 from test_shm import splitmix64
 from torch.testing import assert_close
 
 from palimpsest import memory
+from palimpsest.memory import Memory
 from palimpsest.memory.parts.steps import gumbel
 
 N, W, TAU = (SMALL["aler"][name] for name in ("num_slots", "slot_size", "temperature"))
@@ -87,3 +89,13 @@ def test_gates_are_shown():
     assert shown["write"].shape == shown["read_sharpness"].shape == (9, 2, 2)
     assert ((shown["write"] > 0) & (shown["write"] < 1)).all()
     assert (shown["read_sharpness"] > 1 / N).all()
+
+
+def test_a_hook_on_the_lstm_counts_in_scans_and_steps():
+    module = make_small("aler")
+    x, start = torch.randn(6, 3, module.input_size, dtype=torch.float64), torch.zeros(6, 3, dtype=torch.bool)
+    unchanged, _ = module.scan(x, start, module.initial_state(3))
+    module.layers[1].lstm.register_forward_hook(lambda each, given, out: (2 * out[0], out[1]))
+    y, _ = module.scan(x, start, module.initial_state(3))
+    assert_close(y, Memory.scan(module, x, start, module.initial_state(3))[0], **tolerance(torch.float64))
+    assert not torch.allclose(y, unchanged)

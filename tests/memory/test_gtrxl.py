@@ -9,7 +9,8 @@ from conftest import tolerance
 from torch.testing import assert_close
 
 from palimpsest.memory import Memory
-from palimpsest.memory.gtrxl import Gate, GTrXL, TransformerXL
+from palimpsest.memory.gtrxl import Gate, GTrXL, centred, standardise
+from palimpsest.memory.trxl import TransformerXL
 
 FORMS = pytest.mark.parametrize("form", [GTrXL.scan, Memory.scan], ids=["scan", "steps"])
 
@@ -288,3 +289,14 @@ def test_a_mask_is_handed_on_from_scan_to_scan(form):
     assert_close(torch.cat(ys), whole, **tolerance(torch.float64))
     assert_close(tuple(state), tuple(last), **tolerance(torch.float64))
     assert (last.masked > 0).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_norm_finds_in_what_is_standardised_what_it_finds_in_the_input(dtype):
+    """At every scale, though what is left of the scale is rounding where it is large."""
+    norm = torch.nn.LayerNorm(6, dtype=dtype)
+    for scale in (0, 1e-4, 1e-2, 1, 100, 1e6):
+        x = scale * (torch.randn(20, 6, dtype=dtype) + 1)
+        assert_close(norm(centred(standardise(x))), norm(x), **tolerance(dtype))
+    x = 0.1 * torch.randn(20, 6, dtype=dtype)
+    assert_close(centred(standardise(x)), x - x.mean(1, keepdim=True), rtol=1e-2, atol=1e-6)

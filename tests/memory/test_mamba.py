@@ -1,5 +1,7 @@
 """Mamba against its equations, and its kernels: resets inside the scan, and torch's forms."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -133,3 +135,16 @@ def test_what_does_not_fit_is_refused():
         selective(start, *given[:-1], given[-1][:2])
     with pytest.raises(ValueError, match=r"must be \[\(4, 5\), \(7, 3\), \(3, 3, 5\)\] for x \[7, 3, 5\]; got"):
         short_convolution(given[0], torch.randn(4, 5), start, torch.randn(3, 2, 5))
+
+
+@pytest.mark.parametrize("conv_size", [1, 4])
+def test_the_convolution_reads_directly(conv_size):
+    """Tables whose A is next to minus infinity are empty at once: what is read is what the convolution reads."""
+    module = Mamba(3, 5, conv_size=conv_size).double()
+    assert module.context() == (conv_size, math.inf)
+    with torch.no_grad():
+        module.layers[0].log_rate.fill_(50)
+    x = torch.randn(8, 1, 3, dtype=torch.float64, requires_grad=True)
+    y, _ = module.scan(x, torch.zeros(8, 1, dtype=torch.bool), module.initial_state(1))
+    (gradient,) = torch.autograd.grad(y[-1].square().sum(), x)
+    assert gradient.abs().amax((1, 2)).gt(1e-12).tolist() == [False] * (8 - conv_size) + [True] * conv_size

@@ -136,6 +136,22 @@ class AsBuilt:
         self._ordered = None
 
 
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module computes from its parameters what torch's class `kind` does, and nobody watches it by a hook."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    own = type(module) is not kind or "forward" in vars(module)
+    return not (hooks or own or torch.nn.modules.module._has_any_global_hook())
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """Whether a module does nothing but multiply by its weight, so that the weight may be multiplied elsewhere.
+
+    Where it does something else, as one that is pruned, adapted or hooked, it must be called. This looks at one module
+    and on any device, where `AsBuilt` looks at a tree whose work numba does.
+    """
+    return is_plain(module, nn.Linear) and module._parameters["bias"] is None
+
+
 _VALUES: Any = dict.values
 _ADDRESS: Any = Tensor.data_ptr
 _IS_CONTIGUOUS: Any = Tensor.is_contiguous

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import numba
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -54,10 +55,39 @@ def is_watched() -> bool:
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
-        or forward_ad._current_level >= 0
+        or is_transformed()
     )
+
+
+def is_transformed() -> bool:
+    """Whether the transforms of `torch.func` or forward-mode differentiation change the operations that run."""
+    if torch.compiler.is_compiling():
+        return False  # asked first, as a compiler cannot read the others
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def by_steps_where_transformed(scan: Callable[..., Any], by_steps: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate the fast scan of a module: where operations are transformed, the loop `by_steps` takes its place.
+
+    Fast forms have gradients written by hand, read numbers and write in place, which transforms cannot follow. The
+    module's `_told_of_steps` keeps that this was said.
+    """
+
+    @functools.wraps(scan)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_transformed():
+            return scan(self, *args, **kwargs)
+        if not self._told_of_steps:
+            self._told_of_steps = True
+            warnings.warn(
+                f"{type(self).__name__} scans step by step under the transforms of torch.func and in forward mode, "
+                "which is slower; torch.autograd.grad takes the fast form (said once)",
+                stacklevel=2,
+            )
+        return by_steps(self, *args, **kwargs)
+
+    return run
 
 
 @functools.cache
@@ -79,16 +109,33 @@ def _intrinsics_work() -> bool:
 def refuse_tracing() -> None:
     """For code that decides by numbers what it computes: `torch.jit.trace` would keep one decision for all inputs.
 
-    `torch.compile` follows such code, and `torch.export` refuses it by itself.
+    And `torch.func.vmap` would need one decision for a batch of inputs. `torch.compile` follows such code, and
+    `torch.export` refuses it by itself.
 
     Raises:
-        RuntimeError: under `torch.jit.trace`.
+        RuntimeError: under `torch.jit.trace` or `torch.func.vmap`.
     """
     if torch.jit.is_tracing():
         raise RuntimeError(
             "torch.jit.trace cannot record this memory: what it computes depends on the numbers in its inputs, and the "
             "trace would keep what those of the example ask for. Run it as it is, or by torch.compile"
         )
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    if any(each.key() == torch._C._functorch.TransformType.Vmap for each in transforms):
+        raise RuntimeError(
+            "torch.func.vmap cannot run this memory: what it computes depends on the numbers in its inputs, and these "
+            "differ within a batch. Call it once for each of them"
+        )
+
+
+def as_array(numbers: Tensor) -> np.ndarray:
+    """The numbers of a tensor on any device, without their gradient; those that `torch.func.grad` wraps, too."""
+    if not torch._C._are_functorch_transforms_active():
+        return numbers.numpy(force=True)
+    while torch._C._functorch.is_gradtrackingtensor(numbers):
+        numbers = torch._C._functorch.get_unwrapped(numbers)
+    with torch._C._DisableFuncTorch():  # which would wrap what is made of them
+        return numbers.numpy(force=True)
 
 
 @contextlib.contextmanager
@@ -105,32 +152,43 @@ def torch_only() -> Iterator[None]:
 
 
 def in_full_precision(recurrence: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a recurrence: under autocast it computes in the widest of its types, which is that of its state.
+    """Decorate a recurrence: none computes in half precision, as thousands of steps add to its state.
 
-    Autocast makes what surrounds it in half precision. A state that thousands of steps add to must not be.
+    Under autocast, which makes what surrounds it in half precision, it computes in the widest of its types, which is
+    that of its state. Where all are of half precision, as in a module made so, a function computes in float32 and
+    rounds what it returns.
     """
 
     @functools.wraps(recurrence)
     def run(*args: Any, **kwargs: Any) -> Any:
         tensors = [each for arg in args for each in (arg if isinstance(arg, tuple) else (arg,)) if _has_floats(each)]
-        device = tensors[0].device.type
+        device, given = tensors[0].device.type, tensors[0].dtype
         if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-            return recurrence(*args, **kwargs)
+            # a module's own step multiplies by its parameters, which are of half precision too
+            if given not in (torch.bfloat16, torch.float16) or isinstance(args[0], nn.Module):
+                return recurrence(*args, **kwargs)
+            return _in(given, recurrence(*_in(torch.float32, args), **kwargs))
         widest = functools.reduce(torch.promote_types, (each.dtype for each in tensors))
-
-        def widened(arg: Any) -> Any:
-            if type(arg) is tuple:
-                return tuple(map(widened, arg))
-            return arg.to(widest) if _has_floats(arg) else arg
-
         with torch.autocast(device, enabled=False):
-            return recurrence(*map(widened, args), **kwargs)
+            return recurrence(*_in(widest, args), **kwargs)
 
     return run
 
 
+def _in(dtype: torch.dtype, value: Any) -> Any:
+    """A value with its floats in the type `dtype`, those in tuples too."""
+    if type(value) is tuple:
+        return tuple(_in(dtype, each) for each in value)
+    return value.to(dtype) if _has_floats(value) else value
+
+
 def _has_floats(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+_TORCH_CAN = "compute the forward pass within `with memory.kernels.torch_only():`, whose operations can"
+_OF_BATCHES = "Batching rule not implemented", "Cannot access data pointer"
+"""What torch says where numbers of a batch are read that `vmap` made, which has no sign of its own."""
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,8 +200,16 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(backward)
     def once(ctx: Any, *grads: torch.Tensor) -> Any:
-        with torch.no_grad():
-            found = backward(ctx, *grads)
+        try:
+            with torch.no_grad():
+                found = backward(ctx, *grads)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in _OF_BATCHES):
+                raise
+            raise RuntimeError(
+                "a gradient written by hand takes one gradient at a time, not a batch of them (is_grads_batched, "
+                f"torch.func.vmap); {_TORCH_CAN}"
+            ) from error
         if not torch.is_grad_enabled():
             return found
         every = found if isinstance(found, tuple) else (found,)
@@ -162,7 +228,4 @@ class _Refusing(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(
-            "a gradient written by hand cannot be differentiated; compute the forward pass within "
-            "`with memory.kernels.torch_only():`, whose operations can"
-        )
+        raise RuntimeError(f"a gradient written by hand cannot be differentiated; {_TORCH_CAN}")

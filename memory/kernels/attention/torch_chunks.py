@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from palimpsest.memory.kernels.attention.torch_slices import softmax_where
 
@@ -36,10 +36,35 @@ def torch_read(
 ) -> Tensor:
     """`read_chunks` by torch's operations, of a scaled query."""
     (B, D), J, C, H = query.shape, which.shape[1], len(code), num_heads
-    toward = torch.einsum("bhe,hed->bhd", query.view(B, H, -1), key.view(H, -1, D))
+    toward = torch.einsum("bhe,hed->bhd", query.view(B, H, D // H), key.view(H, D // H, D))
     content = contents.index_select(0, which.flatten()).view(B, J * C, D)
     score = (toward @ content.mT).view(B, H, J, C) + (toward @ code.T)[:, :, None]
-    unread = torch.arange(C, device=query.device) >= length[:, :, None]
-    prob = score.masked_fill(unread[:, None], -math.inf).softmax(-1) * weight[:, None, :, None]
+    prob = _weighted(score, length, weight)
     mixed = prob.view(B, H, J * C) @ content + prob.sum(2) @ code
-    return torch.einsum("bhd,hed->bhe", mixed, value.view(H, -1, D)).reshape(B, D)
+    return torch.einsum("bhd,hed->bhe", mixed, value.view(H, D // H, D)).reshape(B, D)
+
+
+def torch_read_mapped(
+    query: Tensor,
+    key: nn.Module,
+    value: nn.Module,
+    code: Tensor,
+    contents: Tensor,
+    which: Tensor,
+    length: Tensor,
+    weight: Tensor,
+    num_heads: int,
+) -> Tensor:
+    """`read_chunks` of a query that is not scaled, by the keys and values that modules make of contents and code."""
+    (B, D), J, C, H = query.shape, which.shape[1], len(code), num_heads
+    placed = contents.index_select(0, which.flatten()) + code
+    keys, values = (map_(placed).view(B, J, C, H, D // H) for map_ in (key, value))
+    score = torch.einsum("bhe,bjche->bhjc", query.view(B, H, D // H), keys)
+    prob = _weighted(score / math.sqrt(D // H), length, weight)
+    return torch.einsum("bhjc,bjche->bhe", prob, values).reshape(B, D)
+
+
+def _weighted(score: Tensor, length: Tensor, weight: Tensor) -> Tensor:
+    """Weights of the places [B, H, J, C] of chunks from their scores: those of a chunk sum to the weight of it."""
+    unread = torch.arange(score.shape[-1], device=score.device) >= length[:, :, None]
+    return score.masked_fill(unread[:, None], -math.inf).softmax(-1) * weight[:, None, :, None]

@@ -181,10 +181,11 @@ class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, d_read: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
-        delta, A, value, key, query, start, _ = ctx.saved_tensors
+        saved = ctx.saved_tensors  # read once, as checkpoints allow
+        delta, A, value, key, query, start, _ = saved
         d_state = d_last.clone(memory_format=torch.contiguous_format)
         d_delta, d_value, d_key, d_query = (torch.empty_like(each) for each in (delta, value, key, query))
-        given = [each.numpy() for each in (*ctx.saved_tensors, d_read.contiguous(), d_state, d_delta)]
+        given = [each.numpy() for each in (*saved, d_read.contiguous(), d_state, d_delta)]
         others = [each.numpy() for each in (d_value, d_key, d_query)]
 
         def run(first: int, last: int) -> Tensor:
