@@ -58,9 +58,7 @@ DEFAULT = Preset(1.5e-3)
 """The preset of every other memory, found by trial in control without velocities (docs/notebook/defaults.md)."""
 
 OFF_POLICY = {
-    # With 0.99, waiting costs T-Maze little, and errors of bootstrapped values add up a hundred times
-    # (docs/notebook/off-policy.md).
-    "dqn": Preset(1e-3, True, (128, 128), "relu", gamma=0.97),
+    "dqn": Preset(5e-4, True, (128, 128), "relu"),
     "sac": Preset(1e-3, False, (128, 128), "relu"),
 }
 """Algorithm -> its preset for every memory. One tanh layer of 64 cannot tell the values of a junction from those of the
@@ -142,7 +140,7 @@ def replaying(algo: str, num_envs: int) -> dict[str, Any]:
     if algo == "sac":
         return shared | dict(n_steps=3, ent_coef="auto_0.01", pink_noise=True)
     return shared | dict(
-        n_steps=5,
+        n_steps=10,
         refresh_states=True,
         prioritized=True,
         target_update_interval=max(16, num_envs),
