@@ -104,3 +104,8 @@ def unlawful(space: spaces.Space) -> tuple[list, list, list]:
             out_of_range.append(bad)
     wrong = [bad[0] for bad in out_of_range[::3]] if space.shape else values
     return out_of_range, [*shapes, *types], [*singles, *alone, *wrong]
+
+
+def reported(success: bool) -> dict:
+    """What a gymnasium face tells at an episode's end: its own key, and the one that SB3 counts."""
+    return {"success": success, "is_success": success}

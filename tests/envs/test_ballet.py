@@ -7,6 +7,7 @@ import itertools
 import gymnasium as gym
 import numpy as np
 import pytest
+from faces import reported
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -297,7 +298,7 @@ def test_presets_have_the_published_timing(id):
     assert t == 1 + n * (16 + delay)
     assert obs["seen"][:2].tolist() == [0, 0]
     taken = [env.step(env.expert_action()) for _ in range(3)]
-    assert taken[-1][1:] == (1.0, True, False, {"success": True})
+    assert taken[-1][1:] == (1.0, True, False, reported(True))
 
 
 def test_draws_are_fair():

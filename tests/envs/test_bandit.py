@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from faces import make, make_rows
+from faces import make, make_rows, reported
 from gymnasium import spaces
 from twins import SplitMix
 
@@ -160,7 +160,7 @@ def test_regret_and_success_by_hand():
     assert env.step(2)[2:] == (False, False, {})
     assert env.hidden_state()["regret"].tolist() == [1.5]
     obs, reward, *end = env.step(0)
-    assert (obs.tolist(), reward, end) == ([1, 0, 0, 1], 1, [False, True, {"success": True, "regret": 1.5}])
+    assert (obs.tolist(), reward, end) == ([1, 0, 0, 1], 1, [False, True, reported(True) | {"regret": 1.5}])
     hidden = env.hidden_state()
     assert hidden["pulled"].tolist() == [[1, 1, 1]]
     assert hidden["regret"].tolist() == [1.5]
@@ -204,7 +204,7 @@ def test_equals_the_package(id):
                 assert obs.dtype == (np.float32 if world is flat else np.int64)
             total, over = total + reward, end[1]
         totals.append(total)
-        assert info.keys() == {"success", "regret"}
+        assert info.keys() == {"success", "is_success", "regret"}
     assert np.abs(totals).max() <= 1
     assert np.mean(totals[4:]) > np.mean(totals[:2]) + 0.3
     assert flat.hidden_state()["steps"][0] == theirs.max_episode_length

@@ -7,6 +7,7 @@ import itertools
 import gymnasium as gym
 import numpy as np
 import pytest
+from faces import reported
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import SplitMix, assert_follows, assert_rows_follow, first_success
@@ -94,7 +95,7 @@ def test_a_perfect_fixed_episode(n, cells):
         if terminated or truncated:
             break
     assert rewards == ([-0.01] * cells + [1.0]) * n
-    assert info == {"success": True}
+    assert info == reported(True)
     assert obs.tolist() == [0, 0, 1]
 
 
@@ -107,7 +108,7 @@ def test_wrong_moves_at_the_junction_end_it_where_it_stands():
                 before = env.step(FORWARD)[0]
             action = FORWARD if wrong == "forward" else 3 - env.expert_action()
             obs, reward, terminated, truncated, info = env.step(action)
-            assert (reward, terminated, truncated, info) == (-1.0, True, False, {"success": False})
+            assert (reward, terminated, truncated, info) == (-1.0, True, False, reported(False))
             assert obs.tolist() == before.tolist()
             assert obs[:2].tolist() == [0, 0]
 
@@ -129,7 +130,7 @@ def test_the_limit_and_what_it_shows():
         obs, _, terminated, truncated, info = env.step(LEFT)
         assert (terminated, truncated) == (False, t == limit)
     assert obs.tolist() == start.tolist()
-    assert info == {"success": False}
+    assert info == reported(False)
 
 
 def test_a_win_on_the_last_allowed_step_is_a_win():
@@ -139,7 +140,7 @@ def test_a_win_on_the_last_allowed_step_is_a_win():
         env.step(LEFT)
     env.step(FORWARD)
     env.step(FORWARD)
-    assert env.step(env.expert_action())[1:] == (1.0, True, False, {"success": True})
+    assert env.step(env.expert_action())[1:] == (1.0, True, False, reported(True))
 
 
 def rows(num_envs: int = 2000, **kwargs):

@@ -8,6 +8,7 @@ from fractions import Fraction
 import gymnasium as gym
 import numpy as np
 import pytest
+from faces import reported
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import SplitMix
@@ -144,7 +145,7 @@ def test_every_episode_has_its_length_and_the_expert_wins(kwargs, seed):
         rewards.append(reward)
         over = terminated or truncated
     assert rewards == [0.0] * (kwargs["objects"] + 2 * kwargs["moves"]) + [1.0]
-    assert (terminated, truncated, info) == (True, False, {"success": True})
+    assert (terminated, truncated, info) == (True, False, reported(True))
     assert not obs["seen"].any()
 
 

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import test_rune_tmaze
+from faces import reported
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_rune_tmaze import resulting
@@ -82,7 +83,7 @@ def test_what_sentences_of_runes_mean(first, sentence, result):
     env.reset(options={"hidden_state": hidden})
     for _ in range(8):
         env.step(FORWARD)
-    assert env.step(1 + result)[1:] == (1.0, True, False, {"success": True})
+    assert env.step(1 + result)[1:] == (1.0, True, False, reported(True))
 
 
 def rows(num_envs: int, **kwargs):

@@ -7,6 +7,7 @@ import itertools
 import gymnasium as gym
 import numpy as np
 import pytest
+from faces import reported
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import SplitMix, assert_follows, assert_rows_follow
@@ -184,7 +185,7 @@ def test_what_sentences_of_runes_mean(first, sentence, result):
     env.reset(options={"hidden_state": hidden})
     for _ in range(8):
         env.step(FORWARD)
-    assert env.step(1 + sides.index(result))[1:] == (1.0, True, False, {"success": True})
+    assert env.step(1 + sides.index(result))[1:] == (1.0, True, False, reported(True))
     assert resulting(sides.index(first), runes) == sides.index(result)
 
 
@@ -213,7 +214,7 @@ def test_wrong_moves_at_the_junction_end_it_where_it_stands(wrong):
             env.step(FORWARD)
         action = FORWARD if wrong == "forward" else 3 - env.expert_action()
         obs, *rest = env.step(action)
-        assert rest == [-1.0, True, False, {"success": False}]
+        assert rest == [-1.0, True, False, reported(False)]
         assert obs.tolist() == [0, 0, 1, 0, 0, 0, 0]
 
 

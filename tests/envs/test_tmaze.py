@@ -5,6 +5,7 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+from faces import reported
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import SplitMix, assert_follows, assert_rows_follow, first_success
@@ -68,7 +69,7 @@ def test_a_perfect_episode(length):
             rewards.append(reward)
             over = terminated or truncated
         assert rewards == [-0.01] * (length + 2) + [1.0]
-        assert info == {"success": True}
+        assert info == reported(True)
         assert obs.tolist() == [0, 0, 1]
 
 
@@ -209,4 +210,4 @@ def test_the_passive_one_is_one_corridor_of_the_endless(length):
             rewards.append(reward)
             over = terminated or truncated
         assert rewards == [-0.01] * length + [1.0]
-        assert info == {"success": True}
+        assert info == reported(True)

@@ -220,8 +220,8 @@ def test_arguments_that_do_not_fit_are_refused(scan):
     x, alpha, omega, start, state = arguments(6)
     with pytest.raises(ValueError, match=r"x must be \[T, B, M\] float32 or float64; got \[6, 3\] float64"):
         scan(x[..., 0], alpha, omega, start, state)
-    with pytest.raises(ValueError, match=r"x must be .*got \[6, 3, 5\] float16"):
-        scan(x.half(), alpha, omega, start, state)
+    with pytest.raises(ValueError, match=r"x must be .*got \[6, 3, 5\] int64"):
+        scan(x.long(), alpha, omega, start, state)
     with pytest.raises(ValueError, match=r"alpha must be \[M\] = \[5\] and omega \[C\]; got \[4\] and \[4\]"):
         scan(x, alpha[:4], omega, start, state)
     with pytest.raises(ValueError, match=r"start must be \[T, B\] = \[6, 3\] bool; got \[5, 3\] bool"):
