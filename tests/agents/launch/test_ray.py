@@ -21,7 +21,7 @@ def test_ray_starts_lost_workers_again_from_the_last_checkpoint(tmp_path):
         tmp_path / "printed",
         *("train", "--env-args", "corridors=2", "length=3", "--memory", "none", "--memory-args", "output_size=8"),
         *("--num-envs", "8", "--num-minibatches", "1", "--n-epochs", "1", "--threads", "1", "--width", "8"),
-        *("--total-timesteps", "204800", "--eval-every", "0", "--eval-episodes", "2", "--device", "cpu"),
+        *("--total-timesteps", "61440", "--eval-every", "0", "--eval-episodes", "2", "--device", "cpu"),
         *("--n-steps", "256", "--checkpoint-every", "2048", "--workers", "2", "--engine", "ray", "--run-dir", str(run)),
     )
     try:
@@ -32,5 +32,5 @@ def test_ray_starts_lost_workers_again_from_the_last_checkpoint(tmp_path):
     finally:
         program.kill()
     assert code == 0, err
-    assert read_tree(run / "model.zip")["num_timesteps"] == 204800
+    assert read_tree(run / "model.zip")["num_timesteps"] == 61440
     assert (run / "closing.json").exists()
