@@ -15,9 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palimpsest.memory.base import State, reset
+from palimpsest.memory.kernels.arithmetic.dispatch import is_transformed
 from palimpsest.memory.kernels.delta.naive import EPS
 from palimpsest.memory.parts.stack import Layer
 from palimpsest.memory.parts.tables import normal_per_head, read
+
+BOUNDED_EVERY, LONGEST = 16, 1e3
+"""Steps of a scan between two bounds on the gradient of its state, and the length that a row's may have there.
+
+Steps of gradient descent are unstable where inner weights are large, and the outer gradient can grow tenfold with each:
+without a bound it overflowed. One that is longer tells nothing; usual ones are below 1.
+"""
 
 
 class Surprise(NamedTuple):
@@ -79,7 +87,9 @@ class Learners(Layer):
         tokens = self.tokens(x)
         fresh, now = self.state_type(*self.initial_state(start.shape[1])), self.state_type(*state)
         reads, errors = [], []
-        for opens, *token in zip(start.unbind(), *(each.unbind() for each in tokens)):
+        for t, (opens, *token) in enumerate(zip(start.unbind(), *(each.unbind() for each in tokens))):
+            if t % BOUNDED_EVERY == 0:
+                bound_gradients(now)
             found, error, now = self.learn(tuple(token), reset(now, fresh, opens))
             reads.append(found)
             errors.append(error)
@@ -100,6 +110,20 @@ class Learners(Layer):
     def leaving(self, found: Tensor, x: Tensor) -> Tensor:
         """What is added to the stream [..., D], from what is read [..., H, V]."""
         return self.leave(normal_per_head(found) * functional.silu(self.gate(x)))
+
+
+def bound_gradients(state: State) -> None:
+    """See `BOUNDED_EVERY`. Values, and gradients that are shorter, are as they are."""
+    if torch.compiler.is_compiling() or is_transformed():
+        return
+    for each in state:
+        if each.requires_grad and each.grad_fn is not None:
+            each.register_hook(_bounded)
+
+
+def _bounded(gradient: Tensor) -> Tensor:
+    lengths = torch.linalg.vector_norm(gradient, dim=tuple(range(1, gradient.ndim)), keepdim=True)
+    return gradient * (LONGEST / lengths.clamp_min(LONGEST))
 
 
 def answer(A: Tensor, B: Tensor, q: Tensor) -> Tensor:

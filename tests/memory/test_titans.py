@@ -6,6 +6,8 @@ from learners import answer, leaving, shortened, surprise, tokens
 from small import SMALL, make_small
 from stacks import assert_follows, sigmoid
 
+from palimpsest import memory
+from palimpsest.memory.parts import learners as learning
 from palimpsest.memory.titans import TitansLayer
 
 H = SMALL["titans"]["num_heads"]
@@ -71,3 +73,30 @@ def test_large_rates_and_values_do_not_overflow():
         y, last = each.scan(torch.randn(400, 3, 6), torch.zeros(400, 3, dtype=torch.bool), each.initial_state(3))
     assert all(part.isfinite().all() for part in (y, *last))
     assert all(part.flatten(2).norm(dim=2).max() < 1 / (1 - 0.881) for part in last[2:])
+
+
+def test_a_gradient_that_would_overflow_is_bounded_and_others_are_not(monkeypatch):
+    x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
+    for weight, most in ((1e50, learning.LONGEST), (0.5, 1.0)):
+        state = (x * 1.0,)
+        learning.bound_gradients(state)
+        (gradient,) = torch.autograd.grad((state[0] * weight).sum(), x)
+        lengths = gradient.flatten(1).norm(dim=1)
+        torch.testing.assert_close(lengths, torch.full_like(lengths, most))
+
+    def gradients():
+        given = sequence[0].clone().requires_grad_()
+        y, _ = module.scan(given, *sequence[1:])
+        return y, torch.autograd.grad(y[learning.BOUNDED_EVERY].sum(), given)[0]
+
+    module = memory.make("titans", 5, output_size=8, num_heads=1).double()
+    T = 2 * learning.BOUNDED_EVERY
+    x = torch.randn(T, 2, module.input_size, dtype=torch.float64)
+    sequence = x, torch.zeros(T, 2, dtype=torch.bool), module.initial_state(2)
+    y, usual = gradients()
+    monkeypatch.setattr(learning, "LONGEST", 1e-30)
+    same, bounded = gradients()
+    torch.testing.assert_close(same, y, rtol=0, atol=0)
+    last = learning.BOUNDED_EVERY - 1
+    torch.testing.assert_close(bounded[last + 1 :], usual[last + 1 :], rtol=0, atol=0)
+    assert bounded[last].abs().max() < 1e-20 < usual[last].abs().max()
