@@ -75,6 +75,8 @@ def undone(env: gym.Env) -> tuple[str, ...]:
 
 def hides(wrapper: VectorWrapper, name: str) -> bool:
     """Whether a wrapper of a gymnasium VectorEnv hides `name`, or makes it untrue by other observations."""
+    if name not in DECLARED:
+        return name in getattr(wrapper, "hides", ())
     same = wrapper.single_observation_space == wrapper.env.single_observation_space
     changes = isinstance(wrapper, VectorObservationWrapper) or not same
     return name in getattr(wrapper, "hides", DECLARED if changes else ())

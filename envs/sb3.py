@@ -345,12 +345,14 @@ class VectorEnvAdaptor(EpisodicVecEnv):
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """Call a method of every row and return the results of `indices`.
 
-        A vector environment without single rows has one method only, `action_masks`: its own, [B, n].
+        A vector environment without single rows, as our worlds', has its `action_masks` [B, n] and what it declares.
         """
         if hasattr(self.env.unwrapped, "call"):
             results = self.env.unwrapped.call(method_name, *args, **kwargs)
         elif method_name == "action_masks":
             results = self._holder(method_name).action_masks()
+        elif method_name in (*DECLARED, "longest_wait"):
+            results = [getattr(self._holder(method_name), method_name)(*args, **kwargs)] * self.num_envs
         else:
             raise ValueError(f"{self.env} has no rows to call {method_name!r} of; call the vector environment's own")
         return [results[i] for i in self._get_indices(indices)]

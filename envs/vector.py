@@ -174,6 +174,10 @@ class WorldVectorEnv(VectorEnv):
         """Ξ, ascending."""
         return self.world.memory_horizons()
 
+    def longest_wait(self) -> int:
+        """For so many steps the task may show the same, whatever wrappers add to what is seen."""
+        return self.world.longest_wait()
+
     def chance_level(self) -> float | None:
         """Success of the best player without memory, 0 to 1; None where it is not known."""
         return self.world.chance_level()

@@ -349,10 +349,12 @@ class Memory(Watching):
         return {}
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        before = self.device, self.dtype
         super()._apply(fn, recurse)
         self._layout = self._accepted = None  # other types, perhaps
-        for name, value in self.constants().items():
-            setattr(self, name, value.to(self.device, self.dtype))
+        if (self.device, self.dtype) != before:
+            for name, value in self.constants().items():
+                setattr(self, name, value.to(self.device, self.dtype))
         return self
 
     def _fit_what_was_loaded(self, _: Any) -> None:

@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "memory.kernels": [ARITHMETIC, *CLASSES],
     "memory.messages": [],
     "memory.base": ["memory.messages", ARITHMETIC],
-    "memory.parts": ["memory.base", ARITHMETIC, *CLASSES],
+    "memory.parts": ["memory.base", "memory.messages", ARITHMETIC, *CLASSES],
     "memory": ["memory.base", "memory.messages", "memory.parts", "memory.kernels", ARITHMETIC, *CLASSES, "short_names"],
     "agents.tree": [],
     "agents.device": [],

@@ -71,7 +71,7 @@ def _test(run: Run, console: Console, episodes: int) -> None:
         if result["stalled"]:
             console.print(
                 f"{label}: {result['stalled']} of {result['episodes']} episodes were stopped, because observation and "
-                "action had not changed for long; they count with what they had",
+                "action had not changed for long; they count as failed, with the return they had",
                 highlight=False,
                 soft_wrap=True,
             )

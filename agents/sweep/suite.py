@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
 from palimpsest.agents.environments import EVALUATION_SEED
-from palimpsest.agents.files import shelf
 from palimpsest.agents.run.config import EPISODES, RETURN, Arguments, Checked, TrainConfig
 from palimpsest.agents.run.key_values import environment_arguments, memory_arguments
 from palimpsest.refusals import NAMED, check, closest, integer, refuse
@@ -163,7 +162,7 @@ def load(path: Path) -> list[PlannedRun]:
 def check_runs(runs: Sequence[PlannedRun]) -> None:
     """Refuse runs whose environments or memories cannot be made as they are asked for; the message names the run."""
     from palimpsest import memory
-    from palimpsest.agents.run.runs import environments
+    from palimpsest.agents.run.runs import environments, find
 
     made: set[str] = set()
     for run in runs:
@@ -173,9 +172,8 @@ def check_runs(runs: Sequence[PlannedRun]) -> None:
             if key not in made:
                 made.add(key)
                 memory.make(config.memory, 1, **memory_arguments(config.memory, config.memory_args))
-            source = config.start_from
-            if source is not None and not shelf.on_shelf(source) and not source.exists():
-                refuse("start_from", "a run or a model", str(source), "; there is no such file")
+            if config.start_from is not None:
+                find(config.start_from)
             for test in ({}, *run.tests):
                 env_args = {**config.env_args, **test}
                 seen = (config.fully_observed, config.keep_observations, config.wrapper, config.vec)

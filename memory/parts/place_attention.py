@@ -21,9 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from palimpsest.memory.base import described
 from palimpsest.memory.kernels.arithmetic.as_built import is_matrix
 from palimpsest.memory.kernels.arithmetic.dispatch import in_full_precision
+from palimpsest.memory.messages import described
 
 RATES = 8
 """Rates of the time code, radians per step: from 1 down to 10000^(-7/8), 20,000 steps a turn."""

@@ -335,3 +335,11 @@ def test_what_the_adaptor_refuses():
         venv.step(np.zeros(2, int))
     with pytest.raises(ValueError, match="no rows to call 'double' of"):
         venv.env_method("double")
+
+
+def test_a_vector_environment_without_rows_declares_what_it_knows():
+    env = VectorEnvAdaptor(gym.make_vec("Palimpsest/TMaze-v0", 3, length=4))
+    horizons = env.env_method("memory_horizons", indices=[0, 2])
+    assert horizons == [env.env.unwrapped.memory_horizons()] * 2
+    assert env.env_method("chance_level", indices=[1]) == [0.5]
+    assert env.env_method("longest_wait", indices=[1]) == [max(horizons[0])]

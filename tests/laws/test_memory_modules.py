@@ -145,3 +145,14 @@ def test_a_module_of_half_precision_steps_and_scans(case, dtype):
     assert [each.dtype for each in (y, *last)] == [each.dtype for each in (slow, *slow_last)]
     assert y.dtype == acted.dtype == dtype
     assert_close((y, acted), (slow, slow), rtol=0, atol=0.1)
+
+
+@each_case
+def test_what_changes_nothing_leaves_buffers_alone(case):
+    """In inference mode a buffer that is made anew could not be trained with."""
+    module = make_small(case)
+    before = [each.data_ptr() for each in module.buffers()]
+    with torch.inference_mode():
+        module.double()
+    assert [each.data_ptr() for each in module.buffers()] == before
+    assert not any(each.is_inference() for each in module.buffers())

@@ -111,7 +111,7 @@ WRONG = [
     (HEAD + '[memory.none]\nmemory_args = {output_size = "x"}\n' + MAZE, "none-0: output_size must be an integer"),
     (
         HEAD + '[train]\nstart_from = "nowhere"\n' + MAZE,
-        "none-0: start_from must be a run or a model; got '.*nowhere'; there is",
+        "none-0: .*nowhere",
     ),
     (HEAD + '[train]\ndevice = "cuda:77"\n' + MAZE, "device 'cuda:77' is not there"),
     (HEAD + MAZE + "tests = [{lenght = 3}]", "no argument 'lenght'.*did you mean 'length'"),
