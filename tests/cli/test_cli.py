@@ -12,11 +12,9 @@ import pytest
 from palimpsest import train
 from palimpsest.agents.command import blame
 from palimpsest.agents.command.parsing import NAMES
-from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.files.archive import CorruptFile
 from palimpsest.agents.launch import start
-from palimpsest.agents.run import closing
-from palimpsest.agents.run.config import EvaluateConfig, TrainConfig
+from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.presets import usual
 
 ROOT = Path(train.__file__).parent
@@ -26,11 +24,10 @@ HINTS = typing.get_type_hints(TrainConfig)
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """An empty working directory; the configurations that would have been trained or evaluated."""
+    """An empty working directory; the configurations that would have been trained."""
     monkeypatch.chdir(tmp_path)
     seen = []
     monkeypatch.setattr(start, "train", lambda config, engine: seen.append(config))
-    monkeypatch.setattr(closing, "evaluate", lambda config, show: seen.append(config) or show({"success": 0.5}))
     return seen
 
 
@@ -358,76 +355,6 @@ def test_interrupted(started, capsys, monkeypatch):
 
     monkeypatch.setattr(start, "train", interrupt)
     assert "interrupted" in refused([], capsys, code=130)
-
-
-@pytest.fixture
-def finished(started, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.toml").write_text(TrainConfig(env_args={"corridors": 10}).to_toml())
-    return started
-
-
-def test_evaluation_is_configured(finished, capsys):
-    line = (
-        "evaluate run --episodes 20 --env-args corridors=100 --json out.json --seed 4 --no-deterministic --max-steps 9 "
-        "--no-use-masking"
-    )
-    assert train.main(line.split()) == 0
-    assert finished == [
-        EvaluateConfig(
-            run_dir=Path("run"),
-            episodes=20,
-            env_args={"corridors": 100},
-            json=Path("out.json"),
-            seed=4,
-            deterministic=False,
-            max_steps=9,
-            use_masking=False,
-        )
-    ]
-    assert finished[0].first_seed == EVALUATION_SEED + 4
-    assert "success" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("evaluate run --env-args coridors=1", "did you mean 'corridors'"),
-        ("evaluate run --env CartPol-v1", "did you mean 'CartPole-v1'"),
-        ("evaluate run --env CartPole-v1 --env-args corridors=1", "CartPole-v1 has no argument 'corridors'"),
-        ("evaluate run --json run/config.toml/out.json", "'.*config.toml' is not a folder"),
-        ("evaluate run --json run", "--json 'run' is a folder"),
-        ("evaluate run --env-args corridors", "KEY=VALUE.*'corridors'"),
-    ],
-)
-def test_wrong_evaluations(line, message, finished, capsys, tmp_path):
-    error = refused(line.split(), capsys)
-    assert re.search(message, error), error
-    assert finished == []
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
-@pytest.mark.parametrize(
-    ("error", "code"), [(ValueError("no model"), 2), (CorruptFile("torn"), 1), (OSError("disk"), 1)]
-)
-def test_exit_codes_of_evaluation(error, code, finished, capsys, monkeypatch):
-    monkeypatch.setattr(blame, "_is_ours", lambda file: True)
-
-    def fail(config, show):
-        raise error
-
-    monkeypatch.setattr(closing, "evaluate", fail)
-    assert str(error) in refused(["evaluate", "run"], capsys, code=code)
-
-
-def test_a_place_that_cannot_be_written_is_refused_before_the_evaluation(finished, capsys, monkeypatch):
-    def fail(dir):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(train.tempfile, "TemporaryFile", fail)
-    error = refused(["evaluate", "run", "--json", "new/out.json"], capsys)
-    assert re.search("--json 'new/out.json' cannot be made, .*Permission denied.*choose another path", error)
-    assert finished == []
 
 
 def test_as_a_program(tmp_path):
