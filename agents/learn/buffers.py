@@ -97,12 +97,13 @@ class MemoryRolloutBuffer:
         observation_space: a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict of them.
         action_space: any of SB3's.
         device: where the tensors are.
-        gae_lambda: λ of GAE.
+        gae_lambda: λ of the advantages.
         gamma: discount per step.
         n_envs: B.
         strategies: whether the memory's allocation strategy is stored.
         sequence_length: L, 1 to T; None for T, whole columns.
         carries_over: whether `memory_start` may differ from `episode_starts`, so that minibatches hold both.
+        critic_gae_lambda: λ of the returns; None for `gae_lambda`.
         workers: who fill the buffer. Each adds the steps of its own rows, `n_envs` / size of them, and `gather` brings
             the others'.
     """
@@ -120,6 +121,7 @@ class MemoryRolloutBuffer:
         sequence_length: int | None = None,
         carries_over: bool = False,
         workers: Alone | None = None,
+        critic_gae_lambda: float | None = None,
     ) -> None:
         self.workers = workers or Alone()
         self.own = self.workers.rows(n_envs // self.workers.size)
@@ -128,6 +130,7 @@ class MemoryRolloutBuffer:
         self.n_envs = n_envs
         self.device = get_device(device)
         self.gae_lambda = gae_lambda
+        self.critic_gae_lambda = gae_lambda if critic_gae_lambda is None else critic_gae_lambda
         self.gamma = gamma
         self.sequence_length = min(sequence_length or buffer_size, buffer_size)
         T, B = buffer_size, n_envs
@@ -285,27 +288,24 @@ class MemoryRolloutBuffer:
         return list(tree_map(lambda _: next(parts).flatten(0, 1), tuple(states)))
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
-        """Advantages of own rows by GAE, and returns as their sum with the values.
+        """Advantages of own rows by GAE, and returns: values and the advantages of the critic's λ, added up.
+
+        The critic's λ can be larger, so that values are learned from longer sums of rewards, while the actor's
+        advantages hold less of the noise that follows an action (decoupled GAE, arXiv 2503.01491).
 
         Args:
             last_values: [B] of own rows, of the observation after the last step.
             dones: [B] bool of own rows, whether that observation opens an episode.
         """
-        rewards, values, starts = (
-            np.ascontiguousarray(each[:, self.own]) for each in (self.rewards, self.values, self.episode_starts)
-        )
-        advantages = generalized_advantages(
-            rewards,
-            values,
-            starts,
-            _array(last_values).reshape(-1),
-            np.asarray(dones, dtype=bool),
-            self.gamma,
-            self.gae_lambda,
+        steps = [np.ascontiguousarray(each[:, self.own]) for each in (self.rewards, self.values, self.episode_starts)]
+        ends = _array(last_values).reshape(-1), np.asarray(dones, dtype=bool)
+        advantages, of_critic = (
+            torch.from_numpy(generalized_advantages(*steps, *ends, self.gamma, gae_lambda)).to(self.device)
+            for gae_lambda in (self.gae_lambda, self.critic_gae_lambda)
         )
         columns = self.columns
-        columns.advantages[:, self.own] = torch.from_numpy(advantages).to(self.device)
-        torch.add(columns.advantages, columns.old_values, out=columns.returns)
+        columns.advantages[:, self.own] = advantages
+        columns.returns[:, self.own] = of_critic + columns.old_values[:, self.own]
 
     def get(self, batch_size: int | None, rng: np.random.Generator) -> Iterator[Minibatch]:
         """Every segment once, batch_size // L at a time (1 or more; None for all), in an order drawn from `rng`.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -50,6 +51,14 @@ def by_memory(memories: Sequence[Memory]) -> Iterator[tuple[str, str, Tensor]]:
     for group, memory in zip(("memory", "memory_critic"), memories, strict=False):
         for name, value in memory.diagnostics().items():
             yield group, name, value
+
+
+def record_returns(logger: Logger, buffer: MemoryRolloutBuffer) -> None:
+    """Log what a rollout returned, and how much of it its values explain."""
+    variance = explained_variance(buffer.values.ravel(), buffer.returns.ravel())
+    logger.record("train/explained_variance", float(variance))
+    logger.record("train/return_mean", float(buffer.returns.mean()))
+    logger.record("train/return_std", float(buffer.returns.std()))
 
 
 def record_memory(logger: Logger, memories: list[Memory], batch: Minibatch, env: VecEnv | None, workers: Alone) -> None:

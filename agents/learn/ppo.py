@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.utils import FloatSchedule
 from torch import Tensor
 
 from palimpsest.agents.device import check_autocast
 from palimpsest.agents.environments import longest_horizon, made_environment
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
-from palimpsest.agents.learn.diagnostics import record_memory, tell_size
+from palimpsest.agents.learn.diagnostics import record_memory, record_returns, tell_size
 from palimpsest.agents.learn.divergence import DivergenceLimit
 from palimpsest.agents.learn.dump import dumped
 from palimpsest.agents.learn.hyperparameters import ARGUMENTS, check_arguments
@@ -42,7 +42,7 @@ SelfMemoryPPO = TypeVar("SelfMemoryPPO", bound="MemoryPPO")
 class MemoryPPO(RememberingAlgorithm):
     """PPO (arXiv 1707.06347) whose policy remembers, over segments of the rollout without padding.
 
-    The arguments are those of sb3-contrib's RecurrentPPO in their order, and eight more, by name alone.
+    The arguments are those of sb3-contrib's RecurrentPPO in their order, and ten more, by name alone.
 
     Args:
         policy: "MlpMemoryPolicy", "CnnMemoryPolicy", "MultiInputMemoryPolicy" or a `MemoryActorCriticPolicy`.
@@ -98,6 +98,8 @@ class MemoryPPO(RememberingAlgorithm):
         autocast: whether updates compute the encoder, the memory's maps and the heads' layers in bfloat16. States,
             log-probabilities, values, losses and parameters stay float32, acting too: ratios begin at 1 but for the
             rounding of bfloat16.
+        critic_gae_lambda: λ of the returns that the critic learns, None for `gae_lambda` (decoupled GAE, arXiv
+            2503.01491; `compute_returns_and_advantage` says what two λ are good for).
 
     Raises:
         ValueError: an argument out of range, a space or a memory that is not supported.
@@ -146,6 +148,7 @@ class MemoryPPO(RememberingAlgorithm):
         memory_aux_coef: float = 0.0,
         strategy_epsilon: tuple[float, float] = (1.0, 0.2),
         autocast: bool = False,
+        critic_gae_lambda: float | None = None,
     ) -> None:
         check_policy(policy, self.policy_aliases)
         check_arguments(locals())
@@ -185,9 +188,9 @@ class MemoryPPO(RememberingAlgorithm):
         self.memory_aux_coef = memory_aux_coef
         self.strategy_epsilon = strategy_epsilon
         self.autocast = autocast
+        self.critic_gae_lambda = critic_gae_lambda
         self._last_state: Any = None
-        self._last_memory_starts = None
-        self._last_strategy = None
+        self._last_memory_starts = self._last_strategy = None
         self._return_so_far = self._last_action_masks = None
         self._told_of_outside = False
         if _init_setup_model:
@@ -217,6 +220,7 @@ class MemoryPPO(RememberingAlgorithm):
             action_space=self.action_space,
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
+            critic_gae_lambda=self.critic_gae_lambda,
             strategies=self._strategy_values is not None,
             sequence_length=self._segment_length(),
             carries_over=self.policy.mark_starts,
@@ -381,11 +385,7 @@ class MemoryPPO(RememberingAlgorithm):
                 step = self.num_timesteps
                 raise NotFinite(f"train/{name} is {mean} after step {step}; {ADVICE}", "parameters", {"step": step})
             self.logger.record(f"train/{name}", mean)
-        buffer = self.rollout_buffer
-        variance = explained_variance(buffer.values.ravel(), buffer.returns.ravel())
-        self.logger.record("train/explained_variance", float(variance))
-        self.logger.record("train/return_mean", float(buffer.returns.mean()))
-        self.logger.record("train/return_std", float(buffer.returns.std()))
+        record_returns(self.logger, self.rollout_buffer)
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", self.policy.log_std.exp().mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
