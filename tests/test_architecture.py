@@ -41,6 +41,7 @@ GROUND = [
     "agents.slips",
     "agents.drawing",
     "agents.printing",
+    "agents.advantages",
 ]
 ROOMS = [
     f"agents.{room}" for room in ("files", "workers", "policy", "evaluation", "learn", "off_policy", "run", "sweep")
@@ -70,6 +71,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "agents.slips": [],
     "agents.drawing": [],
     "agents.printing": [],
+    "agents.advantages": ["machine_code"],
     "agents.environments": ["envs"],
     "agents.files": [*GROUND],
     "agents.workers": [*GROUND],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,9 +12,9 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
+from palimpsest.agents.advantages import generalized_advantages, shortest_advantages
 from palimpsest.agents.tree import tree_map
 from palimpsest.agents.workers.group import Alone
-from palimpsest.machine_code import njit
 
 
 class Minibatch(NamedTuple):
@@ -37,51 +38,6 @@ class Minibatch(NamedTuple):
     """[T, all segments of the minibatch]; None for `advantages`."""
 
 
-@njit(cache=True)
-def generalized_advantages(
-    rewards: np.ndarray,
-    values: np.ndarray,
-    episode_start: np.ndarray,
-    last_values: np.ndarray,
-    last_done: np.ndarray,
-    gamma: float,
-    gae_lambda: float,
-) -> np.ndarray:
-    """GAE(λ): A_t = δ_t + γ λ A_{t+1}, δ_t = r_t + γ V_{t+1} - V_t, both cut where step t + 1 opens an episode.
-
-    Args:
-        rewards: [T, B] float32, with a truncated episode's γ V(final observation) already added.
-        values: [T, B] float32.
-        episode_start: [T, B] bool.
-        last_values: [B] float32, of the observation after the last step.
-        last_done: [B] bool, whether that observation opens an episode.
-        gamma: discount per step.
-        gae_lambda: λ.
-
-    Returns:
-        Advantages [T, B] float32.
-
-    Source: eq. 16 of "High-Dimensional Continuous Control Using Generalized Advantage Estimation",
-    arXiv 1506.02438.
-    """
-    T, B = rewards.shape
-    advantages = np.empty_like(rewards)
-    for b in range(B):
-        advantage = 0.0
-        next_value = last_values[b]
-        next_start = last_done[b]
-        for t in range(T - 1, -1, -1):
-            if next_start:
-                advantage = rewards[t, b] - values[t, b]
-            else:
-                delta = rewards[t, b] + gamma * next_value - values[t, b]
-                advantage = delta + gamma * gae_lambda * advantage
-            advantages[t, b] = advantage
-            next_value = values[t, b]
-            next_start = episode_start[t, b]
-    return advantages
-
-
 class MemoryRolloutBuffer:
     """A rollout of T steps in B rows, on the policy's device.
 
@@ -97,13 +53,13 @@ class MemoryRolloutBuffer:
         observation_space: a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict of them.
         action_space: any of SB3's.
         device: where the tensors are.
-        gae_lambda: λ of the advantages.
+        gae_lambda: λ of the returns, and the largest of the advantages.
         gamma: discount per step.
         n_envs: B.
         strategies: whether the memory's allocation strategy is stored.
         sequence_length: L, 1 to T; None for T, whole columns.
         carries_over: whether `memory_start` may differ from `episode_starts`, so that minibatches hold both.
-        critic_gae_lambda: λ of the returns; None for `gae_lambda`.
+        min_gae_lambda: smallest λ of the advantages, see `agents.advantages`; None for `gae_lambda`.
         workers: who fill the buffer. Each adds the steps of its own rows, `n_envs` / size of them, and `gather` brings
             the others'.
     """
@@ -121,7 +77,7 @@ class MemoryRolloutBuffer:
         sequence_length: int | None = None,
         carries_over: bool = False,
         workers: Alone | None = None,
-        critic_gae_lambda: float | None = None,
+        min_gae_lambda: float | None = None,
     ) -> None:
         self.workers = workers or Alone()
         self.own = self.workers.rows(n_envs // self.workers.size)
@@ -130,7 +86,9 @@ class MemoryRolloutBuffer:
         self.n_envs = n_envs
         self.device = get_device(device)
         self.gae_lambda = gae_lambda
-        self.critic_gae_lambda = gae_lambda if critic_gae_lambda is None else critic_gae_lambda
+        self.min_gae_lambda = gae_lambda if min_gae_lambda is None else min_gae_lambda
+        self.chosen_gae_lambda = gae_lambda
+        """λ of the advantages that were computed last."""
         self.gamma = gamma
         self.sequence_length = min(sequence_length or buffer_size, buffer_size)
         T, B = buffer_size, n_envs
@@ -288,24 +246,28 @@ class MemoryRolloutBuffer:
         return list(tree_map(lambda _: next(parts).flatten(0, 1), tuple(states)))
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
-        """Advantages of own rows by GAE, and returns: values and the advantages of the critic's λ, added up.
-
-        The critic's λ can be larger, so that values are learned from longer sums of rewards, while the actor's
-        advantages hold less of the noise that follows an action (decoupled GAE, arXiv 2503.01491).
+        """Advantages of own rows by GAE, of a λ that the whole rollout chooses, and returns of `gae_lambda`.
 
         Args:
             last_values: [B] of own rows, of the observation after the last step.
             dones: [B] bool of own rows, whether that observation opens an episode.
         """
         steps = [np.ascontiguousarray(each[:, self.own]) for each in (self.rewards, self.values, self.episode_starts)]
-        ends = _array(last_values).reshape(-1), np.asarray(dones, dtype=bool)
-        advantages, of_critic = (
-            torch.from_numpy(generalized_advantages(*steps, *ends, self.gamma, gae_lambda)).to(self.device)
-            for gae_lambda in (self.gae_lambda, self.critic_gae_lambda)
+        estimate = functools.partial(
+            generalized_advantages, *steps, _array(last_values).reshape(-1), np.asarray(dones, dtype=bool), self.gamma
+        )
+        longest = estimate(self.gae_lambda)
+        advantages, self.chosen_gae_lambda = shortest_advantages(
+            estimate,
+            longest,
+            self.min_gae_lambda,
+            self.gae_lambda,
+            self.gamma,
+            lambda sums: np.sum(self.workers.objects(sums), axis=0),
         )
         columns = self.columns
-        columns.advantages[:, self.own] = advantages
-        columns.returns[:, self.own] = of_critic + columns.old_values[:, self.own]
+        columns.advantages[:, self.own] = torch.from_numpy(advantages).to(self.device)
+        columns.returns[:, self.own] = torch.from_numpy(longest).to(self.device) + columns.old_values[:, self.own]
 
     def get(self, batch_size: int | None, rng: np.random.Generator) -> Iterator[Minibatch]:
         """Every segment once, batch_size // L at a time (1 or more; None for all), in an order drawn from `rng`.

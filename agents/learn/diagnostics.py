@@ -57,6 +57,8 @@ def record_returns(logger: Logger, buffer: MemoryRolloutBuffer) -> None:
     """Log what a rollout returned, and how much of it its values explain."""
     variance = explained_variance(buffer.values.ravel(), buffer.returns.ravel())
     logger.record("train/explained_variance", float(variance))
+    if buffer.min_gae_lambda < buffer.gae_lambda:
+        logger.record("train/gae_lambda", buffer.chosen_gae_lambda)
     logger.record("train/return_mean", float(buffer.returns.mean()))
     logger.record("train/return_std", float(buffer.returns.std()))
 

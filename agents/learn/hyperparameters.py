@@ -60,10 +60,11 @@ class Hyperparameters:
     """Learning rate of Adam. Default: the memory's preset."""
     gamma: Annotated[float | None, FRACTION] = None
     """Discount factor per step. Default: the algorithm's preset, 0.99 with ppo."""
-    gae_lambda: Annotated[float, FRACTION] = 0.75
-    """λ of generalised advantage estimation, for the actor."""
-    critic_gae_lambda: Annotated[float, FRACTION] = 0.95
-    """The same for the returns that the critic learns."""
+    gae_lambda: Annotated[float, FRACTION] = 0.95
+    """λ of generalised advantage estimation."""
+    min_gae_lambda: Annotated[float, FRACTION] = 0.7
+    """Smallest λ of the actor's advantages. Each rollout chooses one from it to gae_lambda: a small one unless values
+    follow too slowly what actions change. With gae_lambda or more there is one λ, as in SB3."""
     ent_coef: Annotated[float, WEIGHT] = 0.02
     """Weight of the entropy bonus."""
     clip_range: Annotated[float, WEIGHT] = 0.2
@@ -74,7 +75,7 @@ class Hyperparameters:
     min_advantage_std: Annotated[float, WEIGHT] = 0.1
     """Lower bound of the standard deviation that advantages are divided by; with normalised returns in standard
     deviations of returns. When all episodes go alike, advantages are noise and must not be scaled up."""
-    vf_coef: Annotated[float, WEIGHT] = 1.0
+    vf_coef: Annotated[float, WEIGHT] = 0.5
     """Weight of the value loss."""
     max_grad_norm: Annotated[float, NORM] = 0.5
     """Gradients are scaled down to this norm; inf for no clipping."""
@@ -183,7 +184,7 @@ ARGUMENTS: dict[str, Allowed] = {
     **_FIELDS,
     **{name: schedule(_FIELDS[name]) for name in ("learning_rate", "ent_coef", "clip_range")},
     "target_kl": optional(_FIELDS["target_kl"]),
-    "critic_gae_lambda": optional(_FIELDS["critic_gae_lambda"]),
+    "min_gae_lambda": optional(_FIELDS["min_gae_lambda"]),
     "batch_size": optional(integer(1, math.inf)),
     "clip_range_vf": optional(schedule(WEIGHT)),
     "normalize_advantage": FLAG,

@@ -98,8 +98,8 @@ class MemoryPPO(RememberingAlgorithm):
         autocast: whether updates compute the encoder, the memory's maps and the heads' layers in bfloat16. States,
             log-probabilities, values, losses and parameters stay float32, acting too: ratios begin at 1 but for the
             rounding of bfloat16.
-        critic_gae_lambda: λ of the returns that the critic learns, None for `gae_lambda` (decoupled GAE, arXiv
-            2503.01491; `compute_returns_and_advantage` says what two λ are good for).
+        min_gae_lambda: smallest λ of the actor's advantages. Each rollout chooses one from it to `gae_lambda`, see
+            `agents.advantages`; the critic's returns keep `gae_lambda`. None for `gae_lambda`: one λ, as in SB3.
 
     Raises:
         ValueError: an argument out of range, a space or a memory that is not supported.
@@ -148,7 +148,7 @@ class MemoryPPO(RememberingAlgorithm):
         memory_aux_coef: float = 0.0,
         strategy_epsilon: tuple[float, float] = (1.0, 0.2),
         autocast: bool = False,
-        critic_gae_lambda: float | None = None,
+        min_gae_lambda: float | None = None,
     ) -> None:
         check_policy(policy, self.policy_aliases)
         check_arguments(locals())
@@ -188,7 +188,7 @@ class MemoryPPO(RememberingAlgorithm):
         self.memory_aux_coef = memory_aux_coef
         self.strategy_epsilon = strategy_epsilon
         self.autocast = autocast
-        self.critic_gae_lambda = critic_gae_lambda
+        self.min_gae_lambda = min_gae_lambda
         self._last_state: Any = None
         self._last_memory_starts = self._last_strategy = None
         self._return_so_far = self._last_action_masks = None
@@ -220,7 +220,7 @@ class MemoryPPO(RememberingAlgorithm):
             action_space=self.action_space,
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
-            critic_gae_lambda=self.critic_gae_lambda,
+            min_gae_lambda=self.min_gae_lambda,
             strategies=self._strategy_values is not None,
             sequence_length=self._segment_length(),
             carries_over=self.policy.mark_starts,

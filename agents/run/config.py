@@ -200,7 +200,7 @@ class TrainConfig(Hyperparameters, Network, Task):
 
     OF_PPO: ClassVar[tuple[str, ...]] = (
         *("n_steps", "n_epochs", "gae_lambda", "ent_coef", "clip_range", "target_kl", "min_advantage_std", "vf_coef"),
-        *("critic_gae_lambda", "max_grad_norm", "num_minibatches", "anneal_entropy", "carry_over"),
+        *("min_gae_lambda", "max_grad_norm", "num_minibatches", "anneal_entropy", "carry_over"),
         *("use_sde", "sde_sample_freq", "batch_size", "anneal_clip_range", "ortho_init", "log_std_init"),
         *("workers", "overlap", "autocast"),
     )

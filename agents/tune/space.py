@@ -92,8 +92,8 @@ USUAL_PPO: Space = {
     "num_envs": Options((8, 16, 32, 64)),
     "num_minibatches": Options((1, 2, 4, 8)),
     "n_epochs": Range(1, 10),
-    "gae_lambda": Range(0.5, 1.0),
-    "critic_gae_lambda": Range(0.8, 1.0),
+    "gae_lambda": Range(0.8, 1.0),
+    "min_gae_lambda": Range(0.5, 1.0),
     "ent_coef": Range(1e-4, 0.1, log=True),
     "clip_range": Range(0.1, 0.4),
     # None: the default, which depends on the actions; 0: no limit

@@ -26,7 +26,7 @@ RECURRENT_PPO = {
     "learning_rate": 3e-4,
     "gamma": 0.99,
     "gae_lambda": 0.95,
-    "critic_gae_lambda": 0.95,
+    "min_gae_lambda": 1.0,
     "ent_coef": 0.0,
     "clip_range": 0.2,
     "vf_coef": 0.5,
@@ -169,11 +169,6 @@ def _number(field: str, none: float | None = None) -> Callable[[Any, Fields, Fie
     return take
 
 
-def _gae_lambda(value: Any, found: Fields, sizes: Fields) -> None:
-    """RecurrentPPO has one λ for actor and critic."""
-    found["gae_lambda"] = found["critic_gae_lambda"] = read_number(value)
-
-
 def _integer(field: str) -> Callable[[Any, Fields, Fields], None]:
     def take(value: Any, found: Fields, sizes: Fields) -> None:
         found[field] = _whole(value)
@@ -313,7 +308,7 @@ _READERS: dict[str, Callable[[Any, Fields, Fields], None]] = {
     "clip_range": _falling("clip_range", "anneal_clip_range"),
     "ent_coef": _falling("ent_coef", "anneal_entropy"),
     "gamma": _number("gamma"),
-    "gae_lambda": _gae_lambda,
+    "gae_lambda": _number("gae_lambda"),
     "vf_coef": _number("vf_coef"),
     "max_grad_norm": _number("max_grad_norm"),
     "target_kl": _number("target_kl", none=0.0),

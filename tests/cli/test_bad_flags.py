@@ -76,7 +76,7 @@ TRAIN: dict[str, list[str]] = {
     "log_std_init": [*NUMBER, "101"],
     "gamma": [*NUMBER, "1.0001"],
     "gae_lambda": [*NUMBER, "1.0001"],
-    "critic_gae_lambda": [*NUMBER, "1.0001"],
+    "min_gae_lambda": [*NUMBER, "1.0001"],
     "ent_coef": NUMBER,
     "clip_range": [*NUMBER, "-1e-9"],
     "target_kl": [*NUMBER],

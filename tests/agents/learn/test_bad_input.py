@@ -60,7 +60,7 @@ AGENT: dict[str, list] = {
     "n_epochs": [*SIZE, 10_001],
     "gamma": FRACTION,
     "gae_lambda": FRACTION,
-    "critic_gae_lambda": without(FRACTION, None),
+    "min_gae_lambda": without(FRACTION, None),
     "clip_range": [*SCHEDULE, 10**7],
     "clip_range_vf": OPTIONAL_SCHEDULE,
     "normalize_advantage": FLAG,

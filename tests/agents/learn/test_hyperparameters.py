@@ -83,7 +83,7 @@ def test_a_configuration_hands_its_fields_over_by_name():
     )
     given |= dict(target_kl=0.625, min_advantage_std=0.875, vf_coef=0.0625, max_grad_norm=math.inf)
     given |= dict(normalize_observations=True, normalize_returns=True, use_sde=False, sde_sample_freq=3)
-    given |= dict(autocast=True, critic_gae_lambda=0.75)
+    given |= dict(autocast=True, min_gae_lambda=0.75)
     assert set(given) == set(FIELDS)
     config = TrainConfig(num_envs=4, num_minibatches=2, carry_over=0.5, anneal=False, anneal_entropy=False, **given)
     env = make_env(config)

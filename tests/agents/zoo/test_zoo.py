@@ -73,7 +73,7 @@ def test_every_key_becomes_a_field(path):
         n_epochs=5,
         gamma=0.9,
         gae_lambda=0.85,
-        critic_gae_lambda=0.85,
+        min_gae_lambda=1.0,
         ent_coef=1e-3,
         anneal_entropy=False,
         vf_coef=0.25,

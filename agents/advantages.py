@@ -1,0 +1,114 @@
+"""Generalised advantage estimation, and the choice of its λ by what a rollout shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from palimpsest.machine_code import njit
+
+CHOICES = 5
+"""Number of λ below the largest that are tried, at equal distances."""
+TRUSTED = 0.95
+"""Slope, in units of `slope_of_noise`, up to which shorter advantages are trusted, found by trial
+(docs/notebook/defaults.md, "A λ for each rollout")."""
+
+
+@njit(cache=True)
+def generalized_advantages(
+    rewards: np.ndarray,
+    values: np.ndarray,
+    episode_start: np.ndarray,
+    last_values: np.ndarray,
+    last_done: np.ndarray,
+    gamma: float,
+    gae_lambda: float,
+) -> np.ndarray:
+    """GAE(λ): A_t = δ_t + γ λ A_{t+1}, δ_t = r_t + γ V_{t+1} - V_t, both cut where step t + 1 opens an episode.
+
+    Args:
+        rewards: [T, B] float32, with a truncated episode's γ V(final observation) already added.
+        values: [T, B] float32.
+        episode_start: [T, B] bool.
+        last_values: [B] float32, of the observation after the last step.
+        last_done: [B] bool, whether that observation opens an episode.
+        gamma: discount per step.
+        gae_lambda: λ.
+
+    Returns:
+        Advantages [T, B] float32.
+
+    Source: eq. 16 of "High-Dimensional Continuous Control Using Generalized Advantage Estimation",
+    arXiv 1506.02438.
+    """
+    T, B = rewards.shape
+    advantages = np.empty_like(rewards)
+    for b in range(B):
+        advantage = 0.0
+        next_value = last_values[b]
+        next_start = last_done[b]
+        for t in range(T - 1, -1, -1):
+            if next_start:
+                advantage = rewards[t, b] - values[t, b]
+            else:
+                delta = rewards[t, b] + gamma * next_value - values[t, b]
+                advantage = delta + gamma * gae_lambda * advantage
+            advantages[t, b] = advantage
+            next_value = values[t, b]
+            next_start = episode_start[t, b]
+    return advantages
+
+
+def shortest_advantages(
+    estimate: Callable[[float], np.ndarray],
+    longest: np.ndarray,
+    smallest_lambda: float,
+    largest_lambda: float,
+    gamma: float,
+    whole: Callable[[np.ndarray], np.ndarray] = lambda sums: sums,
+) -> tuple[np.ndarray, float]:
+    """The advantages of the smallest λ that is trusted: that misses nothing which goes on for longer.
+
+    Advantages of a smaller λ hold less of the noise of what follows an action. But where values follow slowly what an
+    action changed, the TD errors after it go on in one direction, and a small λ misses most of it. Then the longest
+    advantages rise with the shorter ones more steeply than for TD errors that are mere noise. So the rollout itself
+    tells: λ is the smallest of `CHOICES` for which the slope of this regression is at most `TRUSTED` times that of
+    noise.
+
+    Args:
+        estimate: gives the advantages [T, B] float32 of a λ.
+        longest: those of `largest_lambda`.
+        smallest_lambda: the smallest λ that may be chosen; nothing is chosen unless it is below `largest_lambda`.
+        largest_lambda: λ where no smaller one is trusted.
+        gamma: discount per step.
+        whole: adds up five float64 sums over all workers, where each has rows of its own.
+
+    Returns:
+        Advantages [T, B] float32, and their λ.
+
+    Source: ours.
+    """
+    if smallest_lambda < largest_lambda:
+        for gae_lambda in np.linspace(smallest_lambda, largest_lambda, CHOICES, endpoint=False).tolist():
+            shorter = estimate(gae_lambda)
+            limit = TRUSTED * slope_of_noise(gae_lambda, largest_lambda, gamma)
+            if _slope(longest, shorter, whole) <= limit:
+                return shorter, gae_lambda
+    return longest, largest_lambda
+
+
+def slope_of_noise(shorter: float, longer: float, gamma: float) -> float:
+    """Slope of the regression of GAE(longer) on GAE(shorter) for uncorrelated TD errors of one variance.
+
+    With a = Σ (γ λ)^k δ_k for either λ it is Σ (γ² λ λ')^k / Σ (γ λ)^2k = (1 - γ² λ²) / (1 - γ² λ λ'), λ the shorter.
+    """
+    return (1 - (gamma * shorter) ** 2) / (1 - gamma**2 * shorter * longer)
+
+
+def _slope(y: np.ndarray, x: np.ndarray, whole: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Slope of the regression of y on x, NaN where x does not vary."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    n, x_sum, y_sum, products, squares = whole(np.array([x.size, x.sum(), y.sum(), (x * y).sum(), (x * x).sum()]))
+    variance = squares - x_sum * x_sum / n
+    return float((products - x_sum * y_sum / n) / variance) if variance > 0 else np.nan
