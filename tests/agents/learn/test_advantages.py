@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 
-from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, generalized_advantages
+from palimpsest.agents.advantages import (
+    CHOICES,
+    TRUSTED,
+    _slope,
+    generalized_advantages,
+    shortest_advantages,
+    slope_of_noise,
+)
+from palimpsest.agents.learn.buffers import MemoryRolloutBuffer
 
 
 def n_step_mixture(rewards, values, starts, last_value, last_done, gamma, lam):
@@ -44,28 +54,102 @@ def test_gae_is_the_mixture_of_n_step_advantages(lam):
         np.testing.assert_allclose(got[:, b], want, rtol=1e-4, atol=1e-5)
 
 
-def filled(rng, **given):
-    """A rollout of 12 steps in 5 rows, and the arrays in it: rewards, values, episode starts."""
+def filled(rng, size=1.0, **given):
+    """A rollout of 12 steps in 5 rows, and the arrays in it: rewards, values of this size, episode starts."""
     T, B = 12, 5
     buffer = MemoryRolloutBuffer(T, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu", gamma=0.9, n_envs=B, **given)
     rewards, values = rng.normal(size=(2, T, B)).astype(np.float32)
+    values *= size
     starts = rng.random((T, B)) < 0.25
     buffer.rewards[:], buffer.episode_starts[:] = rewards, starts
     buffer.columns.old_values[:] = torch.from_numpy(values)
     return buffer, (rewards, values, starts)
 
 
-@pytest.mark.parametrize(("actor", "critic"), [(0.8, 0.95), (0.95, 0.3), (0.0, 1.0), (0.7, None)])
-def test_the_returns_have_the_lambda_of_the_critic(actor, critic):
-    rng = np.random.default_rng(2)
-    buffer, arrays = filled(rng, gae_lambda=actor, critic_gae_lambda=critic)
-    last_values, dones = rng.normal(size=5).astype(np.float32), np.array([True, False, True, False, False])
-    buffer.compute_returns_and_advantage(torch.from_numpy(last_values), dones)
-    for b in range(5):
-        column = [array[:, b].tolist() for array in arrays]
-        advantages, of_critic = (
-            n_step_mixture(*column, float(last_values[b]), bool(dones[b]), 0.9, lam)
-            for lam in (actor, actor if critic is None else critic)
+def expected_choice(arrays, last_values, dones, smallest, largest):
+    """λ by its definition: numpy's regression over columns that the definition of GAE gives, and a sum for noise."""
+
+    def estimate(lam):
+        columns = [[array[:, b].tolist() for array in arrays] for b in range(arrays[0].shape[1])]
+        ends = zip(last_values.tolist(), dones.tolist())
+        return np.ravel([n_step_mixture(*column, *end, 0.9, lam) for column, end in zip(columns, ends)])
+
+    powers = np.arange(2000)
+    for i in range(CHOICES):
+        lam = smallest + i * (largest - smallest) / CHOICES
+        slope = np.polyfit(estimate(lam), estimate(largest), 1)[0]
+        noise = np.sum((0.81 * lam * largest) ** powers) / np.sum((0.9 * lam) ** (2 * powers))
+        if slope <= TRUSTED * noise:
+            return lam
+    return largest
+
+
+@pytest.mark.parametrize(("smallest", "largest"), [(0.7, 0.95), (0.0, 1.0), (0.5, 0.8)])
+def test_the_actor_has_the_smallest_lambda_that_is_trusted_and_the_critic_the_largest(smallest, largest):
+    choices = set()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        buffer, arrays = filled(rng, seed / 100, gae_lambda=largest, min_gae_lambda=smallest)
+        last_values, dones = rng.normal(size=5).astype(np.float32), np.array([True, False, True, False, False])
+        buffer.compute_returns_and_advantage(torch.from_numpy(last_values), dones)
+        lam = expected_choice(arrays, last_values, dones, smallest, largest)
+        choices.add(round(lam, 3))
+        assert buffer.chosen_gae_lambda == pytest.approx(lam)
+        for b in range(5):
+            column = [array[:, b].tolist() for array in arrays]
+            advantages, longest = (
+                n_step_mixture(*column, float(last_values[b]), bool(dones[b]), 0.9, each) for each in (lam, largest)
+            )
+            np.testing.assert_allclose(buffer.advantages[:, b], advantages, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(buffer.returns[:, b], longest + arrays[1][:, b], rtol=1e-4, atol=1e-5)
+    assert len(choices) > 2
+
+
+def rollout_of(errors, smallest=0.7):
+    """λ that a long rollout chooses for TD errors [T, B], and the slope at `smallest` in units of noise."""
+    zeros = np.zeros_like(errors)
+    estimate = functools.partial(
+        generalized_advantages,
+        *(errors, zeros, zeros.astype(bool), zeros[0], zeros[0].astype(bool), 0.99),
+    )
+    slope = np.polyfit(estimate(smallest).ravel(), estimate(0.95).ravel(), 1)[0]
+    chosen = shortest_advantages(estimate, estimate(0.95), smallest, 0.95, 0.99)[1]
+    return chosen, slope / slope_of_noise(smallest, 0.95, 0.99)
+
+
+def test_errors_that_go_on_need_a_long_lambda_and_those_that_are_taken_back_a_short_one():
+    noise = np.random.default_rng(0).normal(size=(4000, 16)).astype(np.float32)
+    assert rollout_of(noise)[1] == pytest.approx(1, abs=0.02)
+    assert rollout_of(noise)[0] == 0.95
+    assert rollout_of(noise[1:] + 0.9 * noise[:-1])[0] == 0.95
+    assert rollout_of(noise[1:] - 0.5 * noise[:-1])[0] == 0.7
+
+
+@pytest.mark.parametrize(("smallest", "largest"), [(None, 0.9), (0.9, 0.9), (1.0, 0.9)])
+def test_one_lambda_is_that_of_sb3(smallest, largest):
+    buffer, arrays = filled(np.random.default_rng(3), gae_lambda=largest, min_gae_lambda=smallest)
+    buffer.compute_returns_and_advantage(torch.zeros(5), np.zeros(5, dtype=bool))
+    assert buffer.chosen_gae_lambda == largest
+    np.testing.assert_array_equal(buffer.returns, buffer.advantages + arrays[1])
+
+
+def test_advantages_that_are_all_the_same_choose_nothing():
+    zeros = np.zeros((4, 2), np.float32)
+    assert shortest_advantages(lambda lam: zeros, zeros, 0.5, 0.9, 0.99)[1] == 0.9
+
+
+def test_workers_choose_by_the_whole():
+    errors = np.random.default_rng(4).normal(size=(64, 4)).astype(np.float32)
+    estimates = [
+        functools.partial(
+            generalized_advantages,
+            *(part, 0 * part, np.zeros_like(part, bool), 0 * part[0], np.zeros_like(part[0], bool), 0.99),
         )
-        np.testing.assert_allclose(buffer.advantages[:, b], advantages, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(buffer.returns[:, b], of_critic + arrays[1][:, b], rtol=1e-4, atol=1e-5)
+        for part in (errors, errors[:, :1], errors[:, 1:])
+    ]
+    slopes = [_slope(each(0.9), each(0.5), lambda sums: sums) for each in estimates]
+    of_parts: list[np.ndarray] = []
+    for each in estimates[1:]:
+        _slope(each(0.9), each(0.5), lambda sums: of_parts.append(sums) or sums)
+    assert _slope(estimates[1](0.9), estimates[1](0.5), lambda sums: sum(of_parts)) == pytest.approx(slopes[0])
+    assert slopes[1] != pytest.approx(slopes[0])

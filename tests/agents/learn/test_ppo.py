@@ -16,7 +16,7 @@ from worlds import Counter, Spaces
 
 from palimpsest import envs, memory
 from palimpsest.agents import MemoryPPO
-from palimpsest.agents.learn.buffers import generalized_advantages
+from palimpsest.agents.advantages import generalized_advantages
 from palimpsest.agents.learn.loss import evaluated
 from palimpsest.agents.tree import tree_map
 

@@ -84,6 +84,7 @@ CASES: dict[str, dict[str, Any]] = {
     "undone": dict(target_kl=1e-4, learning_rate=0.1),
     "reconstructing": dict(memory_aux_coef=0.5, told=True),
     "no-carry": dict(memory_carry_over=0.0, clip_range_vf=0.2),
+    "lambda": dict(min_gae_lambda=0.5),
 }
 
 
