@@ -10,7 +10,7 @@ from palimpsest.machine_code import njit
 
 CHOICES = 5
 """Number of λ below the largest that are tried, at equal distances."""
-TRUSTED = 0.95
+TRUSTED = 0.9
 """Slope, in units of `slope_of_noise`, up to which shorter advantages are trusted, found by trial
 (docs/notebook/defaults.md, "A λ for each rollout")."""
 
