@@ -102,7 +102,7 @@ def test_the_actor_has_the_smallest_lambda_that_is_trusted_and_the_critic_the_la
             )
             np.testing.assert_allclose(buffer.advantages[:, b], advantages, rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(buffer.returns[:, b], longest + arrays[1][:, b], rtol=1e-4, atol=1e-5)
-    assert len(choices) > 2
+    assert len(choices) > 1
 
 
 def rollout_of(errors, smallest=0.7):
