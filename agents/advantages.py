@@ -102,6 +102,7 @@ def slope_of_noise(shorter: float, longer: float, gamma: float) -> float:
     """Slope of the regression of GAE(longer) on GAE(shorter) for uncorrelated TD errors of one variance.
 
     With a = Σ (γ λ)^k δ_k for either λ it is Σ (γ² λ λ')^k / Σ (γ λ)^2k = (1 - γ² λ²) / (1 - γ² λ λ'), λ the shorter.
+    The sums have no end. Where episodes end after a few steps the slope is smaller, and a small λ is trusted sooner.
     """
     return (1 - (gamma * shorter) ** 2) / (1 - gamma**2 * shorter * longer)
 
