@@ -14,6 +14,9 @@ TRUSTED = 0.9
 """Slope, in units of `slope_of_noise`, up to which shorter advantages are trusted, found by trial
 (docs/notebook/defaults.md, "A λ for each rollout")."""
 
+LATEST = 0.2
+"""Weight of the latest rollout in the averages of slopes."""
+
 
 @njit(cache=True)
 def generalized_advantages(
@@ -62,26 +65,24 @@ def generalized_advantages(
 
 def shortest_advantages(
     estimate: Callable[[float], np.ndarray],
-    longest: np.ndarray,
-    smallest_lambda: float,
-    largest_lambda: float,
+    lambdas: tuple[float, float],
     gamma: float,
+    slopes: list[float],
     whole: Callable[[np.ndarray], np.ndarray] = lambda sums: sums,
 ) -> tuple[np.ndarray, float]:
     """The advantages of the smallest λ that is trusted: that misses nothing which goes on for longer.
 
     Advantages of a smaller λ hold less of the noise of what follows an action. But where values follow slowly what an
     action changed, the TD errors after it go on in one direction, and a small λ misses most of it. Then the longest
-    advantages rise with the shorter ones more steeply than for TD errors that are mere noise. So the rollout itself
-    tells: λ is the smallest of `CHOICES` for which the slope of this regression is at most `TRUSTED` times that of
-    noise.
+    advantages rise with the shorter ones more steeply than for TD errors that are mere noise. So rollouts themselves
+    tell: λ is the smallest of `CHOICES` for which the slope of this regression is at most `TRUSTED` times that of
+    noise. The slope is averaged over rollouts, as that of a single one varies.
 
     Args:
         estimate: gives the advantages [T, B] float32 of a λ.
-        longest: those of `largest_lambda`.
-        smallest_lambda: the smallest λ that may be chosen; nothing is chosen unless it is below `largest_lambda`.
-        largest_lambda: λ where no smaller one is trusted.
+        lambdas: the smallest and the largest λ; nothing is chosen unless the first is smaller.
         gamma: discount per step.
+        slopes: averages so far, in units of noise; empty before the first rollout. This one is added to them.
         whole: adds up five float64 sums over all workers, where each has rows of its own.
 
     Returns:
@@ -89,13 +90,18 @@ def shortest_advantages(
 
     Source: ours.
     """
-    if smallest_lambda < largest_lambda:
-        for gae_lambda in np.linspace(smallest_lambda, largest_lambda, CHOICES, endpoint=False).tolist():
-            shorter = estimate(gae_lambda)
-            limit = TRUSTED * slope_of_noise(gae_lambda, largest_lambda, gamma)
-            if _slope(longest, shorter, whole) <= limit:
-                return shorter, gae_lambda
-    return longest, largest_lambda
+    smallest, largest = lambdas
+    longest = estimate(largest)
+    if smallest >= largest:
+        return longest, largest
+    choices = np.linspace(smallest, largest, CHOICES, endpoint=False).tolist()
+    found = [_slope(longest, estimate(each), whole) / slope_of_noise(each, largest, gamma) for each in choices]
+    if np.isfinite(found).all():
+        slopes[:] = [old + LATEST * (new - old) for old, new in zip(slopes or found, found)]
+    for each, slope in zip(choices, slopes):
+        if slope <= TRUSTED:
+            return estimate(each), each
+    return longest, largest
 
 
 def slope_of_noise(shorter: float, longer: float, gamma: float) -> float:

@@ -60,6 +60,7 @@ class MemoryRolloutBuffer:
         sequence_length: L, 1 to T; None for T, whole columns.
         carries_over: whether `memory_start` may differ from `episode_starts`, so that minibatches hold both.
         min_gae_lambda: smallest λ of the advantages, see `agents.advantages`; None for `gae_lambda`.
+        gae_slopes: what rollouts so far say of it; each adds to the list.
         workers: who fill the buffer. Each adds the steps of its own rows, `n_envs` / size of them, and `gather` brings
             the others'.
     """
@@ -78,6 +79,7 @@ class MemoryRolloutBuffer:
         carries_over: bool = False,
         workers: Alone | None = None,
         min_gae_lambda: float | None = None,
+        gae_slopes: list[float] | None = None,
     ) -> None:
         self.workers = workers or Alone()
         self.own = self.workers.rows(n_envs // self.workers.size)
@@ -87,6 +89,7 @@ class MemoryRolloutBuffer:
         self.device = get_device(device)
         self.gae_lambda = gae_lambda
         self.min_gae_lambda = gae_lambda if min_gae_lambda is None else min_gae_lambda
+        self.gae_slopes = [] if gae_slopes is None else gae_slopes
         self.chosen_gae_lambda = gae_lambda
         """λ of the advantages that were computed last."""
         self.gamma = gamma
@@ -246,7 +249,7 @@ class MemoryRolloutBuffer:
         return list(tree_map(lambda _: next(parts).flatten(0, 1), tuple(states)))
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
-        """Advantages of own rows by GAE, of a λ that the whole rollout chooses, and returns of `gae_lambda`.
+        """Advantages of own rows by GAE, of a λ that rollouts so far choose, and returns of `gae_lambda`.
 
         Args:
             last_values: [B] of own rows, of the observation after the last step.
@@ -256,15 +259,14 @@ class MemoryRolloutBuffer:
         estimate = functools.partial(
             generalized_advantages, *steps, _array(last_values).reshape(-1), np.asarray(dones, dtype=bool), self.gamma
         )
-        longest = estimate(self.gae_lambda)
         advantages, self.chosen_gae_lambda = shortest_advantages(
             estimate,
-            longest,
-            self.min_gae_lambda,
-            self.gae_lambda,
+            (self.min_gae_lambda, self.gae_lambda),
             self.gamma,
+            self.gae_slopes,
             lambda sums: np.sum(self.workers.objects(sums), axis=0),
         )
+        longest = advantages if self.chosen_gae_lambda == self.gae_lambda else estimate(self.gae_lambda)
         columns = self.columns
         columns.advantages[:, self.own] = torch.from_numpy(advantages).to(self.device)
         columns.returns[:, self.own] = torch.from_numpy(longest).to(self.device) + columns.old_values[:, self.own]

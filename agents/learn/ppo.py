@@ -95,10 +95,9 @@ class MemoryPPO(RememberingAlgorithm):
         memory_aux_coef: weight of reconstructing the observation from what the memory gives out, a loss that
             reaches the encoder where reward does not (arXiv 2105.14039 trains HCAM with one); 0 for none.
         strategy_epsilon: exploration of an adaptive allocator, (at the beginning, at the end) of training.
-        autocast: whether updates compute the encoder, the memory's maps and the heads' layers in bfloat16. States,
-            log-probabilities, values, losses and parameters stay float32, acting too: ratios begin at 1 but for the
-            rounding of bfloat16.
-        min_gae_lambda: smallest λ of the actor's advantages. Each rollout chooses one from it to `gae_lambda`, see
+        autocast: whether updates compute the encoder, the memory's maps and the heads' layers in bfloat16. All else
+            stays float32, acting too: ratios begin at 1 but for the rounding of bfloat16.
+        min_gae_lambda: smallest λ of the actor's advantages. Rollouts choose one from it to `gae_lambda`, see
             `agents.advantages`; the critic's returns keep `gae_lambda`. None for `gae_lambda`: one λ, as in SB3.
 
     Raises:
@@ -189,9 +188,9 @@ class MemoryPPO(RememberingAlgorithm):
         self.strategy_epsilon = strategy_epsilon
         self.autocast = autocast
         self.min_gae_lambda = min_gae_lambda
+        self.gae_slopes: list[float] = []
         self._last_state: Any = None
-        self._last_memory_starts = self._last_strategy = None
-        self._return_so_far = self._last_action_masks = None
+        self._last_memory_starts = self._last_strategy = self._return_so_far = self._last_action_masks = None
         self._told_of_outside = False
         if _init_setup_model:
             self._setup_model()
@@ -221,6 +220,7 @@ class MemoryPPO(RememberingAlgorithm):
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
             min_gae_lambda=self.min_gae_lambda,
+            gae_slopes=self.gae_slopes,
             strategies=self._strategy_values is not None,
             sequence_length=self._segment_length(),
             carries_over=self.policy.mark_starts,

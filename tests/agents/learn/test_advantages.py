@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
 
+from palimpsest.agents import MemoryPPO
 from palimpsest.agents.advantages import (
     CHOICES,
+    LATEST,
     TRUSTED,
     _slope,
     generalized_advantages,
@@ -66,10 +70,13 @@ def filled(rng, size=1.0, **given):
     return buffer, (rewards, values, starts)
 
 
-def expected_choice(arrays, last_values, dones, smallest, largest):
-    """λ by its definition: numpy's regression over columns that the definition of GAE gives, and a sum for noise."""
+def expected_choice(rollouts, smallest, largest):
+    """λ by its definition: numpy's regressions over columns that the definition of GAE gives, and sums for noise.
 
-    def estimate(lam):
+    `rollouts` are (arrays, last_values, dones), the last one being that which chooses.
+    """
+
+    def estimate(lam, arrays, last_values, dones):
         columns = [[array[:, b].tolist() for array in arrays] for b in range(arrays[0].shape[1])]
         ends = zip(last_values.tolist(), dones.tolist())
         return np.ravel([n_step_mixture(*column, *end, 0.9, lam) for column, end in zip(columns, ends)])
@@ -77,22 +84,28 @@ def expected_choice(arrays, last_values, dones, smallest, largest):
     powers = np.arange(2000)
     for i in range(CHOICES):
         lam = smallest + i * (largest - smallest) / CHOICES
-        slope = np.polyfit(estimate(lam), estimate(largest), 1)[0]
         noise = np.sum((0.81 * lam * largest) ** powers) / np.sum((0.9 * lam) ** (2 * powers))
-        if slope <= TRUSTED * noise:
+        slopes = [np.polyfit(estimate(lam, *each), estimate(largest, *each), 1)[0] / noise for each in rollouts]
+        average = slopes[0]
+        for slope in slopes[1:]:
+            average = (1 - LATEST) * average + LATEST * slope
+        if average <= TRUSTED:
             return lam
     return largest
 
 
 @pytest.mark.parametrize(("smallest", "largest"), [(0.7, 0.95), (0.0, 1.0), (0.5, 0.8)])
 def test_the_actor_has_the_smallest_lambda_that_is_trusted_and_the_critic_the_largest(smallest, largest):
-    choices = set()
-    for seed in range(30):
+    choices, rollouts, slopes = set(), [], []
+    for seed in range(24):
+        if seed % 3 == 0:
+            rollouts, slopes = [], []
         rng = np.random.default_rng(seed)
-        buffer, arrays = filled(rng, seed / 100, gae_lambda=largest, min_gae_lambda=smallest)
+        buffer, arrays = filled(rng, seed / 80, gae_lambda=largest, min_gae_lambda=smallest, gae_slopes=slopes)
         last_values, dones = rng.normal(size=5).astype(np.float32), np.array([True, False, True, False, False])
         buffer.compute_returns_and_advantage(torch.from_numpy(last_values), dones)
-        lam = expected_choice(arrays, last_values, dones, smallest, largest)
+        rollouts.append((arrays, last_values, dones))
+        lam = expected_choice(rollouts, smallest, largest)
         choices.add(round(lam, 3))
         assert buffer.chosen_gae_lambda == pytest.approx(lam)
         for b in range(5):
@@ -113,7 +126,7 @@ def rollout_of(errors, smallest=0.7):
         *(errors, zeros, zeros.astype(bool), zeros[0], zeros[0].astype(bool), 0.99),
     )
     slope = np.polyfit(estimate(smallest).ravel(), estimate(0.95).ravel(), 1)[0]
-    chosen = shortest_advantages(estimate, estimate(0.95), smallest, 0.95, 0.99)[1]
+    chosen = shortest_advantages(estimate, (smallest, 0.95), 0.99, [])[1]
     return chosen, slope / slope_of_noise(smallest, 0.95, 0.99)
 
 
@@ -134,8 +147,27 @@ def test_one_lambda_is_that_of_sb3(smallest, largest):
 
 
 def test_advantages_that_are_all_the_same_choose_nothing():
-    zeros = np.zeros((4, 2), np.float32)
-    assert shortest_advantages(lambda lam: zeros, zeros, 0.5, 0.9, 0.99)[1] == 0.9
+    zeros, slopes = np.zeros((4, 2), np.float32), []
+    assert shortest_advantages(lambda lam: zeros, (0.5, 0.9), 0.99, slopes)[1] == 0.9
+    assert not slopes
+    slopes[:] = [0.95, 0.92, 0.89, 0.95, 0.95]
+    assert shortest_advantages(lambda lam: zeros, (0.5, 0.9), 0.99, slopes)[1] == pytest.approx(0.66)
+    assert slopes == [0.95, 0.92, 0.89, 0.95, 0.95]
+
+
+def test_a_file_and_a_continued_training_keep_the_averages(tmp_path):
+    env = DummyVecEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
+    given = dict(n_steps=32, batch_size=64, n_epochs=1, policy_kwargs=dict(memory="gru"), seed=0, device="cpu")
+    model = MemoryPPO("MlpMemoryPolicy", env, min_gae_lambda=0.5, **given)
+    model.learn(128)
+    assert len(model.gae_slopes) == CHOICES
+    assert model.rollout_buffer.gae_slopes is model.gae_slopes
+    model.save(tmp_path / "model")
+    loaded = MemoryPPO.load(tmp_path / "model", env)
+    assert loaded.gae_slopes == model.gae_slopes
+    loaded.learn(64, reset_num_timesteps=False)
+    assert loaded.gae_slopes != model.gae_slopes
+    assert loaded.rollout_buffer.gae_slopes is loaded.gae_slopes
 
 
 def test_workers_choose_by_the_whole():
