@@ -12,7 +12,7 @@ CHOICES = 5
 """Number of λ below the largest that are tried, at equal distances."""
 TRUSTED = 0.9
 """Slope, in units of `slope_of_noise`, up to which shorter advantages are trusted, found by trial
-(docs/notebook/defaults.md, "A λ for each rollout")."""
+(docs/notebook/defaults.md, "A λ that rollouts choose")."""
 
 LATEST = 0.2
 """Weight of the latest rollout in the averages of slopes."""

@@ -63,8 +63,8 @@ class Hyperparameters:
     gae_lambda: Annotated[float, FRACTION] = 0.95
     """λ of generalised advantage estimation."""
     min_gae_lambda: Annotated[float, FRACTION] = 0.7
-    """Smallest λ of the actor's advantages. Each rollout chooses one from it to gae_lambda: a small one unless values
-    follow too slowly what actions change. With gae_lambda or more there is one λ, as in SB3."""
+    """Smallest λ of the actor's advantages. Rollouts choose one from it to gae_lambda: a small one unless values follow
+    too slowly what actions change. With gae_lambda or more there is one λ, as in SB3."""
     ent_coef: Annotated[float, WEIGHT] = 0.02
     """Weight of the entropy bonus."""
     clip_range: Annotated[float, WEIGHT] = 0.2
