@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -63,45 +63,59 @@ def generalized_advantages(
     return advantages
 
 
-def shortest_advantages(
-    estimate: Callable[[float], np.ndarray],
-    lambdas: tuple[float, float],
-    gamma: float,
-    slopes: list[float],
-    whole: Callable[[np.ndarray], np.ndarray] = lambda sums: sums,
-) -> tuple[np.ndarray, float]:
-    """The advantages of the smallest λ that is trusted: that misses nothing which goes on for longer.
+def choices(smallest: float, largest: float) -> list[float]:
+    """The λ below `largest` that are tried; none unless `smallest` is below it."""
+    return np.linspace(smallest, largest, CHOICES, endpoint=False).tolist() if smallest < largest else []
+
+
+def chosen_lambda(smallest: float, largest: float, slopes: Sequence[float]) -> float:
+    """The smallest λ that is trusted: that misses nothing which goes on for longer.
 
     Advantages of a smaller λ hold less of the noise of what follows an action. But where values follow slowly what an
     action changed, the TD errors after it go on in one direction, and a small λ misses most of it. Then the longest
     advantages rise with the shorter ones more steeply than for TD errors that are mere noise. So rollouts themselves
-    tell: λ is the smallest of `CHOICES` for which the slope of this regression is at most `TRUSTED` times that of
-    noise. The slope is averaged over rollouts, as that of a single one varies.
+    tell: λ is the smallest of `choices` for which the slope of this regression is at most `TRUSTED` times that of
+    noise.
 
     Args:
-        estimate: gives the advantages [T, B] float32 of a λ.
-        lambdas: the smallest and the largest λ; nothing is chosen unless the first is smaller.
-        gamma: discount per step.
-        slopes: averages so far, in units of noise; empty before the first rollout. This one is added to them.
-        whole: adds up five float64 sums over all workers, where each has rows of its own.
-
-    Returns:
-        Advantages [T, B] float32, and their λ.
+        smallest: the smallest λ that may be chosen.
+        largest: the largest, which is chosen where no other is trusted and before the first rollout.
+        slopes: for each of `choices`, averaged over rollouts; empty before the first.
 
     Source: ours.
     """
-    smallest, largest = lambdas
+    trusted = (each for each, slope in zip(choices(smallest, largest), slopes) if slope <= TRUSTED)
+    return next(trusted, largest)
+
+
+def slopes_of(
+    estimate: Callable[[float], np.ndarray],
+    smallest: float,
+    largest: float,
+    gamma: float,
+    whole: Callable[[np.ndarray], np.ndarray] = lambda sums: sums,
+) -> list[float]:
+    """Slope of the regression of the longest advantages on those of each of `choices`, in units of `slope_of_noise`.
+
+    Args:
+        estimate: gives the advantages [T, B] float32 of a λ.
+        smallest: the smallest λ.
+        largest: the largest.
+        gamma: discount per step.
+        whole: adds up five float64 sums over all workers, where each has rows of its own.
+    """
     longest = estimate(largest)
-    if smallest >= largest:
-        return longest, largest
-    choices = np.linspace(smallest, largest, CHOICES, endpoint=False).tolist()
-    found = [_slope(longest, estimate(each), whole) / slope_of_noise(each, largest, gamma) for each in choices]
-    if np.isfinite(found).all():
-        slopes[:] = [old + LATEST * (new - old) for old, new in zip(slopes or found, found)]
-    for each, slope in zip(choices, slopes):
-        if slope <= TRUSTED:
-            return estimate(each), each
-    return longest, largest
+    return [
+        _slope(longest, estimate(each), whole) / slope_of_noise(each, largest, gamma)
+        for each in choices(smallest, largest)
+    ]
+
+
+def averaged(slopes: list[float], found: list[float]) -> list[float]:
+    """Slopes so far with those of a rollout in them; without where the rollout's are not finite."""
+    if not np.isfinite(found).all():
+        return slopes
+    return [old + LATEST * (new - old) for old, new in zip(slopes or found, found)]
 
 
 def slope_of_noise(shorter: float, longer: float, gamma: float) -> float:

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
-from palimpsest.agents.advantages import generalized_advantages, shortest_advantages
+from palimpsest.agents.advantages import chosen_lambda, generalized_advantages, slopes_of
 from palimpsest.agents.tree import tree_map
 from palimpsest.agents.workers.group import Alone
 
@@ -60,7 +60,7 @@ class MemoryRolloutBuffer:
         sequence_length: L, 1 to T; None for T, whole columns.
         carries_over: whether `memory_start` may differ from `episode_starts`, so that minibatches hold both.
         min_gae_lambda: smallest λ of the advantages, see `agents.advantages`; None for `gae_lambda`.
-        gae_slopes: what rollouts so far say of it; each adds to the list.
+        gae_slopes: what earlier rollouts say of smaller λ.
         workers: who fill the buffer. Each adds the steps of its own rows, `n_envs` / size of them, and `gather` brings
             the others'.
     """
@@ -92,6 +92,8 @@ class MemoryRolloutBuffer:
         self.gae_slopes = [] if gae_slopes is None else gae_slopes
         self.chosen_gae_lambda = gae_lambda
         """λ of the advantages that were computed last."""
+        self.found_slopes: list[float] = []
+        """What this rollout says of smaller λ, see `agents.advantages`."""
         self.gamma = gamma
         self.sequence_length = min(sequence_length or buffer_size, buffer_size)
         T, B = buffer_size, n_envs
@@ -249,7 +251,7 @@ class MemoryRolloutBuffer:
         return list(tree_map(lambda _: next(parts).flatten(0, 1), tuple(states)))
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
-        """Advantages of own rows by GAE, of a λ that rollouts so far choose, and returns of `gae_lambda`.
+        """Advantages of own rows by GAE, of the λ that earlier rollouts choose, and returns of `gae_lambda`.
 
         Args:
             last_values: [B] of own rows, of the observation after the last step.
@@ -259,14 +261,12 @@ class MemoryRolloutBuffer:
         estimate = functools.partial(
             generalized_advantages, *steps, _array(last_values).reshape(-1), np.asarray(dones, dtype=bool), self.gamma
         )
-        advantages, self.chosen_gae_lambda = shortest_advantages(
-            estimate,
-            (self.min_gae_lambda, self.gae_lambda),
-            self.gamma,
-            self.gae_slopes,
-            lambda sums: np.sum(self.workers.objects(sums), axis=0),
+        bounds = self.min_gae_lambda, self.gae_lambda
+        self.chosen_gae_lambda = chosen_lambda(*bounds, self.gae_slopes)
+        self.found_slopes = slopes_of(
+            estimate, *bounds, self.gamma, lambda sums: np.sum(self.workers.objects(sums), axis=0)
         )
-        longest = advantages if self.chosen_gae_lambda == self.gae_lambda else estimate(self.gae_lambda)
+        advantages, longest = estimate(self.chosen_gae_lambda), estimate(self.gae_lambda)
         columns = self.columns
         columns.advantages[:, self.own] = torch.from_numpy(advantages).to(self.device)
         columns.returns[:, self.own] = torch.from_numpy(longest).to(self.device) + columns.old_values[:, self.own]

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 from torch import Tensor
 
+from palimpsest.agents.advantages import averaged
 from palimpsest.agents.device import check_autocast
 from palimpsest.agents.environments import longest_horizon, made_environment
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer, Minibatch
@@ -87,18 +88,17 @@ class MemoryPPO(RememberingAlgorithm):
         refresh_states: whether each pass but the first computes the states before segments again, by a scan of the
             rollout without gradient. Without segments there is nothing to compute: no parameter reaches the state
             before the first step.
-        memory_carry_over: p in 0 to 1, the chance that a memory is kept, not reset, at the end of a training
-            episode, so that the next episode begins on a page already written (state passing,
-            arXiv 2507.02782). Values still stop at the episode's end; `env.reset()` and evaluation start fresh.
+        memory_carry_over: p in 0 to 1, the chance that a memory is kept, not reset, at the end of a training episode
+            (state passing, arXiv 2507.02782). Values still stop there; `env.reset()` and evaluation start fresh.
             Where p > 0 the policy marks the first step of every episode, in evaluation too, unless its `forward` or
             `evaluate_actions` takes no `episode_start`.
         memory_aux_coef: weight of reconstructing the observation from what the memory gives out, a loss that
-            reaches the encoder where reward does not (arXiv 2105.14039 trains HCAM with one); 0 for none.
+            reaches the encoder where reward does not (as HCAM is trained, arXiv 2105.14039); 0 for none.
         strategy_epsilon: exploration of an adaptive allocator, (at the beginning, at the end) of training.
         autocast: whether updates compute the encoder, the memory's maps and the heads' layers in bfloat16. All else
             stays float32, acting too: ratios begin at 1 but for the rounding of bfloat16.
-        min_gae_lambda: smallest λ of the actor's advantages. Rollouts choose one from it to `gae_lambda`, see
-            `agents.advantages`; the critic's returns keep `gae_lambda`. None for `gae_lambda`: one λ, as in SB3.
+        min_gae_lambda: smallest λ of the actor's advantages. Rollouts choose one from it to `gae_lambda` (see
+            `agents.advantages`); the critic's returns keep `gae_lambda`. None: one λ, as in SB3.
 
     Raises:
         ValueError: an argument out of range, a space or a memory that is not supported.
@@ -231,8 +231,7 @@ class MemoryPPO(RememberingAlgorithm):
             buffer_size=self.n_steps, n_envs=self.whole_envs, workers=self.workers, device=self.device
         )
         self.clip_range = FloatSchedule(self.clip_range)
-        if self.clip_range_vf is not None:
-            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+        self.clip_range_vf = None if self.clip_range_vf is None else FloatSchedule(self.clip_range_vf)
         reach = self.rollout_buffer.sequence_length
         if self.sequence_length is None and reach < self.n_steps:
             warnings.warn(
@@ -316,21 +315,22 @@ class MemoryPPO(RememberingAlgorithm):
         self.policy.set_training_mode(True)
         self.policy.look_for_changes()
         self._update_learning_rate(self.policy.optimizer)
-        clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
-        clip_range_vf = None
-        if self.clip_range_vf is not None:
-            clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        remaining = self._current_progress_remaining
+        clip_range = self.clip_range(remaining)  # type: ignore[operator]
+        clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(remaining)  # type: ignore[operator]
         columns, workers = self.rollout_buffer.columns, self.workers
         least = self.min_advantage_std
         if self.policy.return_scale is not None:
             self.policy.return_scale.update(columns.returns)
             least *= float(self.policy.return_scale.std)
+        if float(columns.advantages.std(correction=0)) >= least:  # else they are noise, which tells nothing of λ
+            self.gae_slopes[:] = averaged(self.gae_slopes, self.rollout_buffer.found_slopes)
         weights = LossWeights(
             clip_range,
             clip_range_vf,
             self.normalize_advantage,
             least,
-            self.ent_coef(self._current_progress_remaining) if callable(self.ent_coef) else self.ent_coef,
+            self.ent_coef(remaining) if callable(self.ent_coef) else self.ent_coef,
             self.vf_coef,
             self.memory_aux_coef,
         )

@@ -17,9 +17,11 @@ from palimpsest.agents.advantages import (
     LATEST,
     TRUSTED,
     _slope,
+    averaged,
+    chosen_lambda,
     generalized_advantages,
-    shortest_advantages,
     slope_of_noise,
+    slopes_of,
 )
 from palimpsest.agents.learn.buffers import MemoryRolloutBuffer
 
@@ -73,7 +75,7 @@ def filled(rng, size=1.0, **given):
 def expected_choice(rollouts, smallest, largest):
     """λ by its definition: numpy's regressions over columns that the definition of GAE gives, and sums for noise.
 
-    `rollouts` are (arrays, last_values, dones), the last one being that which chooses.
+    `rollouts` are (arrays, last_values, dones) of those before the one that λ is for.
     """
 
     def estimate(lam, arrays, last_values, dones):
@@ -82,7 +84,7 @@ def expected_choice(rollouts, smallest, largest):
         return np.ravel([n_step_mixture(*column, *end, 0.9, lam) for column, end in zip(columns, ends)])
 
     powers = np.arange(2000)
-    for i in range(CHOICES):
+    for i in range(CHOICES if rollouts else 0):
         lam = smallest + i * (largest - smallest) / CHOICES
         noise = np.sum((0.81 * lam * largest) ** powers) / np.sum((0.9 * lam) ** (2 * powers))
         slopes = [np.polyfit(estimate(lam, *each), estimate(largest, *each), 1)[0] / noise for each in rollouts]
@@ -104,10 +106,11 @@ def test_the_actor_has_the_smallest_lambda_that_is_trusted_and_the_critic_the_la
         buffer, arrays = filled(rng, seed / 80, gae_lambda=largest, min_gae_lambda=smallest, gae_slopes=slopes)
         last_values, dones = rng.normal(size=5).astype(np.float32), np.array([True, False, True, False, False])
         buffer.compute_returns_and_advantage(torch.from_numpy(last_values), dones)
-        rollouts.append((arrays, last_values, dones))
         lam = expected_choice(rollouts, smallest, largest)
         choices.add(round(lam, 3))
         assert buffer.chosen_gae_lambda == pytest.approx(lam)
+        rollouts.append((arrays, last_values, dones))
+        slopes = averaged(slopes, buffer.found_slopes)
         for b in range(5):
             column = [array[:, b].tolist() for array in arrays]
             advantages, longest = (
@@ -126,7 +129,7 @@ def rollout_of(errors, smallest=0.7):
         *(errors, zeros, zeros.astype(bool), zeros[0], zeros[0].astype(bool), 0.99),
     )
     slope = np.polyfit(estimate(smallest).ravel(), estimate(0.95).ravel(), 1)[0]
-    chosen = shortest_advantages(estimate, (smallest, 0.95), 0.99, [])[1]
+    chosen = chosen_lambda(smallest, 0.95, slopes_of(estimate, smallest, 0.95, 0.99))
     return chosen, slope / slope_of_noise(smallest, 0.95, 0.99)
 
 
@@ -146,13 +149,24 @@ def test_one_lambda_is_that_of_sb3(smallest, largest):
     np.testing.assert_array_equal(buffer.returns, buffer.advantages + arrays[1])
 
 
-def test_advantages_that_are_all_the_same_choose_nothing():
-    zeros, slopes = np.zeros((4, 2), np.float32), []
-    assert shortest_advantages(lambda lam: zeros, (0.5, 0.9), 0.99, slopes)[1] == 0.9
-    assert not slopes
-    slopes[:] = [0.95, 0.92, 0.89, 0.95, 0.95]
-    assert shortest_advantages(lambda lam: zeros, (0.5, 0.9), 0.99, slopes)[1] == pytest.approx(0.66)
-    assert slopes == [0.95, 0.92, 0.89, 0.95, 0.95]
+def test_advantages_that_are_all_the_same_tell_nothing():
+    zeros = np.zeros((4, 2), np.float32)
+    found = slopes_of(lambda lam: zeros, 0.5, 0.9, 0.99)
+    assert np.isnan(found).all()
+    assert averaged([], found) == []
+    before = [0.95, 0.92, 0.89, 0.95, 0.95]
+    assert averaged(before, found) == before
+    assert chosen_lambda(0.5, 0.9, before) == pytest.approx(0.66)
+    assert chosen_lambda(0.5, 0.9, []) == 0.9
+
+
+def test_rollouts_without_differences_do_not_count():
+    env = DummyVecEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
+    given = dict(n_steps=32, batch_size=64, n_epochs=1, policy_kwargs=dict(memory="gru"), seed=0, device="cpu")
+    model = MemoryPPO("MlpMemoryPolicy", env, min_gae_lambda=0.5, min_advantage_std=100.0, **given)
+    model.learn(128)
+    assert len(model.rollout_buffer.found_slopes) == CHOICES
+    assert model.gae_slopes == []
 
 
 def test_a_file_and_a_continued_training_keep_the_averages(tmp_path):
