@@ -82,6 +82,9 @@ def chosen_lambda(smallest: float, largest: float, slopes: Sequence[float]) -> f
         largest: the largest, which is chosen where no other is trusted and before the first rollout.
         slopes: for each of `choices`, averaged over rollouts; empty before the first.
 
+    Returns:
+        One of `choices`, or `largest`.
+
     Source: ours.
     """
     trusted = (each for each, slope in zip(choices(smallest, largest), slopes) if slope <= TRUSTED)
@@ -103,12 +106,15 @@ def slopes_of(
         largest: the largest.
         gamma: discount per step.
         whole: adds up five float64 sums over all workers, where each has rows of its own.
+
+    Returns:
+        One for each of `choices`; NaN where advantages do not vary.
     """
+    tried = choices(smallest, largest)
+    if not tried:
+        return []
     longest = estimate(largest)
-    return [
-        _slope(longest, estimate(each), whole) / slope_of_noise(each, largest, gamma)
-        for each in choices(smallest, largest)
-    ]
+    return [_slope(longest, estimate(each), whole) / slope_of_noise(each, largest, gamma) for each in tried]
 
 
 def averaged(slopes: list[float], found: list[float]) -> list[float]:

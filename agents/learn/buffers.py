@@ -266,7 +266,8 @@ class MemoryRolloutBuffer:
         self.found_slopes = slopes_of(
             estimate, *bounds, self.gamma, lambda sums: np.sum(self.workers.objects(sums), axis=0)
         )
-        advantages, longest = estimate(self.chosen_gae_lambda), estimate(self.gae_lambda)
+        advantages = estimate(self.chosen_gae_lambda)
+        longest = advantages if self.chosen_gae_lambda == self.gae_lambda else estimate(self.gae_lambda)
         columns = self.columns
         columns.advantages[:, self.own] = torch.from_numpy(advantages).to(self.device)
         columns.returns[:, self.own] = torch.from_numpy(longest).to(self.device) + columns.old_values[:, self.own]
