@@ -62,9 +62,9 @@ class Hyperparameters:
     """Discount factor per step. Default: the algorithm's preset, 0.99 with ppo."""
     gae_lambda: Annotated[float, FRACTION] = 0.95
     """λ of generalised advantage estimation."""
-    min_gae_lambda: Annotated[float, FRACTION] = 1.0
+    min_gae_lambda: Annotated[float, FRACTION] = 0.7
     """Smallest λ of the actor's advantages. With less than gae_lambda rollouts choose one between: a small one unless
-    values follow too slowly what actions change. 0.7 is worth a trial where every step is rewarded."""
+    values follow too slowly what actions change. 1 for gae_lambda alone."""
     ent_coef: Annotated[float, WEIGHT] = 0.02
     """Weight of the entropy bonus."""
     clip_range: Annotated[float, WEIGHT] = 0.2
