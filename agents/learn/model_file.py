@@ -120,6 +120,14 @@ class SavedAlgorithm(BaseAlgorithm):
         check_environments(self)
         return super()._setup_learn(*args, **kwargs)
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed all that draws: torch, NumPy, the spaces and environments as in SB3, and what this model draws with."""
+        super().set_random_seed(seed)
+        self.rng = np.random.default_rng(seed)
+
+    def _follow(self, before: Mapping[str, Any]) -> None:
+        """After a load: `before` has what the file held for the arguments that `load` was given."""
+
     def recall(self) -> Any:
         """The memory before the step under way."""
         return self._last_state
@@ -281,7 +289,9 @@ def load_model(
     beside = {name: tree.pop(name, None) for name in _BESIDE}
     parameters, statistics = beside.pop("parameters"), beside.pop("vec_normalize")
     check_policy_kwargs(tree, kwargs)
-    tree |= {_ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
+    changed = {_ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
+    before = {name: tree[name] for name in changed.keys() & tree.keys()}
+    tree |= changed
     if lacking := [name for name in _NEEDED if name not in tree]:
         raise CorruptFile(
             f"{label!r} lacks {', '.join(lacking)}, without which no model is made; save it without exclude"
@@ -304,6 +314,7 @@ def load_model(
         with no_larger_than(parameters.values()):
             model._setup_model()
         model.set_parameters(parameters, exact_match=True, device=device)
+    model._follow(before)
     if model._last_state is not None:
         model._last_state = as_state(model.policy.initial_state(model.n_envs), model._last_state, label)
     if unknown:

@@ -163,7 +163,7 @@ class MemoryPPO(RememberingAlgorithm):
             max_grad_norm=max_grad_norm,
             use_sde=use_sde,
             sde_sample_freq=sde_sample_freq,
-            stats_window_size=stats_window_size,
+            stats_window_size=int(stats_window_size),
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
             verbose=verbose,
@@ -202,7 +202,6 @@ class MemoryPPO(RememberingAlgorithm):
         self._prepare_division()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        self.rng = np.random.default_rng(self.seed)
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
             self.action_space,

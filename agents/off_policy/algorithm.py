@@ -135,6 +135,8 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         normalize_returns: bool,
         **kwargs: Any,
     ) -> None:
+        often, *unit = kwargs["train_freq"] if isinstance(kwargs["train_freq"], tuple) else (kwargs["train_freq"],)
+        kwargs["train_freq"] = (int(often), *unit) if unit else int(often)  # SB3 takes no integer of NumPy's
         super().__init__(n_steps=n_step or n_steps, sde_support=False, support_multi_env=True, **kwargs)
         self.sequence_length = sequence_length
         self.burn_in = burn_in
@@ -163,7 +165,6 @@ class OffPolicyMemoryAlgorithm(SavedAlgorithm, OffPolicyAlgorithm):
         check_policy_kwargs(self.policy_class, self.policy_kwargs, type(self).__name__)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        self.rng = np.random.default_rng(self.seed)
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs, **parts
         ).to(self.device)

@@ -183,7 +183,7 @@ class MemoryDQN(OffPolicyMemoryAlgorithm):
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
             policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
+            stats_window_size=int(stats_window_size),
             tensorboard_log=tensorboard_log,
             verbose=verbose,
             device=device,

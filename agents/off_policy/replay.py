@@ -94,6 +94,8 @@ class SequenceReplay:
         prioritized: bool = False,
     ) -> None:
         self.device = get_device(device)
+        sizes = buffer_size, n_envs, sequence_length, burn_in, n_steps
+        buffer_size, n_envs, sequence_length, burn_in, n_steps = map(int, sizes)  # of NumPy's integers too
         self.n_envs = n_envs
         self.sequence_length, self.burn_in, self.n_steps = sequence_length, burn_in, n_steps
         self.prioritized = prioritized
@@ -223,16 +225,19 @@ class SequenceReplay:
             self.tree.set(cuts * self.n_envs + rows[complete], self.largest)
         return slots
 
-    def sample(self, batch_size: int, rng: np.random.Generator, env: VecNormalize | None = None) -> Sequences:
+    def sample(
+        self, batch_size: int, rng: np.random.Generator | None = None, env: VecNormalize | None = None
+    ) -> Sequences:
         """Draw `batch_size` sequences, with replacement.
 
         Args:
             batch_size: b.
-            rng: what draws.
+            rng: what draws; None for NumPy's global generator, as in SB3.
             env: normalises observations and rewards, as in SB3; None for none.
         """
         assert self.ready, "there is no whole sequence yet"
-        items = self.tree.draw(rng.random(batch_size))
+        uniform = np.random.random(batch_size) if rng is None else rng.random(batch_size)  # noqa: NPY002
+        items = self.tree.draw(uniform)
         cuts, rows = items // self.n_envs, items % self.n_envs
         slots = (cuts * self.sequence_length + np.arange(self.whole)[:, None]) % self.buffer_size
 

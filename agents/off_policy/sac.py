@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
@@ -174,7 +175,7 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
             policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
+            stats_window_size=int(stats_window_size),
             tensorboard_log=tensorboard_log,
             verbose=verbose,
             device=device,
@@ -201,10 +202,19 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
                 self.target_entropy = DISCRETE_ENTROPY * math.log(int(self.action_space.n))
             else:
                 self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+        self._begin_entropy()
+
+    def _begin_entropy(self) -> None:
+        """Where the entropy's weight is learned, begin at the value that `ent_coef` says."""
         if isinstance(self.ent_coef, str):
             first = float(self.ent_coef.partition("_")[2] or 1.0)
             with torch.no_grad():
                 self.policy.log_ent_coef.fill_(math.log(first))
+
+    def _follow(self, before: Mapping[str, Any]) -> None:
+        super()._follow(before)
+        if not isinstance(before.get("ent_coef", "auto"), str):
+            self._begin_entropy()  # nothing of it was learned before
 
     def _make_targets(self) -> None:
         self.critic_target = target_of(self.policy)

@@ -11,6 +11,7 @@ from torch import Tensor
 from palimpsest.agents.off_policy.replay import Sequences
 from palimpsest.agents.off_policy.sac_policy import MemorySACPolicy
 from palimpsest.agents.off_policy.targets import lookahead, refreshed
+from palimpsest.agents.policy.distributions import log_prob_of
 from palimpsest.agents.tree import halves
 
 
@@ -85,9 +86,9 @@ def sac_losses(
         current = current.gather(-1, taken.expand(len(current), *taken.shape).unsqueeze(-1)).squeeze(-1)
     else:
         flat = distribution.get_actions()
-        log_prob = distribution.log_prob(flat).unflatten(0, start.shape)
+        log_prob = log_prob_of(distribution, flat).unflatten(0, start.shape)
         actions, entropy = flat.unflatten(0, start.shape), -log_prob
-        current = policy.q_values(latent.critic[:L], taken.flatten(2))
+        current = policy.q_values(latent.critic[:L], taken.reshape(*taken.shape[:2], -1))
     with torch.no_grad():
         goals = lookahead(softened(target, ahead), rewards, terminated, acted, gamma, n_steps)
     errors = current - goals

@@ -57,7 +57,18 @@ def draw(distribution: sb3.Distribution, deterministic: bool) -> tuple[Tensor, T
     if isinstance(distribution, Categorical) and not deterministic:
         return distribution.sample_with_log_prob()
     actions = distribution.get_actions(deterministic)
-    return actions, distribution.log_prob(actions)
+    return actions, log_prob_of(distribution, actions)
+
+
+def log_prob_of(distribution: sb3.Distribution, drawn: Tensor) -> Tensor:
+    """Log-probabilities [N] of the actions [N, ...] that `distribution` has just given out.
+
+    Those of a squashed distribution come from the numbers before tanh, as in SB3's SAC. float32 rounds tanh to 1 from 9
+    on, so the inverse of the action would not be the number that was drawn.
+    """
+    if isinstance(distribution, sb3.SquashedDiagGaussianDistribution):
+        return distribution.log_prob(drawn, distribution.gaussian_actions)
+    return distribution.log_prob(drawn)
 
 
 class _Remade:
