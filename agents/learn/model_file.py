@@ -125,8 +125,8 @@ class SavedAlgorithm(BaseAlgorithm):
         super().set_random_seed(seed)
         self.rng = np.random.default_rng(seed)
 
-    def _follow(self, before: Mapping[str, Any]) -> None:
-        """After a load: `before` has what the file held for the arguments that `load` was given."""
+    def _loaded(self) -> None:
+        """Called once the parameters of a file are here; some of them may follow arguments that `load` was given."""
 
     def recall(self) -> Any:
         """The memory before the step under way."""
@@ -289,9 +289,7 @@ def load_model(
     beside = {name: tree.pop(name, None) for name in _BESIDE}
     parameters, statistics = beside.pop("parameters"), beside.pop("vec_normalize")
     check_policy_kwargs(tree, kwargs)
-    changed = {_ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
-    before = {name: tree[name] for name in changed.keys() & tree.keys()}
-    tree |= changed
+    tree |= {_ATTRIBUTES.get(name, name): value for name, value in kwargs.items()}
     if lacking := [name for name in _NEEDED if name not in tree]:
         raise CorruptFile(
             f"{label!r} lacks {', '.join(lacking)}, without which no model is made; save it without exclude"
@@ -314,7 +312,7 @@ def load_model(
         with no_larger_than(parameters.values()):
             model._setup_model()
         model.set_parameters(parameters, exact_match=True, device=device)
-    model._follow(before)
+    model._loaded()
     if model._last_state is not None:
         model._last_state = as_state(model.policy.initial_state(model.n_envs), model._last_state, label)
     if unknown:

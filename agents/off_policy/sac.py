@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
@@ -211,10 +210,9 @@ class MemorySAC(OffPolicyMemoryAlgorithm):
             with torch.no_grad():
                 self.policy.log_ent_coef.fill_(math.log(first))
 
-    def _follow(self, before: Mapping[str, Any]) -> None:
-        super()._follow(before)
-        if not isinstance(before.get("ent_coef", "auto"), str):
-            self._begin_entropy()  # nothing of it was learned before
+    def _loaded(self) -> None:
+        if not self.policy.ent_coef_optimizer.state:  # nothing of the weight was learned before
+            self._begin_entropy()
 
     def _make_targets(self) -> None:
         self.critic_target = target_of(self.policy)
