@@ -75,7 +75,8 @@ def influence(policy: MemoryActorCriticPolicy, recording: Recording) -> np.ndarr
     """How strongly each past input moves each action: the length of the gradient of the chosen logit.
 
     The gradient is that by what the actor's memory reads at a step, after the encoder, through the memory's scan, and
-    past it where the heads read that too. For a Box it is the gradient of the sum of the means, for several choices or switches that of the sum of their logits.
+    past it where the heads read that too. For a Box it is the gradient of the sum of the means, for several choices or
+    switches that of the sum of their logits.
 
     Returns:
         [T, T] float: action at step t, input at step s; 0 for s > t.

@@ -192,6 +192,26 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path, monkeypa
     assert_same_curves(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.parametrize("left", [None, "", '{"python": "3.1', "[]"])
+def test_a_run_killed_before_its_versions_were_written_ends_with_its_card(left, tmp_path, monkeypatch):
+    train_and_die(monkeypatch, 40, config(tmp_path / "run"))
+    (tmp_path / "run" / "versions.json").unlink()
+    if left is not None:
+        (tmp_path / "run" / "versions.json").write_text(left)
+    experiment.train(config(tmp_path / "run", resume=tmp_path / "run", run_dir=None), quiet())
+    assert json.loads((tmp_path / "run" / "versions.json").read_text())["torch"]
+    assert (tmp_path / "run" / "README.md").exists()
+
+
+def test_a_directory_with_a_configuration_has_versions(tmp_path, monkeypatch):
+    """Whatever is killed then can be resumed."""
+    written = []
+    monkeypatch.setattr(experiment, "note_versions", lambda directory: written.append("versions"))
+    monkeypatch.setattr(experiment, "write_atomically", lambda path, content: written.append(path.name))
+    experiment._write_origin(config(tmp_path), tmp_path)
+    assert written == ["versions", "config.toml"]
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path):
     experiment.train(config(tmp_path / "run"), quiet())
     before = parameters(tmp_path / "run")
