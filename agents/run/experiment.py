@@ -51,7 +51,7 @@ from palimpsest.agents.run.program import COMMAND
 from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, use_logger
 from palimpsest.agents.run.runs import Run, environments, give_weights
 from palimpsest.agents.workers.group import here
-from palimpsest.agents.worlds.vectors import most_rows
+from palimpsest.agents.worlds.vectors import close_all, most_rows
 from palimpsest.refusals import closest, refuse
 
 COLUMNS_PER_THREAD = 64
@@ -216,9 +216,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
             _learn(config, directory, model, evaluation_env, checkpoints, signals, console, watch)
     finally:
         held.close()
-        env.close()
-        if evaluation_env is not None:
-            evaluation_env.close()
+        close_all(env, evaluation_env)
     run = Run(directory, config, model)
     write_model_card(directory)
     if signals.number is not None:

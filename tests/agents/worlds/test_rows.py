@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 import gymnasium as gym
@@ -13,9 +15,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from palimpsest.agents.environments import longest_horizon
 from palimpsest.agents.run.key_values import environment_arguments
-from palimpsest.agents.worlds.vectors import VECS, Row, make_environments
+from palimpsest.agents.worlds.vectors import VECS, Row, close_all, make_environments
 from palimpsest.agents.worlds.wrappers import found, wrapped
 from palimpsest.envs.sb3 import VectorEnvAdaptor
+from palimpsest.envs.sb3_wrappers import watch_workers
 from palimpsest.imports import from_here, imported
 
 MAZE = "Palimpsest/EndlessTMaze-v0"
@@ -66,6 +69,37 @@ def here(tmp_path, monkeypatch):
         yield tmp_path
     sys.modules.pop("users_world", None)
     gym.registry.pop("Sum-v0", None)
+
+
+@pytest.mark.parametrize("vec", ["subproc", "async"])
+def test_workers_leave_sigterm_to_their_parent_which_can_end_them(vec):
+    """Also where one of two groups cannot be closed, for its workers are dead."""
+    env, other = (make_environments("CartPole-v1", 2, 0, {}, vec=vec) for _ in range(2))
+    env.reset()
+    workers, others = ((each.env if vec == "async" else each).processes for each in (env, other))
+    for process in [*workers, *others]:
+        os.kill(process.pid, signal.SIGTERM)
+    env.step(np.zeros(2, np.int64))
+    workers[1].terminate()
+    workers[1].join(20)
+    assert workers[1].exitcode == -signal.SIGKILL
+    watch_workers(env)
+    with pytest.raises(ChildProcessError, match=r"environment 1 .* was killed by SIGKILL"):
+        env.reset()
+    close_all(None, env, other)
+    assert not any(process.is_alive() for process in [*workers, *others])
+
+
+def test_all_environments_are_closed_whatever_one_raises():
+    closed = []
+
+    class Pool:
+        def close(self):
+            closed.append(self)
+            raise ChildProcessError("dead")
+
+    close_all(Pool(), Pool())
+    assert len(closed) == 2
 
 
 def test_modules_are_found_from_here_and_nowhere_else_afterwards(tmp_path, monkeypatch):
