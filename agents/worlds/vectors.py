@@ -142,15 +142,15 @@ class Row:
             from palimpsest.envs.workers import leave_signals_to_parent
 
             leave_signals_to_parent()
-        import gymnasium
         from stable_baselines3.common.monitor import Monitor
 
         from palimpsest.envs.declared import Hiding, undone
+        from palimpsest.envs.made import made
         from palimpsest.envs.text import DropText, check_storable, has_text
         from palimpsest.envs.wrappers import FullyObserved
 
         environment_spec(self.env_id)  # imports its module, or says that there is none
-        env = gymnasium.make(self.env_id, **self.env_args)
+        env = made(self.env_id, self.env_args)
         env = wrapped(FullyObserved(env) if self.fully_observed else env, self.wrapper)
         if has_text(env.observation_space):
             env = DropText(env)
@@ -172,6 +172,7 @@ def _rows(row: Row, num_envs: int, vec: str | None) -> VecEnv:
         used = (SubprocVecEnv if vec == "subproc" else AsyncVectorEnv).__module__
         multiprocessing.set_forkserver_preload(["palimpsest.fork_server", used, "gymnasium.envs"])
     if vec == "async":
+        row().close()  # what does not fit is said here; a worker would only die of it
         one = dataclasses.replace(row, monitored=False, parent=os.getpid())
         pool = AsyncVectorEnv([one] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
         kill_at_once(pool)

@@ -102,6 +102,54 @@ def test_all_environments_are_closed_whatever_one_raises():
     assert len(closed) == 2
 
 
+BAD = """
+import gymnasium as gym
+import numpy as np
+
+
+class Sized(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(2)
+
+    def __init__(self, size, *, level, name="a"):
+        pass
+
+
+class Spaceless(gym.Env):
+    pass
+
+
+class Importing(gym.Env):
+    def __init__(self):
+        import no_such_package
+
+
+for name in ("Sized", "Spaceless", "Importing"):
+    gym.register(f"{name}-v0", entry_point=f"bad_world:{name}")
+"""
+
+
+@pytest.mark.parametrize("vec", VECS)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Sized", "needs 'level', which has no default; got 'size': give --env-args level=..."),
+        ("Spaceless", "environment .*Spaceless-v0' cannot be made: The environment must specify an"),
+        ("Importing", "environment .*Importing-v0' cannot be made: No module named 'no_such_package'"),
+    ],
+)
+def test_an_environment_that_cannot_be_made_is_a_sentence(name, message, vec, tmp_path, monkeypatch):
+    (tmp_path / "bad_world.py").write_text(BAD)
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = {"size": 3} if name == "Sized" else {}
+    try:
+        with pytest.raises(ValueError, match=message):
+            make_environments(f"bad_world:{name}-v0", 2, 0, arguments, vec=vec)
+    finally:
+        sys.modules.pop("bad_world", None)
+        for made in ("Sized", "Spaceless", "Importing"):
+            gym.registry.pop(f"{made}-v0", None)
+
+
 def test_modules_are_found_from_here_and_nowhere_else_afterwards(tmp_path, monkeypatch):
     (tmp_path / "passing_world.py").write_text("here = 1\n")
     monkeypatch.chdir(tmp_path)
