@@ -150,6 +150,11 @@ def test_an_environment_that_cannot_be_made_is_a_sentence(name, message, vec, tm
             gym.registry.pop(f"{made}-v0", None)
 
 
+def test_a_view_is_taken_of_what_has_one():
+    with pytest.raises(ValueError, match="only observations with an entry 'image', as MiniGrid's, have a view"):
+        wrapped(gym.make("CartPole-v1"), ["minigrid-image"])
+
+
 def test_modules_are_found_from_here_and_nowhere_else_afterwards(tmp_path, monkeypatch):
     (tmp_path / "passing_world.py").write_text("here = 1\n")
     monkeypatch.chdir(tmp_path)
