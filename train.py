@@ -213,8 +213,15 @@ def _train(argv: list[str]) -> int:
         start.train(config, engine=command.engine)
     except (Interrupted, RunFailed) as stop:
         return _fail(stop, stop.exit_code)
-    except (ValueError, OSError, FloatingPointError) as error:
-        return _fail(error, 1 if directory.exists() else 2)
+    except Exception as error:
+        from palimpsest.agents.command.blame import is_of_user
+        from palimpsest.agents.launch.follow import remedy
+
+        theirs = is_of_user(error)
+        if not theirs and not isinstance(error, ValueError | OSError | FloatingPointError):
+            raise  # a fault of ours shows where it is
+        began = directory.exists()
+        return _fail(error, 1 if began else 2, remedy(config) if theirs and began else "")
     return 0
 
 
@@ -305,6 +312,12 @@ def _done(work: Callable[[], Any]) -> int:
         return _fail(error, 1)
     except (ValueError, DependencyNotInstalled) as error:
         return _fail(error, 2)
+    except Exception as error:
+        from palimpsest.agents.command.blame import is_of_user
+
+        if not is_of_user(error):
+            raise
+        return _fail(error, 1)
     return 0
 
 
@@ -369,10 +382,12 @@ def _fields(config: Any, cls: type) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(cls)}
 
 
-def _fail(error: object, code: int) -> int:
+def _fail(error: object, code: int, remedy: str = "") -> int:
     from palimpsest.agents.command.blame import told
 
     print(f"{PROGRAM}: {told(error)}", file=sys.stderr)
+    if remedy:
+        print(remedy, file=sys.stderr)
     return code
 
 

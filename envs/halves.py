@@ -107,8 +107,10 @@ class VecHalves(VecEnv):
 
     def close(self) -> None:
         """Close both halves."""
-        for half in self.halves:
-            half.settled().close()
+        try:
+            self.halves[0].settled().close()
+        finally:
+            self.halves[1].settled().close()
 
     def has_attr(self, attr_name: str) -> bool:
         """Whether every row has the attribute."""

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from palimpsest.envs.core import World
 from palimpsest.envs.declared import DECLARED, hides
 from palimpsest.envs.kernels import STEP_AND_RESTART
+from palimpsest.envs.made import made
 from palimpsest.envs.text import DropText, check_storable, has_text
 from palimpsest.envs.workers import watch
 from palimpsest.refusals import MOST, check_integer
@@ -389,7 +390,7 @@ def dummy_vec_env(id: str, num_envs: int, kwargs: dict[str, Any]) -> DummyVecEnv
     """SB3's DummyVecEnv of a registered id. Each row has a Monitor; text keys of observations are removed."""
 
     def one() -> gym.Env:
-        env = gym.make(id, **kwargs)
+        env = made(id, kwargs)
         if has_text(env.observation_space):
             env = DropText(env)
         check_storable(env.observation_space)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 import select
 import signal
@@ -52,6 +54,29 @@ class Watched:
         return getattr(self._pipe, name)
 
 
+def leave_signals_to_parent() -> None:
+    """Called in a worker: Ctrl-C and SIGTERM, which may reach all processes of a job, are its parent's alone.
+
+    The parent ends it by closing its pipe, or kills it (`kill_at_once`). A worker whose parent is gone obeys SIGTERM.
+    """
+    parent, number_of_parent = multiprocessing.parent_process(), os.getppid()
+
+    def obey_if_orphaned(number: int, frame: Any) -> None:
+        if os.getppid() != number_of_parent or parent is None or not parent.is_alive():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # no SIG_IGN, which a program that the environment starts would keep
+    signal.signal(signal.SIGTERM, obey_if_orphaned)
+
+
+def kill_at_once(owner: Any) -> None:
+    """Let `terminate()` of the workers `owner.processes` kill them: SIGTERM means nothing to them."""
+    for process in owner.processes:
+        process._popen.terminate = process._popen.kill
+
+
 def watch(owner: Any, pipes: str) -> None:
     """Guard a vector environment whose workers are `owner.processes`. A second call changes nothing.
 
@@ -86,7 +111,8 @@ def _obituary(row: int, process: Any) -> str:
     if code is None:
         how = "closed its pipe without an answer"
     elif code < 0:
-        how = f"was killed by {_signal_name(-code)} (exit code {code}); the system does this when memory runs out"
+        why = "; the system does this when memory runs out" if -code == getattr(signal, "SIGKILL", 9) else ""
+        how = f"was killed by {_signal_name(-code)} (exit code {code}){why}"
     else:
         how = f"ended with exit code {code}; see standard error for its output, perhaps a traceback"
     return (

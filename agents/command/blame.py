@@ -15,6 +15,25 @@ INSTALLED = frozenset({"site-packages", "dist-packages"})
 """Folders that hold what was installed, on Debian too."""
 
 
+def is_of_user(error: BaseException) -> bool:
+    """Whether somebody's own code raised the error, or called what raised it: an environment's, a memory's.
+
+    An error in our code, or in a library that we called, is not.
+    """
+    root = _root(error)
+    frames = traceback.extract_tb(root.__traceback__)
+    if frames and frames[-1].name == "_raise_if_errors":  # gymnasium's, of what a worker's environment raised
+        return True
+    own = [frame for frame in frames if _is_theirs(frame.filename) or _is_ours(frame.filename)]
+    return bool(own) and _is_theirs(own[-1].filename)
+
+
+def _root(error: BaseException) -> BaseException:
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
+
+
 def told(error: object) -> str:
     """The message in one line, followed by the lines of code that raised it if these are not ours.
 
@@ -23,9 +42,7 @@ def told(error: object) -> str:
     """
     if not isinstance(error, BaseException):
         return str(error)
-    root: BaseException = error
-    while isinstance(root.__cause__, Exception):
-        root = root.__cause__
+    root = _root(error)
     frames = traceback.extract_tb(root.__traceback__)
     theirs = [at for at, frame in enumerate(frames) if _is_theirs(frame.filename)]
     explained = root is not error or isinstance(root, OSError)

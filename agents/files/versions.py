@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
@@ -10,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from palimpsest.agents.files.archive import write_atomically
+
+VERSIONS_FILE = "versions.json"
+"""The file name of the record in a run directory."""
 
 PACKAGES = ("palimpsest-rl", "torch", "stable-baselines3", "gymnasium", "numba", "numpy", "minigrid")
 
@@ -30,6 +36,17 @@ def versions() -> dict[str, Any]:
         "command": sys.argv,
         **found,
     }
+
+
+def note_versions(directory: Path) -> None:
+    """Write the record of a run, unless its directory holds a whole one. A kill may have left none."""
+    path = directory / VERSIONS_FILE
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        known = None
+    if not isinstance(known, dict) or "command" not in known:
+        write_atomically(path, (json.dumps(versions(), indent=2) + "\n").encode())
 
 
 def _commit() -> str | None:

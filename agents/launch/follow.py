@@ -16,6 +16,7 @@ from palimpsest.agents.run.callbacks import CheckpointCallback, EvaluationCallba
 from palimpsest.agents.run.config import TrainConfig
 from palimpsest.agents.run.experiment import evaluation_environments, make_env, make_model, set_threads
 from palimpsest.agents.run.resume import Checkpoints, StopSignals, use_logger
+from palimpsest.agents.worlds.vectors import close_all
 
 
 def follow(config: TrainConfig) -> None:
@@ -35,9 +36,7 @@ def follow(config: TrainConfig) -> None:
         with StopSignals() as signals:
             _learn(config, model, evaluation_env, checkpoints, signals)
     finally:
-        env.close()
-        if evaluation_env is not None:
-            evaluation_env.close()
+        close_all(env, evaluation_env)
 
 
 def _learn(

@@ -39,7 +39,7 @@ class Follower:
 
     def __init__(self, config: TrainConfig, rank: int, meeting: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["palimpsest.agents.launch.follow", "torch._dynamo"])
+        context.set_forkserver_preload(["palimpsest.fork_server", "palimpsest.agents.launch.follow", "torch._dynamo"])
         self.rank = rank
         self._receiver, sender = context.Pipe(duplex=False)
         self.process: ForkServerProcess = context.Process(target=work, args=(config, rank, meeting, sender))

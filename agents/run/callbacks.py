@@ -132,11 +132,36 @@ def reached(goals: Mapping[str, float | None], rows: list[dict[str, str]]) -> bo
 
 
 def read_evaluations(path: Path) -> list[dict[str, str]]:
-    """The rows of an evaluations file; an empty list if there is no file."""
+    """The rows of an evaluations file; an empty list if there is no file.
+
+    Raises:
+        ValueError: a line is none of ours, as a spreadsheet or an editor leaves it; the message names file and line.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.DictReader(file)
+        found: list[dict[str, str]] = []
+        try:
+            known = set(reader.fieldnames or ())
+            if not known.issuperset(EVALUATION_FIELDS[:3]):
+                raise ValueError("no such columns")
+            for row in reader:
+                int(row["step"])
+                float(row["return_mean"])
+                for name in EVALUATION_FIELDS:
+                    if name in known and row[name] != "":
+                        float(row[name])
+                if None in row:
+                    raise ValueError("more fields than columns")
+                found.append(row)
+        except (ValueError, TypeError, csv.Error):
+            raise ValueError(
+                f"line {max(reader.line_num, 1)} of {str(path)!r} must be {','.join(EVALUATION_FIELDS)} as the run "
+                "wrote it, with commas between; put it back, or remove the line, or the file: a resumed run needs none "
+                "of it, but its curve then lacks these evaluations"
+            ) from None
+    return found
 
 
 def write_evaluations(path: Path, rows: list[dict[str, str]]) -> None:

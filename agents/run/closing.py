@@ -64,7 +64,7 @@ def _test(run: Run, console: Console, episodes: int) -> None:
             str(result["episodes"]),
             f"{watch.seconds:.1f}",
         )
-    (run.directory / "closing.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_atomically(run.directory / "closing.json", (json.dumps(results, indent=2) + "\n").encode())
     write_closing(run.directory, results, labels, run.model.num_timesteps)
     console.print(table)
     for result, label in zip(results, labels):

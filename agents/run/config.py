@@ -24,7 +24,7 @@ from palimpsest.agents.device import DEVICE
 from palimpsest.agents.environments import EVALUATION_SEED
 from palimpsest.agents.files import shelf
 from palimpsest.agents.learn.hyperparameters import FRACTION, Hyperparameters, Network, hints_of
-from palimpsest.agents.run.presets import ALGORITHMS, CARRY_OVER, COLUMN, rolled_out, usual
+from palimpsest.agents.run.presets import ALGORITHMS, CARRY_OVER, COLUMN, OF_PPO, own_fields, rolled_out, usual
 from palimpsest.agents.worlds.vectors import VECS
 from palimpsest.refusals import (
     FLAG,
@@ -198,13 +198,8 @@ class TrainConfig(Hyperparameters, Network, Task):
     )
     """Fields that may change when a run is resumed. `total_timesteps` may grow; other changes make it another run."""
 
-    OF_PPO: ClassVar[tuple[str, ...]] = (
-        *("n_steps", "n_epochs", "gae_lambda", "ent_coef", "clip_range", "target_kl", "min_advantage_std", "vf_coef"),
-        *("min_gae_lambda", "max_grad_norm", "num_minibatches", "anneal_entropy", "carry_over"),
-        *("use_sde", "sde_sample_freq", "batch_size", "anneal_clip_range", "ortho_init", "log_std_init"),
-        *("workers", "overlap", "autocast"),
-    )
-    """Fields that are without effect with another algorithm."""
+    OF_PPO: ClassVar[tuple[str, ...]] = OF_PPO
+    """Fields that are without effect with another algorithm. A run of one does not hold them in its file."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -243,7 +238,7 @@ class TrainConfig(Hyperparameters, Network, Task):
             return
         for spec in dataclasses.fields(self):
             given = getattr(self, spec.name)
-            # a file holds what defaults became, with every algorithm
+            # what defaults became, with every algorithm
             filled = (spec.name, given) in (("n_steps", COLUMN), ("carry_over", CARRY_OVER))
             if spec.name in self.OF_PPO and given != spec.default and not filled:
                 raise ValueError(
@@ -296,15 +291,16 @@ class TrainConfig(Hyperparameters, Network, Task):
         return path
 
     def to_toml(self) -> str:
-        """The configuration as a TOML document, without fields that are None and without `UNSAVED` ones."""
+        """The configuration as a TOML document, without what is None, `UNSAVED`, or of another algorithm."""
+        left_out = self.UNSAVED if self.algo == "ppo" else self.UNSAVED.union(OF_PPO)
         values = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
         return tomli_w.dumps(
-            {name: _to_toml(v) for name, v in values.items() if v is not None and name not in self.UNSAVED}
+            {name: _to_toml(v) for name, v in values.items() if v is not None and name not in left_out}
         )
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
-        """Read what `to_toml` wrote. Missing fields get their defaults.
+        """Read what `to_toml` wrote. Missing fields get their defaults, see also `presets.own_fields`.
 
         Raises:
             ValueError: not TOML, an unknown key (the message names the closest known one), a value that is not allowed.
@@ -317,7 +313,7 @@ class TrainConfig(Hyperparameters, Network, Task):
         for name in document:
             if name not in known:
                 raise ValueError(f"unknown key {name!r}{closest(name, known)}; known: {', '.join(known)}")
-        return cls(**{name: _from_toml(value) for name, value in document.items()})
+        return cls(**{name: _from_toml(value) for name, value in own_fields(document).items()})
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -7,7 +7,6 @@ learning_curve.png  closing.json  README.md
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 from contextlib import ExitStack, suppress
@@ -34,7 +33,7 @@ from palimpsest.agents.evaluation.plots import learning_curve
 from palimpsest.agents.files.archive import remove_parts, write_atomically
 from palimpsest.agents.files.lock import locked
 from palimpsest.agents.files.model_card import write_model_card
-from palimpsest.agents.files.versions import versions
+from palimpsest.agents.files.versions import note_versions
 from palimpsest.agents.learn.hyperparameters import Hyperparameters
 from palimpsest.agents.learn.model_file import PLACE_IN_ROLLOUT, SavedAlgorithm
 from palimpsest.agents.run import closing
@@ -52,7 +51,7 @@ from palimpsest.agents.run.program import COMMAND
 from palimpsest.agents.run.resume import Checkpoints, Interrupted, RunFailed, StopSignals, use_logger
 from palimpsest.agents.run.runs import Run, environments, give_weights
 from palimpsest.agents.workers.group import here
-from palimpsest.agents.worlds.vectors import most_rows
+from palimpsest.agents.worlds.vectors import close_all, most_rows
 from palimpsest.refusals import closest, refuse
 
 COLUMNS_PER_THREAD = 64
@@ -208,6 +207,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
                 )
             model = checkpoints.load(env, config.device) or make_model(config, env)
             remove_parts(directory)
+            note_versions(directory)
             cut_evaluations(directory / "evaluations.csv", model.num_timesteps)
             console.print(f"{directory} continues from step {model.num_timesteps:,}", highlight=False, soft_wrap=True)
             _prolong(config, directory, model, console)
@@ -216,9 +216,7 @@ def train(config: TrainConfig, console: Console | None = None, close: bool = Tru
             _learn(config, directory, model, evaluation_env, checkpoints, signals, console, watch)
     finally:
         held.close()
-        env.close()
-        if evaluation_env is not None:
-            evaluation_env.close()
+        close_all(env, evaluation_env)
     run = Run(directory, config, model)
     write_model_card(directory)
     if signals.number is not None:
@@ -313,5 +311,6 @@ def _draw(config: TrainConfig, directory: Path, env: VecEnv) -> None:
 
 
 def _write_origin(config: TrainConfig, directory: Path) -> None:
+    # the configuration last: a directory that holds it can be resumed
+    note_versions(directory)
     write_atomically(directory / CONFIG_FILE, config.to_toml().encode())
-    (directory / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 ALGORITHMS = {
@@ -19,6 +20,27 @@ def algorithm_class(name: str) -> Any:
     """The class of an algorithm; this imports torch."""
     module, _, cls = ALGORITHMS[name].partition(":")
     return getattr(importlib.import_module(module), cls)
+
+
+OF_PPO = (
+    *("n_steps", "n_epochs", "gae_lambda", "ent_coef", "clip_range", "target_kl", "min_advantage_std", "vf_coef"),
+    *("min_gae_lambda", "max_grad_norm", "num_minibatches", "anneal_entropy", "carry_over"),
+    *("use_sde", "sde_sample_freq", "batch_size", "anneal_clip_range", "ortho_init", "log_std_init"),
+    *("workers", "overlap", "autocast"),
+)
+"""Fields of `TrainConfig` that are without effect with another algorithm."""
+
+WRITTEN_AT_ONCE = frozenset({"n_epochs", "gae_lambda", "ent_coef", "clip_range", "min_advantage_std", "vf_coef"})
+"""Fields of ppo that every run's file once held, whatever its algorithm."""
+
+
+def own_fields(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration's file says, without ppo's fields where the program wrote them for another algorithm.
+
+    They are the defaults of that day, which may be others today. In a file written by hand somebody meant them.
+    """
+    of_another = document.get("algo", "ppo") != "ppo" and document.keys() >= WRITTEN_AT_ONCE
+    return {name: value for name, value in document.items() if not (of_another and name in OF_PPO)}
 
 
 ENGINES = ("processes", "ray")
@@ -108,20 +130,32 @@ def filled_anew(old: Any, changed: Collection[str]) -> dict[str, Any]:
     """Fields of a run's `TrainConfig` that were filled in by `GO_BY`, as None: a change of those fills them in anew.
 
     A run's file holds what the presets filled in beside what its user gave. What equals a preset counts as filled in. A
-    file that leaves fields of the preset out was written by hand: all in it was given.
+    file that leaves fields of the preset out was written by hand: all in it was given. What is of one algorithm alone
+    is not taken over by another, whoever gave it.
     """
+    others: dict[str, Any] = {}
+    if "algo" in changed:
+        theirs = ("algo_args", *OF_PPO)
+        others = {spec.name: _default_of(spec) for spec in dataclasses.fields(old) if spec.name in theirs}
+    held = ("n_steps",) if old.algo == "ppo" else ()
     preset = {name: value for name, value in usual(old.memory, old.algo)._asdict().items() if value is not None}
-    if any(getattr(old, name) is None for name in (*preset, "n_steps")):
-        return {}
+    if old.algo != "ppo":
+        preset = {name: value for name, value in preset.items() if name not in OF_PPO}
+    if any(getattr(old, name) is None for name in (*preset, *held)):
+        return others
     filled: dict[str, Any] = {}
     if {"algo", "memory"}.intersection(changed):
         filled |= preset
-    if {"algo", "num_envs"}.intersection(changed):
-        filled["n_steps"] = rolled_out(old.num_envs, None, True)["n_steps"] if old.algo == "ppo" else COLUMN
+    if old.algo == "ppo" and "num_envs" in changed:
+        filled["n_steps"] = rolled_out(old.num_envs, None, True)["n_steps"]
     if old.algo == "ppo" and set(changed) - {"memory"}:
         cut = rolled_out(old.num_envs, old.n_steps, False)
         filled |= {name: cut[name] for name in ("num_minibatches", "batch_size") if name in cut}
-    return {name: None for name, value in filled.items() if getattr(old, name) == value}
+    return {name: None for name, value in filled.items() if getattr(old, name) == value} | others
+
+
+def _default_of(spec: dataclasses.Field) -> Any:
+    return spec.default if spec.default_factory is dataclasses.MISSING else spec.default_factory()
 
 
 def replaying(algo: str, num_envs: int) -> dict[str, Any]:

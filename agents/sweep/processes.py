@@ -60,7 +60,7 @@ def run_all(
     """
     context: Any = multiprocessing.get_context("forkserver" if FORKSERVER else "spawn")
     if FORKSERVER:
-        context.set_forkserver_preload(["palimpsest.agents.sweep.work", "torch._dynamo"])
+        context.set_forkserver_preload(["palimpsest.fork_server", "palimpsest.agents.sweep.work", "torch._dynamo"])
     waiting, running = iter(runs), dict[BaseProcess, Named]()
     told = False
     with StopSignals() as signals:

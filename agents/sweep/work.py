@@ -18,8 +18,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from palimpsest import envs
 from palimpsest.agents.environments import innermost
 from palimpsest.agents.evaluation.play import play, summary
-from palimpsest.agents.files.archive import one_line, write_atomically
+from palimpsest.agents.files.archive import one_line, remove_parts, write_atomically
 from palimpsest.agents.files.lock import LOCK
+from palimpsest.agents.files.versions import VERSIONS_FILE, note_versions
 from palimpsest.agents.run import experiment
 from palimpsest.agents.run.callbacks import reached, read_evaluations
 from palimpsest.agents.run.config import CONFIG_FILE, Arguments, TrainConfig
@@ -110,7 +111,9 @@ def _work(run: PlannedRun, places: Places, console: Console) -> None:
             config = dataclasses.replace(run.config, resume=directory)
         else:
             if directory.exists():  # it was killed before it wrote its configuration
-                (directory / LOCK).unlink(missing_ok=True)
+                remove_parts(directory)
+                for name in (LOCK, VERSIONS_FILE):
+                    (directory / name).unlink(missing_ok=True)
                 directory.rmdir()
             config = dataclasses.replace(run.config, run_dir=directory)
         try:
@@ -144,7 +147,8 @@ class _Clock:
 def _about(run: PlannedRun, trained: Run, places: Places) -> Row:
     """The columns of a row that do not depend on the test."""
     config = run.config
-    versions = json.loads((trained.directory / "versions.json").read_text())
+    note_versions(trained.directory)
+    versions = json.loads((trained.directory / VERSIONS_FILE).read_text(encoding="utf-8"))
     evaluations = read_evaluations(trained.directory / "evaluations.csv")
     step, worst = after_solved({"success": config.solved, "return_mean": config.solved_return}, evaluations)
     return {

@@ -74,8 +74,9 @@ def record(model: Any, env: VecEnv, seed: int, steps: int, deterministic: bool =
 def influence(policy: MemoryActorCriticPolicy, recording: Recording) -> np.ndarray:
     """How strongly each past input moves each action: the length of the gradient of the chosen logit.
 
-    The gradient is that by what the actor's memory reads at a step, after the encoder, through the memory's scan. For
-    a Box it is the gradient of the sum of the means, for several choices or switches that of the sum of their logits.
+    The gradient is that by what the actor's memory reads at a step, after the encoder, through the memory's scan, and
+    past it where the heads read that too. For a Box it is the gradient of the sum of the means, for several choices or
+    switches that of the sum of their logits.
 
     Returns:
         [T, T] float: action at step t, input at step s; 0 for s > t.
@@ -105,15 +106,17 @@ def chosen_outputs(
     inputs = (read.actor if change is None else read.actor + change).requires_grad_()
     place = place_of(recording.obs, policy.memory, space)
     pair = policy.memory_pair
+    features = Both(inputs, inputs if policy.shares_memory else read.critic)
     with torch_only():
         latent, _ = pair.scan(
-            Both(inputs, inputs if policy.shares_memory else read.critic),
+            features,
             recording.start.expand(T, T).contiguous(),
             pair.initial_state(T),
             None if place is None else place.expand(T, T).contiguous(),
             None if recording.strategy is None else recording.strategy.expand(T, T).contiguous(),
         )
-        own = latent.actor.diagonal(0, 0, 1).T  # [T, D], of each action its row
+        # some heads read the memory's input too
+        own = policy._read(latent, features).actor.diagonal(0, 0, 1).T  # [T, D], of each action its row
         outputs = policy.action_net(policy.mlp_extractor.forward_actor(own))
     return inputs, chosen_output(policy.action_space, outputs, recording.actions)
 

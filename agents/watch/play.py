@@ -161,8 +161,6 @@ def play(command: PlayCommand) -> None:
         out = (command.run if command.run.is_dir() else command.run.parent) / "episode.gif"
     draws = out is not None or command.human
     env, name, renders = make_watched(run, command.env, command.env_args, mode="rgb_array" if draws else "ansi")
-    if not renders and draws:
-        print(NO_PICTURE)
     title = f"{name.rpartition('/')[2]}   memory: {run.model.policy.memory_name}"
     played = moments(
         run.model, env, command.episodes, command.first_seed, command.deterministic, command.max_steps, renders
@@ -190,6 +188,8 @@ def show(played: Iterator[Moment], title: str, command: PlayCommand, out: Path |
             if out is None and not command.human:
                 continue
             if frames is None:
+                if moment.world is None:
+                    print(NO_PICTURE)
                 frames = Frames(moment, title, NO_PICTURE)
                 outputs = list(_outputs(frames, title, command, out))
                 for output in outputs:

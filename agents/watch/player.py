@@ -155,7 +155,10 @@ def moments(
         obs: Any = env.reset()
         state, start, total = None, np.ones(1, bool), 0.0
         for step in range(max_steps):
-            world = _picture(env.env_method("render")[0]) if render else None
+            try:
+                world = _picture(env.env_method("render")[0]) if render else None
+            except NotImplementedError:  # gymnasium's own, where a class declares modes and has no render()
+                world, render = None, False
             masks = get_action_masks(env, step) if masking else None
             before = policy.initial_state(1) if state is None else as_tensors(state, policy.device)
             panels, scores, judged = _look(policy, obs, before, start, masks, names)

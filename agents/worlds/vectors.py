@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -102,6 +102,14 @@ def _halves(env_id: str, num_envs: int, seed: int, *others: Any) -> VecEnv:
         raise
 
 
+def close_all(*pools: VecEnv | None) -> None:
+    """Close environments, all of them whatever one raises: what has failed was told where it failed."""
+    for pool in pools:
+        if pool is not None:
+            with contextlib.suppress(Exception):
+                pool.close()
+
+
 def is_one_batch(env_id: str, wrapper: Sequence[str] = ()) -> bool:
     """Whether the rows are one batched world of ours, which has no single environments to wrap."""
     return env_id.rpartition(":")[2] in envs.ids() and not wrapper
@@ -125,22 +133,24 @@ class Row:
     monitored: bool = True
     """Whether it keeps the statistics of its episodes itself."""
     parent: int | None = None
-    """The process that ends the row's process, if it has one of its own. Ctrl-C in a terminal, which reaches all
-    processes, is then the parent's alone."""
+    """The process that ends the row's process, if it has one of its own. Ctrl-C in a terminal and a scheduler's
+    SIGTERM, which reach all processes, are then the parent's alone."""
 
     def __call__(self) -> gym.Env:
         """The environment in its wrappers, without text keys."""
         if self.parent not in (None, os.getpid()):
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        import gymnasium
+            from palimpsest.envs.workers import leave_signals_to_parent
+
+            leave_signals_to_parent()
         from stable_baselines3.common.monitor import Monitor
 
         from palimpsest.envs.declared import Hiding, undone
+        from palimpsest.envs.made import made
         from palimpsest.envs.text import DropText, check_storable, has_text
         from palimpsest.envs.wrappers import FullyObserved
 
         environment_spec(self.env_id)  # imports its module, or says that there is none
-        env = gymnasium.make(self.env_id, **self.env_args)
+        env = made(self.env_id, self.env_args)
         env = wrapped(FullyObserved(env) if self.fully_observed else env, self.wrapper)
         if has_text(env.observation_space):
             env = DropText(env)
@@ -153,23 +163,30 @@ def _rows(row: Row, num_envs: int, vec: str | None) -> VecEnv:
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
     from palimpsest.envs.sb3 import VectorEnvAdaptor
+    from palimpsest.envs.workers import kill_at_once
 
     check_integer("num_envs", num_envs, 1, MOST)
     _check_arguments(row)
+    if vec in ("subproc", "async") and "forkserver" in multiprocessing.get_all_start_methods():
+        # these are imported once, not in each process
+        used = (SubprocVecEnv if vec == "subproc" else AsyncVectorEnv).__module__
+        multiprocessing.set_forkserver_preload(["palimpsest.fork_server", used, "gymnasium.envs"])
     if vec == "async":
+        row().close()  # what does not fit is said here; a worker would only die of it
         one = dataclasses.replace(row, monitored=False, parent=os.getpid())
-        return VectorEnvAdaptor(AsyncVectorEnv([one] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP))
+        pool = AsyncVectorEnv([one] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        kill_at_once(pool)
+        return VectorEnvAdaptor(pool)
     if vec == "subproc":
         row().close()  # what does not fit is said here; a worker would only die of it
-        if "forkserver" in multiprocessing.get_all_start_methods():
-            # these are imported once, not in each process
-            multiprocessing.set_forkserver_preload([SubprocVecEnv.__module__, "gymnasium.envs"])
         try:
-            return SubprocVecEnv([dataclasses.replace(row, parent=os.getpid())] * num_envs)
+            workers = SubprocVecEnv([dataclasses.replace(row, parent=os.getpid())] * num_envs)
         except (EOFError, ConnectionError) as error:
             raise ChildProcessError(
                 f"a process of {row.env_id!r} ended as it began, as said above; try vec='dummy', which needs none"
             ) from error
+        kill_at_once(workers)
+        return workers
     return DummyVecEnv([row] * num_envs)
 
 

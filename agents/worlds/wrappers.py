@@ -72,8 +72,11 @@ def _keep_observations(env: gym.Env, indices: list[int]) -> gym.Env:
 
 
 def _minigrid_image(env: gym.Env) -> gym.Env:
+    from gymnasium import spaces
     from minigrid.wrappers import ImgObsWrapper
 
+    if not (isinstance(env.observation_space, spaces.Dict) and "image" in env.observation_space.spaces):
+        raise ValueError("only observations with an entry 'image', as MiniGrid's, have a view; leave it out")
     return ImgObsWrapper(env)
 
 

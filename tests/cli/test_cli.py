@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+import tomllib
 import typing
 from pathlib import Path
 
@@ -304,6 +305,58 @@ def test_a_flag_fills_in_anew_what_presets_gave_a_run(num_envs, started, tmp_pat
     config = trained(["--config", "run", "--num-envs", "8", "--memory", "sat"], started)
     assert (config.n_steps, config.batch_size, config.learning_rate) == (200, 100, 0.02)
     assert "batch_size=100" in refused(["--config", "run", "--num-minibatches", "2"], capsys)
+
+
+OLD_RUN = """algo = "dqn"
+memory = "gru"
+num_envs = 2
+carry_over = 0.8
+n_steps = 64
+n_epochs = 3
+learning_rate = 0.001
+gae_lambda = 0.9
+ent_coef = 0.5
+clip_range = 0.5
+min_advantage_std = 0.5
+min_gae_lambda = 1.0
+vf_coef = 0.9
+workers = 1
+"""
+"""The file of a run of dqn as it once was: it holds ppo's fields, with the defaults of that day."""
+
+
+def test_a_run_of_another_algorithm_neither_holds_nor_minds_the_fields_of_ppo(started, tmp_path, capsys):
+    own = TrainConfig(algo="dqn", memory="gru", num_envs=2, algo_args={"burn_in": 2})
+    assert not set(TrainConfig.OF_PPO).intersection(tomllib.loads(own.to_toml()))
+    assert TrainConfig.from_toml(own.to_toml()) == own
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.toml").write_text(OLD_RUN)
+    expected = TrainConfig(algo="dqn", memory="gru", num_envs=2, learning_rate=0.001)
+    assert TrainConfig.load(tmp_path / "old") == expected
+    assert train.main(["--resume", "old"]) == 0
+    assert dataclasses.replace(started.pop(), resume=None) == expected
+    assert trained(["--config", "old"], started) == expected
+    # the rate was given: it is not dqn's by default
+    assert trained(["--config", "old", "--algo", "ppo"], started) == dataclasses.replace(
+        TrainConfig(memory="gru", num_envs=2), learning_rate=0.001
+    )
+    (tmp_path / "mine.toml").write_text('algo = "dqn"\nn_epochs = 3\n')
+    assert "n_epochs is an argument of ppo; got 3" in refused(["--config", "mine.toml"], capsys)
+
+
+def test_another_algorithm_does_not_take_over_the_fields_of_a_runs_own(started, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    given = TrainConfig(memory="gru", num_envs=2, n_steps=64, n_epochs=2, overlap=False, workers=2)
+    (tmp_path / "run" / "config.toml").write_text(given.to_toml())
+    for flag in ("--config", "--from"):
+        config = trained([flag, "run", "--algo", "dqn"], started)
+        assert dataclasses.replace(config, start_from=None) == TrainConfig(algo="dqn", memory="gru", num_envs=2)
+    assert "n_steps is an argument of ppo; got 32" in refused(
+        ["--config", "run", "--algo", "dqn", "--n-steps", "32"], capsys
+    )
+    given = TrainConfig(memory="gru", num_envs=2, algo="dqn", algo_args={"burn_in": 2})
+    (tmp_path / "run" / "config.toml").write_text(given.to_toml())
+    assert trained(["--config", "run", "--algo", "ppo"], started) == TrainConfig(memory="gru", num_envs=2)
 
 
 def test_a_resumed_run_keeps_its_configuration(started, capsys, tmp_path):

@@ -192,6 +192,49 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path, monkeypa
     assert_same_curves(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.parametrize("left", [None, "", '{"python": "3.1', "[]"])
+def test_a_run_killed_before_its_versions_were_written_ends_with_its_card(left, tmp_path, monkeypatch):
+    train_and_die(monkeypatch, 40, config(tmp_path / "run"))
+    (tmp_path / "run" / "versions.json").unlink()
+    if left is not None:
+        (tmp_path / "run" / "versions.json").write_text(left)
+    experiment.train(config(tmp_path / "run", resume=tmp_path / "run", run_dir=None), quiet())
+    assert json.loads((tmp_path / "run" / "versions.json").read_text())["torch"]
+    assert (tmp_path / "run" / "README.md").exists()
+
+
+HEADER = "step,success,return_mean,return_std,length_mean,episodes,stalled\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("step;success;return_mean\n128;;1.0\n", 1),
+        (HEADER + "128,,1.0,0.5,4.0,4,0\ngarbage\n", 3),
+        (HEADER + "128,,1.0,0.5,4.0,4,0,9\n", 2),
+        (HEADER + "128,,\ufffd,0.5,4.0,4,0\n", 2),
+        ("", 1),
+    ],
+)
+def test_damaged_evaluations_are_refused_by_file_and_line(text, line, tmp_path):
+    path = tmp_path / "evaluations.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"line {line} of '.*evaluations.csv' must be step,success.*remove the line"):
+        callbacks.cut_evaluations(path, 128)
+    path.write_text(HEADER + "128,,1.0,0.5,4.0,4,0\n256,0.5,1.0,0.5,4.0,4,0\n")
+    callbacks.cut_evaluations(path, 128)
+    assert [row["step"] for row in callbacks.read_evaluations(path)] == ["128"]
+
+
+def test_a_directory_with_a_configuration_has_versions(tmp_path, monkeypatch):
+    """Whatever is killed then can be resumed."""
+    written = []
+    monkeypatch.setattr(experiment, "note_versions", lambda directory: written.append("versions"))
+    monkeypatch.setattr(experiment, "write_atomically", lambda path, content: written.append(path.name))
+    experiment._write_origin(config(tmp_path), tmp_path)
+    assert written == ["versions", "config.toml"]
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path):
     experiment.train(config(tmp_path / "run"), quiet())
     before = parameters(tmp_path / "run")

@@ -90,21 +90,23 @@ def test_a_second_signal_stops_at_once(running):
     assert not (run / "model.zip").exists()
 
 
-@pytest.mark.parametrize("vec", ["subproc", "async"])
-def test_ctrl_c_in_a_terminal_reaches_the_first_process_alone(vec, tmp_path):
-    """It is sent to the whole group of processes, with those of the environments."""
-    run = tmp_path / "run"
-    words = ["--env", "CartPole-v1", "--vec", vec, "--memory", "none", "--num-envs", "2", "--n-steps", "64"]
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("vec", ["subproc", "async", "subproc --overlap", "async --overlap", "subproc --workers 2"])
+def test_a_signal_to_all_processes_reaches_the_first_one_alone(vec, number, code, tmp_path):
+    """Ctrl-C in a terminal and a scheduler's SIGTERM come to the processes of the environments too."""
+    run, (vec, *more) = tmp_path / "run", vec.split()
+    words = ["--env", "CartPole-v1", "--vec", vec, "--memory", "none", "--num-envs", "4", "--n-steps", "64"]
+    words += more
     words += ["--total-timesteps", "1000000000", "--eval-every", "0", "--device", "cpu", "--threads", "1"]
     words += ["--checkpoint-every", "128", "--run-dir", str(run)]
     program = Program(tmp_path / "printed", "train", *words, before=os.setsid)
     try:
         program.wait_until(lambda: checkpoints(run))
-        os.killpg(program.pid, signal.SIGINT)
+        os.killpg(program.pid, number)
         ended, out, err = program.wait()
     finally:
         program.kill()
-    assert ended == 130, err
+    assert ended == code, err
     assert "continue with:" in out
     assert "Traceback" not in err
     deadline = time.monotonic() + 20

@@ -168,6 +168,14 @@ def test_a_run_that_has_not_finished_is_evaluated_by_its_newest_checkpoint(tmp_p
     assert evaluate(tmp_path / "killed", episodes=4)["episodes"] == 4
 
 
+@pytest.mark.parametrize("name", ["best.zip", "model.zip"])
+def test_a_torn_file_is_called_torn(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b"PK\x03\x04 half of it")
+    with pytest.raises(CorruptFile, match="torn, altered or not one of our"):
+        load_agent(path, "cpu")
+
+
 @pytest.mark.parametrize("algorithm", [MemoryPPO, MemoryDQN, MemorySAC])
 def test_a_file_alone_is_read_by_its_own_algorithm(algorithm, tmp_path):
     env = envs.make_vec(MAZE, 2, corridors=2, length=3)

@@ -215,7 +215,8 @@ def test_a_run_that_was_killed_before_it_wrote_anything_starts_anew(tmp_path):
     (run,) = load(write(tmp_path, HEAD + TRAIN + MAZE))
     places = Places(tmp_path / "out", run)
     places.directory.mkdir(parents=True)
-    (places.directory / "lock").write_text("1\n")
+    for name in ("lock", "versions.json", ".config.toml.1.part"):
+        (places.directory / name).write_text("1\n")
     attempt(run, tmp_path / "out")
     assert finished(run, places) is not None
 

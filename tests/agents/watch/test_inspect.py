@@ -1,13 +1,17 @@
 """Looking inside: gradients against finite differences, probes of planted facts, and the pictures."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from small import small_arguments
+from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from watching import ARGUMENTS, MAZE, agent, write_run
 
 from palimpsest import envs, train
+from palimpsest.agents import MemoryDQN, MemoryPPO, MemorySAC
 from palimpsest.agents.policy.memory_pair import Both
 from palimpsest.agents.watch.inside import chosen_output, chosen_outputs, influence, read_weights, record
 from palimpsest.agents.watch.look_inside import read_weights_picture
@@ -57,6 +61,65 @@ def test_outputs_are_those_that_the_agent_acts_by():
     other = (recording.actions + 1) % 3
     _, others = chosen_outputs(model.policy, recording._replace(actions=other))
     torch.testing.assert_close(outputs - others, own - logits.gather(1, other.view(-1, 1))[:, 0], rtol=1e-4, atol=1e-5)
+
+
+SEEN = {
+    "Mlp": spaces.Box(-1, 1, (3,)),
+    "Cnn": spaces.Box(0, 255, (3, 8, 8), np.uint8),
+    "MultiInput": spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(4)}),
+}
+"""Policy -> observations."""
+
+
+class Seen(gym.Env):
+    """Random observations of a space, for episodes of five steps."""
+
+    def __init__(self, space, actions):
+        self.observation_space, self.action_space, self.left = space, actions, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 5
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.left -= 1
+        return self.observation_space.sample(), 0.0, self.left == 0, False, {}
+
+
+@pytest.mark.parametrize("policy", SEEN)
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(
+    ("algorithm", "actions"),
+    [
+        (MemoryPPO, spaces.Discrete(3)),
+        (MemoryDQN, spaces.Discrete(3)),
+        (MemorySAC, spaces.Discrete(3)),
+        (MemorySAC, spaces.Box(-1, 1, (2,))),
+    ],
+)
+def test_every_policy_has_an_influence(algorithm, actions, shared, policy):
+    """The heads of some read past the memory."""
+    env = DummyVecEnv([lambda: Seen(SEEN[policy], actions)])
+    model = algorithm(
+        f"{policy}MemoryPolicy",
+        env,
+        policy_kwargs={"memory": "gru", "memory_kwargs": small_arguments("gru"), "share_memory": shared},
+        seed=0,
+        device="cpu",
+        **({"n_steps": 8, "batch_size": 8} if algorithm is MemoryPPO else {}),
+    )
+    model.policy.compiled = False
+    recording = record(model, model.env, 3, 6)
+    own = model.policy
+    with torch.no_grad():
+        latent, _ = own._scan(recording.obs, own.initial_state(1), recording.start, None, None)
+        heads = own.action_net(own.mlp_extractor.forward_actor(latent.actor[:, 0]))
+        _, outputs = chosen_outputs(own, recording)
+    torch.testing.assert_close(outputs, chosen_output(actions, heads, recording.actions), rtol=1e-4, atol=1e-5)
+    found = influence(own, recording)
+    assert found.shape == (5, 5)
+    assert found[-1, 0] > 0
 
 
 @pytest.mark.parametrize(

@@ -277,3 +277,35 @@ def test_a_video_holds_the_frames(run, tmp_path):
     out = tmp_path / "x.mp4"
     playing.play(PlayCommand(run, out=out, max_steps=3, fps=4))
     assert count_frames_and_secs(str(out))[0] == 3
+
+
+class Unrendered(gym.Env):
+    """Lists a mode, but has no render()."""
+
+    metadata = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}  # noqa: RUF012
+    observation_space, action_space = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
+
+    def __init__(self, render_mode=None):
+        self.render_mode, self.left = render_mode, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 3
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(4, np.float32), 0.0, self.left == 0, False, {}
+
+
+def test_a_mode_without_a_render_leaves_the_memory(tmp_path, capsys):
+    gym.register("Unrendered-v0", entry_point=Unrendered)
+    try:
+        run = write_run(tmp_path / "run", "gru", "Unrendered-v0", {})
+        capsys.readouterr()
+        assert train.main(["play", str(run)]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said == [playing.NO_PICTURE, f"{run / 'episode.gif'}: 3 steps, 1 episode"]
+        assert train.main(["play", str(run), "--ansi"]) == 0
+    finally:
+        gym.registry.pop("Unrendered-v0")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 import gymnasium as gym
@@ -13,9 +15,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from palimpsest.agents.environments import longest_horizon
 from palimpsest.agents.run.key_values import environment_arguments
-from palimpsest.agents.worlds.vectors import VECS, Row, make_environments
+from palimpsest.agents.worlds.vectors import VECS, Row, close_all, make_environments
 from palimpsest.agents.worlds.wrappers import found, wrapped
 from palimpsest.envs.sb3 import VectorEnvAdaptor
+from palimpsest.envs.sb3_wrappers import watch_workers
 from palimpsest.imports import from_here, imported
 
 MAZE = "Palimpsest/EndlessTMaze-v0"
@@ -66,6 +69,90 @@ def here(tmp_path, monkeypatch):
         yield tmp_path
     sys.modules.pop("users_world", None)
     gym.registry.pop("Sum-v0", None)
+
+
+@pytest.mark.parametrize("vec", ["subproc", "async"])
+def test_workers_leave_sigterm_to_their_parent_which_can_end_them(vec):
+    """Also where one of two groups cannot be closed, for its workers are dead."""
+    env, other = (make_environments("CartPole-v1", 2, 0, {}, vec=vec) for _ in range(2))
+    env.reset()
+    workers, others = ((each.env if vec == "async" else each).processes for each in (env, other))
+    for process in [*workers, *others]:
+        os.kill(process.pid, signal.SIGTERM)
+    env.step(np.zeros(2, np.int64))
+    workers[1].terminate()
+    workers[1].join(20)
+    assert workers[1].exitcode == -signal.SIGKILL
+    watch_workers(env)
+    with pytest.raises(ChildProcessError, match=r"environment 1 .* was killed by SIGKILL"):
+        env.reset()
+    close_all(None, env, other)
+    assert not any(process.is_alive() for process in [*workers, *others])
+
+
+def test_all_environments_are_closed_whatever_one_raises():
+    closed = []
+
+    class Pool:
+        def close(self):
+            closed.append(self)
+            raise ChildProcessError("dead")
+
+    close_all(Pool(), Pool())
+    assert len(closed) == 2
+
+
+BAD = """
+import gymnasium as gym
+import numpy as np
+
+
+class Sized(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(2)
+
+    def __init__(self, size, *, level, name="a"):
+        pass
+
+
+class Spaceless(gym.Env):
+    pass
+
+
+class Importing(gym.Env):
+    def __init__(self):
+        import no_such_package
+
+
+for name in ("Sized", "Spaceless", "Importing"):
+    gym.register(f"{name}-v0", entry_point=f"bad_world:{name}")
+"""
+
+
+@pytest.mark.parametrize("vec", VECS)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Sized", "needs 'level', which has no default; got 'size': give --env-args level=..."),
+        ("Spaceless", "environment .*Spaceless-v0' cannot be made: The environment must specify an"),
+        ("Importing", "environment .*Importing-v0' cannot be made: No module named 'no_such_package'"),
+    ],
+)
+def test_an_environment_that_cannot_be_made_is_a_sentence(name, message, vec, tmp_path, monkeypatch):
+    (tmp_path / "bad_world.py").write_text(BAD)
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = {"size": 3} if name == "Sized" else {}
+    try:
+        with pytest.raises(ValueError, match=message):
+            make_environments(f"bad_world:{name}-v0", 2, 0, arguments, vec=vec)
+    finally:
+        sys.modules.pop("bad_world", None)
+        for made in ("Sized", "Spaceless", "Importing"):
+            gym.registry.pop(f"{made}-v0", None)
+
+
+def test_a_view_is_taken_of_what_has_one():
+    with pytest.raises(ValueError, match="only observations with an entry 'image', as MiniGrid's, have a view"):
+        wrapped(gym.make("CartPole-v1"), ["minigrid-image"])
 
 
 def test_modules_are_found_from_here_and_nowhere_else_afterwards(tmp_path, monkeypatch):
