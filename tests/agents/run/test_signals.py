@@ -90,8 +90,19 @@ def test_a_second_signal_stops_at_once(running):
     assert not (run / "model.zip").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("vec", ["subproc", "async", "subproc --overlap", "async --overlap", "subproc --workers 2"])
+INT, TERM = (signal.SIGINT, 130), (signal.SIGTERM, 143)
+
+
+@pytest.mark.parametrize(
+    ("vec", "number", "code"),
+    [
+        ("subproc", *INT),
+        ("async", *INT),
+        ("subproc", *TERM),
+        ("async --overlap", *TERM),
+        ("subproc --workers 2", *TERM),
+    ],
+)
 def test_a_signal_to_all_processes_reaches_the_first_one_alone(vec, number, code, tmp_path):
     """Ctrl-C in a terminal and a scheduler's SIGTERM come to the processes of the environments too."""
     run, (vec, *more) = tmp_path / "run", vec.split()
