@@ -141,3 +141,14 @@ def tolerance(dtype: torch.dtype) -> dict[str, float]:
 def empty_directory(tmp_path, monkeypatch):
     """Stand in an empty folder, as bad arguments may be paths."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """An empty working directory; the configurations that a command line would have trained."""
+    from palimpsest.agents.launch import start
+
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(start, "train", lambda config, engine: seen.append(config))
+    return seen
